@@ -1,4 +1,4 @@
-"""A training with checkpoints, which tests stop and resume."""
+"""A training run with checkpoints that tests stop and resume."""
 
 import os
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ BACKENDS = ["numpy", *(["numba"] if find_spec("numba") else [])]
 
 
 def data() -> tuple[np.ndarray, np.ndarray]:
-    """Return X, shape (4, 150), and classes, shape (150,)."""
+    """Return X, shape (4, 150), and class indices, shape (150,)."""
     rng = np.random.default_rng(5)
     y = rng.integers(0, 3, SAMPLES)
     return rng.normal(size=(4, SAMPLES)) + np.eye(4)[:, y], y
@@ -28,7 +28,7 @@ def network(backend: Any = "numpy", dtype: str = "float32") -> dn.Network:
 
 
 def fit(net: dn.Network, directory: Path | None = None, epochs: int = EPOCHS, **changes: Any) -> dn.History:
-    """Train on the data with options whose state a checkpoint has to contain."""
+    """Train on `data()`; the default options have state that a checkpoint must contain, and `changes` override them."""
     X, y = data()
     settings: dict[str, Any] = {
         "optimizer": dn.Adam(dn.ReduceOnPlateau(0.02, patience=0, factor=0.5)),
@@ -42,16 +42,16 @@ def fit(net: dn.Network, directory: Path | None = None, epochs: int = EPOCHS, **
 
 
 def outcome(net: dn.Network, history: dn.History) -> list[Any]:
-    """Return all results that a resumed training must reproduce bit by bit."""
-    figures = history.as_dict()
-    del figures["seconds"]
+    """Return all results that resumed training must reproduce bit for bit."""
+    metrics = history.as_dict()
+    del metrics["seconds"]
     assert net._training is not None
     _, _, state = net._training
     slots = [net.backend.to_numpy(slot).tobytes() for slot in state.slots]
-    return [net.flat().tobytes(), slots, state.step, net._rng.bit_generator.state, figures]
+    return [net.flat().tobytes(), slots, state.step, net._rng.bit_generator.state, metrics]
 
 
-class Counts(dn.Callback):
+class WriteBytes(dn.Callback):
     """Writes a byte to a pipe after each chunk of updates."""
 
     def __init__(self, pipe: int) -> None:
@@ -62,6 +62,6 @@ class Counts(dn.Callback):
 
 
 def train_and_tell(backend: str, directory: Path, pipe: int) -> None:
-    """Start or resume a training with a checkpoint after every update, and report each on the pipe."""
+    """Train with a checkpoint after every update, resuming if possible, and write a byte to the pipe per update."""
     training.CHUNK_SECONDS = 1e-9  # type: ignore[attr-defined]
-    fit(network(backend), directory, every="0.000000001s", callbacks=[Counts(pipe)], resume=True)
+    fit(network(backend), directory, every="0.000000001s", callbacks=[WriteBytes(pipe)], resume=True)

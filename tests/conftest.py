@@ -1,4 +1,4 @@
-"""Selection of the tests to run, profiles of Hypothesis, and fixtures for files and the command line."""
+"""The selection of tests, Hypothesis profiles, and fixtures for files and the command line."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ from deepnotes.cli import main
 
 # --- selection of tests -----------------------------------------------------------------------------------------------
 
-LEFT_OUT = pytest.StashKey[int]()
-"""The number of slow tests that were left out."""
+DESELECTED = pytest.StashKey[int]()
+"""The number of slow tests that were deselected."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,40 +23,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("deepnotes").addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+@pytest.hookimpl(tryfirst=True)  # before -m is applied, so that it sees the added marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the slow tests, unless ``--slow`` is given or the expression of ``-m`` names them.
+    """Deselect the slow tests, unless ``--slow`` is given or the expression of ``-m`` contains "slow".
 
-    The first case of a test marked ``thinned(n)`` and about one in n of its other cases are quick. The choice is the
-    same in every run and does not depend on the order of the parameters.
+    A test marked ``thinned(n)`` has quick cases, the first and about one in n of the others; all others count as slow.
+    The choice is the same in every run; except for the first case, it does not depend on the order of parameters.
     """
-    seen = set()
+    names = set()
     for item in items:
-        if item.nodeid.startswith("deepnotes/testing/"):  # without marks, since they are for any backend
+        if item.nodeid.startswith("deepnotes/testing/"):  # these tests run for any backend, so they have no marks
             item.add_marker(pytest.mark.thinned(5))
         if thinned := item.get_closest_marker("thinned"):
             name = item.nodeid.partition("[")[0]
-            if name in seen and crc32(item.nodeid.encode()) % thinned.args[0]:
+            if name in names and crc32(item.nodeid.encode()) % thinned.args[0]:
                 item.add_marker("slow")
-            seen.add(name)
+            names.add(name)
     if config.getoption("--slow") or "slow" in config.getoption("-m"):
         return
     slow = [item for item in items if item.get_closest_marker("slow")]
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    config.stash[LEFT_OUT] = len(slow)
+    config.stash[DESELECTED] = len(slow)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Report the number of deselected slow tests and how to run them."""
-    if count := config.stash.get(LEFT_OUT, 0):
+    if count := config.stash.get(DESELECTED, 0):
         terminalreporter.write_line(
-            f"{count} slow tests were left out: pytest --slow runs all, pytest -m slow only them"
+            f"{count} slow tests were deselected; use pytest --slow to run all tests, or pytest -m slow for only those"
         )
 
 
-# --- profiles of Hypothesis -----------------------------------------------------------------------------------------
+# --- Hypothesis profiles ----------------------------------------------------------------------------------------------
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.register_profile("random", derandomize=False, deadline=None, print_blob=True)
@@ -64,9 +64,9 @@ settings.register_profile("long", settings.get_profile("random"), max_examples=2
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the same examples in every run, unless a seed or a profile is given; keep conformance quick."""
+    """Set defaults: quick conformance tests, and the Hypothesis profile that draws the same examples in every run."""
     if getattr(config.option, "numprocesses", None):
-        # The processes of pytest-xdist share the cores, so that a second thread would often have to wait for one.
+        # The processes of pytest-xdist share the cores, so a second thread in each would often have to wait.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if not config.getoption("--slow"):
         config.option.deepnotes_quick = True
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled(request: pytest.FixtureRequest) -> None:
-    """Compile for one dtype in each of two processes of pytest-xdist; otherwise, each would compile for both."""
+    """Compile the Numba backend for one dtype in each of two pytest-xdist workers, so that they share the work."""
     worker = getattr(request.config, "workerinput", None)
     if worker is not None and "numba" in dn.available_backends() and (number := int(worker["workerid"][2:])) < 2:
         for _ in dn.get_backend("numba").warmup([("float32", "float64")[number]]):
@@ -91,7 +91,7 @@ def _compiled(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c():
-    """Handle SIGINT as in a terminal; a shell starts background jobs with SIGINT ignored."""
+    """Let SIGINT raise KeyboardInterrupt as in a terminal, even in background jobs, for which shells ignore SIGINT."""
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
@@ -144,7 +144,7 @@ def run(capsys):
 
 @pytest.fixture
 def fails(capsys):
-    """Return a function that runs a command, checks its exit status, and returns the error message."""
+    """Return a function that runs a command, checks that it fails with the given status, and returns the message."""
 
     def call(status, *argv):
         assert main([str(word) for word in argv]) == status

@@ -1,8 +1,9 @@
-"""Checks of the CUDA kernels on the CPU: each is a function that launches kernels on a Host and asserts.
+"""Checks of the CUDA kernels on the CPU: functions that launch kernels on a Host and assert that they are correct.
 
-tests/backends/test_cuda_kernels.py runs them on the package's sources, tests/backends/test_cuda_mutants.py on faulty
-sources. Results are compared with the equations, within their bounds (:mod:`deepnotes.backends.bounds`), or bit for bit
-if they are exact. Arrays are by sample, (m, n) in C order, so the equations get their transposes.
+tests/backends/test_cuda_kernels.py runs them on the package's kernels, tests/backends/test_cuda_mutants.py on faulty
+ones. Results must agree with the equations: exact results bit for bit, others within their error bounds
+(:mod:`deepnotes.backends.bounds`). Arrays have shape (m, n) in C order, one row per sample; the equations get their
+transposes.
 """
 
 from collections.abc import Callable
@@ -20,38 +21,41 @@ from deepnotes_cupy.sources import control as control_dtype
 
 SHAPES = [(1, 1, 0), (1, 70, 0), (4, 3, 0), (10, 37, 0), (12, 5, 0), (12, 5, 1), (33, 19, 0), (132, 9, 0), (300, 70, 0)]
 for seed in range(3):
-    n, m, off = np.random.default_rng(seed).integers((1, 1, 0), (200, 80, 4)).tolist()
-    SHAPES.append((n, m, off))
+    n, m, shift = np.random.default_rng(seed).integers((1, 1, 0), (200, 80, 4)).tolist()
+    SHAPES.append((n, m, shift))
 SHAPES += [(4 * (n // 4 + 1), m + 1, 0) for n, m, _ in SHAPES[-2:]]
-"""The numbers of neurons and of samples, and the offset of arrays from a 16-byte boundary, in numbers."""
+"""The number of neurons, the number of samples, and the offset of arrays from a 16-byte boundary, in elements."""
 PROCESSORS = 2
-"""The multiprocessors of the device that grids are computed for: few, so that threads repeat their loops."""
+"""The number of multiprocessors for which grids are computed: small, so that each thread handles several elements."""
 OPTIONS = {"leaky_relu": {"slope": 0.3}, "elu": {"alpha": 1.7}, "huber": {"delta": 0.7}}
 ELEMENTWISE = [name for name in codes("Activation") if name != "softmax"]
 FUSED = {"softmax": "softmax_cross_entropy", "sigmoid": "sigmoid_cross_entropy", "exp": "exp_half_poisson_deviance"}
-"""The kernels of losses that are computed from the logits, by the activation before them."""
+"""The kernel that computes a loss from the logits, by the name of the output activation."""
 CONTROL = control_dtype()
 
 
 def place(values: Any, dtype: str, shift: int = 0) -> np.ndarray:
-    """Return a copy that begins `shift` numbers after a 16-byte boundary."""
+    """Return a copy of an array that begins `shift` elements after a 16-byte boundary."""
     values = np.asarray(values)
-    kind = np.dtype(dtype)
-    raw = np.empty(values.nbytes * kind.itemsize + 64, np.uint8)
-    start = -raw.ctypes.data % 16 + shift * kind.itemsize
-    out = raw[start : start + values.size * kind.itemsize].view(kind).reshape(values.shape)
+    element_type = np.dtype(dtype)
+    raw = np.empty(values.nbytes * element_type.itemsize + 64, np.uint8)
+    start = -raw.ctypes.data % 16 + shift * element_type.itemsize
+    out = raw[start : start + values.size * element_type.itemsize].view(element_type).reshape(values.shape)
     out[...] = values
     return out
 
 
 def launch(host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1) -> None:
-    """Run a kernel on the grid of geometry.py in every order of threads, and compare the bits of the results."""
+    """Run a kernel on the grid from geometry.py in every order of threads, and check that the bits are the same.
+
+    `count` is the number of chunks of samples.
+    """
     blocks, threads = grid(kernel, n, m, dtype=host.dtype, processors=PROCESSORS, chunks=count)
     launch_in_all_orders(host, kernel, blocks, threads, *arguments)
 
 
 def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
-    """Run a kernel in every order of threads and blocks from the same start, and compare the bits of the results."""
+    """Run a kernel on the same arrays in every order of threads and blocks, and check that the bits are the same."""
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
     before = [a.copy() for a in arrays]
     results = []
@@ -65,11 +69,11 @@ def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threa
     assert results[1:] == results[:-1], f"{kernel}: the result depends on the order of threads"
 
 
-def assert_within(actual: np.ndarray, expected: BoundedArray, where: str) -> None:
-    """Assert that each number is within its error bound."""
-    assert actual.shape == expected.shape, where
-    times = excess(actual, expected)
-    assert not times.size or times.max() <= 1, f"{where}: {times.max():.3g} times the bound, at {np.argmax(times)}"
+def assert_within(actual: np.ndarray, expected: BoundedArray, label: str) -> None:
+    """Check that each number is within its error bound."""
+    assert actual.shape == expected.shape, label
+    ratios = excess(actual, expected)
+    assert not ratios.size or ratios.max() <= 1, f"{label}: {ratios.max():.3g} times the bound, at {np.argmax(ratios)}"
 
 
 def option_of(name: str) -> float:
@@ -77,17 +81,17 @@ def option_of(name: str) -> float:
 
 
 def spread(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
-    """Return random numbers: most of moderate size, some large, a few 0."""
+    """Return random numbers: most of them moderate, some large, a few zero."""
     x = np.where(rng.random((m, n)) < 0.9, rng.normal(0, 3, (m, n)), rng.uniform(-120, 120, (m, n)))
     return np.where(rng.random((m, n)) < 0.02, rng.choice([0.0, -0.0], (m, n)), x)
 
 
 def bias_and_activation(host: Host) -> None:
-    """``Z + b`` (N2) and ``A = g(Z)`` (N3): with and without bias or activation, in place and not."""
+    """``bias_activation``: ``Z + b`` (N2) and ``A = g(Z)`` (N3), with or without bias or activation, and in place."""
     dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
     for number, name in enumerate(ELEMENTWISE):
-        chosen = [SHAPES[number % len(SHAPES)], (12, 9, 0)]
-        for n, m, shift in SHAPES if name == "relu" else chosen:
+        few_shapes = [SHAPES[number % len(SHAPES)], (12, 9, 0)]
+        for n, m, shift in SHAPES if name == "relu" else few_shapes:
             Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
             A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
             code, option = codes("Activation")[name], option_of(name)
@@ -95,15 +99,15 @@ def bias_and_activation(host: Host) -> None:
             assert (before + b == Z).all()
             if name != "identity":
                 assert_within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
-            Z[...], again = before + b, Z.copy()
+            with_bias = Z.copy()
             launch(host, "bias_activation", n, m, Z, None, A, n, m, code, option)
-            assert (again == Z).all()
+            assert (with_bias == Z).all()
             launch(host, "bias_activation", n, m, Z, None, Z, n, m, code, option)
             np.testing.assert_array_equal(A, Z)
 
 
 def exact(dtype: str, x: np.ndarray) -> BoundedArray:
-    """Return the transpose of a by-sample array as exact numbers."""
+    """Return the transpose of an (m, n) array as numbers without error."""
     return Bounds(dtype).from_numpy(x.T)  # type: ignore[return-value]
 
 
@@ -112,17 +116,17 @@ def apply(ops: Any, name: str, *arguments: Any) -> BoundedArray:
 
 
 def activation_backward(host: Host) -> None:
-    """``dZ = dA * g'`` (N12) and its mean over the samples (N14), in one chunk and in several."""
+    """``activation_backward``: ``dZ = dA * g'`` (N12) and its mean over samples (N14), with one or several chunks."""
     dtype, rng = host.dtype, np.random.default_rng(1)
     for number, name in enumerate(ELEMENTWISE):
-        chosen = [SHAPES[number % len(SHAPES)], (12, 75, 0)]
-        for n, m, shift in SHAPES if name == "identity" else chosen:
+        few_shapes = [SHAPES[number % len(SHAPES)], (12, 75, 0)]
+        for n, m, shift in SHAPES if name == "identity" else few_shapes:
             bounds = Bounds(dtype)
             Z, D = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=(m, n)), dtype, shift)
             before = D.copy()
-            wide = apply(bounds.ops, name, exact(dtype, Z))
-            A = place(np.asarray(wide.value, dtype).T, dtype, shift)
-            expected = apply(bounds.ops, f"{name}_backward", exact(dtype, D), exact(dtype, Z), wide)
+            bounded_A = apply(bounds.ops, name, exact(dtype, Z))
+            A = place(np.asarray(bounded_A.value, dtype).T, dtype, shift)
+            expected = apply(bounds.ops, f"{name}_backward", exact(dtype, D), exact(dtype, Z), bounded_A)
             code, option, scale = codes("Activation")[name], option_of(name), 1 / m
             uses_A = name in FROM_A
             operands = [D, None if uses_A else Z, A if uses_A else None]
@@ -132,18 +136,18 @@ def activation_backward(host: Host) -> None:
                 partial = db if count == 1 else place(np.full((count, n), 7.0), dtype)
                 arguments = (*operands, partial, n, m, rows, code, option, scale)
                 launch(host, "activation_backward", n, m, *arguments, count=count)
-                where = f"{name} of {n} neurons, {m} samples, {count} chunks"
-                assert_within(D.T, expected, where)
+                label = f"{name} of {n} neurons, {m} samples, {count} chunks"
+                assert_within(D.T, expected, label)
                 if count > 1:
                     launch(host, "sum_partials", n, 1, partial, db, n, count)
-                assert_within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {where}")
+                assert_within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {label}")
             D[...] = before
             launch(host, "activation_backward", n, m, *operands, None, n, m, m, code, option, scale)
             assert_within(D.T, expected, f"{name} without a bias")
 
 
 def softmax(host: Host) -> None:
-    """Softmax of rows that fit into registers and of longer rows, and its backward form."""
+    """``softmax`` and ``softmax_backward``, for rows that fit into registers and for longer rows."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
     for n, m, shift in SHAPES:
         Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
@@ -152,9 +156,9 @@ def softmax(host: Host) -> None:
         assert (before + b == Z).all()
         expected = ops.softmax(exact(dtype, Z))
         assert_within(A.T, expected, f"softmax of {n} neurons, {m} samples")
-        again = place(Z, dtype, shift)
-        launch(host, "softmax", n, m, again, None, again, n, m)
-        assert (again == A).all()
+        in_place = place(Z, dtype, shift)
+        launch(host, "softmax", n, m, in_place, None, in_place, n, m)
+        assert (in_place == A).all()
         D = place(rng.normal(size=(m, n)), dtype, shift)
         before = D.copy()
         launch(host, "softmax_backward", n, m, D, A, n, m)
@@ -163,7 +167,7 @@ def softmax(host: Host) -> None:
 
 
 def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[Any, Any]:
-    """Return sample weights, as an array and as exact factors of the losses, or None and None without weights."""
+    """Return sample weights of a kind ("none", "some" or "zeros") as an array and as exact factors, or None twice."""
     if kind == "none":
         return None, None
     w = place(np.zeros(m) if kind == "zeros" else rng.random(m) * 3, dtype)
@@ -171,41 +175,41 @@ def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[An
 
 
 def cross_entropies(host: Host) -> None:
-    """The fused losses (N10, N11), from columns or class indices, with weights or without."""
+    """The losses computed from logits (N10, N11): for targets or class indices, with or without weights."""
     dtype, rng, ops = host.dtype, np.random.default_rng(3), Bounds(host.dtype).ops
     kinds = ["none", "some", "zeros"]
     for name, kernel in FUSED.items():
         for number, (n, m, shift) in enumerate(SHAPES):
-            by_class, (w, scale) = number % 2, weights(rng, m, dtype, kinds[number % 3])
+            indexed, (w, scale) = number % 2, weights(rng, m, dtype, kinds[number % 3])
             classes = rng.integers(0, n, m)
-            columns = np.eye(n)[classes] if by_class or name == "softmax" else rng.random((m, n))
-            Y = place(classes if by_class else columns, dtype, shift)
+            columns = np.eye(n)[classes] if indexed or name == "softmax" else rng.random((m, n))
+            Y = place(classes if indexed else columns, dtype, shift)
             Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
             Z[...] = np.minimum(Z, 40) if name == "exp" else Z
             before, L = Z.copy(), place(np.full(m, 7.0), dtype)
             A, D = (place(np.full((m, n), 7.0), dtype, shift) for _ in range(2))
-            rest = (b, Y, by_class, w, None if number == 4 else A, D, L, n, m)
-            launch(host, kernel, n, m, Z, *rest)
+            arguments = (b, Y, indexed, w, None if number == 4 else A, D, L, n, m)
+            launch(host, kernel, n, m, Z, *arguments)
             assert (before + b == Z).all()
             logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
-            wide = getattr(ops, name)(logits)
+            outputs = getattr(ops, name)(logits)
             losses = getattr(ops, kernel)(logits, targets)
-            delta = getattr(ops, f"{kernel}_delta")(wide, targets)
-            where = f"{name}, {n} outputs, {m} samples, {kinds[number % 3]} weights"
+            delta = getattr(ops, f"{kernel}_delta")(outputs, targets)
+            label = f"{name}, {n} outputs, {m} samples, {kinds[number % 3]} weights"
             if number != 4:
-                assert_within(A.T, wide, f"A of {where}")
-            assert_within(L[None], losses if scale is None else losses * scale, f"L of {where}")
-            assert_within(D.T, delta if scale is None else delta * scale, f"D of {where}")
+                assert_within(A.T, outputs, f"A of {label}")
+            assert_within(L[None], losses if scale is None else losses * scale, f"L of {label}")
+            assert_within(D.T, delta if scale is None else delta * scale, f"D of {label}")
 
 
 def losses(host: Host) -> None:
-    """Every other loss and its derivative, also at the ends of its domain."""
+    """``loss``: every other loss and its derivative, including the ends of the domain."""
     dtype, rng, ops = host.dtype, np.random.default_rng(4), Bounds(host.dtype).ops
     for name, code in codes("Loss").items():
         for number, (n, m, shift) in enumerate(SHAPES):
             w, scale = weights(rng, m, dtype, ["none", "some"][number % 2])
             A, columns = rng.random((m, n)), np.round(rng.random((m, n)), 1)
-            by_class = int(name == "categorical_cross_entropy" and number % 2)
+            indexed = int(name == "categorical_cross_entropy" and number % 2)
             classes = rng.integers(0, n, m)
             if name == "categorical_cross_entropy":
                 columns = np.eye(n)[classes]
@@ -214,20 +218,20 @@ def losses(host: Host) -> None:
                 columns[0] = A[0]
             else:
                 A = np.where(rng.random((m, n)) < 0.1, rng.integers(0, 2, (m, n)), A)
-            A, Y = place(A, dtype, shift), place(classes if by_class else columns, dtype, shift)
+            A, Y = place(A, dtype, shift), place(classes if indexed else columns, dtype, shift)
             D, L = place(np.full((m, n), 7.0), dtype, shift), place(np.full(m, 7.0), dtype)
             option = float(np.dtype(dtype).type(option_of(name)))
-            launch(host, "loss", n, m, A, Y, by_class, w, D, L, n, m, code, option)
+            launch(host, "loss", n, m, A, Y, indexed, w, D, L, n, m, code, option)
             outputs, targets = exact(dtype, A), exact(dtype, columns.astype(dtype))
             values = apply(ops, name, outputs, targets)
             derivative = getattr(ops, f"{name}_derivative")(outputs, targets, **OPTIONS.get(name, {}))
-            where = f"{name}, {n} outputs, {m} samples"
-            assert_within(L[None], values if scale is None else values * scale, f"L of {where}")
-            assert_within(D.T, derivative if scale is None else derivative * scale, f"dA of {where}")
+            label = f"{name}, {n} outputs, {m} samples"
+            assert_within(L[None], values if scale is None else values * scale, f"L of {label}")
+            assert_within(D.T, derivative if scale is None else derivative * scale, f"dA of {label}")
 
 
 def nan_and_infinity(host: Host) -> None:
-    """NaN and infinity at each position of a row: the kernel agrees with the equation, and no other number changes."""
+    """NaN or infinity at each position of a row: kernels agree with the equations, and other elements stay finite."""
     dtype = host.dtype
     for name in [*ELEMENTWISE, "softmax"]:
         n = 13 if name == "tanh" else 12
@@ -242,10 +246,10 @@ def nan_and_infinity(host: Host) -> None:
             else:
                 launch(host, "bias_activation", n, n, Z, None, A, n, n, code, option_of(name))
                 launch(host, "activation_backward", n, n, D, Z, A, None, n, n, n, code, option_of(name), 1.0)
-            wide = Z.T.astype(np.float64)
-            expected = EQUATIONS[name](np, wide, **OPTIONS.get(name, {}))
-            slopes = EQUATIONS[f"{name}_backward"](np, ones.T, wide, expected, **OPTIONS.get(name, {}))
-            for actual, reference in ((A, expected.T), (D, slopes.T)):
+            Z64 = Z.T.astype(np.float64)
+            expected = EQUATIONS[name](np, Z64, **OPTIONS.get(name, {}))
+            derivatives = EQUATIONS[f"{name}_backward"](np, ones.T, Z64, expected, **OPTIONS.get(name, {}))
+            for actual, reference in ((A, expected.T), (D, derivatives.T)):
                 assert (np.isnan(actual) == np.isnan(reference)).all(), (name, value)
                 assert (actual[np.isinf(reference)] == reference[np.isinf(reference)]).all(), (name, value)
                 assert np.isfinite(actual[np.isfinite(reference)]).all(), (name, value)
@@ -253,7 +257,7 @@ def nan_and_infinity(host: Host) -> None:
 
 
 def losses_of_nan(host: Host) -> None:
-    """A loss is finite for finite logits, and not finite if a logit or an output is not."""
+    """Losses agree with the equations on NaN and infinity, and are finite for logits whose difference overflows."""
     dtype = host.dtype
     for value in (np.nan, np.inf, -np.inf):
         for kernel in (*FUSED.values(), *codes("Loss")):
@@ -274,7 +278,7 @@ def losses_of_nan(host: Host) -> None:
 
 
 def gathers(host: Host) -> None:
-    """The samples of the third batch of a chunk, bit for bit, with and without targets and weights."""
+    """``gather`` copies the samples of the third batch bit for bit, with or without targets and weights."""
     dtype, rng = host.dtype, np.random.default_rng(5)
     for number, (n, m, shift) in enumerate(SHAPES):
         samples, k, size = 2 * m + 3, 1 + number, m + 2
@@ -292,7 +296,7 @@ def gathers(host: Host) -> None:
 
 
 def grids(host: Host) -> None:
-    """Any grid gives the same bits: ``activation_backward`` sums chunks of samples, not blocks of threads."""
+    """The grid does not affect the bits: ``activation_backward`` sums over chunks of samples, not blocks of threads."""
     dtype, rng = host.dtype, np.random.default_rng(6)
     n, m = 140, 37
     Z, b = place(spread(rng, m, n), dtype), place(rng.normal(size=n), dtype)
@@ -316,22 +320,24 @@ def grids(host: Host) -> None:
 
 
 def empty_arrays(host: Host) -> None:
-    """Without samples or parameters, nothing is read or written."""
+    """Kernels neither read nor write anything if there are no samples or no parameters."""
     dtype, n = host.dtype, 12
-    empty, one, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
-    launch(host, "bias_activation", n, 0, empty, one, empty, n, 0, codes("Activation")["relu"], 0.0)
-    launch(host, "softmax", n, 0, empty, one, empty, n, 0)
+    empty, sevens, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
+    launch(host, "bias_activation", n, 0, empty, sevens, empty, n, 0, codes("Activation")["relu"], 0.0)
+    launch(host, "softmax", n, 0, empty, sevens, empty, n, 0)
     launch(host, "softmax_backward", n, 0, empty, empty, n, 0)
     launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
     for kernel in FUSED.values():
-        launch(host, kernel, n, 0, empty, one, empty, 0, None, empty, empty, empty, n, 0)
+        launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, empty, n, 0)
     order = np.empty(0, np.int64)
-    launch(host, "gather", n, 0, one, one, one, order, control, empty, empty, empty, n, n, 0, 3)
-    launch(host, "activation_backward", n, 0, empty, empty, empty, one, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0)
+    launch(host, "gather", n, 0, sevens, sevens, sevens, order, control, empty, empty, empty, n, n, 0, 3)
+    launch(
+        host, "activation_backward", n, 0, empty, empty, empty, sevens, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0
+    )
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
     launch(host, "sgd", 0, 0, empty, empty, 0, 0, control)
     launch(host, "round16", 0, 0, empty, np.empty(0, np.uint16), 0, 0, 1.0)
-    assert (one == 7).all()
+    assert (sevens == 7).all()
 
 
 CHECKS: dict[str, Callable[[Host], None]] = {

@@ -1,6 +1,6 @@
-"""Compile the kernels by NVRTC without a GPU, through CuPy's binding and with its options, and parse the log.
+"""Compile the kernels with NVRTC, without a GPU, through CuPy's binding and with its options, and parse the log.
 
-``python tests/cuda_nvrtc.py`` prints the table of registers per kernel that is in docs/cuda.md.
+``python tests/cuda_nvrtc.py`` prints the table of registers per kernel for docs/cuda.md.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from typing import Any
 from deepnotes_cupy.sources import REAL, program
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "compute_75")
-"""Ampere, Hopper and Blackwell; and PTX, which other devices compile for themselves."""
+"""Machine code for Ampere, Hopper and Blackwell; and PTX, which the driver compiles for other devices."""
 OPTIONS = ("-ftz=true", "--std=c++17", "--ptxas-options=-v")
 _FUNCTION = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?(?P<stack>\d+) bytes stack frame, (?P<stores>\d+) bytes spill stores, "
@@ -30,7 +30,7 @@ _FUNCTION = re.compile(
 
 @dataclass(frozen=True)
 class Usage:
-    """The resources of a kernel: registers, stack frame and spilled bytes per thread; shared memory per block."""
+    """Registers and bytes of stack and spills per thread, and bytes of shared memory per block, of a kernel."""
 
     registers: int
     stack: int
@@ -40,14 +40,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Compilation:
-    """The result of a compilation: the log, and the code unless it failed."""
+    """The result of a compilation: the log, and the code, which is empty if the compilation failed."""
 
     log: str
     code: bytes = b""
 
     @property
     def usage(self) -> dict[str, Usage]:
-        """The resources of each kernel, by its name; only for machine code."""
+        """The resources of each kernel, by name; empty for PTX."""
         result = {}
         for match in _FUNCTION.finditer(self.log):
             shared = re.search(r"(\d+) bytes smem", match["rest"])
@@ -72,17 +72,17 @@ def nvrtc() -> Any:
         spec = None
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for library in sorted(Path(folder, "lib").glob("libnvrtc.so.*")):
-            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # CuPy uses a library that is loaded already
+            ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # CuPy uses a library that is already loaded
     binding = import_module("cupy.cuda").nvrtc
     try:
         binding.getVersion()
-    except Exception as error:  # the class depends on the version of CuPy
+    except Exception as error:  # its class depends on the version of CuPy
         raise ImportError(f"NVRTC: {error}") from error
     return binding
 
 
 def compile_source(source: str, dtype: str, architecture: str) -> Compilation:
-    """Compile a source to machine code (architecture ``sm_...``) or to PTX (``compute_...``)."""
+    """Compile a source to machine code (for an architecture ``sm_...``) or to PTX (for ``compute_...``)."""
     binding = nvrtc()
     handle = binding.createProgram(source, "deepnotes.cu", (), ())
     try:
@@ -107,7 +107,7 @@ def compile_all() -> dict[tuple[str, str], "Future[Compilation]"]:
 
 
 def table() -> Iterator[str]:
-    """Yield the lines of a Markdown table: registers per thread by kernel, dtype and architecture."""
+    """Yield the lines of a Markdown table: registers per thread, by kernel, dtype and architecture."""
     pairs = [pair for pair in compile_all() if pair[1].startswith("sm_")]
     usages = [compile_all()[pair].result().usage for pair in pairs]
     yield f"| kernel | {' | '.join(f'{dtype} {architecture}' for dtype, architecture in pairs)} | shared |"

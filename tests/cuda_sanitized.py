@@ -1,4 +1,4 @@
-"""Run all checks, or a faulty kernel, in a process with the address sanitizer loaded; test_cuda_shim.py starts it."""
+"""Run all checks, or one check of a faulty kernel, under the address sanitizer; test_cuda_shim.py runs this script."""
 
 import sys
 
@@ -13,10 +13,11 @@ FAULTS = {
     "reads": ("dense.cu", "c >= tile.columns ? 0 : ", "", "activation_backward"),
     "writes": ("rounding.cu", "if (k + i < count) out", "out", "rounding"),
 }
+"""Out-of-bounds accesses by name: the source file, the text to replace, its replacement, and the check to run."""
 
 
 def main(dtype_or_fault: str) -> None:
-    """Run all checks in a dtype, or the check that detects a fault, given by its name in FAULTS."""
+    """Run all checks with a dtype, or the check for a fault of FAULTS, which must end this process with an error."""
     with np.errstate(all="ignore"):
         if dtype_or_fault in FAULTS:
             file, old, new, check = FAULTS[dtype_or_fault]

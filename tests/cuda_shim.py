@@ -1,11 +1,11 @@
 """The CUDA kernels on the CPU: the same sources, compiled by g++ after tests/cuda/host.hpp.
 
-:class:`Host` launches a kernel on NumPy arrays, fast enough for whole trainings. With ``checked=True``, every memory
-access of a kernel is checked for bounds, alignment, races, and reads of shared memory that was not written. In every
-build, a barrier or a shuffle that not all threads reach is a :class:`KernelFault` that names kernel, block and thread.
+:class:`Host` launches kernels on NumPy arrays, fast enough for complete training runs. With ``checked=True``, every
+memory access of a kernel is checked for bounds, alignment, races, and reads of shared memory that was not written. In
+every build, a barrier or a shuffle that not all threads reach raises a :class:`KernelFault`.
 
-A library runs one launch at a time; other threads wait. Compiled libraries are cached in a temporary directory, by a
-digest of everything that they depend on.
+Launches run one at a time; other Python threads wait for their turn. Compiled libraries are cached in a temporary
+directory, under a digest of everything that they depend on.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-FLAGS = {  # of the kernels, and of the code that runs them, which is not checked itself
+FLAGS = {  # by build: the flags for the kernels, and those for fibers.cpp and the checks, which are not checked
     "fast": (["-O2"], ["-O2"]),
     "fused": (["-O2", "-mfma", "-ffp-contract=fast"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),
@@ -46,7 +46,7 @@ def compiler() -> str:
     """Return the path of g++, or skip the current test."""
     path = shutil.which("g++")
     if path is None:
-        import pytest  # late, since the address sanitizer slows imports down
+        import pytest  # not at the top, since imports are slow under the address sanitizer
 
         pytest.skip("needs g++, to compile the CUDA kernels for the CPU")
     return path
@@ -61,17 +61,17 @@ class Host:
     checked : bool, default False
         Whether every memory access is checked.
     build : {"fast", "fused", "checked", "sanitized"}, optional
-        Instead of `checked`. "fused" rounds a product and a sum once, as NVRTC does, and needs an x86 with fused
-        multiply-add. "sanitized" works only in a process that has loaded the address sanitizer's library.
+        The build, which overrides `checked`. "fused" rounds a product and a sum once, as NVRTC does, and needs an x86
+        processor with fused multiply-add. "sanitized" works only in a process that has loaded the address sanitizer.
     source : str, optional
-        A source instead of the package's, such as a mutant.
+        CUDA code to compile instead of the package's kernels, such as a mutant.
 
     Attributes
     ----------
     order : {"forward", "backward", "random"}
         The order in which threads and blocks take turns; no result may depend on it.
     orders : tuple of str
-        The orders that tests should run.
+        The orders in which checks run each kernel.
     flush : bool
         Whether subnormal numbers are flushed to 0, as on a device with ``-ftz=true``; only on x86.
     """
@@ -95,8 +95,7 @@ class Host:
         kernel : str
         grid, block : int or tuple of up to three int
         *arguments
-            One for each parameter: an ndarray, of which the kernel gets the address, a number, or None for a null
-            pointer.
+            One for each parameter: an ndarray (the kernel gets its address), a number, or None for a null pointer.
 
         Raises
         ------
@@ -111,26 +110,26 @@ class Host:
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]
         copies = self._copy_to_heap_ends(arrays) if self._build == "sanitized" else {}
         packed = []
-        for parameter, kind, value in zip(declaration.parameters, self._types[kernel], arguments, strict=True):
+        for parameter, ctype, value in zip(declaration.parameters, self._types[kernel], arguments, strict=True):
             if parameter.pointer:
                 address = _address(kernel, parameter, value, self.dtype)
                 packed.append(ctypes.c_void_p(copies.get((address, 0 if value is None else value.nbytes), address)))
             else:
-                packed.append(kind(value if kind in (ctypes.c_float, ctypes.c_double) else int(value)))
+                packed.append(ctype(value if ctype in (ctypes.c_float, ctypes.c_double) else int(value)))
         pointers = (ctypes.c_void_p * len(packed))(*[ctypes.addressof(p) for p in packed])
-        words = ctypes.create_string_buffer(512)
+        message = ctypes.create_string_buffer(512)
         with _LOCK:
             if self._build == "checked":
                 starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
                 sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
                 self._library.host_regions(len(arrays), starts, sizes)
             failed = self._library.host_launch(
-                self._index[kernel], _three(grid), _three(block), pointers, ORDERS.index(self.order),
-                ctypes.c_ulonglong(self.seed), int(self.flush), words,
+                self._index[kernel], _three_sizes(grid), _three_sizes(block), pointers, ORDERS.index(self.order),
+                ctypes.c_ulonglong(self.seed), int(self.flush), message,
             )  # fmt: skip
         self._copy_back(arrays, copies)
         if failed:
-            raise KernelFault(words.value.decode())
+            raise KernelFault(message.value.decode())
 
     def _copy_to_heap_ends(self, arrays: list[np.ndarray]) -> dict[tuple[int, int], int]:
         """Copy arrays into heap blocks that end where the array ends, so that the sanitizer detects accesses beyond it.
@@ -142,11 +141,11 @@ class Host:
         """
         copies = {}
         for a in arrays:
-            at = a.ctypes.data, a.nbytes
-            if at not in copies:
+            key = a.ctypes.data, a.nbytes
+            if key not in copies:
                 offset = a.ctypes.data % 16  # so that the copy has the alignment of the array
-                copies[at] = self._library.host_allocate(ctypes.c_size_t(a.nbytes + offset)) + offset
-                ctypes.memmove(copies[at], a.ctypes.data, a.nbytes)
+                copies[key] = self._library.host_allocate(ctypes.c_size_t(a.nbytes + offset)) + offset
+                ctypes.memmove(copies[key], a.ctypes.data, a.nbytes)
         return copies
 
     def _copy_back(self, arrays: list[np.ndarray], copies: Mapping[tuple[int, int], int]) -> None:
@@ -156,31 +155,34 @@ class Host:
 
 
 def build_library(dtype: str, build: str, source: str) -> Path:
-    """Return the library made of a source, from the cache or compiled now."""
+    """Return the library compiled from a source, from the cache if possible."""
     names = list(parse(source))
     table = ", ".join(f'{{"{name}", host_run<{name}>}}' for name in names)
     text = (
         f'{_read("host.hpp")}\n#define REAL {REAL[dtype]}\n{source}\n#line 1 "table"\n'
         f'extern "C" {{ extern const HostKernel host_kernels[]; const HostKernel host_kernels[] = {{{table}}}; }}\n'
     )
-    own, others = FLAGS[build]
+    kernel_flags, other_flags = FLAGS[build]
     checks = "checks.cpp" if build == "checked" else "unchecked.cpp"
-    parts = [(text, own), *((_read("runtime.hpp") + _read(name), others) for name in ("fibers.cpp", checks))]
-    link = [flag for flag in others if "sanitize" in flag and build == "sanitized"]
+    parts = [
+        (text, kernel_flags),
+        *((_read("runtime.hpp") + _read(name), other_flags) for name in ("fibers.cpp", checks)),
+    ]
+    link = [flag for flag in other_flags if "sanitize" in flag and build == "sanitized"]
 
-    def library(out: str) -> None:
+    def compile_and_link(out: str) -> None:
         with ThreadPoolExecutor() as pool:
             objects = list(pool.map(lambda part: str(_object(*part)), parts))
         _run([compiler(), "-shared", *link, "-o", out, *objects, "-lm"])
 
-    return _cached(repr((parts, link)), ".so", library)
+    return _cached(repr((parts, link)), ".so", compile_and_link)
 
 
 def prepare(*libraries: tuple[str, str, str]) -> None:
-    """Compile libraries in parallel, each given by dtype, build and source; "" is the package's source."""
+    """Compile libraries in parallel, each given by (dtype, build, source); "" stands for the package's source."""
     compiler()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda w: build_library(w[0], w[1], w[2] or program()), libraries))
+        list(pool.map(lambda library: build_library(library[0], library[1], library[2] or program()), libraries))
 
 
 def _object(text: str, flags: list[str]) -> Path:
@@ -189,12 +191,12 @@ def _object(text: str, flags: list[str]) -> Path:
 
 
 def _run(command: list[str], text: str = "") -> None:
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
+    process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, f"{' '.join(command)}\n{process.stderr}"
 
 
 def _cached(key: str, suffix: str, make: Callable[[str], None]) -> Path:
-    """Return the cached file for a key; if it is missing, make it first."""
+    """Return the cached file for a key, after making it if it is missing."""
     digest = hashlib.sha256((_version(compiler()) + key).encode()).hexdigest()
     target = _cache_folder() / (digest[:32] + suffix)
     if not target.exists():
@@ -220,9 +222,7 @@ def _cache_folder() -> Path:
     """Return a directory for compiled libraries that belongs to this user."""
     folder = Path(tempfile.gettempdir()) / f"deepnotes-cuda-host-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if (
-        folder.stat().st_uid != os.getuid() or folder.is_symlink()
-    ):  # it belongs to another user, so it cannot be trusted
+    if folder.stat().st_uid != os.getuid() or folder.is_symlink():  # another user made it, so it cannot be trusted
         return Path(tempfile.mkdtemp(prefix="deepnotes-cuda-host-"))
     return folder
 
@@ -243,6 +243,6 @@ def _address(kernel: str, parameter: Parameter, value: Any, dtype: str) -> int:
     return int(value.ctypes.data)
 
 
-def _three(sizes: int | Sequence[int]) -> Any:
+def _three_sizes(sizes: int | Sequence[int]) -> Any:
     dimensions = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     return (ctypes.c_uint * 3)(*dimensions, *[1] * (3 - len(dimensions)))

@@ -1,4 +1,4 @@
-"""More checks of the CUDA kernels: gradient norms, the kernel check_update, updates, dropout masks, 16-bit rounding."""
+"""More checks of the CUDA kernels: gradient norms, the decision to stop, updates, dropout masks, 16-bit rounding."""
 
 from collections.abc import Callable
 from math import fsum, isfinite, sqrt
@@ -14,11 +14,11 @@ from deepnotes_cupy.geometry import grid
 from deepnotes_cupy.sources import codes
 
 COUNTS = [(1, 0, 1), (3, 2, 0), (8, 8, 0), (130, 77, 0), (130, 77, 1), (4099, 4000, 0), (2600, 1301, 3)]
-"""The numbers of parameters and of decaying ones, and the offset of arrays from a 16-byte boundary, in numbers."""
+"""The numbers of all and of decaying parameters, and the offset of arrays from a 16-byte boundary, in elements."""
 
 
 def norms(host: Host) -> None:
-    """The L2 gradient; the sum of squares and the largest magnitude in double precision, also of NaN and infinity."""
+    """``gradient_norm``: the L2 term, the sum of squares, and the largest magnitude, with NaN and infinity too."""
     dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
     for p, decaying, shift in COUNTS:
         for l2 in (0.0, 0.1):
@@ -43,7 +43,7 @@ def norms(host: Host) -> None:
 
 
 def verdicts(host: Host) -> None:
-    """The kernel check_update: cost, norm, clipping, sums and counters, and when to stop, as in EagerProgram.train."""
+    """The kernel before each update: cost, norm, clipping, sums, counters, when to stop, as in EagerProgram.train."""
     dtype, rng = host.dtype, np.random.default_rng(1)
     safe = 1e-4 * float(np.finfo(dtype).max)
     huge = 1e200 if dtype == "float64" else 1e25
@@ -87,10 +87,10 @@ def verdicts(host: Host) -> None:
             if stopped:
                 for name in ("loss_sum", "weight_sum", "step", "updates", "rate"):
                     assert after[name] == before[0][name]
-                again = control.copy()  # once stopped, nothing changes, even if the next batch is finite
-                good = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, np.ones_like(scalars))
-                launch(host, "check_update", 1, 1, control, *good, clip_norm, safe)
-                assert control.tobytes() == again.tobytes()
+                stopped_control = control.copy()  # it must not change, even if the next batch is finite
+                finite = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, np.ones_like(scalars))
+                launch(host, "check_update", 1, 1, control, *finite, clip_norm, safe)
+                assert control.tobytes() == stopped_control.tobytes()
                 continue
             assert [after[x] for x in ("rate", "epsilon", "share")] == scalars[2, 1:].tolist()
             clip = clip_norm / after["norm"] if clip_norm and after["norm"] > clip_norm else 1.0
@@ -100,10 +100,9 @@ def verdicts(host: Host) -> None:
 
 
 def updates(host: Host) -> None:
-    """Each optimizer's update, with and without weight decay and clipping; once stopped, nothing is updated."""
+    """The update of each optimizer, with or without weight decay and clipping; after a stop, nothing is updated."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
-    number = np.dtype(dtype).type
-    kinds: dict[str, tuple[int, tuple[Any, ...], Callable[..., Any]]] = {
+    optimizers: dict[str, tuple[int, tuple[Any, ...], Callable[..., Any]]] = {
         "sgd": (0, (), lambda t, g, s, r, e: (ops.gradient_descent(t, g, r),)),
         "momentum": (1, (0.9, 0), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9)),
         "nesterov": (1, (0.9, 1), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9, True)),
@@ -111,7 +110,7 @@ def updates(host: Host) -> None:
         "adam": (2, (0.9, 0.999), lambda t, g, s, r, e: ops.adam(t, g, *s, r, e, 0.9, 0.999)),
     }
     for p, decaying, shift in COUNTS:
-        for name, (count, numbers, equation) in kinds.items():
+        for name, (count, constants, equation) in optimizers.items():
             for share, clip in ((0.0, 1.0), (0.01, 0.3)):
                 theta, g, *slots = (place(rng.normal(size=p), dtype, shift) for _ in range(2 + count))
                 if name in ("rmsprop", "adam"):
@@ -120,7 +119,7 @@ def updates(host: Host) -> None:
                 control = np.zeros(1, CONTROL)
                 control[["rate", "epsilon", "share", "clip"]] = (0.01, 1e-3, share, clip)
                 kernel = "momentum" if name == "nesterov" else name
-                arguments = (theta, g, *slots, p, decaying, control, *numbers)
+                arguments = (theta, g, *slots, p, decaying, control, *constants)
                 launch(host, kernel, p, 1, *arguments)
                 t, gradient, *s = (exact(dtype, a) for a in before)
                 if share:
@@ -130,13 +129,13 @@ def updates(host: Host) -> None:
                     assert_within(actual, reference, f"{name} of {p}")
                 assert (g == before[1]).all()
                 after = [a.tobytes() for a in (theta, *slots)]
-                control["stopped"] = number(1)
+                control["stopped"] = 1
                 launch(host, kernel, p, 1, *arguments)
                 assert after == [a.tobytes() for a in (theta, *slots)]
 
 
 def masks(host: Host) -> None:
-    """Dropout masks, bit for bit, also applied to NaN and infinity."""
+    """``dropout``: masks match the equation bit for bit, and are applied to NaN and infinity too."""
     dtype, rng = host.dtype, np.random.default_rng(3)
     for n, m, shift in [(1, 1, 0), (1, 7, 0), (3, 5, 0), (4, 6, 0), (10, 37, 1), (64, 33, 0), (130, 21, 0)]:
         for rate, seed, step in ((0.5, 0, 0), (0.3, 2**64 - 1, 2**32 + 5), (0.0, 7, 1), (1 - 2.0**-40, 7, 1)):
@@ -147,19 +146,19 @@ def masks(host: Host) -> None:
             factor = np.dtype(dtype).type(1 / (1 - rate))
             mask = EQUATIONS["dropout_mask"](np, (n, m), rate, seed, np.int64(step), layer, np.dtype(dtype))
             out = place(np.full((m, n), 7.0), dtype, shift)
-            rest = (n, m, round(rate * 2**32), seed, layer, control, float(factor))
-            launch(host, "dropout", n, m, A, out, *rest)
+            arguments = (n, m, round(rate * 2**32), seed, layer, control, float(factor))
+            launch(host, "dropout", n, m, A, out, *arguments)
             np.testing.assert_array_equal(out, A * (mask.T * factor))
-            launch(host, "dropout", n, m, A, A, *rest)
+            launch(host, "dropout", n, m, A, A, *arguments)
             np.testing.assert_array_equal(out, A)
 
 
 def rounding(host: Host) -> None:
-    """Rounding to float16, as in NumPy, and to bfloat16, as to 8 bits: ties, subnormals, overflow, NaN."""
+    """``round16``: float16 as in NumPy, and bfloat16 as in `to_bfloat16`, for ties, subnormals, overflow and NaN."""
     dtype = host.dtype
     low = np.array([0, 1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
     x = (np.arange(0, 1 << 16, 3, dtype=np.uint32)[:, None] << 16 | low).reshape(-1).view(np.float32)
-    if dtype == "float64":  # also the neighbours of each, which single precision would round to it
+    if dtype == "float64":  # with neighbours that would round to the same float32
         x = x[::5].astype(np.float64)
         x = np.concatenate([x, *(np.nextafter(x, end) for end in (-np.inf, np.inf))])
     for count, shift in ((len(x), 0), (29, 0), (7, 1), (1, 0)):
@@ -179,10 +178,10 @@ def rounding(host: Host) -> None:
 
 
 def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """Return x rounded to 8 bits, to nearest, ties to even, computed without rounding error, subnormals included."""
-    wide = x.astype(np.float64)
-    exponent = np.maximum(np.frexp(wide)[1] - 8, -133)
-    return np.ldexp(np.rint(np.ldexp(wide, -exponent)), exponent).astype(np.float32)
+    """Round x to bfloat16 (8 significant bits), to nearest with ties to even, without other rounding errors."""
+    x64 = x.astype(np.float64)
+    exponent = np.maximum(np.frexp(x64)[1] - 8, -133)
+    return np.ldexp(np.rint(np.ldexp(x64, -exponent)), exponent).astype(np.float32)
 
 
 STEP_CHECKS: dict[str, Callable[[Host], None]] = {f.__name__: f for f in (norms, verdicts, updates, masks, rounding)}

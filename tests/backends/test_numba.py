@@ -1,4 +1,4 @@
-"""The Numba backend's cache, memory, threads and forks; test_programs.py checks its results."""
+"""The Numba backend's cache, memory use, threads and forks; test_programs.py checks its results."""
 
 import json
 import os
@@ -36,9 +36,9 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-NARROW = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+f16c"}
-"""Settings that make Numba compile for narrower registers, and so with smaller tiles, on processors with AVX-512."""
-EVERYTHING = """
+NARROW_REGISTERS = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+f16c"}
+"""Environment variables that make Numba compile for narrower registers, and hence with smaller tiles, on AVX-512."""
+TRAIN_ALL = """
 import json, sys
 sys.path.insert(0, {tests!r})
 from test_numba import train_all
@@ -47,10 +47,10 @@ print(json.dumps(train_all({predict_first})))
 
 
 def train_all(predict_first: bool) -> list[list[str]]:
-    """Train with many losses and activations; return losses, θ and predictions, in hexadecimal."""
+    """Train networks with various losses and activations; return their losses, θ and predictions in hexadecimal."""
     rng = np.random.default_rng(0)
     X, w, results = rng.normal(size=(19, 100)), np.linspace(0.5, 2, 100), []
-    for name, last, loss, optimizer in [
+    for hidden, last, loss, optimizer in [
         ("tanh", dn.Dense(5, "softmax"), None, "adam"),
         ("gelu", dn.Dense(5, "softmax"), "mean_absolute_error", "rmsprop"),
         ("sigmoid", dn.Dense(1, "sigmoid"), None, dn.SGD(0.1, 0.9)),
@@ -58,64 +58,67 @@ def train_all(predict_first: bool) -> list[list[str]]:
         ("elu", dn.Dense(1, "softplus"), "poisson", dn.SGD(0.1, 0.9, nesterov=True)),
         ("gelu_tanh", dn.Dense(2), "huber", "adam"),
     ]:
-        net = dn.Network([dn.Dense(33, name), dn.Dropout(0.1), last], 19, backend="numba", dtype="float64", seed=0)
+        net = dn.Network([dn.Dense(33, hidden), dn.Dropout(0.1), last], 19, backend="numba", dtype="float64", seed=0)
         Y = rng.integers(0, 5, 100) if net.outputs == 5 and loss is None else rng.random((net.outputs, 100)).round()
         if predict_first:
             net.predict(X)
         history = net.fit(
             X, Y, loss=loss, optimizer=optimizer, epochs=3, validation=(X, Y), clip_norm=1.0, sample_weight=w
         )
-        numbers = [*history.loss, *history.val_loss, *net.flat(), *net.predict(X).ravel()]
-        results.append([float(number).hex() for number in numbers])
+        values = [*history.loss, *history.val_loss, *net.flat(), *net.predict(X).ravel()]
+        results.append([float(value).hex() for value in values])
     return results
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.CompletedProcess[str]]:
-    """Return three processes that train: the first compiles, the others load, and the last predicts before it trains.
+    """Train in three new processes: the first compiles, the others load, and the last predicts before it trains.
 
-    On x86, they compile for narrow registers.
+    On x86, all of them use narrow registers.
     """
-    environment = NARROW if platform.machine() in {"x86_64", "AMD64"} else {}
+    environment = NARROW_REGISTERS if platform.machine() in {"x86_64", "AMD64"} else {}
     environment = environment | {"DEEPNOTES_CACHE_DIR": str(tmp_path_factory.mktemp("cache"))}
-    codes = [EVERYTHING.format(tests=str(Path(__file__).parent), predict_first=first) for first in (False, False, True)]
+    codes = [
+        TRAIN_ALL.format(tests=str(Path(__file__).parent), predict_first=predict_first)
+        for predict_first in (False, False, True)
+    ]
     return [run(code, **environment) for code in codes]
 
 
 @pytest.mark.slow
-def test_later_processes_load_the_code_that_the_first_compiled(
+def test_only_the_first_process_compiles(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
-    """The first announces that it compiles; the others log nothing."""
+    """It logs that it compiles; the later processes load its code and log nothing."""
     first, *others = processes
     assert first.returncode == 0, first.stderr
     assert "numba: compiling training for float64" in first.stderr
     assert "numba-" in first.stderr
-    assert [(done.returncode, done.stderr) for done in others] == [(0, "")] * 2
+    assert [(process.returncode, process.stderr) for process in others] == [(0, "")] * 2
 
 
 @pytest.mark.slow
-def test_compiled_and_loaded_code_gives_the_same_bits_in_any_order(
+def test_results_do_not_depend_on_loading_or_on_the_order_of_calls(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
-    """A function is compiled alone and into each of its callers, and the copy that is called depends on the order."""
+    """A function is compiled separately and into each of its callers; which copy runs depends on the order of calls."""
     first, *others = processes
     assert len(json.loads(first.stdout)) == 6
-    assert [done.stdout for done in others] == [first.stdout] * 2
+    assert [process.stdout for process in others] == [first.stdout] * 2
 
 
 @pytest.mark.slow
-def test_narrower_registers_train_to_the_same_numbers(
+def test_narrower_registers_change_results_by_rounding_only(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
-    """Only rounding may differ."""
+    """The difference is at most 1e-12 of the largest number."""
     for pair in zip(json.loads(processes[0].stdout), train_all(False), strict=True):
-        narrow, wide = (np.array([float.fromhex(number) for number in numbers]) for numbers in pair)
+        narrow, wide = (np.array([float.fromhex(value) for value in values]) for values in pair)
         assert abs(narrow - wide).max() <= 1e-12 * abs(wide).max()
 
 
 def test_no_two_compiled_functions_have_the_same_name() -> None:
-    """Cached code refers to functions by name, so a process that loads the code of two others would confuse them."""
+    """Cached code refers to functions by name, so a process that loads two of the same name would confuse them."""
     names: dict[tuple[str, str], set[int]] = {}
     for path in FOLDER.glob("*.py"):
         module = import_module(f"deepnotes_numba.{path.stem}" if path.stem != "__init__" else "deepnotes_numba")
@@ -127,23 +130,23 @@ def test_no_two_compiled_functions_have_the_same_name() -> None:
     assert [name for name, functions in names.items() if len(functions) > 1] == []
 
 
-def test_any_change_of_any_file_changes_the_cache_folder(tmp_path: Path) -> None:
+def test_changing_any_source_file_changes_the_cache_folder(tmp_path: Path) -> None:
     copy = tmp_path / "deepnotes_numba"
     shutil.copytree(FOLDER, copy)
-    seen = {cache.folder_name(copy)}
+    names = {cache.folder_name(copy)}
     for path in sorted(copy.glob("*.py")):
         path.write_text(path.read_text() + "\n")
-        assert cache.folder_name(copy) not in seen, path.name
-        seen.add(cache.folder_name(copy))
+        assert cache.folder_name(copy) not in names, path.name
+        names.add(cache.folder_name(copy))
 
 
-def test_without_a_writable_folder_the_code_is_compiled_in_each_process() -> None:
+def test_without_a_writable_cache_folder_every_process_compiles() -> None:
     code = (
         "from deepnotes_numba.compiled_equations import dropout_mask; print(dropout_mask((2, 2), 0.0, 1, 2, 3).sum())"
     )
-    done = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
-    assert (done.returncode, done.stdout) == (0, "4\n"), done.stderr
-    assert "compiling dropout masks takes some seconds, in every process" in done.stderr
+    process = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
+    assert (process.returncode, process.stdout) == (0, "4\n"), process.stderr
+    assert "compiling dropout masks takes some seconds, in every process" in process.stderr
 
 
 def test_numbas_own_cache_setting_is_unchanged() -> None:
@@ -151,18 +154,18 @@ def test_numbas_own_cache_setting_is_unchanged() -> None:
     assert run(code, NUMBA_CACHE_DIR="").stdout == "''\n"
 
 
-def test_without_numba_the_error_says_what_to_install() -> None:
+def test_without_numba_the_error_gives_the_install_command() -> None:
     code = "import sys; sys.modules['numba'] = None; import deepnotes as dn; dn.get_backend('numba')"
-    done = run(code)
-    assert "BackendUnavailable" in done.stderr
-    assert 'to fix it: pip install "deepnotes[numba]"' in done.stderr
+    process = run(code)
+    assert "BackendUnavailable" in process.stderr
+    assert 'to fix it: pip install "deepnotes[numba]"' in process.stderr
 
 
-@pytest.mark.parametrize("layout", ["transposed", "by feature", "read-only", "memory-mapped"])
-def test_the_data_are_never_copied(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["transposed", "row-major", "read-only", "memory-mapped"])
+def test_training_does_not_copy_the_data(layout: str, tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(50_000, 40)).astype(np.float32)
     X = rows.T
-    if layout == "by feature":
+    if layout == "row-major":
         X = np.ascontiguousarray(X)
     elif layout == "read-only":
         X.flags.writeable = False
@@ -186,7 +189,7 @@ def test_prefetching_rows_does_not_change_the_result(dtype: str) -> None:
     rows = np.random.default_rng(0).normal(size=(9001, 37)).astype(dtype)  # the last batch has one sample
     assert rows.nbytes > batches.CACHE_BYTES
     nets = [dn.Network([dn.Dense(3)], inputs=37, backend="numba", dtype=dtype, seed=0) for _ in range(2)]
-    for net, X in zip(nets, (rows.T, np.ascontiguousarray(rows.T)), strict=True):  # by feature, no row is prefetched
+    for net, X in zip(nets, (rows.T, np.ascontiguousarray(rows.T)), strict=True):  # prefetches only rows.T
         net.fit(X, X[:3], epochs=2, batch_size=90)
     np.testing.assert_array_equal(nets[0].flat(), nets[1].flat())
 
@@ -224,7 +227,7 @@ if child:
     assert os.waitpid(child, 0)[1] == 0
 print(loss)
 """
-    done = run(code)
-    assert done.returncode == 0, done.stderr
-    first, *after_fork = done.stdout.split()[-3:]
+    process = run(code)
+    assert process.returncode == 0, process.stderr
+    first, *after_fork = process.stdout.split()[-3:]
     assert after_fork[0] == after_fork[1] != first

@@ -26,13 +26,17 @@ INSTALL = 'pip install "deepnotes[numba]"'
 
 
 def try_backend(before: str = "", **environment: str) -> tuple[str, str, str]:
-    """Return a new process's description of the backend or its error, the name of its "auto", and its stderr."""
-    done = subprocess.run(
-        [sys.executable, "-c", before + TRY], env=os.environ | environment, capture_output=True, text=True, timeout=300
+    """Run `before` and TRY in a new process; return the description or error, the name that "auto" gets, and stderr."""
+    process = subprocess.run(
+        [sys.executable, "-c", before + TRY],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    outcome, auto = done.stdout.splitlines()
-    return outcome, auto, done.stderr
+    assert process.returncode == 0, process.stderr
+    outcome, auto = process.stdout.splitlines()
+    return outcome, auto, process.stderr
 
 
 @pytest.mark.thinned(2)
@@ -52,14 +56,14 @@ def test_a_setting_that_disables_numba_is_named(name: str, value: str, cause: st
     assert (auto, err) == ("numpy", "")
 
 
-def test_the_list_of_backends_names_the_setting() -> None:
-    words = [sys.executable, "-m", "deepnotes", "backends", "--json"]
-    done = subprocess.run(words, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert '"cause": "NUMBA_DISABLE_JIT switches the compiler off"' in done.stdout
+def test_the_backends_command_names_a_setting_that_disables_numba() -> None:
+    command = [sys.executable, "-m", "deepnotes", "backends", "--json"]
+    process = subprocess.run(command, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)
+    assert process.returncode == 0
+    assert '"cause": "NUMBA_DISABLE_JIT switches the compiler off"' in process.stdout
 
 
-def test_a_setting_that_numba_ignores_is_logged_in_one_line() -> None:
+def test_an_invalid_setting_that_numba_ignores_is_logged() -> None:
     outcome, auto, err = try_backend(NUMBA_NUM_THREADS="two")
     assert (outcome[:6], auto) == ("works:", "numba")
     assert err == "numba: NUMBA_NUM_THREADS='two' is not a valid value and is ignored\n"
@@ -112,7 +116,7 @@ def test_misspelled_or_missing_processor_features_are_refused(
         availability._check_features(setting)
 
 
-def test_a_damaged_settings_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_numba_config_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".numba_config.yaml").write_text("a: [")
     monkeypatch.chdir(tmp_path)
     cause, fix = availability._cause_and_fix(RuntimeError("while parsing\n a flow"))

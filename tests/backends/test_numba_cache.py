@@ -1,4 +1,4 @@
-"""The Numba backend's cache: damaged files, read-only folders, full disks, several processes, and no folder at all."""
+"""The Numba backend's cache with damaged files, read-only folders, full disks, several processes, or no folder."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ from deepnotes_numba.compiling import entry
 pytestmark = pytest.mark.slow
 
 PACKAGE = Path(deepnotes_numba.__file__).parent
-SMALL = """
+MODULE = """
 import numpy as np
 from deepnotes_numba.compiling import entry
 
@@ -36,8 +36,8 @@ def squares(x):
         total += x[i] * x[i]
     return total
 """
-"""A function that is quickly compiled."""
-CALLED = f"{SMALL}\nprint(squares(np.arange(4.0)))"
+"""A module with one function, which compiles quickly."""
+CALL = f"{MODULE}\nprint(squares(np.arange(4.0)))"
 
 
 def run(code: str, folder: Path | str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -48,69 +48,69 @@ def run(code: str, folder: Path | str, **environment: str) -> subprocess.Complet
     )  # fmt: skip
 
 
-def logged(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """Assert that a process printed the right sum, and return the lines that it logged."""
-    assert (done.returncode, done.stdout) == (0, "14.0\n"), done.stderr
-    return done.stderr.splitlines()
+def log_lines(process: subprocess.CompletedProcess[str]) -> list[str]:
+    """Check that a process printed the right sum, and return the lines that it logged."""
+    assert (process.returncode, process.stdout) == (0, "14.0\n"), process.stderr
+    return process.stderr.splitlines()
 
 
-def code_in(folder: Path) -> Path:
+def only_file(folder: Path) -> Path:
     """Return the only file below a cache folder."""
     (path,) = (path for path in folder.rglob("*") if path.is_file())
     return path
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
-    """Return a file's content with one bit flipped, or truncated, or with bytes appended."""
-    at = rng.randrange(len(content))
+    """Truncate a file's content, append bytes to it, or (most often) flip one bit of it, at random."""
+    position = rng.randrange(len(content))
     kind = rng.randrange(8)
     if kind == 0:
-        return content[:at]
+        return content[:position]
     if kind == 1:
-        return content + rng.randbytes(1 + at % 9)
-    return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+        return content + rng.randbytes(1 + position % 9)
+    return content[:position] + bytes([content[position] ^ 1 << rng.randrange(8)]) + content[position + 1 :]
 
 
-Start = Callable[..., tuple[int, list[str]]]
+CallSquares = Callable[..., tuple[int, list[str]]]
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Start]:
-    """Return a function that calls `squares` as a new process would, and returns the cache hits and the warnings."""
+def call_squares(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[CallSquares]:
+    """Return a function that calls `squares` as a new process would, and returns its number of hits and warnings."""
 
-    def start(folder: Path, *dtypes: str) -> tuple[int, list[str]]:
+    def call_squares(folder: Path, *dtypes: str) -> tuple[int, list[str]]:
         cache.cache_folder.cache_clear()
         monkeypatch.setenv("DEEPNOTES_CACHE_DIR", str(folder))
         monkeypatch.setattr(cache, "_announced", set())
         monkeypatch.setattr(cache, "_warned", set())
         caplog.clear()
-        names: dict[str, Any] = {"__name__": "small"}
-        exec(SMALL, names)
+        namespace: dict[str, Any] = {"__name__": "small"}
+        exec(MODULE, namespace)
         for dtype in dtypes or ("float64",):
-            assert names["squares"](np.arange(4.0, dtype=dtype)) == 14
-        hits = sum(names["squares"].stats.cache_hits.values())
+            assert namespace["squares"](np.arange(4.0, dtype=dtype)) == 14
+        hits = sum(namespace["squares"].stats.cache_hits.values())
         return hits, [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
-    yield start
+    yield call_squares
     cache.cache_folder.cache_clear()
 
 
 @pytest.fixture
-def warm(start: Start, tmp_path: Path) -> Path:
-    """Return a cache folder with the code of `squares`."""
+def warm_cache(call_squares: CallSquares, tmp_path: Path) -> Path:
+    """Return a cache folder that holds the compiled code of `squares`."""
     folder = tmp_path / "cache"
-    hits, (message,) = start(folder)
+    hits, (message,) = call_squares(folder)
     assert hits == 0
     assert re.fullmatch(
         r"numba: compiling a sum of squares for float64 takes some seconds, once: .* kept in .*numba-.*", message
     )
-    assert start(folder) == (1, [])
+    assert call_squares(folder) == (1, [])
     return folder
 
 
 @pytest.fixture(scope="module")
-def compiled() -> dict[Path, tuple[Any, Any]]:
-    """Return the functions and signatures of training and prediction, by file."""
+def cached_functions() -> dict[Path, tuple[Any, Any]]:
+    """Train and predict; map each cache file to the compiled function and the signature whose code it holds."""
     from deepnotes_numba import prediction, training
 
     net = dn.Network([dn.Dense(5, "tanh"), dn.Dense(1)], inputs=2, backend="numba", seed=0)
@@ -131,11 +131,11 @@ def compiled() -> dict[Path, tuple[Any, Any]]:
 
 
 def test_any_damage_is_detected_before_the_file_is_loaded(
-    compiled: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached_functions: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loading a damaged file of training or prediction would sometimes end this process."""
+    """Loading a damaged file could crash this process."""
     rng = random.Random(0)
-    for path, (function, sig) in compiled.items():
+    for path, (function, sig) in cached_functions.items():
         monkeypatch.setattr(function._cache, "_folder", tmp_path)
         content = path.read_bytes()
         assert len(content) > 100_000
@@ -146,52 +146,56 @@ def test_any_damage_is_detected_before_the_file_is_loaded(
         assert function._cache.load_overload(sig, function.targetctx).signature.args == sig
 
 
-def test_the_code_of_another_function_counts_as_damage(
-    compiled: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cache_file_with_the_code_of_another_function_is_rejected(
+    cached_functions: dict[Path, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (one, (function, sig)), *_, (other, _) = compiled.items()
+    (own_file, (function, sig)), *_, (other_file, _) = cached_functions.items()
     monkeypatch.setattr(function._cache, "_folder", tmp_path)
-    for source, valid in ((one, True), (other, False)):
-        shutil.copy(source, tmp_path / one.name)
+    for source, valid in ((own_file, True), (other_file, False)):
+        shutil.copy(source, tmp_path / own_file.name)
         assert (function._cache.load_overload(sig, function.targetctx) is not None) is valid
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_file_is_compiled_again_and_replaced_with_one_warning(start: Start, warm: Path, seed: int) -> None:
-    path = code_in(warm)
+def test_the_code_in_a_damaged_file_is_compiled_again_with_one_warning(
+    call_squares: CallSquares, warm_cache: Path, seed: int
+) -> None:
+    path = only_file(warm_cache)
     path.write_bytes(damage(path.read_bytes(), random.Random(seed)))
-    hits, (message,) = start(warm)
+    hits, (message,) = call_squares(warm_cache)
     assert hits == 0
     assert message.startswith(
         f"numba: {path} is damaged; compiling a sum of squares for float64 takes some seconds, once"
     )
-    assert start(warm) == (1, [])
+    assert call_squares(warm_cache) == (1, [])
 
 
-def test_a_new_process_survives_a_damaged_file(warm: Path) -> None:
-    path = code_in(warm)
+def test_a_new_process_survives_a_damaged_file(warm_cache: Path) -> None:
+    path = only_file(warm_cache)
     path.write_bytes(path.read_bytes()[:-1000])
-    module = SMALL.replace("import numpy", "__name__ = 'small'\nimport numpy", 1)
-    (message,) = logged(run(f"{module}\nprint(squares(np.arange(4.0)))", warm))
+    module = MODULE.replace("import numpy", "__name__ = 'small'\nimport numpy", 1)
+    (message,) = log_lines(run(f"{module}\nprint(squares(np.arange(4.0)))", warm_cache))
     assert "is damaged" in message
 
 
-def test_several_damaged_files_lead_to_one_warning(start: Start, warm: Path) -> None:
-    start(warm, "float64", "float32")
-    paths = [path for path in warm.rglob("*") if path.is_file()]
+def test_several_damaged_files_cause_a_single_warning(call_squares: CallSquares, warm_cache: Path) -> None:
+    call_squares(warm_cache, "float64", "float32")
+    paths = [path for path in warm_cache.rglob("*") if path.is_file()]
     assert len(paths) == 2
     for path in paths:
         path.write_bytes(b"")
-    hits, messages = start(warm, "float64", "float32")
+    hits, messages = call_squares(warm_cache, "float64", "float32")
     assert (hits, len(messages)) == (0, 1)
-    assert start(warm, "float64", "float32") == (2, [])
+    assert call_squares(warm_cache, "float64", "float32") == (2, [])
 
 
-@pytest.mark.parametrize("obstacle", ["an empty folder", "a folder", "a pipe", "a link to nowhere"])
-def test_an_obstacle_in_place_of_a_file_is_replaced(start: Start, warm: Path, obstacle: str) -> None:
-    path = code_in(warm)
+@pytest.mark.parametrize("obstacle", ["an empty folder", "a folder", "a pipe", "a dangling link"])
+def test_a_folder_pipe_or_link_in_place_of_a_cache_file_is_replaced(
+    call_squares: CallSquares, warm_cache: Path, obstacle: str
+) -> None:
+    path = only_file(warm_cache)
     path.unlink()
-    if obstacle == "a link to nowhere":
+    if obstacle == "a dangling link":
         path.symlink_to("nowhere")
     elif obstacle == "a pipe":
         os.mkfifo(path)
@@ -199,10 +203,10 @@ def test_an_obstacle_in_place_of_a_file_is_replaced(start: Start, warm: Path, ob
         path.mkdir()
         if obstacle == "a folder":
             (path / "note").write_text("preserved")
-    hits, (message,) = start(warm)
+    hits, (message,) = call_squares(warm_cache)
     assert hits == 0
     assert "compiling a sum of squares for float64" in message
-    assert start(warm) == (1, [])
+    assert call_squares(warm_cache) == (1, [])
     if obstacle == "a folder":
         assert [note.read_text() for note in path.parent.glob("*.aside/note")] == ["preserved"]
 
@@ -211,21 +215,22 @@ def test_an_obstacle_in_place_of_a_file_is_replaced(start: Start, warm: Path, ob
 
 
 @pytest.mark.skipif(os.name != "posix", reason="users and file modes are different here")
-def test_a_warm_cache_that_cannot_be_written_to_is_used() -> None:
-    """As in a container image: written by root, read by a user without a home directory, with copied sources.
+def test_a_read_only_cache_is_used() -> None:
+    """As in a container image: root writes the cache, and a user without a home directory reads it.
 
-    If this test does not run as root, the reading user is the same, but the files are still read-only.
+    The sources are copied, with a different modification time.
+    If this test does not run as root, the same user writes and reads, but the files are still read-only.
     """
     with tempfile.TemporaryDirectory() as name:
         image = Path(name)
         shutil.copytree(PACKAGE, image / "site" / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
-        assert len(logged(run(CALLED, image / "cache"))) == 1
+        assert len(log_lines(run(CALL, image / "cache"))) == 1
         for path in [image, *image.rglob("*")]:
             os.utime(path, (1e9, 1e9))
             path.chmod(0o555 if path.is_dir() else 0o444)
-        # Import and compile before changing the user, who may be unable to read Python and its packages.
+        # Import and compile before changing the user, since the new user may be unable to read Python and its packages.
         code = f"""
-{SMALL}
+{MODULE}
 import os, deepnotes_numba
 assert deepnotes_numba.__path__ == [{str(image / "site" / PACKAGE.name)!r}]
 squares(np.arange(4))
@@ -240,23 +245,25 @@ except OSError:
 squares(np.arange(4, dtype=np.float32))
 """
         try:
-            done = run(code, image / "cache", HOME="/nonexistent", PYTHONPATH=str(image / "site"))
+            process = run(code, image / "cache", HOME="/nonexistent", PYTHONPATH=str(image / "site"))
         finally:
             for path in [image, *image.rglob("*")]:
                 path.chmod(0o755)
-    integers, singles = logged(done)
-    assert "compiling a sum of squares takes" in integers
-    assert "compiling a sum of squares for float32 takes some seconds, in every process, since nothing" in singles
+    for_int, for_float32 = log_lines(process)
+    assert "compiling a sum of squares takes" in for_int
+    assert (
+        "compiling a sum of squares for float32 takes some seconds, in every process, since nothing" in for_float32
+    )
 
 
-def test_a_folder_that_is_replaced_by_a_file_after_the_import(
-    start: Start, warm: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_in_place_of_the_cache_folder_is_left_alone(
+    call_squares: CallSquares, warm_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = code_in(warm).parent
+    folder = only_file(warm_cache).parent
     shutil.rmtree(folder)
     folder.write_text("a file")
-    for _ in range(2):
-        hits, (message,) = start(warm)
+    for _ in range(2):  # in two processes
+        hits, (message,) = call_squares(warm_cache)
         assert hits == 0
         assert f"in every process, since nothing can be kept in {folder}" in message
     assert folder.read_text() == "a file"
@@ -265,43 +272,43 @@ def test_a_folder_that_is_replaced_by_a_file_after_the_import(
 # --- full disks, several processes, other processors ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
 def test_a_failed_write_is_logged_and_leaves_no_file(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    call_squares: CallSquares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(descriptor: int) -> None:
-        raise OSError(code, os.strerror(code))
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        hits, (_, message) = start(tmp_path, "float64", "float32", "int64")[0], start(tmp_path)[1]
+        hits, (_, message) = call_squares(tmp_path, "float64", "float32", "int64")[0], call_squares(tmp_path)[1]
         assert hits == 0
     assert message.startswith(f"numba: compiled code cannot be kept in {tmp_path}")
-    assert message.endswith(f"({os.strerror(code)}): the next process compiles it again")
+    assert message.endswith(f"({os.strerror(number)}): the next process compiles it again")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    start(tmp_path)
-    assert start(tmp_path) == (1, [])
+    call_squares(tmp_path)
+    assert call_squares(tmp_path) == (1, [])
 
 
 @pytest.mark.slow
 def test_several_processes_can_compile_at_once(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", CALLED]
+    command = [sys.executable, "-c", CALL]
     environment = os.environ | {"DEEPNOTES_CACHE_DIR": str(tmp_path)}
-    processes = [subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [process.communicate(timeout=300)[0] for process in processes] == ["14.0\n"] * 3
-    code_in(tmp_path)
-    assert logged(run(CALLED, tmp_path)) == []
+    only_file(tmp_path)
+    assert log_lines(run(CALL, tmp_path)) == []
 
 
 @pytest.mark.slow
-def test_another_processor_compiles_again_and_logs_it(tmp_path: Path) -> None:
-    for settings, words in [({}, "float64"), ({"NUMBA_CPU_NAME": "generic"}, "float64 for this processor")]:
-        (message,) = logged(run(CALLED, tmp_path, **settings))
-        assert f"compiling a sum of squares for {words} takes some seconds, once" in message
-    assert logged(run(CALLED, tmp_path)) == []
+def test_code_is_compiled_and_kept_for_each_processor(tmp_path: Path) -> None:
+    for settings, purpose in [({}, "float64"), ({"NUMBA_CPU_NAME": "generic"}, "float64 for this processor")]:
+        (message,) = log_lines(run(CALL, tmp_path, **settings))
+        assert f"compiling a sum of squares for {purpose} takes some seconds, once" in message
+    assert log_lines(run(CALL, tmp_path)) == []
 
 
-def test_compiler_settings_change_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_compiler_setting_changes_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     names = {cache.folder_name(PACKAGE)}
     for setting in cache.SETTINGS:
         with monkeypatch.context() as patch:
@@ -310,12 +317,12 @@ def test_compiler_settings_change_the_folder(monkeypatch: pytest.MonkeyPatch) ->
     assert len(names) == 1 + len(cache.SETTINGS)
 
 
-# --- choice of the folder ---------------------------------------------------------------------------------------------
+# --- location of the folder -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def no_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Remove the settings of the folder, and choose the folder anew, before and after a test."""
+def no_folder_setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Remove the environment variables that set the folder, and clear its memoized path before and after a test."""
     monkeypatch.delenv("DEEPNOTES_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     cache.cache_folder.cache_clear()
@@ -333,8 +340,8 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ({"XDG_CACHE_HOME": ""}, "{home}/.cache/deepnotes"),
     ],
 )
-def test_the_environment_chooses_the_folder(
-    settings: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_folder: None
+def test_environment_variables_set_the_folder(
+    settings: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_folder_setting: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for variable, value in settings.items():
@@ -343,8 +350,8 @@ def test_the_environment_chooses_the_folder(
     assert cache.cache_folder() == base / cache.folder_name(PACKAGE)
 
 
-def test_a_user_without_a_home_compiles_in_each_process(
-    monkeypatch: pytest.MonkeyPatch, no_folder: None, caplog: pytest.LogCaptureFixture
+def test_without_a_home_directory_every_process_compiles(
+    monkeypatch: pytest.MonkeyPatch, no_folder_setting: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as if the user had no home directory
     assert cache.cache_folder() is None
@@ -360,7 +367,7 @@ def test_a_user_without_a_home_compiles_in_each_process(
 
 
 @pytest.mark.parametrize("root", ["/dev/null", "/dev/null/nowhere", f"/tmp/{'long' * 200}"])
-def test_a_folder_that_cannot_be_created_is_no_error(start: Start, root: str) -> None:
-    hits, (message,) = start(Path(root))
+def test_a_folder_that_cannot_be_created_only_causes_a_warning(call_squares: CallSquares, root: str) -> None:
+    hits, (message,) = call_squares(Path(root))
     assert hits == 0
     assert "in every process, since nothing can be kept in" in message

@@ -1,4 +1,4 @@
-"""Level 2 of the Numba backend: each kernel agrees with the equation of the same name."""
+"""The kernels of the Numba backend: each agrees with the equation of the same name."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ UPDATES = {"momentum": (1, (0.1, 0.9)), "rmsprop": (1, (0.1, 0.9, 1e-8)), "adam"
 SHAPES = [(1, 1), (3, 1), (1, 17), (7, 40), (130, 5)]
 
 
-def numbers(shape: tuple[int, ...], dtype: str, scale: float = 4.0) -> np.ndarray:
+def random_array(shape: tuple[int, ...], dtype: str, scale: float = 4.0) -> np.ndarray:
     return (scale * np.random.default_rng(sum(shape)).normal(size=shape)).astype(dtype)
 
 
@@ -37,7 +37,7 @@ def assert_close(actual: Any, expected: Any, dtype: str) -> None:
 def test_activations_and_their_derivatives_agree_with_the_equations(
     name: str, shape: tuple[int, int], dtype: str
 ) -> None:
-    Z, dA = numbers(shape, dtype), numbers(shape, dtype, 1.0)
+    Z, dA = random_array(shape, dtype), random_array(shape, dtype, 1.0)
     exact = Z.astype(np.float64)
     A = EQUATIONS[name](np, exact)
     assert_close(getattr(BACKEND.ops, name)(Z), A, dtype)
@@ -48,15 +48,15 @@ def test_activations_and_their_derivatives_agree_with_the_equations(
 
 @pytest.mark.parametrize(("name", "option"), [("leaky_relu", "slope"), ("elu", "alpha")])
 def test_options_can_be_passed_by_name_and_by_position(name: str, option: str) -> None:
-    Z = numbers((4, 9), "float64")
+    Z = random_array((4, 9), "float64")
     expected = EQUATIONS[name](np, Z, 0.3)
     np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, 0.3), expected, rtol=1e-14)
     np.testing.assert_allclose(getattr(BACKEND.ops, name)(Z, **{option: 0.3}), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_nan_in_gives_nan_out(name: str) -> None:
-    Z = numbers((5, 33), "float32")
+def test_activations_of_nan_are_nan(name: str) -> None:
+    Z = random_array((5, 33), "float32")
     Z[2, 20] = np.nan
     assert np.isnan(getattr(BACKEND.ops, name)(Z)[2, 20])
 
@@ -65,26 +65,26 @@ def test_nan_in_gives_nan_out(name: str) -> None:
 @pytest.mark.parametrize("name", UPDATES)
 def test_updates_agree_with_the_equations(name: str, dtype: str) -> None:
     count, scalars = UPDATES[name]
-    theta, g, *slots = (abs(numbers((1003,), dtype, s)) for s in (1.0, 0.5, 0.2, 0.3)[: 2 + count])
+    theta, g, *slots = (abs(random_array((1003,), dtype, s)) for s in (1.0, 0.5, 0.2, 0.3)[: 2 + count])
     before = [np.array(x) for x in (theta, g, *slots)]
     actual = getattr(BACKEND.ops, name)(theta, g, *slots, *scalars)
     expected = EQUATIONS[name](np, *(x.astype(np.float64) for x in before), *scalars)
-    for f, w in zip(actual, expected, strict=True):
-        assert_close(f, w, dtype)
+    for result, value in zip(actual, expected, strict=True):
+        assert_close(result, value, dtype)
     for x, y in zip((theta, g, *slots), before, strict=True):
         np.testing.assert_array_equal(x, y)  # equations are pure
 
 
 def test_nesterov_momentum_agrees_with_the_equation() -> None:
-    theta, g, v = (numbers((50,), "float64", s) for s in (1.0, 0.5, 0.2))
+    theta, g, v = (random_array((50,), "float64", s) for s in (1.0, 0.5, 0.2))
     actual = BACKEND.ops.momentum(theta, g, v, 0.1, 0.9, nesterov=True)
-    for f, w in zip(actual, EQUATIONS["momentum"](np, theta, g, v, 0.1, 0.9, nesterov=True), strict=True):
-        np.testing.assert_allclose(f, w, rtol=1e-14)
+    for result, value in zip(actual, EQUATIONS["momentum"](np, theta, g, v, 0.1, 0.9, nesterov=True), strict=True):
+        np.testing.assert_allclose(result, value, rtol=1e-14)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (4, 6)], ids=str)
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.999])
-def test_dropout_masks_are_equal_to_the_last_bit(shape: tuple[int, int], rate: float) -> None:
+def test_dropout_masks_match_the_equation_bit_for_bit(shape: tuple[int, int], rate: float) -> None:
     arguments = (shape, rate, 2**64 - 5, np.asarray(2**40 + 7), 3, np.float32)
     actual = BACKEND.ops.dropout_mask(*arguments)
     assert actual.dtype == np.float32
@@ -93,11 +93,11 @@ def test_dropout_masks_are_equal_to_the_last_bit(shape: tuple[int, int], rate: f
 
 @pytest.mark.parametrize("layout", ["fortran", "strided", "read-only", "float16"])
 def test_any_layout_and_dtype_is_accepted(layout: str) -> None:
-    Z = numbers((6, 10), "float64")
+    Z = random_array((6, 10), "float64")
     if layout == "fortran":
         Z = np.asfortranarray(Z)
     elif layout == "strided":
-        Z = numbers((12, 20), "float64")[::2, ::-2]
+        Z = random_array((12, 20), "float64")[::2, ::-2]
     elif layout == "read-only":
         Z.flags.writeable = False
     else:
@@ -108,7 +108,7 @@ def test_any_layout_and_dtype_is_accepted(layout: str) -> None:
 
 
 class Cubic(dn.ActivationFunction):
-    """A user's activation, which runs eagerly, next to the kernels."""
+    """A user-defined activation: it has no kernel, so the network runs eagerly."""
 
     range = "real"
 
@@ -119,14 +119,14 @@ class Cubic(dn.ActivationFunction):
         return 3 * dA * Z * Z
 
 
-def test_a_network_with_a_users_activation_trains_as_on_numpy(caplog: pytest.LogCaptureFixture) -> None:
-    X, Y = numbers((5, 64), "float64", 1.0), numbers((1, 64), "float64", 1.0)
-    flat = []
+def test_a_network_with_a_user_defined_activation_trains_as_on_numpy(caplog: pytest.LogCaptureFixture) -> None:
+    X, Y = random_array((5, 64), "float64", 1.0), random_array((1, 64), "float64", 1.0)
+    parameters = []
     with caplog.at_level("DEBUG", "deepnotes"):
         for backend in ("numpy", "numba"):
             layers = [dn.Dense(8, "gelu"), dn.Dropout(0.3), dn.Dense(4, Cubic()), dn.Dense(1)]
             net = dn.Network(layers, inputs=5, backend=backend, dtype="float64", seed=0)
             net.fit(X, Y, epochs=3, batch_size=16)
-            flat.append(net.flat())
-    np.testing.assert_allclose(flat[1], flat[0], rtol=0, atol=1e-12)
+            parameters.append(net.flat())
+    np.testing.assert_allclose(parameters[1], parameters[0], rtol=0, atol=1e-12)
     assert "so it runs eagerly" in caplog.text

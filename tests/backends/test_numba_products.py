@@ -1,4 +1,4 @@
-"""The Numba backend's matrix products (N2, N13 to N15), on workspaces as in :mod:`deepnotes_numba.products`."""
+"""The Numba backend's matrix products (N2, N13 to N15), in workspaces as :mod:`deepnotes_numba.products` describes."""
 
 from typing import Any
 
@@ -28,7 +28,8 @@ LINEAR, INPUT, WEIGHT, BIAS, TRANSPOSE = range(5)
 PRODUCTS = {"linear": LINEAR, "input_gradient": INPUT, "weight_gradient": WEIGHT, "bias_gradient": BIAS}
 OPERANDS = {LINEAR: ["A"], INPUT: ["D"], WEIGHT: ["D", "panels"], BIAS: ["D"]}
 RESULTS = {LINEAR: "D", INPUT: "A", WEIGHT: "dW", BIAS: "db"}
-# n, n_prev and blocks: 1, primes, multiples of tiles, blocks and panels, one more, and sums of more than TERMS terms
+# n, n_prev and the number of blocks: 1, primes, multiples of the sizes of tiles, blocks and panels, one more than such
+# a multiple, and sums of more than TERMS terms
 SHAPES = [
     (1, 1, 1), (2, 3, 1), (1, 31, 2), (3, 8, 3), (8, 1, 2), (ROWS, 16, 1), (ROWS + 1, 17, 2), (13, 33, 3), (31, 32, 1),
     (64, 64, 2), (97, 7, 1), (5, TERMS + 1, 2), (TERMS + 1, 5, 2), (9, 2 * TERMS + 76, 1), (2 * TERMS + 76, 9, 1),
@@ -38,7 +39,7 @@ SHAPES = [
 
 @jit_standalone
 def compute(operation, buffers, layer, workspace, offsets, blocks, rows, add):
-    """Compute one of the products; or transpose, where `rows` are the rank and the number of threads."""
+    """Compute one of the products, or transpose A into panels; `rows` then holds the rank and the number of threads."""
     theta, g, errors = buffers
     buffers = Buffers(pointer(theta, 0), pointer(g, 0), pointer(errors, 0), pointer(g, 0), pointer(g, 0), True)
     memory, capacity = workspace
@@ -57,12 +58,12 @@ def compute(operation, buffers, layer, workspace, offsets, blocks, rows, add):
 
 
 @jit_standalone
-def transpose_block(x, out, rows, columns):
+def transpose_one_block(x, out, rows, columns):
     transpose(x, 0, out, 0, rows, columns)
 
 
 @jit_standalone
-def shares(n, size, out):
+def fill_shares(n, size, out):
     for rank in range(size):
         out[rank] = share(n, rank, size)
 
@@ -72,12 +73,16 @@ def padded(n: int, S: int) -> int:
 
 
 class Layer:
-    """One layer's arrays as the backend lays them out, with a gap around each, and NaN in all unused memory.
+    """The arrays of one layer as the backend lays them out, with gaps between them and NaN in all unused memory.
 
     Attributes
     ----------
-    W, b, A, D, dW, db : ndarray
-        As in the notes, (n, n_prev), (n, 1), (n_prev, m), (n, m); D is Z or dZ. `read` returns them.
+    A, D, panels : int
+        Where these arrays begin in `work`; D is Z or dZ.
+    w, b : int
+        Where W and b begin in `theta`, and dW and db in `g`.
+    values : dict
+        The values of W, b, A and D, of shape (n, n_prev), (n, 1), (n_prev, m) and (n, m) as in the notes.
     """
 
     def __init__(self, shape: tuple[int, int, int], dtype: str, draw: Any) -> None:
@@ -102,7 +107,7 @@ class Layer:
         }  # fmt: skip
 
     def region(self, name: str) -> np.ndarray:
-        """Return the view of the memory of one array, in up to three dimensions; "panels" is A, transposed."""
+        """Return the memory of W, b, A, D, dW, db or panels (A, transposed) as a view of two or three dimensions."""
         S, n, n_prev, blocks = self.S, self.n, self.n_prev, self.blocks
         if name in {"A", "D"}:
             rows, at = (n_prev, self.A) if name == "A" else (n, self.D)
@@ -117,7 +122,7 @@ class Layer:
         return flat[at : at + shape[0] * shape[1]].reshape(shape)
 
     def put(self, *names: str) -> None:
-        """Write arrays to their memory."""
+        """Copy arrays from `values` to their memory; "panels" are copied from A."""
         for name in names:
             if name == "panels":
                 panels = np.full((len(self.region(name)) * self.S, self.m), np.nan, self.work.dtype)
@@ -139,7 +144,7 @@ class Layer:
         )  # fmt: skip
 
     def product(self, operation: int, **ranges: Any) -> np.ndarray:
-        """Write the operands of a product, compute it, and return it."""
+        """Write the operands of a product, compute it, and return the result, including its compensation terms."""
         self.put("W", "b", *OPERANDS[operation])
         self.run(operation, **ranges)
         result = self.region(RESULTS[operation])
@@ -150,7 +155,7 @@ class Layer:
         return self.read(RESULTS[operation])
 
     def terms(self, operation: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the two factors of a product, and the term added to it, in the widest float type."""
+        """Return the two factors of a product, and the array that is added to it, in the widest float type."""
         W, b, A, D = (x.astype(np.longdouble) for x in self.values.values())
         return {
             LINEAR: (W, A, b),
@@ -161,25 +166,26 @@ class Layer:
 
 
 def bound(x: np.ndarray, y: np.ndarray, added: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the bound on the error of ``x y + added``, by section 4 of the design, for k terms and the added one.
+    """Return the bound from section 4 of the design on the error of ``x y + added``, where x has k columns.
 
-    The bound is ``min(γ_{k+1}, 2 sqrt(k+1) u) (|x| |y| + |added|) + (k+1) tiny``, with the square root for random data,
-    and an allowance for the reference's own roundings.
+    The bound is ``min(γ_{k+1}, 2 sqrt(k+1) u) (|x| |y| + |added|) + (k+1) tiny``, with an allowance for the rounding
+    errors of the reference. The square root applies to random data.
     """
-    k = x.shape[1] + 1
+    terms = x.shape[1] + 1
     info = np.finfo(dtype)
     u = float(info.eps) / 2
-    factor = min(k * u / (1 - k * u), 2 * k**0.5 * u) * (1 + float(np.finfo(np.longdouble).eps / info.eps))
-    return factor * (abs(x) @ abs(y) + abs(added)) + k * float(info.smallest_normal)
+    factor = min(terms * u / (1 - terms * u), 2 * terms**0.5 * u) * (1 + float(np.finfo(np.longdouble).eps / info.eps))
+    return factor * (abs(x) @ abs(y) + abs(added)) + terms * float(info.smallest_normal)
 
 
 def normal(seed: int) -> Any:
+    """Return a function that draws normal numbers."""
     rng = np.random.default_rng(seed)
     return lambda *shape: rng.normal(size=shape)
 
 
 def integers(seed: int) -> Any:
-    """Return a generator of integers so small that a sum of up to 2^14 products of two needs at most 24 bits."""
+    """Return a function that draws integers so small that sums of up to 2^14 products fit into 24 bits."""
     rng = np.random.default_rng(seed)
     return lambda *shape: rng.integers(-16, 17, shape)
 
@@ -191,7 +197,7 @@ def bits(x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("operation", PRODUCTS.values(), ids=PRODUCTS)
-def test_a_product_of_random_numbers_is_within_its_bound(
+def test_errors_of_products_of_random_numbers_are_within_the_bound(
     operation: int, shape: tuple[int, int, int], dtype: str
 ) -> None:
     layer = Layer(shape, dtype, normal(0))
@@ -202,7 +208,7 @@ def test_a_product_of_random_numbers_is_within_its_bound(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("operation", PRODUCTS.values(), ids=PRODUCTS)
-def test_a_product_of_small_integers_is_exact_and_no_other_memory_is_written(
+def test_products_of_small_integers_are_exact_and_write_only_the_result(
     operation: int, shape: tuple[int, int, int], dtype: str
 ) -> None:
     layer = Layer(shape, dtype, integers(1))
@@ -219,14 +225,14 @@ def test_a_product_of_small_integers_is_exact_and_no_other_memory_is_written(
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("operation", PRODUCTS.values(), ids=PRODUCTS)
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_the_bits_of_a_product_do_not_depend_on_how_threads_share_it(
+def test_the_bits_of_a_product_do_not_depend_on_the_number_of_threads(
     size: int, operation: int, shape: tuple[int, int, int], dtype: str
 ) -> None:
-    """Compare one call with calls for each thread's rows, some of them empty, and for single blocks."""
+    """Compare a single call with separate calls for each thread's rows (some threads have none) and each block."""
     whole, parts = (Layer(shape, dtype, normal(2)) for _ in range(2))
     expected = whole.product(operation)
     rows = np.zeros((size, 2), np.int64)
-    shares(parts.n_prev if operation == INPUT else parts.n, size, rows)
+    fill_shares(parts.n_prev if operation == INPUT else parts.n, size, rows)
     for low, high in rows.tolist()[::-1]:
         for at in range(parts.blocks if operation in {LINEAR, INPUT} else 1):
             blocks = (at, at + 1) if operation in {LINEAR, INPUT} else (0, parts.blocks)
@@ -238,7 +244,7 @@ def test_the_bits_of_a_product_do_not_depend_on_how_threads_share_it(
 @pytest.mark.parametrize("operation", [WEIGHT, BIAS], ids=["weight_gradient", "bias_gradient"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("exact", [True, False])
-def test_a_gradient_is_added_to_the_gradient_so_far(
+def test_a_gradient_can_be_added_to_an_existing_gradient(
     exact: bool, operation: int, shape: tuple[int, int, int], dtype: str
 ) -> None:
     draw = integers(3) if exact else normal(3)
@@ -253,8 +259,8 @@ def test_a_gradient_is_added_to_the_gradient_so_far(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("operation", [WEIGHT, BIAS], ids=["weight_gradient", "bias_gradient"])
 @pytest.mark.parametrize("samples", [10_000, 100_000])
-def test_a_sum_over_many_samples_is_as_accurate_as_one_run(samples: int, operation: int, dtype: str) -> None:
-    """The terms are equal: added one after the other, their rounding errors would all have the same sign."""
+def test_sums_over_many_samples_are_as_accurate_as_over_one_run(samples: int, operation: int, dtype: str) -> None:
+    """All terms are equal: if they were added one by one, the rounding errors would all have the same sign."""
     blocks = samples // block_of(np.dtype(dtype))
     layer = Layer((3, 2, blocks), dtype, lambda *shape: np.full(shape, 0.7))
     x, y, _ = layer.terms(operation)
@@ -266,7 +272,7 @@ def test_a_sum_over_many_samples_is_as_accurate_as_one_run(samples: int, operati
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_any_number_of_threads_transposes_all_inputs(shape: tuple[int, int, int], size: int, dtype: str) -> None:
+def test_threads_together_transpose_all_inputs(shape: tuple[int, int, int], size: int, dtype: str) -> None:
     actual, expected = (Layer(shape, dtype, normal(4)) for _ in range(2))
     expected.put("panels")
     actual.put("A")
@@ -280,23 +286,23 @@ def test_any_number_of_threads_transposes_all_inputs(shape: tuple[int, int, int]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_block_is_transposed(dtype: str) -> None:
-    """For every number of rows and columns, at least those are transposed, and no memory outside the block changes."""
+def test_transpose_of_one_block(dtype: str) -> None:
+    """At least the given rows and columns are transposed, and no memory outside the block changes."""
     S = block_of(np.dtype(dtype))
     x = np.random.default_rng(5).normal(size=(S, S)).astype(dtype)
     for rows in range(1, S + 1):
         for columns in range(1, S + 1):
             out = np.full((S + 2, S), np.nan, dtype)
-            transpose_block(x.reshape(-1), out[1:-1].reshape(-1), rows, columns)
+            transpose_one_block(x.reshape(-1), out[1:-1].reshape(-1), rows, columns)
             np.testing.assert_array_equal(out[1 : 1 + columns, :rows], x[:rows, :columns].T)
             assert np.isnan(out[[0, -1]]).all()
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 64, 1001])
 @pytest.mark.parametrize("size", [1, 2, 3, 64])
-def test_shares_are_whole_tiles_and_cover_all_rows(n: int, size: int) -> None:
+def test_shares_consist_of_whole_tiles_and_cover_all_rows(n: int, size: int) -> None:
     rows = np.zeros((size, 2), np.int64)
-    shares(n, size, rows)
+    fill_shares(n, size, rows)
     assert rows[0, 0] == 0
     assert rows[-1, 1] == n
     assert (rows[1:, 0] == rows[:-1, 1]).all()
@@ -304,10 +310,11 @@ def test_shares_are_whole_tiles_and_cover_all_rows(n: int, size: int) -> None:
     assert all(low % ROWS == 0 or low == n for low in rows[:, 0])
 
 
-def test_a_block_is_two_registers() -> None:
-    assert [columns(np.zeros(1, dtype)) for dtype in DTYPES] == [block_of(np.dtype(dtype)) for dtype in DTYPES]
+def test_block_of_matches_the_compiled_block_size() -> None:
+    for dtype in DTYPES:
+        assert compiled_block_size(np.zeros(1, dtype)) == block_of(np.dtype(dtype))
 
 
 @jit_standalone
-def columns(x):
+def compiled_block_size(x):
     return block(x)

@@ -1,4 +1,4 @@
-"""The Numba backend's threads: each is called once, none passes a barrier early, and an error in one ends all."""
+"""Teams of threads in the Numba backend: one call per thread, barriers, and errors that end all threads."""
 
 import os
 import threading
@@ -25,20 +25,20 @@ def meet(team):
 
 
 @jit_standalone
-def meet_often(team, rounds, progress):
-    """Return how often, after a barrier, another thread was in a different round."""
+def meet_in_rounds(team, rounds, progress):
+    """Meet twice a round; return how often another thread was in a different round after the first meeting, or -1."""
     rank, size, meeting = team
     threads = Team(rank, size, pointer(meeting, 0))
-    faults = 0
+    mismatches = 0
     for r in range(rounds):
         progress[rank, 0] = r
         if not wait(threads):
             return -1
         for other in range(size):
-            faults += progress[other, 0] != r
+            mismatches += progress[other, 0] != r
         if not wait(threads):
             return -1
-    return faults
+    return mismatches
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
@@ -47,7 +47,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_a_team_calls_a_function_once_for_each_rank_and_returns_the_first_result(size: int) -> None:
+def test_a_team_calls_a_function_once_per_rank_and_returns_the_result_of_rank_0(size: int) -> None:
     calls = []
 
     def function(team: tuple[int, int, np.ndarray], *arguments: Any) -> int:
@@ -61,20 +61,20 @@ def test_a_team_calls_a_function_once_for_each_rank_and_returns_the_first_result
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-@pytest.mark.parametrize("culprit", [0, 1, 2])
-def test_an_error_in_one_thread_ends_all_and_is_raised(culprit: int, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("failing_rank", [0, 1, 2])
+def test_an_error_in_one_thread_ends_all_threads_and_is_raised(failing_rank: int, error: type[BaseException]) -> None:
     ended = []
 
     def function(team: tuple[int, int, np.ndarray]) -> None:
         rank, _, meeting = team
-        if rank == culprit:
+        if rank == failing_rank:
             raise error("one failed")
         wait_for(lambda: meeting[BROKEN])
         ended.append(rank)
 
     with pytest.raises(error, match="one failed"):
         within(60, thread_team.run, 3, function)
-    assert sorted(ended) == sorted({0, 1, 2} - {culprit})
+    assert sorted(ended) == sorted({0, 1, 2} - {failing_rank})
 
 
 def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
@@ -95,24 +95,24 @@ def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_no_thread_passes_a_barrier_before_all_have_reached_it(size: int) -> None:
-    """More threads than processors make no difference."""
-    assert within(60, thread_team.run, size, meet_often, 1000, np.zeros((size, 16), np.int64)) == 0
+    """There may be more threads than processors."""
+    assert within(60, thread_team.run, size, meet_in_rounds, 1000, np.zeros((size, 16), np.int64)) == 0
 
 
 @pytest.fixture
 def _no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     start = threading.Thread.start
 
-    def limited(thread: threading.Thread) -> None:
+    def start_unless_second(thread: threading.Thread) -> None:
         if thread.name == "deepnotes-2":
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", limited)
+    monkeypatch.setattr(threading.Thread, "start", start_unless_second)
 
 
 @pytest.mark.usefixtures("_no_second_thread")
-def test_a_thread_that_cannot_be_started_leaves_no_other_waiting() -> None:
+def test_a_thread_that_cannot_be_started_releases_the_waiting_threads() -> None:
     results = []
     with pytest.raises(RuntimeError, match="can't start"):
         within(60, thread_team.run, 3, lambda team: results.append(meet(team)))
@@ -120,7 +120,7 @@ def test_a_thread_that_cannot_be_started_leaves_no_other_waiting() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not let threads be moved")
-def test_threads_start_away_from_the_core_of_the_thread_that_waits() -> None:
+def test_new_threads_avoid_the_core_of_the_calling_thread() -> None:
     granted = os.sched_getaffinity(0)
     cores: dict[int, set[int]] = {}
 

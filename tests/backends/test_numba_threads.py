@@ -1,4 +1,4 @@
-"""The Numba backend's threads: any number of them gives the same bits, and all have ended when a call returns."""
+"""The Numba backend's threads: results do not depend on their number, and all threads end before a call returns."""
 
 import os
 import subprocess
@@ -28,24 +28,24 @@ LAYERS = [dn.Dense(41, "tanh"), dn.Dropout(0.3), dn.Dense(70, "gelu"), dn.Dropou
 
 
 @pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
-    """Make all threads pay for any work; return a list that records each choice: size, and whether rows are split."""
+def choices(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+    """Use all threads for any amount of work; return a list of the choices: (threads, whether rows are split)."""
     monkeypatch.setattr(thread_count, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(thread_count, "WORK_PER_START", 1)
-    choices: list[tuple[int, bool]] = []
+    recorded: list[tuple[int, bool]] = []
     choose = thread_count.choose
 
     def spy(*arguments: Any) -> tuple[int, bool]:
-        choices.append(choose(*arguments))
-        return choices[-1]
+        recorded.append(choose(*arguments))
+        return recorded[-1]
 
     monkeypatch.setattr(thread_count, "choose", spy)
-    return choices
+    return recorded
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that records the names of the threads that are started."""
+def started_threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the name of each new thread is added."""
     names: list[str] = []
     start = threading.Thread.start
 
@@ -73,7 +73,7 @@ def data(m: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train(count: int, dtype: str, m: int, batch_size: int, **settings: Any) -> list[Any]:
-    """Train two epochs of m samples; return the parameters, the optimizer's slots, and the fields of the Chunk."""
+    """Train for two epochs of m samples; return the parameters, the optimizer's slots, and the fields of the Chunk."""
     net, (X, y) = network(count, dtype), data(m, dtype)
     w = np.random.default_rng(1).uniform(size=(1, m)).astype(dtype) if settings.pop("weighted", False) else None
     loss = Loss("categorical_cross_entropy")
@@ -106,43 +106,43 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("m", "batch_size"), [(7, 1), (50, 20), (430, 70), (430, 200), (430, 1000)])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_any_number_of_threads_trains_to_the_same_bits(
-    settings: dict[str, Any], m: int, batch_size: int, dtype: str, chosen: list[tuple[int, bool]]
+def test_training_gives_the_same_bits_for_any_number_of_threads(
+    settings: dict[str, Any], m: int, batch_size: int, dtype: str, choices: list[tuple[int, bool]]
 ) -> None:
-    """Batches have fewer blocks than threads or more, the last block is not full, and the last batch is smaller."""
+    """The cases cover fewer and more blocks per batch than threads, partial blocks, and smaller last batches."""
     assert_same_bits([train(count, dtype, m, batch_size, **settings) for count in COUNTS])
     blocks = -(-min(batch_size, 2 * m) // block_of(np.dtype(dtype)))
     rows = batch_size < 50
-    assert set(chosen) == {(count, count > 1 and (rows or count > blocks)) for count in COUNTS}
+    assert set(choices) == {(count, count > 1 and (rows or count > blocks)) for count in COUNTS}
 
 
 @pytest.mark.parametrize("rows", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_splitting_rows_or_samples_trains_to_the_same_bits(
-    rows: bool, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+def test_training_gives_the_same_bits_whether_rows_or_samples_are_split(
+    rows: bool, dtype: str, choices: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_count, "rows_move_less_data", lambda *_: rows)
     results = [train(count, dtype, 430, 200, optimizer=dn.Adam(), l2=0.1, weighted=True) for count in (1, 2, 3)]
     assert_same_bits(results)
-    assert chosen == [(1, False), (2, rows), (3, rows)]
+    assert choices == [(1, False), (2, rows), (3, rows)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("elements", [1, 1 << 18])
-def test_batches_larger_than_the_workspace_train_to_the_same_bits(
-    elements: int, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+def test_batches_larger_than_the_workspace_give_the_same_bits_for_any_number_of_threads(
+    elements: int, dtype: str, choices: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "ELEMENTS", elements)
     assert_same_bits([train(count, dtype, 430, 430, optimizer=dn.Adam(), l2=0.1, clip_norm=0.1) for count in COUNTS])
-    assert {size for size, _ in chosen} == set(COUNTS)
+    assert {size for size, _ in choices} == set(COUNTS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch_size", [20, 200])
-def test_any_number_of_threads_stops_at_the_same_update(
-    batch_size: int, dtype: str, chosen: list[tuple[int, bool]]
+def test_training_stops_at_the_same_update_for_any_number_of_threads(
+    batch_size: int, dtype: str, choices: list[tuple[int, bool]]
 ) -> None:
-    """The rate is far too large: the last finite parameters remain, and the message names the update."""
+    """The learning rate is far too large: the last finite parameters are kept, and the message names the update."""
     results = []
     X, _ = data(430, dtype)
     for count in COUNTS:
@@ -152,14 +152,14 @@ def test_any_number_of_threads_stops_at_the_same_update(
         assert np.isfinite(net.flat()).all()
         results.append([net.flat(), str(caught.value)])
     assert_same_bits(results)
-    assert {size for size, _ in chosen} == set(COUNTS)
+    assert {size for size, _ in choices} == set(COUNTS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("m", [20, 430, 3000])
 @pytest.mark.parametrize("elements", [1, 1 << 17])
-def test_any_number_of_threads_predicts_and_evaluates_to_the_same_bits(
-    elements: int, m: int, dtype: str, chosen: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
+def test_predictions_and_metrics_have_the_same_bits_for_any_number_of_threads(
+    elements: int, m: int, dtype: str, choices: list[tuple[int, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inference, "ELEMENTS", elements)
     monkeypatch.setattr(inference, "MIN_BLOCKS", 1)
@@ -167,20 +167,22 @@ def test_any_number_of_threads_predicts_and_evaluates_to_the_same_bits(
     results = []
     for count in COUNTS:
         net = network(count, dtype)
-        figures = net.evaluate(X, Y, metrics=["accuracy"])
-        results.append([net.predict(X), np.array([*figures.values()])])
+        metrics = net.evaluate(X, Y, metrics=["accuracy"])
+        results.append([net.predict(X), np.array([*metrics.values()])])
     assert_same_bits(results)
     blocks = -(-m // block_of(np.dtype(dtype)))
-    assert set(chosen) == {(count, count > blocks) for count in COUNTS}
+    assert set(choices) == {(count, count > blocks) for count in COUNTS}
 
 
-def test_a_call_starts_its_threads_and_ends_them(chosen: list[tuple[int, bool]], started: list[str]) -> None:
+def test_every_call_starts_its_own_threads_and_ends_them(
+    choices: list[tuple[int, bool]], started_threads: list[str]
+) -> None:
     net = network(3, "float32")
     X, Y = data(200, "float32")
     for call in (lambda: net.partial_fit(X, Y), lambda: net.predict(X), lambda: net.evaluate(X, Y)):
-        started.clear()
+        started_threads.clear()
         call()
-        assert started == ["deepnotes-1", "deepnotes-2"]
+        assert started_threads == ["deepnotes-1", "deepnotes-2"]
         assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("deepnotes-")]
 
 
@@ -192,7 +194,7 @@ def test_an_invalid_number_of_threads_is_refused(count: Any) -> None:
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
-several = pytest.mark.skipif(thread_count.limit(None) < 2, reason="this machine grants only one thread")
+needs_two_threads = pytest.mark.skipif(thread_count.limit(None) < 2, reason="this machine grants only one thread")
 LIMIT = """
 from deepnotes_numba import thread_count
 print(thread_count.limit(None))
@@ -202,24 +204,24 @@ print(thread_count.limit(None))
 
 
 def run(code: str, **environment: str) -> list[str]:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    assert process.returncode == 0, process.stderr
+    return process.stdout.split()
 
 
-@several
+@needs_two_threads
 @pytest.mark.parametrize("variable", ["NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
 def test_environment_variables_limit_the_threads(variable: str) -> None:
-    """With threadpoolctl, which asks NumPy's BLAS, and without it."""
+    """With threadpoolctl, NumPy's BLAS is asked for its limit; without it, the variables themselves are read."""
     if variable != "NUMBA_NUM_THREADS" and "openblas" not in str(np.show_config("dicts")["Build Dependencies"]):
         pytest.skip("this NumPy's BLAS may use other variables")
     assert run(LIMIT, **{variable: "1"}) == ["1", "1"]
 
 
-@several
-def test_threadpoolctl_limits_the_threads_too() -> None:
+@needs_two_threads
+def test_threadpoolctl_limits_the_threads_unless_a_number_is_given() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
     before = thread_count.limit(None)
     with threadpoolctl.threadpool_limits(1):
@@ -228,22 +230,22 @@ def test_threadpoolctl_limits_the_threads_too() -> None:
     assert thread_count.limit(None) == before
 
 
-@several
-def test_the_processors_granted_to_the_process_limit_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_two_threads
+def test_the_cpu_affinity_of_the_process_limits_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert thread_count.limit(None) == 1
 
 
-def test_other_libraries_keep_their_threads(chosen: list[tuple[int, bool]]) -> None:
+def test_training_does_not_change_the_threads_of_other_libraries(choices: list[tuple[int, bool]]) -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
     controller = threadpoolctl.ThreadpoolController()
     before = controller.info()
     network(2, "float32").fit(*data(200, "float32"), epochs=1, batch_size=200)
-    assert chosen[0] == (2, False)
+    assert choices[0] == (2, False)
     assert controller.info() == before
 
 
-def test_more_work_never_gets_fewer_threads_and_the_limit_holds() -> None:
+def test_the_number_of_threads_grows_with_the_work_up_to_the_limit() -> None:
     for steps in (1, 100, 10**9):
         sizes = [thread_count.choose(4, 2, 10**digits, steps)[0] for digits in range(15)]
         assert sizes == sorted(sizes)
@@ -253,61 +255,61 @@ def test_more_work_never_gets_fewer_threads_and_the_limit_holds() -> None:
     assert thread_count.choose(4, 9, 10**14, prefer_rows=True) == (4, True)
 
 
-def test_training_continues_with_the_fastest_number_of_threads(chosen: list[tuple[int, bool]]) -> None:
+def test_training_continues_with_the_fastest_number_of_threads(choices: list[tuple[int, bool]]) -> None:
     pace = thread_count.Pace()
 
     def train(work: int, seconds: dict[int, float]) -> tuple[list[int], dict[int, int]]:
-        order, done = [], dict.fromkeys(seconds, 0)
-        while sum(done.values()) < work:
+        order, work_done = [], dict.fromkeys(seconds, 0)
+        while sum(work_done.values()) < work:
             size, split, steps = pace.choose(5, 2, 10**6, 10**6, False)
             assert split == (size > 2)
             pace.record(size, steps * 10**6, steps * seconds[size])
             order.append(size)
-            done[size] += steps * 10**6
-        return order, done
+            work_done[size] += steps * 10**6
+        return order, work_done
 
-    order, done = train(10**12, {5: 3.0, 2: 1.0, 1: 2.0})
+    order, work_done = train(10**12, {5: 3.0, 2: 1.0, 1: 2.0})
     assert order[:5] == [5, 2, 1, 2, 5]
-    assert done[2] > 0.9 * 10**12
-    order, done = train(10**12, {5: 0.5, 2: 1.0, 1: 2.0})  # now more threads are faster
-    assert done[5] > 0.8 * 10**12
+    assert work_done[2] > 0.9 * 10**12
+    order, work_done = train(10**12, {5: 0.5, 2: 1.0, 1: 2.0})  # now more threads are faster
+    assert work_done[5] > 0.8 * 10**12
     assert set(order) == {5, 2, 1}
-    assert pace.choose(5, 2, 10**9, 100, False) == (5, True, 100)  # so much work that no trial is needed
+    assert pace.choose(5, 2, 10**9, 100, False) == (5, True, 100)  # so much work that all threads are worthwhile
     assert pace.choose(1, 2, 10**6, 100, True) == (1, False, 100)
 
 
 def test_the_times_of_short_calls_are_added_up() -> None:
-    """No epoch is long enough for a trial, but the fastest number of threads is found."""
-    pace, done = thread_count.Pace(), {2: 0, 1: 0}
+    """No single epoch is long enough for a trial, and yet the fastest number of threads is found."""
+    pace, calls = thread_count.Pace(), {2: 0, 1: 0}
     for call in range(3000):
         size, _, steps = pace.choose(2, 9, 2 * 10**6, 24, False)
         assert steps == 24
         pace.record(size, steps * 2 * 10**6, steps * {2: 3.0, 1: 2.0}[size])
-        done[size] += 1
+        calls[size] += 1
         if call == 7:
-            assert done == {2: 4, 1: 4}  # one trial each: four calls do half the work of a trial
-    assert 0 < done[2] < 0.1 * done[1]
+            assert calls == {2: 4, 1: 4}  # the trial of 2 threads, then that of 1; four calls are enough for each
+    assert 0 < calls[2] < 0.1 * calls[1]
 
 
-# --- many callers, and too few threads -------------------------------------------------------------------------------
+# --- concurrent calls, and threads that cannot be started -------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_no_second_thread")
 @pytest.mark.parametrize("m", [7, 200])
-def test_training_that_cannot_start_threads_changes_no_parameter(m: int, chosen: list[tuple[int, bool]]) -> None:
+def test_training_that_cannot_start_its_threads_changes_no_parameters(m: int, choices: list[tuple[int, bool]]) -> None:
     net = network(3, "float32")
     X, Y = data(m, "float32")
     before = net.flat()
     for call in (net.partial_fit, net.evaluate):
         with pytest.raises(RuntimeError, match="can't start"):
             within(60, call, X, Y)
-        assert chosen.pop() == (3, m == 7)
+        assert choices.pop() == (3, m == 7)
     np.testing.assert_array_equal(net.flat(), before)
 
 
 @pytest.mark.parametrize("m", [1, 7, 200])
-def test_several_threads_can_predict_on_one_network_with_two_threads_each(
-    m: int, chosen: list[tuple[int, bool]]
+def test_concurrent_predictions_of_one_network_may_each_use_two_threads(
+    m: int, choices: list[tuple[int, bool]]
 ) -> None:
     net = network(2, "float32")
     X, _ = data(m, "float32")
@@ -323,20 +325,20 @@ def test_several_threads_can_predict_on_one_network_with_two_threads_each(
     for worker in workers:
         worker.join(timeout=60)
     assert same == [True] * 8
-    assert set(chosen) == ({(2, m == 7)} if m > 1 else set())
+    assert set(choices) == ({(2, m == 7)} if m > 1 else set())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_a_fork_after_training_with_threads_trains_and_predicts_with_threads() -> None:
+def test_a_process_forked_after_training_can_train_and_predict_with_threads() -> None:
     code = """
 import os
 import numpy as np
 import deepnotes as dn
 from deepnotes_numba import thread_count
 thread_count.WORK_PER_THREAD = thread_count.WORK_PER_START = 1
-chosen = []
+choices = []
 choose = thread_count.choose
-thread_count.choose = lambda *a: chosen.append(choose(*a)) or chosen[-1]
+thread_count.choose = lambda *a: choices.append(choose(*a)) or choices[-1]
 X = np.random.default_rng(0).normal(size=(9, 300))
 net = dn.Network([dn.Dense(20, "tanh"), dn.Dense(1)], inputs=9, backend=dn.get_backend("numba", threads=2), seed=0)
 net.fit(X, X[:1], epochs=2, batch_size=150)
@@ -345,7 +347,7 @@ loss = net.fit(X, X[:1], epochs=2, batch_size=150).loss[-1]
 total = net.predict(X).sum()
 if child:
     assert os.waitpid(child, 0)[1] == 0
-assert set(chosen) == {(2, False)}
+assert set(choices) == {(2, False)}
 print(loss, total, flush=True)
 """
     child, parent = np.reshape(run(code), (2, 2)).tolist()

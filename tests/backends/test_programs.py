@@ -1,4 +1,4 @@
-"""The Program of each backend trains as the eager Program does."""
+"""The compiled Program of each backend trains as the eager Program does."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -22,11 +22,11 @@ RATES = np.full(9, 0.05)
 
 
 def samples(net: dn.Network, targets: str, m: int = 23, dtype: str = "float64") -> Data:
-    """Return random data whose targets are "classes", "distributions", "bits" or "numbers"."""
+    """Return random data with targets that are class indices, distributions, bits or numbers."""
     rng = np.random.default_rng(4)
     X = rng.normal(size=(m, 5)).astype(dtype).T
     k = net.outputs
-    if targets == "classes":
+    if targets == "class indices":
         return Data(X, rng.integers(0, k, (1, m)))
     Y = rng.uniform(size=(k, m))
     if targets == "bits":
@@ -36,16 +36,16 @@ def samples(net: dn.Network, targets: str, m: int = 23, dtype: str = "float64") 
     return Data(X, Y.astype(dtype))
 
 
-def train(both: list[Any], states: list[Any], data: Data, batch: int = 8) -> list[Any]:
-    """Train three epochs of 23 samples with each Program; the last batch of an epoch is smaller."""
+def train(pair: list[Any], states: list[Any], data: Data, batch: int = 8) -> list[Any]:
+    """Train each Program on three epochs of 23 samples; a batch may span two epochs, and the last one is smaller."""
     rng = np.random.default_rng(6)
     order = np.concatenate([rng.permutation(23) for _ in range(3)])
     with np.errstate(all="ignore"):
-        return [p.train(s, Batches(data, order, batch, RATES)) for p, s in zip(both, states, strict=True)]
+        return [p.train(s, Batches(data, order, batch, RATES)) for p, s in zip(pair, states, strict=True)]
 
 
-def assert_close(both: list[Any], states: list[Any], chunks: list[Any]) -> None:
-    """Check that the results of both Programs differ no more than by the order of terms in products and sums."""
+def assert_close(pair: list[Any], states: list[Any], chunks: list[Any]) -> None:
+    """Check that the two Programs agree, except for effects of the order of terms in products and sums."""
     assert chunks[0].steps == chunks[1].steps == 9
     np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-12)
     np.testing.assert_allclose(chunks[1].weight_sum, chunks[0].weight_sum, rtol=1e-14)
@@ -54,7 +54,7 @@ def assert_close(both: list[Any], states: list[Any], chunks: list[Any]) -> None:
         np.testing.assert_allclose(slot, expected, rtol=0, atol=1e-10 * max(1.0, float(np.abs(expected).max())))
 
 
-TARGETS = {"categorical": "classes", "binary": "bits", "regression": "numbers", "unfused": "distributions"}
+TARGETS = {"categorical": "class indices", "binary": "bits", "regression": "numbers", "unfused": "distributions"}
 
 
 @pytest.mark.thinned(3)
@@ -63,9 +63,11 @@ TARGETS = {"categorical": "classes", "binary": "bits", "regression": "numbers", 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("layout", ["by sample", "by feature", "strided", "read-only"])
-def test_every_optimizer(backend: str, kind: str, optimizer: dn.Optimizer, weighted: bool, layout: str) -> None:
+def test_every_optimizer_trains_as_the_eager_program(
+    backend: str, kind: str, optimizer: dn.Optimizer, weighted: bool, layout: str
+) -> None:
     layers, loss = NETWORKS[kind]
-    both, states, net = programs(backend, layers, loss=loss, optimizer=optimizer, class_indices=kind == "categorical")
+    pair, states, net = programs(backend, layers, loss=loss, optimizer=optimizer, class_indices=kind == "categorical")
     X: Any
     X, Y, _ = samples(net, TARGETS[kind])
     if layout == "by feature":
@@ -77,11 +79,11 @@ def test_every_optimizer(backend: str, kind: str, optimizer: dn.Optimizer, weigh
     elif layout == "read-only":
         X.flags.writeable = False
     w = np.random.default_rng(5).uniform(size=(1, 23)) if weighted else None
-    assert_close(both, states, train(both, states, Data(X, Y, w)))
+    assert_close(pair, states, train(pair, states, Data(X, Y, w)))
 
 
-def pairs() -> list[Any]:
-    """Return every allowed pair of a last activation and a loss."""
+def allowed_pairs() -> list[Any]:
+    """Return all allowed pairs of an output activation and a loss."""
     allowed = []
     for activation in ACTIVATIONS:
         for name in LOSSES:
@@ -94,26 +96,30 @@ def pairs() -> list[Any]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("activation", "loss"), pairs())
-def test_every_pair_of_activation_and_loss(backend: str, activation: str, loss: str) -> None:
+@pytest.mark.parametrize(("activation", "loss"), allowed_pairs())
+def test_every_pair_of_activation_and_loss_trains_as_the_eager_program(
+    backend: str, activation: str, loss: str
+) -> None:
     hidden = "tanh" if activation == "exp" else activation  # exponentials in several layers overflow
     layers: list[dn.Layer] = [dn.Dense(7, hidden), dn.Dropout(0.2), dn.Dense(6, hidden), dn.Dense(3, activation)]
-    both, states, net = programs(backend, layers, loss=loss, optimizer=dn.SGD(0.1), l2=0.0, clip_norm=None)
+    pair, states, net = programs(backend, layers, loss=loss, optimizer=dn.SGD(0.1), l2=0.0, clip_norm=None)
     targets = {"simplex": "distributions", "unit": "bits"}.get(LOSSES[loss].targets, "numbers")
-    assert_close(both, states, train(both, states, samples(net, targets)))
+    assert_close(pair, states, train(pair, states, samples(net, targets)))
 
 
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [(1, 1), (40, 33), (300, 120)], ids=str)
-def test_errors_in_float32_are_comparable_to_numpys(backend: str, activation: str, sizes: tuple[int, int]) -> None:
-    """The error is at most 4 times the eager Program's, plus 8 roundings of the largest θ."""
+def test_errors_in_float32_are_comparable_to_those_of_the_eager_program(
+    backend: str, activation: str, sizes: tuple[int, int]
+) -> None:
+    """The error is at most 4 times that of the eager Program, plus 8 roundings of the largest parameter."""
     layers: list[dn.Layer] = [*(dn.Dense(n, activation) for n in sizes), dn.Dense(2)]
     results = {}
     for dtype in ("float64", "float32"):
-        both, states, net = programs(backend, layers, dtype, optimizer=dn.SGD(0.05), l2=0.0)
-        train(both, states, samples(net, "numbers", dtype=dtype))
+        pair, states, net = programs(backend, layers, dtype, optimizer=dn.SGD(0.05), l2=0.0)
+        train(pair, states, samples(net, "numbers", dtype=dtype))
         results[dtype] = [np.asarray(s.theta, dtype=np.float64) for s in states]
     reference = results["float64"][0]
     eager, compiled = (np.abs(theta - reference).max() for theta in results["float32"])
@@ -123,11 +129,11 @@ def test_errors_in_float32_are_comparable_to_numpys(backend: str, activation: st
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_batches_of_different_sizes_do_not_affect_each_other(backend: str) -> None:
     layers, _ = NETWORKS["categorical"]
-    both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
-    data = samples(net, "classes")
+    pair, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
+    data = samples(net, "class indices")
     for size in (8, 3, 23, 1, 8, 5):
         chunks = [
-            p.train(s, Batches(data, np.arange(size), size, RATES[:1])) for p, s in zip(both, states, strict=True)
+            p.train(s, Batches(data, np.arange(size), size, RATES[:1])) for p, s in zip(pair, states, strict=True)
         ]
         np.testing.assert_allclose(chunks[1].loss_sum, chunks[0].loss_sum, rtol=1e-12)
         np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
@@ -135,37 +141,37 @@ def test_batches_of_different_sizes_do_not_affect_each_other(backend: str) -> No
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "softmax"])
-def test_nan_stops_the_training_with_every_activation(backend: str, activation: str) -> None:
+def test_nan_stops_training_before_the_update(backend: str, activation: str) -> None:
     layers: list[dn.Layer] = [dn.Dense(4, activation), dn.Dense(1)]
-    both, states, net = programs(backend, layers, optimizer=dn.SGD(0.1))
+    pair, states, net = programs(backend, layers, optimizer=dn.SGD(0.1))
     data = samples(net, "numbers")
     X, Y = np.array(data.X), data.Y
     X[2, 5] = np.nan
     before = np.array(states[1].theta)
-    chunk = train(both, states, Data(X, Y), batch=23)[1]
+    chunk = train(pair, states, Data(X, Y), batch=23)[1]
     assert chunk.steps == 0
     assert np.isnan(chunk.cost)
     np.testing.assert_array_equal(states[1].theta, before)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_data_that_change_in_place_are_read_again(backend: str) -> None:
+def test_changes_to_the_data_between_calls_take_effect(backend: str) -> None:
     layers, _ = NETWORKS["categorical"]
-    both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
-    data = samples(net, "classes")
+    pair, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
+    data = samples(net, "class indices")
     for _ in range(2):
-        train(both, states, data)
+        train(pair, states, data)
         np.asarray(data.Y)[...] = np.asarray(data.Y)[:, ::-1].copy()
         np.asarray(data.X)[...] *= 0.5
     np.testing.assert_allclose(states[1].theta, states[0].theta, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_two_trainings_from_the_same_start_have_the_same_bits(backend: str) -> None:
+def test_training_twice_from_the_same_start_gives_the_same_bits(backend: str) -> None:
     layers, _ = NETWORKS["categorical"]
     results = []
     for _ in range(2):
-        both, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
-        train(both[1:], states[1:], samples(net, "classes"))
+        pair, states, net = programs(backend, layers, optimizer=dn.Adam(), class_indices=True)
+        train(pair[1:], states[1:], samples(net, "class indices"))
         results.append(np.array(states[1].theta))
     np.testing.assert_array_equal(*results)

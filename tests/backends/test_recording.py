@@ -1,4 +1,4 @@
-"""Recorded functions compute the results of the pure functions, in place and without allocating memory."""
+"""Replaying a recorded function gives the results of the function itself, in place and without allocating memory."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 
 
 def replay(function: Callable[..., list[Any]], *inputs: np.ndarray) -> list[np.ndarray]:
-    """Return the results of the first of two runs, after checking that the second run gives the same bits."""
+    """Record a function and run the recording twice; check that the bits are the same, and return the results."""
     recording = record(np, function, inputs)
     recording.run()
     first = [np.array(a) for a in recording.outputs]
     recording.run()
     for a, b in zip(first, recording.outputs, strict=True):
-        np.testing.assert_array_equal(a, b)  # the second run must not read buffers of the first
+        np.testing.assert_array_equal(a, b)  # the second run must not depend on buffers that the first one wrote
     return first
 
 
@@ -42,11 +42,11 @@ def test_every_activation_replays_bit_for_bit(name: str, shape: tuple[int, int],
     Z, dA = (rng.normal(size=shape).astype(dtype) for _ in range(2))
     forward, backward = equations.EQUATIONS[name], equations.EQUATIONS[f"{name}_backward"]
 
-    def both(xp: Any, Z: Any, dA: Any) -> list[Any]:
+    def forward_and_backward(xp: Any, Z: Any, dA: Any) -> list[Any]:
         A = forward(xp, Z)
         return [A, backward(xp, dA, Z, A)]
 
-    for result, expected in zip(replay(both, Z, dA), both(np, Z, dA), strict=True):
+    for result, expected in zip(replay(forward_and_backward, Z, dA), forward_and_backward(np, Z, dA), strict=True):
         np.testing.assert_array_equal(result, expected)
 
 
@@ -56,11 +56,11 @@ def test_every_loss_replays_bit_for_bit(name: str, shape: tuple[int, int]) -> No
     rng = np.random.default_rng(2)
     A, Y = rng.uniform(0.1, 0.9, shape), rng.uniform(0.1, 0.9, shape)
 
-    def both(xp: Any, A: Any, Y: Any) -> list[Any]:
+    def loss_and_derivative(xp: Any, A: Any, Y: Any) -> list[Any]:
         value = equations.EQUATIONS[name](xp, A, Y)
         return [value, equations.mean_loss(xp, value), equations.EQUATIONS[f"{name}_derivative"](xp, A, Y)]
 
-    for result, expected in zip(replay(both, A, Y), both(np, A, Y), strict=True):
+    for result, expected in zip(replay(loss_and_derivative, A, Y), loss_and_derivative(np, A, Y), strict=True):
         np.testing.assert_array_equal(result, expected)
 
 
@@ -85,15 +85,17 @@ STEPS: list[Callable[[Any, Any, Any], Any]] = [
 @pytest.mark.slow
 @settings(max_examples=settings().max_examples * 60 // 100)
 @given(st.data(), st.sampled_from([(3, 4), (6 * TILE // 3, 3)]))
-def test_random_programs_replay_into_new_arrays_and_into_their_inputs(data: st.DataObject, shape: Any) -> None:
-    picks = data.draw(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9), st.integers(0, 9)), max_size=8))
+def test_random_programs_replay_correctly_into_new_arrays_and_into_their_inputs(
+    data: st.DataObject, shape: Any
+) -> None:
+    steps = data.draw(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 9), st.integers(0, 9)), max_size=8))
     outputs = data.draw(st.lists(st.integers(0, 9), min_size=2, max_size=2))
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=shape), rng.normal(size=shape)
 
     def function(xp: Any, x: Any, y: Any) -> list[Any]:
         values = [x, y]
-        for step, i, j in picks:
+        for step, i, j in steps:
             values.append(step(xp, values[i % len(values)], values[j % len(values)]))
         return [values[k % len(values)] + 0.0 for k in outputs]  # a pure function does not return its inputs
 
@@ -113,8 +115,8 @@ def assert_same(result: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-9 * max(1.0, float(np.abs(expected).max())))
 
 
-# An expression with each function of the namespace, for x and y of shape (2, 3) and indices i.
-NAMESPACE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+# For each function of the namespace, an expression that calls it; x and y have the shape (2, 3), i holds indices.
+EXPRESSIONS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
     "asarray": lambda xp, x, y, i: xp.asarray(3, dtype=x.dtype) * x,
     "arange": lambda xp, x, y, i: xp.astype(xp.arange(1, 7, 2, dtype=xp.int64), x.dtype) - x,
     "zeros": lambda xp, x, y, i: xp.concat([x, xp.zeros((1, 3), dtype=x.dtype)]),
@@ -138,19 +140,19 @@ NAMESPACE: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
 }
 
 
-def test_every_function_of_the_namespace_is_in_the_examples() -> None:
-    assert set(NAMESPACE) == {name for name, f in vars(Namespace).items() if callable(f) and not name.startswith("_")}
+def test_the_expressions_cover_the_namespace() -> None:
+    assert set(EXPRESSIONS) == {name for name, f in vars(Namespace).items() if callable(f) and not name.startswith("_")}
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("name", NAMESPACE)
+@pytest.mark.parametrize("name", EXPRESSIONS)
 def test_every_function_of_the_namespace_replays_bit_for_bit(name: str, order: Any) -> None:
     rng = np.random.default_rng(4)
     x, y = (np.asarray(rng.uniform(0.1, 2, (2, 3)), order=order) for _ in range(2))
     i = np.array([2, 0, 2, 1])
 
     def function(xp: Any, x: Any, y: Any, i: Any) -> list[Any]:
-        return [NAMESPACE[name](xp, x, y, i)]
+        return [EXPRESSIONS[name](xp, x, y, i)]
 
     (result,), (expected,) = replay(function, x, y, i), function(np, x, y, i)
     assert result.dtype == expected.dtype
@@ -159,8 +161,8 @@ def test_every_function_of_the_namespace_replays_bit_for_bit(name: str, order: A
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("view", [lambda x: x, lambda x: x.T, lambda x: x[:, 1:]])
-def test_take_reads_its_operands_anew(axis: int, view: Callable[[Any], Any]) -> None:
-    """The indices may be negative or constant, and the result may be written into the operand."""
+def test_take_reads_its_operands_in_every_run(axis: int, view: Callable[[Any], Any]) -> None:
+    """The indices may be negative or constants, and the result may overwrite the operand."""
     x, i = np.arange(16.0).reshape(4, 4), np.array([1, -1, 0])
 
     def function(xp: Any, x: Any, i: Any) -> list[Any]:
@@ -189,13 +191,13 @@ def test_a_function_outside_the_namespace_is_refused() -> None:
         record(np, lambda xp, x: [xp.linspace(0, 1, 3) + x], [np.ones(3)])
 
 
-def test_unneeded_work_is_dropped_and_equal_work_done_once() -> None:
+def test_unused_calls_are_dropped_and_equal_calls_are_merged() -> None:
     x = np.array([1.0, 4.0])
     recording = record(np, lambda xp, x: [xp.sqrt(x) + xp.sqrt(x), xp.exp(x)][:1], [x])
     assert len(recording.calls) == 2  # one sqrt, one add, no exp
 
 
-def test_gradients_and_update_have_the_result_of_train() -> None:
+def test_gradients_and_update_together_match_train() -> None:
     both, states, _ = programs("numpy", NETWORKS["binary"][0], optimizer=dn.Adam(), class_indices=False)
     rng = np.random.default_rng(5)
     data = Data(rng.normal(size=(5, 6)), rng.integers(0, 2, (1, 6)).astype(float))
@@ -207,8 +209,8 @@ def test_gradients_and_update_have_the_result_of_train() -> None:
     assert states[1].step == 1
 
 
-def test_a_program_allocates_no_memory_after_its_first_batches() -> None:
-    """The arrays are far larger than the temporary buffer of 8,192 elements that NumPy needs to broadcast."""
+def test_a_program_allocates_no_memory_after_its_first_call() -> None:
+    """NumPy's temporary buffer for broadcasting (8,192 elements) is allowed; it is far smaller than the arrays."""
     both, states, _ = programs(
         "numpy",
         [dn.Dense(300, "gelu"), dn.Dropout(0.1), dn.Dense(3, "softmax")],

@@ -1,4 +1,4 @@
-"""Backends are found without importing and selected in a defined order; errors name the cause and a fix."""
+"""Backends are listed without importing them and selected in a defined order; errors name the cause and a fix."""
 
 import asyncio
 import sys
@@ -19,7 +19,7 @@ ENTRY_POINTS, BY_PRIORITY = registry._entry_points, registry._by_priority
 
 
 def strict() -> dn.Backend:
-    """Return a second backend; an entry point in the tests names this function."""
+    """Create a second backend; an entry point registered by the tests names this function."""
     return dn.Backend("strict", array_api_strict)
 
 
@@ -37,10 +37,10 @@ def no_backend() -> object:
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Register the backends above in addition to our own, and reset the selection afterwards."""
-    here = {name: f"{__name__}:{name}" for name in ("strict", "broken", "without_device", "no_backend")}
-    here |= {"missing": "surely_not_installed.backend:create"}
-    entries = {n: EntryPoint(n, value, registry.GROUP) for n, value in here.items()} | registry._entry_points()
+    """Register the backends above in addition to those of deepnotes, and reset the selection afterwards."""
+    factories = {name: f"{__name__}:{name}" for name in ("strict", "broken", "without_device", "no_backend")}
+    factories |= {"missing": "surely_not_installed.backend:create"}
+    entries = {n: EntryPoint(n, value, registry.GROUP) for n, value in factories.items()} | registry._entry_points()
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
@@ -48,12 +48,12 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     dn.set_backend(None)
 
 
-def test_listing_imports_nothing() -> None:
+def test_listing_backends_imports_none() -> None:
     assert {"missing", "broken", "numpy"} <= set(dn.registered_backends())
     assert registry._loaded == {}
 
 
-def test_available_are_those_that_work() -> None:
+def test_available_backends_are_the_ones_that_work() -> None:
     available = set(dn.available_backends())
     assert {"numpy", "strict"} <= available
     assert not available & {"broken", "without_device", "no_backend", "missing"}
@@ -63,7 +63,9 @@ def test_the_default_is_numpy() -> None:
     assert dn.get_backend().name == "numpy"
 
 
-def test_the_order_is_argument_context_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_argument_context_process_default_and_environment_apply_in_this_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("DEEPNOTES_BACKEND", "strict")
     assert dn.get_backend().name == "strict"
     dn.set_backend("numpy")
@@ -78,21 +80,21 @@ def test_the_order_is_argument_context_process_environment(monkeypatch: pytest.M
     assert dn.get_backend().name == "numpy"
 
 
-def test_the_context_ends_with_an_error_too() -> None:
+def test_an_error_ends_the_context() -> None:
     with pytest.raises(ZeroDivisionError), dn.use_backend("strict"):
         1 / 0  # noqa: B018
     assert dn.get_backend().name == "numpy"
 
 
-def test_a_backend_is_made_once() -> None:
-    found: list[dn.Backend] = []
-    threads = [threading.Thread(target=lambda: found.append(dn.get_backend("strict"))) for _ in range(8)]
+def test_a_backend_is_created_once() -> None:
+    backends: list[dn.Backend] = []
+    threads = [threading.Thread(target=lambda: backends.append(dn.get_backend("strict"))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 8
-    assert len(set(map(id, found))) == 1
+    assert len(backends) == 8
+    assert len(set(map(id, backends))) == 1
 
 
 def test_a_network_keeps_its_backend() -> None:
@@ -102,38 +104,38 @@ def test_a_network_keeps_its_backend() -> None:
     assert isinstance(net.predict(np.zeros((2, 3))), np.ndarray)
 
 
-def test_threads_do_not_see_each_others_context() -> None:
-    inside, seen = threading.Event(), []
+def test_a_context_does_not_affect_other_threads() -> None:
+    inside, names = threading.Event(), []
 
     def other() -> None:
         inside.wait()
-        seen.append(dn.get_backend().name)
+        names.append(dn.get_backend().name)
 
     thread = threading.Thread(target=other)
     thread.start()
     with dn.use_backend("strict"):
         inside.set()
         thread.join()
-    assert seen == ["numpy"]
+    assert names == ["numpy"]
 
 
-def test_the_process_default_reaches_all_threads() -> None:
+def test_the_process_default_applies_to_all_threads() -> None:
     dn.set_backend("strict")
-    seen = []
-    thread = threading.Thread(target=lambda: seen.append(dn.get_backend().name))
+    names = []
+    thread = threading.Thread(target=lambda: names.append(dn.get_backend().name))
     thread.start()
     thread.join()
-    assert seen == ["strict"]
+    assert names == ["strict"]
 
 
-def test_async_tasks_do_not_see_each_others_context() -> None:
+def test_a_context_does_not_affect_other_async_tasks() -> None:
     async def task(name: str) -> list[str]:
-        seen = []
+        names = []
         with dn.use_backend(name):
             for _ in range(3):
                 await asyncio.sleep(0)
-                seen.append(dn.get_backend().name)
-        return seen
+                names.append(dn.get_backend().name)
+        return names
 
     async def both() -> list[list[str]]:
         return list(await asyncio.gather(task("strict"), task("numpy")))
@@ -141,7 +143,9 @@ def test_async_tasks_do_not_see_each_others_context() -> None:
     assert asyncio.run(both()) == [["strict"] * 3, ["numpy"] * 3]
 
 
-def test_auto_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_selects_the_first_backend_that_works(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     names = ["missing", "without_device", "strict", "numpy"]
     monkeypatch.setattr(registry, "_by_priority", lambda: names)
     with caplog.at_level("INFO", logger="deepnotes"):
@@ -151,7 +155,7 @@ def test_auto_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch, caplog
 
 
 def install(folder: Path, name: str, priority: str) -> None:
-    """Write the metadata of an installed package that registers a backend with a priority in ``"auto"``."""
+    """Write a module and package metadata that register a backend and its priority for ``"auto"``."""
     (folder / f"{name}_backend.py").write_text(
         "import array_api_strict, deepnotes\n\n"
         f"def create():\n    return deepnotes.Backend({name!r}, array_api_strict)\n"
@@ -166,7 +170,7 @@ def install(folder: Path, name: str, priority: str) -> None:
 
 
 @pytest.fixture
-def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Install third-party backends with a high, a low, an equal and an invalid priority."""
     for name, priority in [("swift", "1000"), ("steady", "1"), ("equal", "10"), ("odd", "first")]:
         install(tmp_path, name, priority)
@@ -177,8 +181,8 @@ def strangers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     registry._priorities.cache_clear()
 
 
-@pytest.mark.usefixtures("strangers")
-def test_auto_sorts_by_priority_and_imports_only_what_it_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("third_party")
+def test_auto_tries_backends_by_priority_and_imports_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry._by_priority() == ["swift", "cupy", "numba", "equal", "numpy", "steady"]
     assert not {"swift_backend", "steady_backend", "equal_backend", "odd_backend"} & set(sys.modules)
     assert dn.get_backend("auto").name == "swift"
@@ -186,7 +190,7 @@ def test_auto_sorts_by_priority_and_imports_only_what_it_tries(monkeypatch: pyte
     monkeypatch.delitem(sys.modules, "swift_backend")
 
 
-def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_raises_if_no_backend_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_by_priority", lambda: ["missing"])
     with pytest.raises(dn.BackendUnavailable, match="none of missing works"):
         dn.get_backend("auto")
@@ -205,7 +209,7 @@ def test_auto_says_when_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
         ("no_backend", "returned object, not a deepnotes Backend", "report this"),
     ],
 )
-def test_what_does_not_work_names_the_cause_and_the_fix(name: str, cause: str, fix: str) -> None:
+def test_the_error_of_a_broken_backend_names_the_cause_and_the_fix(name: str, cause: str, fix: str) -> None:
     with pytest.raises(dn.BackendUnavailable) as caught:
         dn.get_backend(name)
     assert cause in caught.value.cause
@@ -215,37 +219,37 @@ def test_what_does_not_work_names_the_cause_and_the_fix(name: str, cause: str, f
 
 
 @pytest.mark.parametrize("select", [dn.get_backend, dn.set_backend, lambda name: dn.use_backend(name).__enter__()])
-def test_an_unknown_name_changes_nothing_and_gets_the_nearest_match(select: object) -> None:
+def test_an_unknown_name_is_refused_with_a_suggestion_and_changes_nothing(select: object) -> None:
     with pytest.raises(dn.UnknownNameError, match="unknown backend 'nunpy'; did you mean 'numpy'"):
         select("nunpy")  # type: ignore[operator]
     assert dn.get_backend().name == "numpy"
 
 
-def test_kernels_are_held_to_the_signatures_of_their_equations() -> None:
+def test_kernels_must_have_the_names_and_parameters_of_equations() -> None:
     with pytest.raises(TypeError, match=r"kernel relu\(xp, Z, slope=0.1\) must have the parameters of the equation"):
         dn.Backend("mine", np, {"relu": lambda xp, Z, slope=0.1: Z})
     with pytest.raises(TypeError, match="'rleu', but there is no equation of that name"):
         dn.Backend("mine", np, {"rleu": lambda xp, Z: Z})
 
 
-def test_a_kernel_takes_the_place_of_its_equation() -> None:
-    asked = []
+def test_a_kernel_is_called_instead_of_its_equation() -> None:
+    shapes = []
 
     def relu(xp: object, Z: np.ndarray) -> np.ndarray:
-        asked.append(Z.shape)
+        shapes.append(Z.shape)
         return np.maximum(Z, 0)
 
     net = dn.Network([dn.Dense(3, "relu")], inputs=2, backend=dn.Backend("mine", np, {"relu": relu}), seed=0)
     net.predict(np.ones((2, 5)))
-    assert asked == [(3, 5)]
+    assert shapes == [(3, 5)]
 
 
-def test_every_kernel_of_ours_is_right_by_construction() -> None:
+def test_the_numpy_kernel_for_gather_selects_columns() -> None:
     backend = dn.get_backend("numpy")
     X = np.arange(12.0).reshape(3, 4)
     np.testing.assert_array_equal(backend.ops.gather(X, np.array([3, 0])), X[:, [3, 0]])
 
 
-def test_an_equation_that_does_not_exist_is_an_attribute_error() -> None:
+def test_an_unknown_equation_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no equation 'soft_relu'"):
         dn.get_backend("numpy").ops.soft_relu  # noqa: B018

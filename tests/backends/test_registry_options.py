@@ -1,4 +1,4 @@
-"""Options of backends are passed to the factory, are part of a selection, and stay with the backend."""
+"""Options of a backend are passed to its factory, belong to the selection, and stay with the backend."""
 
 import copy
 import pickle
@@ -14,95 +14,96 @@ import pytest
 import deepnotes as dn
 from deepnotes.backends import registry
 
-made: list[tuple[str, dict[str, Any]]] = []
+calls: list[tuple[str, dict[str, Any]]] = []
+"""The calls of the factories below: their names and arguments."""
 
 
 def tuned(threads: int | None = None, *, device: str = "cpu") -> dn.Backend:
-    """Return a backend with two options; an entry point in the tests names this function."""
-    made.append(("tuned", {"threads": threads, "device": device}))
+    """Create a backend with two options; an entry point registered by the tests names this function."""
+    calls.append(("tuned", {"threads": threads, "device": device}))
     if threads is not None and threads < 1:
         raise dn.ArgumentError(f"threads={threads!r}, wanted at least 1")
     return dn.Backend("tuned", array_api_strict)
 
 
-def open_to_all(**options: object) -> dn.Backend:
-    made.append(("open_to_all", options))
-    return dn.Backend("open_to_all", array_api_strict)
+def accepts_all(**options: object) -> dn.Backend:
+    calls.append(("accepts_all", options))
+    return dn.Backend("accepts_all", array_api_strict)
 
 
 def plain() -> dn.Backend:
-    made.append(("plain", {}))
+    calls.append(("plain", {}))
     return dn.Backend("plain", array_api_strict)
 
 
-def clumsy(threads: int = 1) -> dn.Backend:
+def broken(threads: int = 1) -> dn.Backend:
     raise dn.ArgumentError("this is not about an option")
 
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Register the backends above in addition to our own, and reset the selection afterwards."""
-    names = ("tuned", "open_to_all", "plain", "clumsy")
+    """Register the backends above in addition to those of deepnotes, and reset the selection afterwards."""
+    names = ("tuned", "accepts_all", "plain", "broken")
     entries = {name: EntryPoint(name, f"{__name__}:{name}", registry.GROUP) for name in names}
     entries |= registry._entry_points()
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
     monkeypatch.setattr(registry, "_loaded", {})
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
-    made.clear()
+    calls.clear()
     yield
     dn.set_backend(None)
 
 
-def test_options_reach_the_factory_and_the_backend_remembers_them() -> None:
+def test_options_are_passed_to_the_factory_and_kept_by_the_backend() -> None:
     backend = dn.get_backend("tuned", threads=2)
-    assert made == [("tuned", {"threads": 2, "device": "cpu"})]
+    assert calls == [("tuned", {"threads": 2, "device": "cpu"})]
     assert backend.options == {"threads": 2}
     assert dn.get_backend(backend="tuned").options == {}
     assert dn.Backend("mine", np).options == {}
 
 
-def test_a_backend_is_made_once_for_each_set_of_options() -> None:
-    one = dn.get_backend("tuned", threads=1, device="gpu")
-    assert dn.get_backend("tuned", device="gpu", threads=1) is one
+def test_a_backend_is_created_once_per_set_of_options() -> None:
+    first = dn.get_backend("tuned", threads=1, device="gpu")
+    assert dn.get_backend("tuned", device="gpu", threads=1) is first
     others = [dn.get_backend("tuned"), dn.get_backend("tuned", threads=1), dn.get_backend("tuned", threads=True)]
-    assert len({id(backend) for backend in (one, *others)}) == len(made) == 4
+    assert len({id(backend) for backend in (first, *others)}) == len(calls) == 4
 
 
-def test_an_option_that_the_factory_lacks_is_refused_before_it_is_called() -> None:
+def test_an_option_that_the_factory_lacks_is_refused_without_calling_it() -> None:
     with pytest.raises(dn.ArgumentError) as caught:
         dn.get_backend("tuned", thread=2)
     assert str(caught.value) == "backend 'tuned' has no option 'thread'; it has threads, device"
     with pytest.raises(dn.ArgumentError) as caught:
         dn.get_backend("numpy", threads=2)
     assert str(caught.value) == "backend 'numpy' has no option 'threads'; it has none"
-    assert made == []
+    assert calls == []
 
 
 def test_a_factory_may_take_any_option() -> None:
-    assert dn.get_backend("open_to_all", anything="goes").options == {"anything": "goes"}
-    assert made == [("open_to_all", {"anything": "goes"})]
+    assert dn.get_backend("accepts_all", anything="goes").options == {"anything": "goes"}
+    assert calls == [("accepts_all", {"anything": "goes"})]
 
 
-def test_a_value_that_the_factory_refuses_is_the_callers_error() -> None:
+def test_an_argument_error_about_a_passed_option_is_raised_unchanged() -> None:
     with pytest.raises(dn.ArgumentError, match=r"^threads=0, wanted at least 1$"):
         dn.get_backend("tuned", threads=0)
     with pytest.raises(dn.BackendUnavailable, match="ArgumentError: this is not about an option"):
-        dn.get_backend("clumsy")
+        dn.get_backend("broken")
 
 
-def test_a_value_that_may_change_is_refused() -> None:
-    with pytest.raises(dn.ArgumentError, match=r"'open_to_all': got devices=\[0, 1\], wanted hashable values"):
-        dn.get_backend("open_to_all", devices=[0, 1])
-    assert made == []
+def test_an_unhashable_value_is_refused() -> None:
+    with pytest.raises(dn.ArgumentError, match=r"'accepts_all': got devices=\[0, 1\], wanted hashable values"):
+        dn.get_backend("accepts_all", devices=[0, 1])
+    assert calls == []
 
 
-def test_options_and_a_backend_that_is_made_already_exclude_each_other() -> None:
+def test_options_cannot_be_passed_with_a_backend_object() -> None:
     backend = dn.get_backend("tuned")
     with pytest.raises(dn.ArgumentError, match=r"'tuned'.*: got threads=2, wanted options with a name only"):
         dn.get_backend(backend, threads=2)
 
 
-def test_a_choice_keeps_its_options() -> None:
+def test_a_selection_includes_its_options() -> None:
     dn.set_backend("tuned", threads=4)
     assert dn.get_backend().options == {"threads": 4}
     with dn.use_backend("tuned", threads=1) as backend:
@@ -114,7 +115,7 @@ def test_a_choice_keeps_its_options() -> None:
     assert dn.get_backend().options == {}
 
 
-def test_options_without_a_name_come_on_top_of_the_chosen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_without_a_name_override_those_of_the_selected_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     with dn.use_backend("tuned", threads=1, device="gpu"):
         assert dn.get_backend(threads=2) is dn.get_backend("tuned", threads=2, device="gpu")
         assert dn.get_backend() is dn.get_backend("tuned", threads=1, device="gpu")
@@ -122,17 +123,17 @@ def test_options_without_a_name_come_on_top_of_the_chosen_ones(monkeypatch: pyte
     assert dn.get_backend(threads=3) is dn.get_backend("tuned", threads=3)
 
 
-def test_the_options_of_the_process_default_reach_all_threads() -> None:
+def test_the_options_of_the_process_default_apply_to_all_threads() -> None:
     dn.set_backend("tuned", threads=4)
-    seen: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: seen.append(dn.get_backend().options))
+    options: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: options.append(dn.get_backend().options))
     thread.start()
     thread.join()
-    assert seen == [{"threads": 4}]
+    assert options == [{"threads": 4}]
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "message"),
     [
         ("tuned", {"thread": 2}, "no option 'thread'"),
         ("tuned", {"threads": 0}, "threads=0, wanted at least 1"),
@@ -141,19 +142,19 @@ def test_the_options_of_the_process_default_reach_all_threads() -> None:
         ("", {}, "unknown backend ''"),
     ],
 )
-def test_a_choice_that_cannot_be_changes_nothing(name: Any, options: dict[str, Any], told: str) -> None:
+def test_an_invalid_selection_is_refused_and_changes_nothing(name: Any, options: dict[str, Any], message: str) -> None:
     selections: list[Callable[..., Any]] = [dn.set_backend, lambda *a, **o: dn.use_backend(*a, **o).__enter__()]
     dn.set_backend("tuned", threads=4)
     for select in selections:
-        with pytest.raises((dn.ArgumentError, dn.UnknownNameError), match=told):
+        with pytest.raises((dn.ArgumentError, dn.UnknownNameError), match=message):
             select(name, **options)
         assert dn.get_backend().options == {"threads": 4}
 
 
-def test_auto_passes_over_what_lacks_the_option(
+def test_auto_skips_backends_without_the_option(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(registry, "_by_priority", lambda: ["plain", "tuned", "open_to_all"])
+    monkeypatch.setattr(registry, "_by_priority", lambda: ["plain", "tuned", "accepts_all"])
     assert dn.get_backend("auto").name == "plain"
     with caplog.at_level("INFO", logger="deepnotes"):
         assert dn.get_backend("auto", threads=2) is dn.get_backend("tuned", threads=2)
@@ -162,24 +163,24 @@ def test_auto_passes_over_what_lacks_the_option(
         assert dn.get_backend() is dn.get_backend("tuned", device="gpu")
 
 
-def test_auto_says_when_nothing_takes_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_raises_if_no_backend_has_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_by_priority", lambda: ["plain", "numpy"])
     with pytest.raises(dn.ArgumentError, match=r"none of plain, numpy works here with threads=2 \(.*'plain' has"):
         dn.get_backend("auto", threads=2)
 
 
-def test_a_pickle_of_a_backend_brings_its_options_along(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickled_backend_keeps_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = dn.get_backend("tuned", threads=2)
     content = pickle.dumps(backend)
     assert pickle.loads(content) is copy.deepcopy(backend) is backend
     monkeypatch.setattr(registry, "_loaded", {})  # as in another process
-    again = pickle.loads(content)
-    assert again is not backend
-    assert (again.name, again.options) == ("tuned", {"threads": 2})
-    assert made[-1] == ("tuned", {"threads": 2, "device": "cpu"})
+    restored = pickle.loads(content)
+    assert restored is not backend
+    assert (restored.name, restored.options) == ("tuned", {"threads": 2})
+    assert calls[-1] == ("tuned", {"threads": 2, "device": "cpu"})
 
 
-def test_a_network_keeps_the_options_of_its_backend_where_it_is_copied_but_not_where_it_is_saved(tmp_path: Any) -> None:
+def test_a_copied_network_keeps_the_options_of_its_backend_and_a_saved_one_does_not(tmp_path: Any) -> None:
     net = dn.Network([dn.Dense(2)], inputs=3, backend=dn.get_backend("tuned", threads=2), seed=0)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         assert other.backend is net.backend

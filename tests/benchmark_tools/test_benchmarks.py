@@ -1,4 +1,4 @@
-"""The benchmarks: contenders train alike, ratios are per round, and tables match the results."""
+"""The benchmarks: all contenders do the same training, ratios are computed per round, and tables match the results."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ MACHINE = {
 @pytest.mark.parametrize("peer", MODULES)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore")  # warnings at the import of other libraries
-def test_peers_train_as_deepnotes_does_and_start_anew_at_each_call(peer: str, name: str) -> None:
+def test_peers_train_as_deepnotes_does_and_restart_at_each_call(peer: str, name: str) -> None:
     pytest.importorskip(MODULES[peer])
     from benchmarks.peers import PEERS
 
@@ -39,54 +39,54 @@ def test_peers_train_as_deepnotes_does_and_start_anew_at_each_call(peer: str, na
     X, y = case.data(5 * case.batch)
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", seed=0)
     train = PEERS[peer](case, X, y, start)
-    wanted = dn.Network(case.layers, case.sizes[0], backend="numpy", theta=start.flat()).fit(
+    expected = dn.Network(case.layers, case.sizes[0], backend="numpy", theta=start.flat()).fit(
         X.T, y, optimizer=dn.Adam(LEARNING_RATE), epochs=3, batch_size=case.batch, shuffle=False
     )
     for _ in range(2):
-        np.testing.assert_allclose(train(3, False), wanted.loss, rtol=1e-5)
-    np.testing.assert_allclose(train(3, True)[0], wanted.loss[0], rtol=1e-2)
+        np.testing.assert_allclose(train(3, False), expected.loss, rtol=1e-5)
+    np.testing.assert_allclose(train(3, True)[0], expected.loss[0], rtol=1e-2)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_peer_trains_as_deepnotes_does_or_says_why_not() -> None:
+def test_the_compiled_peer_trains_as_deepnotes_does_or_its_failure_is_explained() -> None:
     from benchmarks.peers import PEERS, absent
 
     peer = "pytorch compiled"
-    why = absent(peer)
-    if why:
-        pytest.skip(why)
+    reason = absent(peer)
+    if reason:
+        pytest.skip(reason)
     from benchmarks.steps import set_up_contenders
 
     case = CASES["classes"]
-    found, failed = set_up_contenders(case, ["numpy"], [peer], *case.data(3 * case.batch))
-    assert set(found) | set(failed) == {"numpy", peer}
+    contenders, failures = set_up_contenders(case, ["numpy"], [peer], *case.data(3 * case.batch))
+    assert set(contenders) | set(failures) == {"numpy", peer}
     assert peer in PEERS
-    assert peer in found or len(failed[peer]) > 10
+    assert peer in contenders or len(failures[peer]) > 10
 
 
-def test_a_step_and_a_prediction_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_and_predictions_are_compared_with_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("threadpoolctl", reason="comes with the extra numba")
     from benchmarks import steps
 
     monkeypatch.setattr(steps, "ROUND_SECONDS", 0.001)
-    r = steps.measure(Case((4, 16, 16, 1), 32), ["numpy"], [], 3, LIMITS)
-    assert set(r["microseconds"]) == set(r["scatter"]) == {"numpy", "products"}
-    assert r["network"] == "4-16-16-1"
-    least, median, most = r["ratios"]["numpy to products"]
-    assert 0 < least <= median <= most
-    limit = r["limits"]["host"]
-    assert limit["share"]["numpy"] == pytest.approx(limit["microseconds"] / r["microseconds"]["numpy"], rel=0.1)
+    result = steps.measure(Case((4, 16, 16, 1), 32), ["numpy"], [], 3, LIMITS)
+    assert set(result["microseconds"]) == set(result["scatter"]) == {"numpy", "products"}
+    assert result["network"] == "4-16-16-1"
+    lowest, median, highest = result["ratios"]["numpy to products"]
+    assert 0 < lowest <= median <= highest
+    limit = result["limits"]["host"]
+    assert limit["share"]["numpy"] == pytest.approx(limit["microseconds"] / result["microseconds"]["numpy"], rel=0.1)
 
     from benchmarks import predictions
 
     monkeypatch.setattr(predictions, "ROUND_SECONDS", 0.001)
-    r = predictions.measure(CASES["classes"], ["numpy"], 1, LIMITS, with_onnx=False)
-    assert set(r["ratios"]) == {"numpy to products"}
-    assert r["unreliable"] == ["numpy", "products"], "the noise of one round is unknown"
+    result = predictions.measure(CASES["classes"], ["numpy"], 1, LIMITS, with_onnx=False)
+    assert set(result["ratios"]) == {"numpy to products"}
+    assert result["unreliable"] == ["numpy", "products"], "the noise of one round is unknown"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_onnx_runtime_predicts_the_same(name: str) -> None:
+def test_onnx_runtime_predicts_as_deepnotes_does(name: str) -> None:
     for module in ("onnx", "onnxruntime"):
         pytest.importorskip(module, reason="comes with the extra peers")
     from benchmarks.predictions import onnx_runtime
@@ -97,7 +97,7 @@ def test_onnx_runtime_predicts_the_same(name: str) -> None:
     np.testing.assert_allclose(onnx_runtime(net, rows, 1)().T, net.predict(rows.T), rtol=1e-5)
 
 
-def test_a_peer_that_fails_or_trains_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_that_fail_or_train_differently_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import steps
 
     def wrong(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Any:
@@ -108,13 +108,13 @@ def test_a_peer_that_fails_or_trains_otherwise_is_not_timed(monkeypatch: pytest.
 
     monkeypatch.setattr(steps, "PEERS", {"wrong": wrong, "broken": broken})
     case = CASES["binary"]
-    found, failed = steps.set_up_contenders(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
-    assert list(found) == ["numpy"]
-    assert failed["broken"] == "RuntimeError: no compiler"
-    assert failed["wrong"].startswith("DeepnotesError: wrong trains differently from numpy: losses [1.0, 1.0]")
+    contenders, failures = steps.set_up_contenders(case, ["numpy"], ["wrong", "broken"], *case.data(2 * case.batch))
+    assert list(contenders) == ["numpy"]
+    assert failures["broken"] == "RuntimeError: no compiler"
+    assert failures["wrong"].startswith("DeepnotesError: wrong trains differently from numpy: losses [1.0, 1.0]")
 
 
-def test_ratios_are_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ratios_compare_times_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
     a, b = iter([2e-6, 6e-6, 9e-6]), iter([1e-6, 2e-6, 9e-6])
     times = timing.turns({"a": lambda: next(a), "b": lambda: next(b)}, 3)
@@ -126,24 +126,24 @@ def test_ratios_are_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_the_fastest_choice_is_that_of_the_shortest_trial_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fastest_choice_has_the_shortest_trial_not_counting_first_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
     trials = {1: iter([0.0, 5, 5, 5]), 2: iter([9.0, 9, 4, 9])}
     assert timing.fastest([1, 2, 1], lambda n: next(trials[n])) == 2
 
 
-def test_the_products_of_a_step_are_those_of_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_computes_the_matrix_products_of_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.steps import products
 
-    done = []
-    monkeypatch.setattr(np, "matmul", lambda a, b, out: done.append((*a.shape, b.shape[1], *out.shape)))
+    shapes = []
+    monkeypatch.setattr(np, "matmul", lambda a, b, out: shapes.append((*a.shape, b.shape[1], *out.shape)))
     products(Case((4, 6, 3), 8))()
-    assert done == [(6, 4, 8, 6, 8), (6, 8, 4, 6, 4), (3, 6, 8, 3, 8), (3, 8, 6, 3, 6), (6, 3, 8, 6, 8)]
+    assert shapes == [(6, 4, 8, 6, 8), (6, 8, 4, 6, 4), (3, 6, 8, 3, 8), (3, 8, 6, 3, 6), (6, 3, 8, 6, 8)]
 
 
-def test_a_cold_start_is_from_the_start_of_python_to_the_end_of_the_training() -> None:
+def test_cold_starts_report_minimum_median_and_maximum() -> None:
     times = cold_start.measure({"numpy": cold_start.TRAIN.format(backend="numpy")}, rounds=1, repeats=2)
-    assert all(0 < least <= median <= most for least, median, most in times["numpy"].values())
+    assert all(0 < lowest <= median <= highest for lowest, median, highest in times["numpy"].values())
 
 
 COPYING = """
@@ -156,22 +156,24 @@ dn.Network.fit = lambda net, X, y, **options: fit(net, X.copy(), y, **options)
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
 @pytest.mark.parametrize("layout", memory.LAYOUTS)
-def test_memory_sees_a_copy_of_the_samples(layout: str, tmp_path: Path) -> None:
+def test_the_memory_benchmark_detects_a_copy_of_the_samples(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"
     rows, _ = memory.CASE.data(12_000)  # more than 32 MB, so that no copy fits into freed memory
     np.save(path, rows)
-    # In a new process: in this one, memory of earlier tests could be freed meanwhile and hide the copy.
-    measured = memory.GROWTH.format(backend="numpy", layout=layout, path=str(path))
-    assert memory.run_and_parse(COPYING + measured) > 0.9 * rows.nbytes
-    assert memory.run_and_parse(measured) < 0.5 * rows.nbytes
+    # In a new process: in this one, memory freed by earlier tests could hide the copy.
+    code = memory.GROWTH.format(backend="numpy", layout=layout, path=str(path))
+    assert memory.run_and_parse(COPYING + code) > 0.9 * rows.nbytes
+    assert memory.run_and_parse(code) < 0.5 * rows.nbytes
 
 
-def test_tables_are_filled_where_there_are_markers_and_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_are_filled_in_between_markers_if_there_are_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(redraw, "RESULTS", tmp_path)
-    timed = {"network": "1-2", "batch": 1000, "microseconds": {"numba": 1.234, "jax": 56.7}, "unreliable": ["jax"]}
+    times = {"network": "1-2", "batch": 1000, "microseconds": {"numba": 1.234, "jax": 56.7}, "unreliable": ["jax"]}
     results = {
-        "steps": {"small": {**timed, "ratios": {"numba to jax": [0.5, 0.6, 0.7], "numba to other": [1, 2, 3]}}},
-        "predictions": {"one": {**timed, "ratios": {"numba to jax": [0.5, 0.6, 0.7]}}},
+        "steps": {"small": {**times, "ratios": {"numba to jax": [0.5, 0.6, 0.7], "numba to other": [1, 2, 3]}}},
+        "predictions": {"one": {**times, "ratios": {"numba to jax": [0.5, 0.6, 0.7]}}},
         "cold-start": {"numpy": {"first": [1.0, 2.0, 3.0], "warm": [0.1, 0.2, 0.3]}},
     }
     for name, result in results.items():

@@ -1,4 +1,4 @@
-"""The GPU benchmarks, run on the stand-in for a device, and their error message without a GPU."""
+"""The GPU benchmarks, run on a simulated device, and their error message without a GPU."""
 
 import json
 from functools import partial
@@ -21,60 +21,61 @@ SMALL = Case((6, 8, 5), 4)
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make turns short."""
+def no_minimum_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure every turn and every bandwidth for as short a time as possible."""
     monkeypatch.setattr(measure, "SECONDS", 0.0)
     monkeypatch.setattr(device, "SECONDS", 0.0)
 
 
-def ours(on: Any, case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network) -> rivals.Rival:
-    return rivals.ours(on, case, X, y, start)
+def ours(target: Any, case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network) -> rivals.Rival:
+    """Adapt `rivals.ours` to the parameters of the other rivals; `target` is the backend."""
+    return rivals.ours(target, case, X, y, start)
 
 
-def test_steps_are_compared_before_they_are_timed() -> None:
-    def other_work(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network) -> rivals.Rival:
+def test_steps_with_different_losses_are_not_timed() -> None:
+    def lazy(case: Case, precision: str, X: np.ndarray, y: np.ndarray, start: dn.Network) -> rivals.Rival:
         return rivals.Rival(1.0, lambda epochs: None)
 
-    makers = {"ours": partial(ours, backend()), "numpy": partial(ours, dn.get_backend("numpy")), "lazy": other_work}
-    said: list[str] = []
-    alone = partial(device.products, device=HostDevice())
-    found = measure.steps(SMALL, "float32", makers, alone, 3, said.append)
-    assert set(found["microseconds"]) == {"ours", "numpy", "products"}
-    assert found["missing"]["lazy"].startswith("ArithmeticError: its first loss 1 is not")
-    assert set(found["ratios"]) == {"numpy", "products"}
-    assert said == [f"{SMALL.name}, float32: {who}" for who in makers]
-    text = record.tables({"steps, x": found})
+    makers = {"ours": partial(ours, backend()), "numpy": partial(ours, dn.get_backend("numpy")), "lazy": lazy}
+    messages: list[str] = []
+    products = partial(device.products, device=HostDevice())
+    result = measure.steps(SMALL, "float32", makers, products, 3, messages.append)
+    assert set(result["microseconds"]) == {"ours", "numpy", "products"}
+    assert result["missing"]["lazy"].startswith("ArithmeticError: its first loss 1 differs from")
+    assert set(result["ratios"]) == {"numpy", "products"}
+    assert messages == [f"{SMALL.name}, float32: {name}" for name in makers]
+    text = record.tables({"steps, x": result})
     assert "6-8-5, batch 4" in text
     assert "lazy, µs" in text
 
 
-def test_what_the_device_can_do() -> None:
+def test_the_limits_of_the_device_are_measured() -> None:
     assert all(value > 0 for value in device.node(HostDevice()).values())
-    found = device.bandwidths(HostDevice(), 1000)
-    assert set(found) == {"copy, GB/s", "update, GB/s", "share"}
+    result = device.bandwidths(HostDevice(), 1000)
+    assert set(result) == {"copy, GB/s", "update, GB/s", "share"}
     for precision in ("float32", "tf32", "bfloat16"):
         assert device.products(SMALL, precision, HostDevice())() > 0
 
 
-def test_the_crossover_says_which_is_faster() -> None:
-    found = measure.crossover(backend(), dn.get_backend("numpy"), [4], [2], lambda text: None)
-    assert [(point["width"], point["batch"]) for point in found["points"]] == [(4, 2)]
-    assert record.tables({"crossover": found}).splitlines()[1].split()[-1] in {"cupy", "numpy"}
+def test_the_crossover_names_the_faster_backend() -> None:
+    result = measure.crossover(backend(), dn.get_backend("numpy"), [4], [2], lambda text: None)
+    assert [(point["width"], point["batch"]) for point in result["points"]] == [(4, 2)]
+    assert record.tables({"crossover": result}).splitlines()[1].split()[-1] in {"cupy", "numpy"}
 
 
-def test_cases_count_their_products_and_fit() -> None:
+def test_cases_count_operations_and_fit_into_memory() -> None:
     assert SMALL.flops == 2 * 4 * (2 * 6 * 8 + 3 * 8 * 5)
     assert SMALL.parameters == SMALL.start().layout.size
     assert all(case.batches * case.batch * case.sizes[0] * 4 <= 1 << 30 for case in CASES)
 
 
-def test_a_checkout_that_nobody_installed_has_its_backends() -> None:
-    (found,) = distributions(path=[checkout._write_metadata()])
-    assert {e.name for e in found.entry_points if e.group == "deepnotes.backends"} >= {"numpy", "numba", "cupy"}
-    assert found.version == dn.__version__
+def test_an_uninstalled_checkout_still_registers_its_backends() -> None:
+    (distribution,) = distributions(path=[checkout._write_metadata()])
+    assert {e.name for e in distribution.entry_points if e.group == "deepnotes.backends"} >= {"numpy", "numba", "cupy"}
+    assert distribution.version == dn.__version__
 
 
-def test_without_a_gpu_it_says_so_in_a_line(
+def test_without_a_gpu_the_error_is_one_line_and_no_file_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unavailable(*args: Any, **options: Any) -> Any:
@@ -91,7 +92,7 @@ def test_without_a_gpu_it_says_so_in_a_line(
         main(["--rounds", "0"])
 
 
-def test_parts_are_written_one_by_one_and_kept(
+def test_each_part_is_written_when_it_ends_and_earlier_parts_are_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.gpu.__main__.get_backend", lambda *args, **options: backend())

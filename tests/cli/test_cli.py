@@ -1,4 +1,4 @@
-"""Commands that succeed: the models, predictions, scores and files that they give."""
+"""Commands that succeed, and the models, predictions, metrics and files that they write."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.fixture
 def flowers():
-    """Write flowers.csv: three classes that are easy to separate, and a column of text that is not a feature."""
+    """Write flowers.csv with three classes that are easy to separate; return the arguments to train on it."""
     rng = np.random.default_rng(7)
     kinds = np.arange(150) % 3
     X = rng.normal(size=(150, 3)) + 3 * np.eye(3)[kinds]
@@ -39,7 +39,7 @@ def flowers():
 
 @pytest.fixture
 def houses():
-    """Write houses.csv: prices around 250,000 that are almost a linear function of two columns."""
+    """Write houses.csv, with prices that are almost a linear function of two columns; return the training arguments."""
     rng = np.random.default_rng(8)
     area, age = rng.uniform(40, 240, 300), rng.uniform(0, 90, 300)
     price = 40_000 + 2_000 * area - 800 * age + rng.normal(0, 1_000, 300)
@@ -47,13 +47,13 @@ def houses():
     return ("houses.csv", "--target", "price")
 
 
-def outcome(out):
-    """Return the JSON object in `out`, which must not contain NaN or Infinity."""
+def parse_json(out):
+    """Return the JSON object in `out`; fail if it contains NaN or Infinity."""
     return json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
 
 
 def parameters(path):
-    """Return the arrays of numbers in a model file."""
+    """Return θ and the standardizer's arrays from a model file."""
     network = dn.load(path)
     assert network.standardizer is not None
     return [network.flat(), network.standardizer.mean, network.standardizer.scale]
@@ -62,7 +62,7 @@ def parameters(path):
 # --- train ------------------------------------------------------------------------------------------------------------
 
 
-def test_digits_with_the_defaults(run, folder):
+def test_train_on_digits_with_default_options(run, folder):
     out, err = run("train", "digits")
     accuracy = float(out.split("accuracy  ")[1].split("%")[0])
     assert accuracy >= 97
@@ -76,9 +76,9 @@ def test_digits_with_the_defaults(run, folder):
     assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
 
 
-def test_json_of_train(run):
+def test_json_output_of_train(run):
     out, err = run("train", "digits", "--json", "--backend", "numpy")
-    result = outcome(out)
+    result = parse_json(out)
     assert result["metrics"]["accuracy"] >= 0.97
     assert result["rows"] == {"training": 1438, "validation": 359}
     assert (result["backend"], result["dtype"], result["seed"]) == ("numpy", "float32", 0)
@@ -89,9 +89,9 @@ def test_json_of_train(run):
     assert "held-out rows" in err
 
 
-def test_the_same_seed_gives_the_same_bytes(run, folder):
+def test_the_seed_determines_the_model_file(run, folder):
     runs = [run("train", "digits", "--json", *QUICK, "--seed", seed, "-o", f"{i}.st") for i, seed in enumerate("334")]
-    result = [outcome(out) for out, _ in runs]
+    result = [parse_json(out) for out, _ in runs]
     files = [(folder / f"{i}.st").read_bytes() for i in range(3)]
     assert result[0]["metrics"] == result[1]["metrics"]
     assert files[0] == files[1]
@@ -99,10 +99,10 @@ def test_the_same_seed_gives_the_same_bytes(run, folder):
     assert files[0] != files[2]
 
 
-def test_quiet_writes_nothing_but_json(run, flowers):
+def test_quiet_suppresses_all_output_except_json(run, flowers):
     assert run("train", *flowers, *QUICK) == ("", "")
     out, err = run("train", *flowers, *QUICK, "--json")
-    assert outcome(out)["command"] == "train"
+    assert parse_json(out)["command"] == "train"
     assert err == ""
 
 
@@ -112,7 +112,7 @@ def test_train_replaces_an_old_model(run, flowers, folder):
     assert dn.load("flowers.safetensors").outputs == 3
 
 
-def test_metadata_describes_inputs_outputs_and_validation(run, flowers, houses):
+def test_model_metadata_describes_inputs_outputs_and_validation(run, flowers, houses):
     run("train", *flowers, *QUICK)
     metadata = dn.load("flowers.safetensors").metadata
     assert metadata["features"] == ["length", "width", "weight"]
@@ -157,10 +157,10 @@ def test_held_out_targets_do_not_scale_the_target(run, houses):
     assert all(map(np.array_equal, parameters("changed.safetensors"), parameters("houses.safetensors")))
 
 
-def test_without_validation_all_rows_are_trained_on(run, flowers):
+def test_without_validation_all_rows_are_used_for_training(run, flowers):
     out, _ = run("train", *flowers, "--validation", 0, "--epochs", 3, "--early-stopping", 0)
     assert "150 training rows" in out
-    result = outcome(run("train", *flowers, *QUICK, "--validation", "0", "--json")[0])
+    result = parse_json(run("train", *flowers, *QUICK, "--validation", "0", "--json")[0])
     assert result["metrics_of"] == "training"
     assert result["rows"] == {"training": 150, "validation": 0}
     assert result["history"]["val_loss"] == []
@@ -168,7 +168,9 @@ def test_without_validation_all_rows_are_trained_on(run, flowers):
 
 
 def test_early_stopping_restores_the_best_epoch(run, flowers):
-    result = outcome(run("train", *flowers, "--json", "--quiet", "--early-stopping", "1", "--learning-rate", "0.1")[0])
+    result = parse_json(
+        run("train", *flowers, "--json", "--quiet", "--early-stopping", "1", "--learning-rate", "0.1")[0]
+    )
     assert result["best_epoch"] <= result["epochs"] < 200
     assert result["metrics"]["loss"] == pytest.approx(min(result["history"]["val_loss"]))
 
@@ -176,16 +178,16 @@ def test_early_stopping_restores_the_best_epoch(run, flowers):
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("schedule", train_defaults.SCHEDULES)
 def test_every_schedule_trains(run, flowers, schedule):
-    result = outcome(run("train", *flowers, *SMALL, "--schedule", schedule)[0])
+    result = parse_json(run("train", *flowers, *SMALL, "--schedule", schedule)[0])
     assert result["metrics"]["accuracy"] > 0.9
 
 
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_optimizer_trains(run, flowers, houses, optimizer):
-    result = outcome(run("train", *flowers, *SMALL, "--optimizer", optimizer)[0])
+    result = parse_json(run("train", *flowers, *SMALL, "--optimizer", optimizer)[0])
     assert result["metrics"]["accuracy"] > 0.9
-    result = outcome(run("train", *houses, *SMALL, "--optimizer", optimizer)[0])
+    result = parse_json(run("train", *houses, *SMALL, "--optimizer", optimizer)[0])
     assert result["metrics"]["r2"] > 0.9
 
 
@@ -193,29 +195,17 @@ def test_every_optimizer_trains(run, flowers, houses, optimizer):
     ("schedule", "last_factor"),
     [("constant", 1), ("cosine", 0), ("step", 0.01), ("exponential", 0.01), ("inverse", 0.1), ("plateau", 1)],
 )
-def test_the_last_rate_of_a_schedule(schedule, last_factor):
+def test_each_schedule_ends_at_its_final_learning_rate(schedule, last_factor):
     last_rate = train_defaults.SCHEDULES[schedule](2.0, 1000, 10)(999)
     assert last_rate == pytest.approx(2 * last_factor, abs=1e-4, rel=1e-2)
     assert train_defaults.SCHEDULES[schedule](2.0, 1, 1)(0) == 2
 
 
-def test_options_of_the_network_and_the_optimizer(run, flowers):
+def test_network_options_are_applied(run, flowers):
     run(
-        *(
-            "train",
-            *flowers,
-            *QUICK,
-            "--layers",
-            "7, 5",
-            "--activation",
-            "tanh",
-            "--dropout",
-            "0",
-            "--dtype",
-            "float64",
-        ),
-        *("--l2", "0.1", "--clip-norm", "1", "--batch-size", "16", "--optimizer", "sgd", "--momentum", "0"),
-    )
+        "train", *flowers, *QUICK, "--layers", "7, 5", "--activation", "tanh", "--dropout", "0", "--dtype", "float64",
+        "--l2", "0.1", "--clip-norm", "1", "--batch-size", "16", "--optimizer", "sgd", "--momentum", "0",
+    )  # fmt: skip
     network = dn.load("flowers.safetensors")
     assert network.layers == (dn.Dense(7, "tanh"), dn.Dense(5, "tanh"), dn.Dense(3, "softmax"))
     assert network.dtype == "float64"
@@ -224,19 +214,19 @@ def test_options_of_the_network_and_the_optimizer(run, flowers):
 
 
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_squared_error", "mean_absolute_error"])
-def test_other_losses_for_classes(run, flowers, loss):
-    assert outcome(run("train", *flowers, *SMALL, "--loss", loss)[0])["metrics"]["accuracy"] > 0.9
-    assert outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["loss"] == loss
+def test_classification_with_other_losses(run, flowers, loss):
+    assert parse_json(run("train", *flowers, *SMALL, "--loss", loss)[0])["metrics"]["accuracy"] > 0.9
+    assert parse_json(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["loss"] == loss
 
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("loss", ["huber", "mean_absolute_error", "poisson"])
-def test_other_losses_for_quantities(run, houses, loss):
-    assert outcome(run("train", *houses, *SMALL, "--loss", loss)[0])["metrics"]["r2"] > 0.9
+def test_regression_with_other_losses(run, houses, loss):
+    assert parse_json(run("train", *houses, *SMALL, "--loss", loss)[0])["metrics"]["r2"] > 0.9
     assert min(read_predictions(run("predict", "houses.safetensors", "houses.csv")[0])["prediction"]) > 0
 
 
-# --- the task ---------------------------------------------------------------------------------------------------------
+# --- choice of the task -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +239,7 @@ def test_other_losses_for_quantities(run, houses, loss):
         (np.array([0.5, 1.0]), Regression, "has values that are not whole numbers"),
     ],
 )
-def test_the_task_follows_from_the_target(column, task, reason):
+def test_the_suggested_task_depends_on_the_target_column(column, task, reason):
     assert suggest_task(column) == (task, reason)
 
 
@@ -266,7 +256,7 @@ def test_a_requested_task_overrides_the_suggested_one(run):
 
 
 def read_predictions(text):
-    """Return the columns of a prediction file; predicted classes are text, everything else is numbers."""
+    """Return the columns of a predictions file: strings for predicted classes, numbers for everything else."""
     header, *rows = csv.reader(io.StringIO(text))
     columns = zip(*rows, strict=True)
     return {
@@ -275,7 +265,7 @@ def read_predictions(text):
     }
 
 
-def test_train_predict_and_evaluate_classes(run, flowers, folder):
+def test_train_predict_and_evaluate_a_classifier(run, flowers, folder):
     run("train", *flowers, "--quiet")
     out, err = run("predict", "flowers.safetensors", "flowers.csv", "-o", "out.csv")
     assert (out, err) == ("", "150 predictions written to out.csv\n")
@@ -285,7 +275,7 @@ def test_train_predict_and_evaluate_classes(run, flowers, folder):
     assert p.sum(axis=0) == pytest.approx(1)
     assert np.array_equal(columns["prediction"], np.array(sorted(KINDS))[p.argmax(axis=0)])
 
-    result = outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])
+    result = parse_json(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])
     truth = read_table("flowers.csv").column("kind")
     assert result["metrics"]["accuracy"] == np.mean(columns["prediction"] == truth) > 0.9
     p_of_truth = p[np.searchsorted(sorted(KINDS), truth), range(150)]
@@ -295,23 +285,23 @@ def test_train_predict_and_evaluate_classes(run, flowers, folder):
     assert f"accuracy  {result['metrics']['accuracy']:.2%} of 150 rows" in out
 
 
-def test_training_and_evaluation_agree_on_the_held_out_rows(run, flowers):
-    trained = outcome(run("train", *flowers, "--json", *QUICK)[0])
+def test_train_and_evaluate_report_the_same_metrics_for_held_out_rows(run, flowers):
+    trained = parse_json(run("train", *flowers, "--json", *QUICK)[0])
     table = read_table("flowers.csv")
     strata = np.unique(table.column("kind"), return_inverse=True)[1]
     _, held_out = train_validation_split(150, 0.2, np.random.default_rng(0), strata)
     write_table("held_out.csv", table.names, {name: column[held_out] for name, column in table.columns.items()})
-    evaluated = outcome(run("evaluate", "flowers.safetensors", "held_out.csv", "--json")[0])
+    evaluated = parse_json(run("evaluate", "flowers.safetensors", "held_out.csv", "--json")[0])
     assert evaluated["metrics"] == pytest.approx(trained["metrics"], rel=1e-6)
 
 
-def test_train_predict_and_evaluate_a_quantity(run, houses):
-    trained = outcome(run("train", *houses, "--json", "--quiet")[0])
+def test_train_predict_and_evaluate_a_regression(run, houses):
+    trained = parse_json(run("train", *houses, "--json", "--quiet")[0])
     assert trained["metrics"]["r2"] > 0.97
     assert trained["metrics"]["rmse"] < 25_000
     predicted = read_predictions(run("predict", "houses.safetensors", "houses.csv")[0])["prediction"]
     price = read_table("houses.csv").column("price")
-    result = outcome(run("evaluate", "houses.safetensors", "houses.csv", "--json")[0])["metrics"]
+    result = parse_json(run("evaluate", "houses.safetensors", "houses.csv", "--json")[0])["metrics"]
     assert result["rmse"] == pytest.approx(math.sqrt(np.mean((predicted - price) ** 2)))
     assert result["mae"] == pytest.approx(np.abs(predicted - price).mean())
     assert result["r2"] == pytest.approx(1 - np.mean((predicted - price) ** 2) / price.var())
@@ -319,7 +309,7 @@ def test_train_predict_and_evaluate_a_quantity(run, houses):
     assert f"RMSE      {format_number(result['rmse'])} on 300 rows" in out
 
 
-def test_columns_are_found_by_name(run, flowers):
+def test_feature_columns_are_matched_by_name(run, flowers):
     run("train", *flowers, *QUICK)
     table = read_table("flowers.csv")
     names = ["weight", "length", "width"]
@@ -333,36 +323,38 @@ def test_evaluate_with_a_renamed_target_column(run, flowers):
     write_table(
         "renamed.csv", ["species" if name == "kind" else name for name in table.names], [*table.columns.values()]
     )
-    result = outcome(run("evaluate", "flowers.safetensors", "renamed.csv", "--target", "species", "--json")[0])
-    assert result["metrics"] == outcome(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["metrics"]
+    result = parse_json(run("evaluate", "flowers.safetensors", "renamed.csv", "--target", "species", "--json")[0])
+    assert (
+        result["metrics"] == parse_json(run("evaluate", "flowers.safetensors", "flowers.csv", "--json")[0])["metrics"]
+    )
 
 
-def test_npz_archives(run):
+def test_train_and_predict_with_npz_files(run):
     rng = np.random.default_rng(9)
     X = rng.normal(size=(90, 4)).astype(np.float32)
     y = (X[:, 0] > 0).astype(np.int64)
     np.savez("data.npz", X=X, y=y)
     np.savez("new.npz", X=X)
-    result = outcome(run("train", "data.npz", "--json", "--quiet")[0])
+    result = parse_json(run("train", "data.npz", "--json", "--quiet")[0])
     assert (result["target"], result["classes"], result["features"]) == ("y", ["0", "1"], 4)
     columns = read_predictions(run("predict", "data.safetensors", "new.npz")[0])
     assert list(columns) == ["prediction", "p_0", "p_1"]
     assert np.mean(columns["prediction"] == y.astype(str)) > 0.9
 
 
-def test_predict_and_evaluate_the_digits(run):
+def test_predict_and_evaluate_on_digits(run):
     run("train", "digits", "-o", "model", *QUICK)
     columns = read_predictions(run("predict", "model", "digits")[0])
-    result = outcome(run("evaluate", "model", "digits", "--json")[0])
+    result = parse_json(run("evaluate", "model", "digits", "--json")[0])
     assert result["metrics"]["accuracy"] == np.mean(columns["prediction"] == load_digits().y.astype(str))
 
 
-def test_predictions_as_json(run, flowers, folder):
+def test_json_output_of_predict(run, flowers, folder):
     run("train", *flowers, *QUICK)
     out, _ = run("predict", "flowers.safetensors", "flowers.csv", "--json")
-    assert len(outcome(out)["predictions"]["prediction"]) == 150
+    assert len(parse_json(out)["predictions"]["prediction"]) == 150
     out, _ = run("predict", "flowers.safetensors", "flowers.csv", "--json", "-o", "out.csv")
-    assert outcome(out)["output"] == "out.csv"
+    assert parse_json(out)["output"] == "out.csv"
     assert len((folder / "out.csv").read_text().splitlines()) == 151
 
 
@@ -377,20 +369,20 @@ def test_predictions_can_be_written_to_a_device(run, flowers):
 
 def test_resuming_from_a_checkpoint_gives_the_same_model(run, flowers):
     train = ("train", *flowers, *SMALL, "--epochs", "6")
-    uninterrupted = outcome(run(*train, "-o", "uninterrupted")[0])
+    uninterrupted = parse_json(run(*train, "-o", "uninterrupted")[0])
     run(*train, "-o", "first", "--checkpoint", "run", "--every", "2")
     names = sorted(os.listdir("run"))
     assert len(names) == 3
     os.remove(f"run/{names[2]}")
-    resumed = outcome(run(*train, "-o", "second", "--checkpoint", "run", "--every", "2", "--resume")[0])
+    resumed = parse_json(run(*train, "-o", "second", "--checkpoint", "run", "--every", "2", "--resume")[0])
     assert resumed["history"] == uninterrupted["history"]
     for actual, expected in zip(parameters("second"), parameters("uninterrupted"), strict=True):
         np.testing.assert_array_equal(actual, expected)
-    accuracy = outcome(run("evaluate", f"run/{names[1]}", flowers[0], "--json")[0])["metrics"]["accuracy"]
+    accuracy = parse_json(run("evaluate", f"run/{names[1]}", flowers[0], "--json")[0])["metrics"]["accuracy"]
     assert accuracy > 0.5  # a checkpoint is a model file with the names of its columns
 
 
-def test_resume_reports_where_the_training_continues(run, flowers):
+def test_resume_reports_where_training_continues(run, flowers):
     train = ("train", *flowers, "--epochs", "4", "--checkpoint", "run", "--every", "3")
     run(*train)
     os.remove(sorted(os.path.join("run", name) for name in os.listdir("run"))[-1])

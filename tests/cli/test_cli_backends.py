@@ -1,4 +1,4 @@
-"""``deepnotes backends``, ``--help`` and ``--version``, and ``python -m deepnotes``."""
+"""``deepnotes backends``, ``--help``, ``--version``, ``python -m deepnotes``, and the formatting of output."""
 
 import io
 import json
@@ -19,8 +19,8 @@ def default_backend(monkeypatch):
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
 
 
-def outcome(out):
-    """Return the JSON object in `out`, which must not contain NaN or Infinity."""
+def parse_json(out):
+    """Return the JSON object in `out`; fail if it contains NaN or Infinity."""
     return json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
 
 
@@ -36,13 +36,13 @@ class UnavailableEntry:
 
 @pytest.fixture
 def sparkle(monkeypatch):
-    """Register a backend that does not work."""
+    """Register "sparkle", a backend that is unavailable."""
     entries = {**registry._entry_points(), "sparkle": UnavailableEntry()}
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
 
 
 @pytest.mark.usefixtures("sparkle")
-def test_backends_are_listed_with_the_fix_of_those_that_do_not_work(run):
+def test_unavailable_backends_are_listed_with_a_fix(run):
     out, err = run("backends")
     lines = out.splitlines()
     assert err == ""
@@ -52,17 +52,17 @@ def test_backends_are_listed_with_the_fix_of_those_that_do_not_work(run):
 
 
 @pytest.mark.usefixtures("sparkle")
-def test_json_of_backends(run, monkeypatch):
-    result = outcome(run("backends", "--json")[0])
+def test_json_output_of_backends(run, monkeypatch):
+    result = parse_json(run("backends", "--json")[0])
     assert result["selected"] == "numpy"
     backends = {backend["name"]: backend for backend in result["backends"]}
     assert backends["numpy"]["works"]
     assert (backends["sparkle"]["works"], backends["sparkle"]["fix"]) == (False, "pip install sparkle")
     monkeypatch.setenv("DEEPNOTES_BACKEND", "sparkle")
-    assert outcome(run("backends", "--json")[0])["selected"] == "sparkle"
+    assert parse_json(run("backends", "--json")[0])["selected"] == "sparkle"
     monkeypatch.setenv("DEEPNOTES_BACKEND", "nunpy")
     out, err = run("backends", "--json")
-    assert outcome(out)["selected"] is None
+    assert parse_json(out)["selected"] is None
     assert "did you mean 'numpy'?" in err
 
 
@@ -74,27 +74,27 @@ def test_version_and_help(run):
 
 def test_help_does_not_import_rich():
     program = "import sys; from deepnotes.cli import main; main(['train', '--help']); print('rich' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("False\n")
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.endswith("False\n")
 
 
 def test_python_m_deepnotes(tmp_path):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "deepnotes", "train", "digits", "--epochs", "3", "--json", "-o", tmp_path / "model"],
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0
-    assert outcome(done.stdout)["epochs"] == 3
-    assert "epoch 3/3" in done.stderr
+    assert process.returncode == 0
+    assert parse_json(process.stdout)["epochs"] == 3
+    assert "epoch 3/3" in process.stderr
 
 
-def test_numbers_that_are_not_finite_become_null(capsys):
+def test_nan_and_infinity_become_null_in_json(capsys):
     Output(as_json=True).outcome({"a": float("nan"), "b": [1.5, float("-inf")], "c": {"d": float("inf")}})
-    assert outcome(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": {"d": None}}
+    assert parse_json(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": {"d": None}}
 
 
-def test_characters_that_the_encoding_lacks_become_question_marks(monkeypatch):
+def test_characters_missing_from_the_encoding_become_question_marks(monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     Output().facts([("R²", "1")])

@@ -26,7 +26,7 @@ SMALL = ["bench", "--layers", "4,6,3", "--batch", "8", "--backends", "numpy", "-
 
 @pytest.fixture(autouse=True, scope="module")
 def quick() -> Iterator[None]:
-    """Make the measurements as short as possible: these tests do not look at the times."""
+    """Make all measurements as short as possible, since these tests do not depend on the times."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "PAUSE_SECONDS", 0)
         patch.setattr(limits, "PRODUCT_SIZES", (32,))
@@ -49,7 +49,7 @@ def test_the_report_recommends_a_backend_for_each_use(run: Any) -> None:
     assert err == ""
 
 
-def test_json_has_the_whole_report(run: Any, tmp_path: Path) -> None:
+def test_json_contains_the_whole_report(run: Any, tmp_path: Path) -> None:
     out, err = run(*SMALL, "--batch", "8,16", "--json")
     content = json.loads(out)
     assert {"machine", "use", "ceilings", "steps", "predictions", "sweep", "absent", "seconds"} <= set(content)
@@ -72,11 +72,11 @@ def test_json_has_the_whole_report(run: Any, tmp_path: Path) -> None:
         (["--dtype", "float16"], "float16"),
         (["--plot", "lines.doc"], "--plot lines.doc: wanted a name that ends in .png, .svg or .pdf"),
         (["--layers", "900000,900000,3"], "too large for this machine: needs about 2"),
-        (["--layers", "2000,2000,3", "--batch", "30000", "--seconds", "1"], "s or more; --seconds"),
+        (["--layers", "2000,2000,3", "--batch", "30000", "--seconds", "1"], "s or more, wanted at most 2 s; --seconds"),
         (["--threads", "0"], "--threads: got '0'"),
     ],
 )
-def test_invalid_options_are_wrong_usage(
+def test_invalid_options_exit_with_status_2(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cases, "available_memory", lambda: 8 * 10**9)
@@ -84,7 +84,7 @@ def test_invalid_options_are_wrong_usage(
     assert message in capsys.readouterr().err
 
 
-def test_cases_that_are_too_large_and_missing_backends_are_reported_and_skipped(
+def test_oversized_cases_and_missing_backends_are_reported_and_skipped(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def get(name: str, **options: Any) -> dn.Backend:
@@ -102,22 +102,24 @@ def test_cases_that_are_too_large_and_missing_backends_are_reported_and_skipped(
     assert re.search(r"without cupy +no CUDA device", out)
 
 
-def test_no_working_backend_is_wrong_usage(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_without_any_working_backend_exits_with_status_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def get(name: str, **options: Any) -> dn.Backend:
         raise dn.BackendUnavailable(name, "no CUDA device", "use numpy")
 
     monkeypatch.setattr(contenders, "get_backend", get)
     assert main([*SMALL, "--backends", "cupy"]) == 2
-    assert "none of the backends works here: cupy: no CUDA device" in capsys.readouterr().err
+    assert "none of the backends is available: cupy: no CUDA device" in capsys.readouterr().err
 
 
 def strict() -> dn.Backend:
-    """Return a backend without options; the entry point of a test names this function."""
+    """Create a backend without options; an entry point registered by a test names this function."""
     return dn.Backend("strict", array_api_strict)
 
 
 @pytest.mark.slow
-def test_any_registered_backend_takes_part(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_registered_backend_can_be_benchmarked(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     known = registry._entry_points() | {"strict": EntryPoint("strict", f"{__name__}:strict", registry.GROUP)}
     monkeypatch.setattr(registry, "_entry_points", lambda: known)
     monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
@@ -128,7 +130,7 @@ def test_any_registered_backend_takes_part(run: Any, monkeypatch: pytest.MonkeyP
     assert list(content["steps"][0]["limits"]["strict"]["share"]) == ["strict"]
 
 
-def test_a_plot_without_matplotlib_is_an_error_before_any_work(
+def test_without_matplotlib_a_plot_is_refused_before_measuring(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -140,7 +142,7 @@ def test_a_plot_without_matplotlib_is_an_error_before_any_work(
 
 
 class Links(HTMLParser):
-    """A parser that collects the tags of a page and the addresses that it would load."""
+    """A parser that collects the tags of a page and the addresses that they refer to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -153,32 +155,39 @@ class Links(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a plot and a page that ``bench`` wrote."""
+def report_folder(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run ``bench``, and return the folder with its plot and its HTML page."""
     pytest.importorskip("matplotlib", reason="comes with the extra plot")
     folder = tmp_path_factory.mktemp("bench")
-    words = ["--plot", str(folder / "lines.png"), "--html", str(folder / "report.html"), "--quiet"]
-    assert main([*SMALL, *words]) == 0
+    options = ["--plot", str(folder / "lines.png"), "--html", str(folder / "report.html"), "--quiet"]
+    assert main([*SMALL, *options]) == 0
     return folder
 
 
-def test_the_plot_is_an_image_of_several_colours(written: Path) -> None:
+def test_the_plot_is_a_png_with_several_colours(report_folder: Path) -> None:
     from matplotlib.image import imread
 
-    pixels = imread(written / "lines.png")
+    pixels = imread(report_folder / "lines.png")
     assert min(pixels.shape[:2]) > 300
     assert len({tuple(colour) for colour in pixels.reshape(-1, pixels.shape[-1])[::97]}) > 5
 
 
-def test_the_page_has_all_sections_and_loads_nothing(written: Path) -> None:
-    text = (written / "report.html").read_text(encoding="utf-8")
+def test_the_page_has_all_sections_and_loads_no_other_files(report_folder: Path) -> None:
+    text = (report_folder / "report.html").read_text(encoding="utf-8")
     links = Links()
     links.feed(text)
     assert len(links.addresses) == 2, "wanted two plots"
     assert all(address.startswith("data:image/svg+xml;base64,") for address in links.addresses)
     assert not {"script", "link", "iframe"} & set(links.tags)
     assert "url(" not in text
-    for section in ("What to take", "4-6-3, batch 8", "Where one overtakes another", "left out", "Machine", "numpy 2"):
+    for section in (
+        "Recommendations",
+        "4-6-3, batch 8",
+        "The fastest by width and batch size",
+        "left out",
+        "Machine",
+        "numpy 2",
+    ):
         assert section in text
 
 
@@ -186,18 +195,18 @@ def test_names_are_escaped_in_the_page() -> None:
     assert "<b>" not in page.table([["<b>"], ["<b>"]]) + page.heading("<b>") + page.picture(b"", '"><b>')
 
 
-def test_a_browser_shows_the_page(written: Path) -> None:
+def test_a_browser_renders_the_page(report_folder: Path) -> None:
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("there is no chromium to open the page in")
     from matplotlib.image import imread
 
-    words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
-    words += [f"--user-data-dir={written / 'profile'}", "--window-size=1000,2400"]
-    url = (written / "report.html").as_uri()
-    screenshot = written / "screenshot.png"
-    done = subprocess.run([*words, f"--screenshot={screenshot}", url], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000"]
+    command += [f"--user-data-dir={report_folder / 'profile'}", "--window-size=1000,2400"]
+    url = (report_folder / "report.html").as_uri()
+    screenshot = report_folder / "screenshot.png"
+    process = subprocess.run([*command, f"--screenshot={screenshot}", url], capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
     pixels = imread(screenshot)
     assert pixels.shape[:2] == (2400, 1000)
     blue = abs(pixels[..., :3] - [0.0, 0x72 / 255, 0xB2 / 255]).max(axis=-1) < 0.05

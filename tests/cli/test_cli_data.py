@@ -1,4 +1,4 @@
-"""The command line on all kinds of data: categories, missing values, text, samples on disk, synthetic data."""
+"""The command line with all kinds of data: categories, missing values, text, samples on disk, synthetic data."""
 
 import csv
 import gzip
@@ -21,7 +21,10 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 @pytest.fixture
 def flats():
-    """Write flats.csv: two columns of categories, one of them numeric, a column that mixes numbers and text, gaps."""
+    """Write flats.csv; return the arguments to train on it without the column `note`, which mixes numbers and text.
+
+    The columns `town` and `zone` are categories, and cells are missing in `area` and `town`.
+    """
     rng = np.random.default_rng(0)
     area, town, zone = rng.uniform(20, 200, 120), rng.integers(0, 3, 120), rng.integers(0, 2, 120)
     price = 1000 * area + 50_000 * town + 30_000 * zone
@@ -34,7 +37,7 @@ def flats():
     return ("flats.csv", "--target", "price", "--exclude", "note")
 
 
-def outcome(out):
+def parse_json(out):
     return json.loads(out)
 
 
@@ -64,13 +67,13 @@ def test_new_rows_are_encoded_like_the_training_data(run, flats):
         with open("new.csv", "w", encoding="utf-8") as file:
             file.write("\n".join(",".join(cells) for cells in [names, *new_rows]))
         actual = predictions(run("predict", "flats.safetensors", "new.csv")[0])
-        # The batches differ, and so may the last bits.
+        # The batches have different sizes, so the last bits may differ.
         assert np.array(actual, float) == pytest.approx([float(expected[i]) for i in indices], rel=1e-5)
-    result = outcome(run("evaluate", "flats.safetensors", "flats.csv", "--json")[0])
+    result = parse_json(run("evaluate", "flats.safetensors", "flats.csv", "--json")[0])
     assert result["rows"] == 120
 
 
-def test_an_unknown_category_is_an_error_or_zeros(run, fails, flats):
+def test_an_unknown_category_is_refused_or_encoded_as_zeros(run, fails, flats):
     run("train", *flats, *QUICK, "--impute", "median")
     with open("new.csv", "w", encoding="utf-8") as file:
         file.write("area,town,zone\n30,Ulm,1\n40,Ems,1\n")
@@ -82,7 +85,7 @@ def test_an_unknown_category_is_an_error_or_zeros(run, fails, flats):
     assert len(predictions(run("predict", "flats.safetensors", "new.csv", "--unknown", "zeros")[0])) == 2
 
 
-def test_categories_that_look_like_numbers_in_new_rows(run):
+def test_new_rows_may_contain_only_categories_that_look_like_numbers(run):
     write_table("a.csv", ["code", "y"], [["x1", "7", "7", "x1"] * 5, np.arange(20.0) % 4 / 2])
     run("train", "a.csv", "--target", "y", *QUICK)
     with open("new.csv", "w", encoding="utf-8") as file:
@@ -90,7 +93,7 @@ def test_categories_that_look_like_numbers_in_new_rows(run):
     assert len(predictions(run("predict", "a.safetensors", "new.csv")[0])) == 2
 
 
-def test_a_category_of_held_out_rows_only_is_reported(run):
+def test_a_category_that_only_held_out_rows_have_is_reported(run):
     kinds = np.array(["a", "b"] * 50, "U4")
     kinds[[i for i in range(100) if i % 5 == 3]] = [f"z{i}" for i in range(20)]
     write_table("a.csv", ["kind", "y"], [kinds, np.arange(100) % 2])
@@ -99,7 +102,7 @@ def test_a_category_of_held_out_rows_only_is_reported(run):
     assert "with a category that no training row has, encoded as zeros" in err
 
 
-def test_missing_values_are_reported_with_their_lines(fails, flats):
+def test_missing_values_are_reported_with_line_numbers(fails, flats):
     message = fails(1, "train", *flats, "--task", "regression")
     assert message == (
         "flats.csv:9: column 'area' has an empty cell where a number was expected; 2 more are missing, in lines 49, 89"
@@ -107,7 +110,7 @@ def test_missing_values_are_reported_with_their_lines(fails, flats):
     )
 
 
-def test_a_model_that_was_trained_without_imputation_refuses_missing_values(run, fails, flats):
+def test_a_model_trained_without_imputation_refuses_missing_values(run, fails, flats):
     write_table("complete.csv", ["area", "price"], [np.arange(30.0), np.arange(30.0) + 0.5])
     run("train", "complete.csv", "--target", "price", *QUICK)
     message = fails(1, "predict", "complete.safetensors", "flats.csv")
@@ -127,7 +130,7 @@ def test_a_column_of_numbers_and_text_can_be_excluded(run, fails, flats):
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "message"),
+    ("options", "status", "message"),
     [
         ("--impute guess", 2, "unknown imputation 'guess'"),
         ("--categorical price", 2, "--categorical price: this column is the target, so it is not a feature"),
@@ -137,8 +140,8 @@ def test_a_column_of_numbers_and_text_can_be_excluded(run, fails, flats):
         ("--from-disk", 1, "convert it to one of them"),
     ],
 )
-def test_options_that_cannot_be_combined(fails, flats, words, status, message):
-    assert message in fails(status, "train", "flats.csv", "--target", "price", *words.split())
+def test_invalid_options_and_combinations_are_refused(fails, flats, options, status, message):
+    assert message in fails(status, "train", "flats.csv", "--target", "price", *options.split())
 
 
 def test_models_with_invalid_columns_are_refused(run, fails, flats):
@@ -146,8 +149,8 @@ def test_models_with_invalid_columns_are_refused(run, fails, flats):
     network = dn.load("flats.safetensors")
     columns = network.metadata["columns"]
     invalid: list[Any] = [columns[:2], [*columns, columns[0]], 5, ["a"], [{}], [columns[1], columns[0], columns[2]]]
-    for changed in invalid:
-        network.metadata["columns"] = changed
+    for invalid_columns in invalid:
+        network.metadata["columns"] = invalid_columns
         network.save("changed.safetensors")
         message = fails(1, "predict", "changed.safetensors", "flats.csv")
         assert message.startswith("changed.safetensors has no valid description of its inputs and outputs")
@@ -156,34 +159,34 @@ def test_models_with_invalid_columns_are_refused(run, fails, flats):
 # --- other file formats -----------------------------------------------------------------------------------------------
 
 
-def test_mnist_files(run):
+def test_train_and_evaluate_on_mnist_files(run):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (90, 3, 3)), rng.integers(0, 3, 90)
     with gzip.open("train-images-idx3-ubyte.gz", "wb") as file:
         file.write(idx(images))
     with gzip.open("train-labels-idx1-ubyte.gz", "wb") as file:
         file.write(idx(labels))
-    result = outcome(run("train", "train-images-idx3-ubyte.gz", *QUICK, "--json", "-o", "m")[0])
+    result = parse_json(run("train", "train-images-idx3-ubyte.gz", *QUICK, "--json", "-o", "m")[0])
     assert (result["target"], result["classes"], result["features"]) == ("label", ["0", "1", "2"], 9)
-    assert outcome(run("evaluate", "m", "train-images-idx3-ubyte.gz", "--json")[0])["rows"] == 90
+    assert parse_json(run("evaluate", "m", "train-images-idx3-ubyte.gz", "--json")[0])["rows"] == 90
 
 
-def test_arrays_in_memory_and_from_disk(run):
+def test_results_are_the_same_in_memory_and_from_disk(run):
     X = np.random.default_rng(0).normal(size=(200, 5))
     np.save("X.npy", X)
     np.save("y.npy", (X[:, 0] > 0).astype(int))
     train = ("train", "X.npy", *QUICK, "--json", "--seed", "3")
-    in_memory = outcome(run(*train, "-o", "a")[0])
-    from_disk = outcome(run(*train, "-o", "b", "--from-disk")[0])
+    in_memory = parse_json(run(*train, "-o", "a")[0])
+    from_disk = parse_json(run(*train, "-o", "b", "--from-disk")[0])
     assert in_memory["rows"] == from_disk["rows"]
-    # The means and deviations are summed in another order, and so may differ in the last bits.
+    # Means and standard deviations are summed in a different order, so their last bits may differ.
     assert in_memory["history"]["loss"] == pytest.approx(from_disk["history"]["loss"], rel=1e-5)
     for command in ("predict", "evaluate"):
-        both = [run(command, "a", "X.npy", *more)[0] for more in ([], ["--from-disk"])]
-        assert both[0] == both[1]
+        memory_out, disk_out = (run(command, "a", "X.npy", *options)[0] for options in ([], ["--from-disk"]))
+        assert memory_out == disk_out
 
 
-def test_parquet(run, fails):
+def test_train_predict_and_evaluate_on_parquet_files(run, fails):
     pa = pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
     pq = pytest.importorskip("pyarrow.parquet", reason='the extra "data" (pyarrow) is not installed')
     x = np.random.default_rng(0).normal(size=(2, 100))
@@ -196,11 +199,11 @@ def test_parquet(run, fails):
     assert "column 's' is not part of the numeric matrix that stays on disk; exclude it" in message
     assert "the model encodes or imputes columns" in fails(1, "predict", "a.safetensors", "a.parquet", "--from-disk")
     run("train", "a.parquet", "--target", "y", "--exclude", "s", "--from-disk", *QUICK)
-    assert outcome(run("evaluate", "a.safetensors", "a.parquet", "--from-disk", "--json")[0])["rows"] == 100
+    assert parse_json(run("evaluate", "a.safetensors", "a.parquet", "--from-disk", "--json")[0])["rows"] == 100
     assert "--target COLUMN is needed" in fails(2, "train", "a.parquet")
 
 
-def test_a_missing_value_on_disk_is_reported_with_its_row(fails):
+def test_a_missing_value_on_disk_is_reported_with_its_row_number(fails):
     X = np.ones((50, 3))
     X[30, 1] = np.nan
     np.savez("a.npz", X=X, y=np.arange(50) % 2)
@@ -212,11 +215,11 @@ def test_a_missing_value_on_disk_is_reported_with_its_row(fails):
 
 
 @pytest.mark.parametrize(("name", "n_classes"), [("moons", 2), ("spirals", 2), ("blobs", 3), ("teacher", None)])
-def test_synthetic_data(run, fails, name, n_classes):
-    result = outcome(run("train", name, *QUICK, "--json")[0])
+def test_train_and_evaluate_on_synthetic_data(run, fails, name, n_classes):
+    result = parse_json(run("train", name, *QUICK, "--json")[0])
     assert result["rows"] == {"training": 800, "validation": 200}
     assert (result["classes"] and len(result["classes"])) == n_classes
-    assert outcome(run("evaluate", f"{name}.safetensors", name, "--json")[0])["rows"] == 1000
+    assert parse_json(run("evaluate", f"{name}.safetensors", name, "--json")[0])["rows"] == 1000
     assert f"--from-disk is for files, but {name} is a built-in data set" in fails(2, "train", name, "--from-disk")
     assert f"did you mean {name!r}" in fails(2, "train", name[:-1])
 
@@ -224,7 +227,7 @@ def test_synthetic_data(run, fails, name, n_classes):
 # --- predictions as CSV -----------------------------------------------------------------------------------------------
 
 
-def test_class_names_that_are_formulas_are_reported_or_escaped(run):
+def test_class_names_that_look_like_formulas_are_reported_or_escaped(run):
     kinds = ["=1+1", "@SUM(A1)", "- x", "+y"]
     write_table("a.csv", ["x", "kind"], [np.arange(100.0), kinds * 25])
     run("train", "a.csv", "--target", "kind", *QUICK)
@@ -242,7 +245,7 @@ def test_class_names_that_are_formulas_are_reported_or_escaped(run):
     [("=1", "'=1"), ("+x", "'+x"), ("-x", "'-x"), ("@a", "'@a"), (" =1", "' =1"), ("\t=1", "'\t'=1"), ("-1.5", "-1.5"),
      ("+3", "+3"), ("a=1", "a=1"), ("", '""'), ("x", "x")],
 )  # fmt: skip
-def test_formulas_get_an_apostrophe_only_for_spreadsheets(cell, written):
+def test_formulas_are_escaped_only_with_the_option_spreadsheet(cell, written):
     stream = io.StringIO()
     write_table(stream, ["a"], [np.array([cell])], spreadsheet=True)
     assert stream.getvalue() == f"a\n{written}\n"

@@ -1,4 +1,4 @@
-"""Commands that fail: a message of one or two lines, the exit status, and no file lost."""
+"""Commands that fail: they print a message of one or two lines, exit with the right status, and damage no file."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ import deepnotes as dn
 from deepnotes.cli import main, train
 from deepnotes.datasets.tables import read_table, write_table
 
-COMMAND = [sys.executable, "-m", "deepnotes"]
+DEEPNOTES = [sys.executable, "-m", "deepnotes"]
 
 
 @pytest.fixture(autouse=True)
 def folder(folder):
-    """Run each test in a temporary folder with data and a model, and with the default backend."""
+    """Run each test in a temporary folder with good.csv and a classifier trained on it, with the default backend."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 40))
     write_table("good.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])
@@ -28,7 +28,7 @@ def folder(folder):
 
 @pytest.fixture
 def fails(capsys):
-    """Return a function that runs a command, checks that it fails, and returns the message after "error: "."""
+    """Return a function that runs a command, checks that it fails with the given status, and returns the message."""
 
     def call(status, *argv):
         actual_status = main([str(word) for word in argv])
@@ -51,12 +51,12 @@ def write(name, text):
     return name
 
 
-# --- wrong usage ------------------------------------------------------------------------------------------------------
+# --- invalid arguments ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("command", "message"),
     [
         ("", "required: COMMAND"),
         ("trian digits", "invalid choice: 'trian'"),
@@ -105,11 +105,11 @@ def write(name, text):
         ("backends --backend numpy", "unrecognized arguments"),
     ],
 )
-def test_wrong_usage(fails, words, message):
-    assert message in fails(2, *words.split())
+def test_invalid_arguments_exit_with_status_2(fails, command, message):
+    assert message in fails(2, *command.split())
 
 
-def test_wrong_usage_names_the_command_that_shows_the_help(fails):
+def test_errors_about_arguments_point_to_the_help(fails):
     assert fails(2, "train").endswith("\ntry: deepnotes train --help")
 
 
@@ -133,32 +133,32 @@ def test_wrong_usage_names_the_command_that_shows_the_help(fails):
         ("x,kind\n1,a\n2,a\n", "share 0.2 of 2 samples leaves the validation set empty"),
     ],
 )
-def test_invalid_tables(fails, folder, text, message):
+def test_invalid_tables_are_refused(fails, folder, text, message):
     assert message in fails(1, "train", write("bad.csv", text), "--target", "kind")
     assert not (folder / "bad.safetensors").exists()
 
 
-def test_files_that_do_not_exist(fails):
+def test_missing_files_are_refused(fails):
     assert fails(1, "train", "nowhere.csv", "--target", "y") == "nowhere.csv: cannot be read: No such file or directory"
     assert fails(1, "predict", "good.safetensors", "nowhere.csv").startswith("nowhere.csv: cannot be read")
     assert fails(1, "evaluate", "nowhere.safetensors", "good.csv").startswith("cannot read nowhere.safetensors")
 
 
-def test_columns_that_do_not_exist(fails):
+def test_unknown_columns_are_refused_with_a_suggestion(fails):
     message = "good.csv: no column 'prize' (did you mean 'price'?); columns: x, y, kind, price"
     assert fails(1, "train", "good.csv", "--target", "prize") == message
     assert "no column 'yy' (did you mean 'y'?)" in fails(1, "train", "good.csv", "--target", "price", "--exclude", "yy")
     assert "no column 'kin'" in fails(1, "evaluate", "good.safetensors", "good.csv", "--target", "kin")
 
 
-def test_missing_features(fails):
+def test_tables_without_the_features_of_the_model_are_refused(fails):
     write_table("less.csv", ["a", "X", "kind"], [[1.0], [2.0], ["up"]])
     message = fails(1, "predict", "good.safetensors", "less.csv")
     assert message == "less.csv: no column 'x' (did you mean 'X'?), no column 'y'; columns: a, X, kind"
     assert fails(1, "evaluate", "good.safetensors", "less.csv") == message
 
 
-def test_targets_that_the_task_cannot_use(fails):
+def test_targets_that_do_not_fit_the_task_are_refused(fails):
     table = read_table("good.csv")
     write_table("other.csv", table.names, table.columns | {"kind": np.array(["up", "sideways"] * 20)})
     message = fails(1, "evaluate", "good.safetensors", "other.csv")
@@ -175,7 +175,7 @@ def test_negative_targets_are_refused_for_the_poisson_loss(fails):
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_files_that_are_not_models(fails, folder, command):
+def test_files_that_are_not_models_are_refused(fails, folder, command):
     valid = (folder / "good.safetensors").read_bytes()
     for i, content in enumerate([b"", b"hello", valid[:4], valid[:200], valid[:-1], valid[:-4] + b"oops"]):
         (folder / f"{i}.safetensors").write_bytes(content)
@@ -200,7 +200,7 @@ def test_files_that_are_not_models(fails, folder, command):
         {"task": "regression", "target_mean": 10**400, "target_scale": 1},
     ],
 )
-def test_models_with_invalid_metadata(fails, change):
+def test_models_with_invalid_metadata_are_refused(fails, change):
     network = dn.load("good.safetensors")
     network.metadata |= change
     network.save("changed.safetensors")
@@ -208,7 +208,7 @@ def test_models_with_invalid_metadata(fails, change):
     assert message.startswith("changed.safetensors has no valid description of its inputs and outputs")
 
 
-def test_a_model_without_metadata(fails):
+def test_a_model_without_metadata_is_refused(fails):
     dn.Network([dn.Dense(1)], inputs=2, seed=0).save("plain.safetensors")
     assert "use a model that 'deepnotes train' wrote" in fails(1, "predict", "plain.safetensors", "good.csv")
 
@@ -224,8 +224,8 @@ def test_a_model_without_metadata(fails):
         (".", "cannot write .: it is a directory"),
     ],
 )
-def test_output_that_cannot_be_written(fails, monkeypatch, path, message):
-    monkeypatch.setattr(train, "Network", None)  # the error must come before the training
+def test_output_paths_that_cannot_be_written_are_refused_first(fails, monkeypatch, path, message):
+    monkeypatch.setattr(train, "Network", None)  # the error must come before training
     assert fails(1, "train", "good.csv", "--target", "kind", "-o", path) == message
     assert fails(1, "predict", "good.safetensors", "good.csv", "-o", path) == message
 
@@ -240,7 +240,7 @@ def test_a_model_cannot_be_written_to_a_pipe(fails):
 # --- runs that fail ---------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite(fails, folder):
+def test_a_loss_that_is_not_finite_ends_training_without_a_model(fails, folder):
     (folder / "digits.safetensors").write_text("old")
     message = fails(1, "train", "digits", "--optimizer", "sgd", "--learning-rate", "1e20", "--quiet")
     assert "before update" in message
@@ -248,7 +248,7 @@ def test_a_loss_that_is_not_finite(fails, folder):
     assert (folder / "digits.safetensors").read_text() == "old"
 
 
-def test_a_backend_that_is_unavailable(fails, monkeypatch):
+def test_the_error_of_an_unavailable_backend_includes_the_fix(fails, monkeypatch):
     def unavailable(args):
         raise dn.BackendUnavailable("sparkle", "there is no sparkle device", "pip install sparkle")
 
@@ -269,7 +269,7 @@ def test_a_backend_that_is_unavailable(fails, monkeypatch):
         ),
     ],
 )
-def test_unexpected_errors(fails, monkeypatch, error, message):
+def test_unexpected_errors_are_reported_in_one_line(fails, monkeypatch, error, message):
     def fail(args):
         raise error
 
@@ -284,22 +284,22 @@ def test_debug_shows_the_traceback(capsys):
     assert err.endswith("\ndeepnotes: error: nowhere.csv: cannot be read: No such file or directory\n")
 
 
-@pytest.mark.parametrize(("words", "status"), [("--version", 0), ("train nowhere.csv", 1), ("train", 2)])
-def test_the_exit_status_of_the_program(words, status):
-    done = subprocess.run([*COMMAND, *words.split()], capture_output=True, text=True)
-    assert done.returncode == status
-    assert (done.stdout == "") == (status > 0)
-    assert (done.stderr == "") == (status == 0)
+@pytest.mark.parametrize(("command", "status"), [("--version", 0), ("train nowhere.csv", 1), ("train", 2)])
+def test_the_process_exits_with_the_status_of_the_command(command, status):
+    process = subprocess.run([*DEEPNOTES, *command.split()], capture_output=True, text=True)
+    assert process.returncode == status
+    assert (process.stdout == "") == (status > 0)
+    assert (process.stderr == "") == (status == 0)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_an_interrupt_ends_the_training(folder):
-    program = (
-        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # background jobs ignore it
+def test_an_interrupt_ends_training_with_status_130(folder):
+    program = (  # a background job starts with SIGINT ignored, so the handler is set
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from deepnotes.cli import main; sys.exit(main(['train', 'digits', '--epochs', '100000']))"
     )
-    words = [sys.executable, "-c", program]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any(line.startswith("epoch 1/") for line in process.stderr)
         process.send_signal(signal.SIGINT)
@@ -310,28 +310,31 @@ def test_an_interrupt_ends_the_training(folder):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX pipes")
-def test_a_pipe_without_a_reader_ends_the_command():
-    words = [*COMMAND, "predict", "good.safetensors", "good.csv"]
+def test_a_closed_pipe_ends_the_command_silently():
+    command = [*DEEPNOTES, "predict", "good.safetensors", "good.csv"]
     reader, writer = os.pipe()
     os.close(reader)
-    with subprocess.Popen(words, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
         os.close(writer)
         _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (141, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_is_an_error():
+def test_a_full_disk_is_reported():
     with open("/dev/full", "w") as full:
-        words = [*COMMAND, "evaluate", "good.safetensors", "good.csv"]
-        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (1, "deepnotes: error: cannot write to stdout: No space left on device\n")
+        command = [*DEEPNOTES, "evaluate", "good.safetensors", "good.csv"]
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (process.returncode, process.stderr) == (
+        1,
+        "deepnotes: error: cannot write to stdout: No space left on device\n",
+    )
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def test_wrong_usage_of_checkpoints_changes_nothing(fails):
+def test_invalid_checkpoint_options_do_not_change_checkpoints(fails):
     train = ("train", "good.csv", "--target", "kind", "--exclude", "price", "--epochs", "2", "--quiet")
     assert "--resume needs --checkpoint DIR" in fails(2, *train, "--resume")
     assert "every='soon', wanted a number of epochs" in fails(2, *train, "--checkpoint", "run", "--every", "soon")
@@ -343,9 +346,9 @@ def test_wrong_usage_of_checkpoints_changes_nothing(fails):
     assert sorted(os.listdir("run")) == before
 
 
-def test_sigterm_leaves_a_checkpoint(folder):
-    words = ["train", "digits", "--epochs", "100000", "--quiet", "--checkpoint", "run", "--every", "1"]
-    with subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True) as process:
+def test_sigterm_ends_training_with_a_checkpoint(folder):
+    command = ["train", "digits", "--epochs", "100000", "--quiet", "--checkpoint", "run", "--every", "1"]
+    with subprocess.Popen([*DEEPNOTES, *command], stderr=subprocess.PIPE, text=True) as process:
         while not os.path.isdir("run") or not any(name.startswith("step-") for name in os.listdir("run")):
             assert process.poll() is None
             time.sleep(0.01)

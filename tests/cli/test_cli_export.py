@@ -1,4 +1,4 @@
-"""``deepnotes export``: models as ONNX and Python files, and the messages about them."""
+"""``deepnotes export``: models as ONNX and Python files, and its messages."""
 
 import csv
 import io
@@ -19,30 +19,30 @@ from deepnotes.network.formats import check_vectors, onnx_writing
 
 @pytest.fixture(autouse=True)
 def folder(folder):
-    """Run each test in a temporary folder, with a classifier, a regression and their data."""
+    """Run each test in a temporary folder with data.csv, a classifier (kind) and a regression (price)."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 40))
     write_table("data.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])
     for target, other in (("kind", "price"), ("price", "kind")):
-        words = ["--target", target, "--exclude", other, "--epochs", "2", "--layers", "8", "--quiet"]
-        assert main(["train", "data.csv", *words, "-o", f"{target}.safetensors"]) == 0
+        options = ["--target", target, "--exclude", other, "--epochs", "2", "--layers", "8", "--quiet"]
+        assert main(["train", "data.csv", *options, "-o", f"{target}.safetensors"]) == 0
     return folder
 
 
 def predict(run, model):
-    """Return the predictions for data.csv, as rows of a CSV file without the header."""
+    """Return the rows of the predictions for data.csv, without the header."""
     out, _ = run("predict", model, "data.csv")
     return list(csv.reader(io.StringIO(out)))[1:]
 
 
 @pytest.mark.parametrize("target", ["kind", "price"])
-def test_the_python_file_predicts_the_same_in_units_of_the_target(target, run):
+def test_the_python_file_predicts_as_the_model_does(target, run):
     run("export", f"{target}.safetensors", "--python", "model.py")
-    done = subprocess.run([sys.executable, "model.py", "data.csv"], capture_output=True, text=True, check=True)
-    actual, expected = list(csv.reader(io.StringIO(done.stdout)))[1:], predict(run, f"{target}.safetensors")
+    process = subprocess.run([sys.executable, "model.py", "data.csv"], capture_output=True, text=True, check=True)
+    actual, expected = list(csv.reader(io.StringIO(process.stdout)))[1:], predict(run, f"{target}.safetensors")
     assert [row[0] for row in actual] == [row[0] for row in expected] or target == "price"
     numbers = np.s_[1:] if target == "kind" else np.s_[:]
-    for row, expected_row in zip(actual, expected, strict=True):  # a BLAS may round batches and rows differently
+    for row, expected_row in zip(actual, expected, strict=True):  # a BLAS may round batches differently
         np.testing.assert_allclose(np.array(row[numbers], float), np.array(expected_row[numbers], float), rtol=1e-4)
     module = runpy.run_path("model.py")
     assert module["FEATURES"] == ["x", "y"]
@@ -51,7 +51,7 @@ def test_the_python_file_predicts_the_same_in_units_of_the_target(target, run):
 
 
 @pytest.mark.parametrize("target", ["kind", "price"])
-def test_the_onnx_file_predicts_the_same(target, run):
+def test_the_onnx_file_predicts_as_the_model_does(target, run):
     pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
     pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
     out, _ = run("export", f"{target}.safetensors", "--onnx", "model.onnx")
@@ -65,14 +65,14 @@ def test_the_onnx_file_predicts_the_same(target, run):
         expected = np.array(predict(run, "price.safetensors"), float)
         assert outputs.dtype == "float64"
         np.testing.assert_allclose(outputs, expected, rtol=1e-4)
-        again = np.array(predict(run, "again.safetensors"), float)  # this model has no scale of the target
-        np.testing.assert_allclose(again, expected, rtol=1e-4)
+        reloaded = np.array(predict(run, "again.safetensors"), float)  # no target_scale in this model
+        np.testing.assert_allclose(reloaded, expected, rtol=1e-4)
     else:
         assert model.metadata["classes"] == ["down", "up"]
         assert predict(run, "again.safetensors") == predict(run, "kind.safetensors")
 
 
-def test_json_of_export_with_both_formats(run):
+def test_json_output_of_export_with_both_formats(run):
     pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
     out, err = run("export", "kind.safetensors", "--onnx", "a.onnx", "--python", "a.py", "--json")
     result = json.loads(out)
@@ -89,8 +89,8 @@ def test_json_of_export_with_both_formats(run):
     assert json.loads(run("export", "kind.safetensors", "--python", "a.py", "--json")[0])["onnx"] is None
 
 
-def test_any_model_file_can_be_exported(run):
-    """The file may lack the metadata of ``deepnotes train``."""
+def test_a_model_without_metadata_can_be_exported(run):
+    """:meth:`Network.save` writes such a file; ``deepnotes train`` adds metadata."""
     dn.Network([dn.Dense(3, "gelu"), dn.Dense(2)], inputs=3, seed=0, dtype="float64").save("plain.safetensors")
     out, _ = run("export", "plain.safetensors", "--python", "plain.py")
     assert "3 features, dense 3 gelu, 2 identity, float64" in out
@@ -107,7 +107,7 @@ def test_nothing_is_written_if_the_check_fails(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
-def test_without_the_extra(missing, monkeypatch, capsys):
+def test_export_without_onnx_or_onnxruntime_names_the_extra(missing, monkeypatch, capsys):
     if missing == "onnxruntime":
         pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
     monkeypatch.setitem(sys.modules, missing, None)
@@ -120,7 +120,7 @@ def test_without_the_extra(missing, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "message"),
+    ("options", "status", "message"),
     [
         ([], 2, "no output: give --onnx FILE, --python FILE or both\ntry: deepnotes export --help"),
         (["--python", "kind.safetensors"], 2, "--python kind.safetensors would overwrite kind.safetensors, which"),
@@ -130,8 +130,8 @@ def test_without_the_extra(missing, monkeypatch, capsys):
         (["--pyhton", "a"], 2, "unrecognized arguments: --pyhton"),
     ],
 )
-def test_wrong_usage_of_export(words, status, message, capsys):
-    assert main(["export", "kind.safetensors", *words]) == status
+def test_invalid_options_of_export_are_refused(options, status, message, capsys):
+    assert main(["export", "kind.safetensors", *options]) == status
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"deepnotes: error: {message}")
@@ -139,7 +139,7 @@ def test_wrong_usage_of_export(words, status, message, capsys):
     assert dn.load("kind.safetensors").inputs == 2
 
 
-def test_invalid_and_missing_models(capsys):
+def test_invalid_and_missing_models_are_refused(capsys):
     net = dn.load("price.safetensors")
     net.metadata["target_scale"] = "large"
     net.save("odd.safetensors")
@@ -169,9 +169,9 @@ def encoded():
 def test_the_python_file_encodes_and_imputes(encoded, run):
     model, data = encoded
     run("export", model, "--python", "goods.py")
-    done = subprocess.run([sys.executable, "goods.py", data], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "goods.py", data], capture_output=True, text=True, check=True)
     out, _ = run("predict", model, data)
-    actual, expected = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (done.stdout, out))
+    actual, expected = (np.array(list(csv.reader(io.StringIO(text)))[1:], float) for text in (process.stdout, out))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)
     module = runpy.run_path("goods.py")
     Path("some.csv").write_text('size,kind,level\n1,"ürün, two",2.5\n', encoding="utf-8")
@@ -181,7 +181,7 @@ def test_the_python_file_encodes_and_imputes(encoded, run):
         module["read"]("some.csv")
 
 
-def test_onnx_of_a_model_with_an_encoding_is_refused(encoded, capsys):
+def test_onnx_export_of_a_model_with_an_encoder_is_refused(encoded, capsys):
     assert main(["export", encoded[0], "--onnx", "a.onnx", "--python", "a.py"]) == 2
     message = capsys.readouterr().err
     assert "--onnx: goods.safetensors encodes or imputes columns (size, kind, level)" in message

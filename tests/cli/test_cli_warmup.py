@@ -1,4 +1,4 @@
-"""``deepnotes warmup``, and the option --threads."""
+"""``deepnotes warmup``, and the option ``--threads`` of other commands."""
 
 import io
 import json
@@ -19,10 +19,10 @@ from deepnotes.cli import main
 
 
 class Compiling(dn.Backend):
-    """A backend that has something to prepare."""
+    """A backend that has two items to prepare."""
 
     def warmup(self, dtypes=("float32", "float64")):
-        """Take some time for the second item."""
+        """Prepare two items; the second takes 0.05 seconds."""
         for dtype, seconds in zip(dtypes, (0.0, 0.05), strict=True):
             time.sleep(seconds)
             yield f"training, {dtype}"
@@ -38,14 +38,14 @@ class Broken(dn.Backend):
 
 
 def compiling(threads=None):
-    """Return a backend that has something to prepare; an entry point names this function."""
+    """Create a `Compiling` backend; an entry point names this function."""
     if threads == 99:
         raise dn.ArgumentError("threads=99, wanted at most 8")
     return Compiling("compiling", array_api_strict)
 
 
 def broken():
-    """Return a backend whose preparation fails; an entry point names this function."""
+    """Create a `Broken` backend; an entry point names this function."""
     return Broken("broken", array_api_strict)
 
 
@@ -63,7 +63,7 @@ def register_backends(monkeypatch, tmp_path):
 # --- warmup -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_item_is_reported_with_its_seconds(run):
+def test_each_prepared_item_is_reported_with_its_time(run):
     out, err = run("warmup", "--backend", "compiling")
     heading, *lines = out.splitlines()
     assert heading == f"backend   compiling: array_api_strict {array_api_strict.__version__}"
@@ -75,7 +75,7 @@ def test_each_item_is_reported_with_its_seconds(run):
     assert err == ""
 
 
-def test_json_of_warmup(run):
+def test_json_output_of_warmup(run):
     out, err = run("warmup", "--backend", "compiling", "--json")
     result = json.loads(out)
     assert (result["command"], result["backend"]) == ("warmup", "compiling")
@@ -86,20 +86,20 @@ def test_json_of_warmup(run):
     assert "training, float64" in err
 
 
-def test_a_backend_that_compiles_nothing_has_nothing_to_prepare(run):
+def test_warmup_of_a_backend_without_compilation_prepares_nothing(run):
     assert run("warmup", "--backend", "numpy")[0].splitlines()[1:] == ["nothing to prepare"]
     result = json.loads(run("warmup", "--json")[0])
     assert (result["backend"], result["prepared"]) == ("numpy", [])
 
 
-def test_items_that_were_ready_before_a_failure_are_reported(capsys):
+def test_items_prepared_before_a_failure_are_reported(capsys):
     assert main(["warmup", "--backend", "broken"]) == 1
     out, err = capsys.readouterr()
     assert out.endswith(" s  training, float32\n")
     assert err == "deepnotes: error: backend 'broken' is unavailable: the disk is full; to fix it: make room\n"
 
 
-def test_activity_is_shown_on_a_terminal_but_not_on_stdout(run, monkeypatch):
+def test_activity_is_shown_on_stderr_if_it_is_a_terminal(run, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -115,7 +115,7 @@ def test_activity_is_shown_on_a_terminal_but_not_on_stdout(run, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_an_interrupt_ends_a_warmup():
+def test_an_interrupt_ends_warmup_with_status_130():
     program = (
         "import signal, sys, time; signal.signal(signal.SIGINT, signal.default_int_handler); import deepnotes as dn\n"
         "class Slow(dn.Backend):\n"
@@ -128,8 +128,8 @@ def test_an_interrupt_ends_a_warmup():
         "registry._loaded['slow',] = Slow('slow', numpy)\n"
         "sys.exit(main(['warmup', '--backend', 'slow']))"
     )
-    words = [sys.executable, "-c", program]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert any(line.endswith(" s  one\n") for line in process.stdout)
         process.send_signal(signal.SIGINT)
@@ -140,7 +140,7 @@ def test_an_interrupt_ends_a_warmup():
 # --- threads ----------------------------------------------------------------------------------------------------------
 
 
-def test_commands_pass_the_threads_to_the_backend(run):
+def test_commands_pass_the_number_of_threads_to_the_backend(run):
     quick = ("--epochs", "1", "--layers", "none", "-o", "model", "--quiet")
     for command in (("train", "digits", *quick), ("evaluate", "model", "digits"), ("predict", "model", "digits")):
         registry._loaded.clear()
@@ -152,12 +152,12 @@ def test_commands_pass_the_threads_to_the_backend(run):
         assert [backend.options for backend in registry._loaded.values()] == [{}]
 
 
-def test_threads_apply_to_the_backend_of_the_environment_variable(run, monkeypatch):
+def test_threads_apply_to_the_backend_that_the_environment_variable_selects(run, monkeypatch):
     monkeypatch.setenv("DEEPNOTES_BACKEND", "compiling")
     run("train", "digits", "--epochs", "1", "--layers", "none", "--threads", "3", "--quiet")
     assert [backend.options for backend in registry._loaded.values()] == [{"threads": 3}]
 
 
-def test_a_number_of_threads_that_the_backend_refuses_is_wrong_usage(capsys):
+def test_a_number_of_threads_that_the_backend_refuses_exits_with_status_2(capsys):
     assert main(["train", "digits", "--backend", "compiling", "--threads", "99"]) == 2
     assert capsys.readouterr().err == "deepnotes: error: argument --threads: threads=99, wanted at most 8\n"

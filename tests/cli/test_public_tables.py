@@ -1,6 +1,6 @@
 """The command line on synthetic tables with the formats and peculiarities of well-known public data sets.
 
-Each table can be used without options, or is refused with a message that names the option to use.
+Without format options, each table is either usable or refused with a message about the problem.
 """
 
 import csv
@@ -20,7 +20,7 @@ ROWS = 60
 
 @dataclass
 class Sample:
-    """A data file, the options to train on it, and the error message without these options."""
+    """A data file, the options needed to train on it, and the expected error message without them ("" for none)."""
 
     text: str
     options: str
@@ -37,12 +37,12 @@ def make_table(header, make_row, separator=",", end="\n", rows=ROWS):
     return end.join([header, *body] if header else body) + end
 
 
-def pick(rng, *words):
-    return words[rng.integers(len(words))]
+def pick(rng, *values):
+    return values[rng.integers(len(values))]
 
 
 TABLES = {
-    # passengers: unique names, missing values, commas in quotes
+    # passengers of a ship: unique names, missing values, commas in quotes
     "titanic": Sample(
         make_table(
             "PassengerId,Survived,Pclass,Name,Sex,Age,Fare,Cabin,Embarked",
@@ -61,7 +61,7 @@ TABLES = {
         "--target Survived --exclude PassengerId,Name,Cabin --impute median",
         "column 'Age' has an empty cell where a number was expected",
     ),
-    # census: spaces after commas, ? for unknown, no header
+    # census: spaces after commas, ? for unknown values, no header
     "adult": Sample(
         make_table(
             "",
@@ -145,7 +145,7 @@ TABLES = {
         "--no-header --target x4",
         "no column 'x4'",
     ),
-    # a bank: semicolons, every text in quotes, -1 for never
+    # customers of a bank: semicolons, every string in quotes, -1 for "never"
     "bank marketing": Sample(
         make_table(
             '"age";"job";"pdays";"y"',
@@ -159,7 +159,7 @@ TABLES = {
         ),
         "--target y",
     ),
-    # air: semicolons, decimal commas, -200 for missing values, two empty columns at the end
+    # air quality: semicolons, decimal commas, -200 for missing values, two empty columns at the end
     "air quality": Sample(
         make_table(
             "Date;Time;CO(GT);T;AH;;",
@@ -179,7 +179,7 @@ TABLES = {
         "use --decimal ',' to read it as a number",
         task="regression",
     ),
-    # birds: NA for missing numbers and missing text
+    # penguins: NA for missing numbers and missing strings
     "penguins": Sample(
         make_table(
             "species,island,bill_length_mm,sex,year",
@@ -194,7 +194,7 @@ TABLES = {
         "--target species --impute mean",
         "column 'bill_length_mm' has 'NA' where a number was expected",
     ),
-    # a DataFrame that pandas wrote with its index, booleans
+    # a DataFrame written by pandas, with its index and a column of booleans
     "a frame after a split": Sample(
         make_table(
             ",size,smoker,tip",
@@ -203,7 +203,7 @@ TABLES = {
         "--target tip",
         task="regression",
     ),
-    # phones: a blank for missing values, unique names, yes and no
+    # customers of a telephone company: a space for missing values, unique names, yes and no
     "telco churn": Sample(
         make_table(
             "customerID,SeniorCitizen,TotalCharges,Contract,Churn",
@@ -218,7 +218,7 @@ TABLES = {
         "--target Churn --exclude customerID --impute median",
         "column 'TotalCharges' has an empty cell where a number was expected",
     ),
-    # houses: a currency, thousands in quotes, NA as a category
+    # houses: currency signs, thousands separators in quoted cells, NA as a category
     "house sales": Sample(
         make_table(
             "Id,Alley,LotArea,Grade,Price",
@@ -234,7 +234,7 @@ TABLES = {
         "the target is text that looks like numbers",
         task="regression",
     ),
-    # umlauts in latin-1, semicolons, decimal commas, points between thousands, a line that declares the separator
+    # flats: umlauts in latin-1, semicolons, decimal commas, points as thousands separators, a line with the separator
     "flats": Sample(
         "sep=;\n"
         + make_table(
@@ -259,7 +259,7 @@ TABLES = {
         "--target label",
         suffix="tsv",
     ),
-    # rides: timestamps, percent
+    # bike rides: timestamps, percent signs
     "bike rides": Sample(
         make_table(
             "started,humidity,temp,count",
@@ -274,7 +274,7 @@ TABLES = {
         "use --dates to read the column as dates",
         task="regression",
     ),
-    # codes with leading zeros, rows without a target
+    # zip codes: leading zeros, rows without a target
     "zip codes": Sample(
         make_table(
             "income,age,zip",
@@ -287,7 +287,7 @@ TABLES = {
         "--target zip --drop-missing-target",
         "to leave out such rows, use --drop-missing-target",
     ),
-    # comments above the header, bars between cells, ids that float64 cannot hold
+    # sensors: comments above the header, vertical bars as separators, ids that float64 cannot represent exactly
     "sensors": Sample(
         "# sensor export\n# unit: C\n"
         + make_table(
@@ -303,7 +303,7 @@ TABLES = {
         "--target state --comment # --exclude id --impute mean",
         "",
     ),
-    # schools: K among the grades, a comma in the name of a column
+    # schools: a letter among numeric grades, a comma in the name of a column
     "schools": Sample(
         make_table(
             '"district, name",grade,score,passed',
@@ -329,7 +329,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_each_table_works_or_is_refused_with_the_option(name, tmp_path, monkeypatch, capsys):
+def test_each_table_is_usable_with_its_options(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
     sample = TABLES[name]
@@ -337,22 +337,22 @@ def test_each_table_works_or_is_refused_with_the_option(name, tmp_path, monkeypa
     (tmp_path / path).write_bytes(sample.text.encode(sample.encoding))
     quick = ["--epochs", "1", "--layers", "4", "--json"]
 
-    def call(*words):
-        status = main(list(words))
+    def call(*arguments):
+        status = main(list(arguments))
         out, err = capsys.readouterr()
         assert "Traceback" not in err
         return status, out, err
 
-    words = sample.options.split()
+    options = sample.options.split()
     if sample.error:
-        target = words[words.index("--target") + 1]
+        target = options[options.index("--target") + 1]
         status, out, err = call("train", path, "--target", target, *quick)
         assert (status, out) == (1, "")
         assert sample.error in err
-    status, out, err = call("train", path, *words, *quick, "-o", "m")
+    status, out, err = call("train", path, *options, *quick, "-o", "m")
     assert status == 0, err
     assert json.loads(out)["task"] == sample.task
-    drop_option = [word for word in words if word == "--drop-missing-target"]
+    drop_option = [option for option in options if option == "--drop-missing-target"]
     status, out, err = call("evaluate", "m", path, "--json", *drop_option)
     assert status == 0, err
     assert json.loads(out)["rows"] == ROWS - (6 if drop_option else 0)

@@ -1,4 +1,4 @@
-"""Names from data files, models and paths are escaped on a terminal, and on request for spreadsheets."""
+"""Names from data files, models and paths are escaped on a terminal and, with an option, for spreadsheets."""
 
 import csv
 import importlib.util
@@ -36,8 +36,8 @@ X = np.random.default_rng(1).normal(size=(2, 40))
 QUICK = ["--epochs", "1", "--layers", "4", "--backend", "numpy"]
 
 
-def require_plain(*texts: str) -> None:
-    """Fail if a text has control characters other than line breaks, or a line that a name has forged."""
+def check_plain(*texts: str) -> None:
+    """Check that texts have no control characters except line breaks, and no line that only a name could have added."""
     for text in texts:
         assert all(line.isprintable() for line in text.split("\n")), repr(text)
         assert "\naccuracy  100%" not in text
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_data(name: str) -> list[str]:
-    """Write a data file with `name` in its path, a column and the classes; return its path and a path for a model."""
+    """Write a data file with `name` in its path, columns and classes; return its path, and a model path with `name`."""
     data, model = f"d{name}.csv", f"m{name}.safetensors"
     kinds = np.where(X[0] > 0, f"up{name}", f"down{name}")
     write_table(data, ["x", f"y{name}", f"kind{name}"], [*X, kinds])
@@ -82,14 +82,14 @@ def test_every_command_escapes_names(name: str, capsys: pytest.CaptureFixture[st
         (2, ["train", data, "--loss", name]),
         (2, [name]),
     ]
-    for status, words in commands:
-        assert main(words) == status, capsys.readouterr().err
+    for status, arguments in commands:
+        assert main(arguments) == status, capsys.readouterr().err
         out, err = capsys.readouterr()
-        # A traceback may show the line breaks of a name.
-        require_plain(out, err.replace("\n", "") if "--debug" in words else err)
+        # A traceback may contain the line breaks of a name.
+        check_plain(out, err.replace("\n", "") if "--debug" in arguments else err)
         if status:
-            assert len(err.splitlines()) <= 3 or "--debug" in words
-        elif "--json" in words:
+            assert len(err.splitlines()) <= 3 or "--debug" in arguments
+        elif "--json" in arguments:
             assert json.loads(out)["classes"] == sorted([f"up{name}", f"down{name}"])
 
 
@@ -97,50 +97,50 @@ def test_every_command_escapes_names(name: str, capsys: pytest.CaptureFixture[st
 def test_logs_and_warnings_are_escaped() -> None:
     name = HOSTILE["line"] + HOSTILE["title"]
     data, model = write_data(name)
-    words = ["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--checkpoint", f"run{name}"]
-    assert main(words) == 0
+    arguments = ["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--checkpoint", f"run{name}"]
+    assert main(arguments) == 0
     for path in Path(f"run{name}").glob("step-*"):
         path.write_bytes(b"damaged")
-    program = f"import sys; from deepnotes.cli import main; sys.exit(main({[*words, '--resume']!r}))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "checkpoint skipped: " in done.stderr  # logged by the library
-    require_plain(done.stdout, done.stderr)
+    program = f"import sys; from deepnotes.cli import main; sys.exit(main({[*arguments, '--resume']!r}))"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert process.returncode == 1
+    assert "checkpoint skipped: " in process.stderr  # a log message of the library
+    check_plain(process.stdout, process.stderr)
     program = (
         f"import warnings; from deepnotes.cli import evaluate, main; evaluate.run = lambda *_: warnings.warn({name!r})"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", f"{program}; main({['evaluate', model, data]!r})"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert (done.stdout, done.stderr) == ("", f"UserWarning: {escaped(name)}\n")
+    assert (process.stdout, process.stderr) == ("", f"UserWarning: {escaped(name)}\n")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX terminals")
 @pytest.mark.parametrize("exported", [False, True])
-def test_predictions_are_exact_in_a_pipe_and_escaped_on_a_terminal(exported: bool) -> None:
+def test_predictions_are_unchanged_in_a_pipe_and_escaped_on_a_terminal(exported: bool) -> None:
     import pty
 
     name = "".join(HOSTILE.values())
     data, model = write_data(name)
     assert main(["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--quiet"]) == 0
     dn.load(model).to_python("exported.py")
-    words = ["exported.py", data] if exported else ["-m", "deepnotes", "predict", model, data]
-    piped = subprocess.run([sys.executable, *words], capture_output=True, check=True).stdout.decode()
+    arguments = ["exported.py", data] if exported else ["-m", "deepnotes", "predict", model, data]
+    piped = subprocess.run([sys.executable, *arguments], capture_output=True, check=True).stdout.decode()
     names, *rows = csv.reader(io.StringIO(piped, newline=""))
     assert names[1:] == [f"p_down{name}", f"p_up{name}"]
     assert {row[0] for row in rows} <= {f"down{name}", f"up{name}"}
     leader, follower = pty.openpty()
-    with subprocess.Popen([sys.executable, *words], stdout=follower, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, *arguments], stdout=follower, stderr=subprocess.PIPE) as process:
         os.close(follower)
         output = b""
         while True:
             try:
                 chunk = os.read(leader, 1 << 16)
-            except OSError:  # the process has ended
+            except OSError:  # on Linux, the process has ended
                 break
             if not chunk:
                 break
@@ -149,7 +149,7 @@ def test_predictions_are_exact_in_a_pipe_and_escaped_on_a_terminal(exported: boo
     os.close(leader)
     lines = output.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     assert len(lines) == 41
-    require_plain(*lines)
+    check_plain(*lines)
     assert r"\x1b]0;owned\x07x" in lines[0]
 
 
@@ -160,16 +160,16 @@ def test_an_exported_file_escapes_its_messages(name: str, capsys: pytest.Capture
     write_table("rows.csv", ["x", f"z{name}"], list(X))
     write_table("bad.csv", ["x", f"y{name}"], [["a"], [name]])
     Path("invalid.csv").write_bytes(b"x\xff")
-    for words in (["rows.csv"], ["bad.csv"], [f"no{name}"], [f"--{name}"], ["invalid.csv"]):
-        assert module.main(words) > 0
+    for arguments in (["rows.csv"], ["bad.csv"], [f"no{name}"], [f"--{name}"], ["invalid.csv"]):
+        assert module.main(arguments) > 0
         out, err = capsys.readouterr()
         assert out == ""
         assert len(err.splitlines()) == 1
-        require_plain(err)
+        check_plain(err)
 
 
 def export_module(metadata: dict[str, Any]) -> ModuleType:
-    """Export a network of two inputs and two classes as a Python file, and return it as a module."""
+    """Export a network with two inputs and two classes to a Python file, and import that file as a module."""
     net = dn.Network([dn.Dense(2, "softmax")], inputs=2, seed=0)
     net.metadata = metadata
     net.to_python("exported.py")
@@ -191,7 +191,7 @@ class NamedActivation(dn.ActivationFunction):
 @pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
 def test_summaries_and_progress_escape_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     net = dn.Network([dn.Dense(2, NamedActivation(name))], inputs=2, seed=0)
-    require_plain(net.summary())
+    check_plain(net.summary())
 
     def metric(A: Any, Y: Any) -> float:
         return 0.5
@@ -200,13 +200,13 @@ def test_summaries_and_progress_escape_names(name: str, capsys: pytest.CaptureFi
     net = dn.Network([dn.Dense(1)], inputs=2, seed=0)
     lines: list[str] = []
 
-    class RecordFigures(dn.Callback):
+    class RecordLines(dn.Callback):
         def on_epoch(self, training: Any) -> None:
             lines.append(format_figures(training))
 
-    net.fit(X, X[:1], epochs=2, metrics=[metric], progress=True, callbacks=[RecordFigures()])
+    net.fit(X, X[:1], epochs=2, metrics=[metric], progress=True, callbacks=[RecordLines()])
     assert len(lines) == 2
-    require_plain(*lines, *capsys.readouterr())
+    check_plain(*lines, *capsys.readouterr())
 
 
 def test_printable_text_is_not_escaped() -> None:
@@ -223,7 +223,7 @@ FORMULAS = [
     "\u22121+1", " =1", "\t=1", "\r=1", "\n=1", "\xa0=1", "\u3000\uff1d1", "\ufeff=1", "\u200b=1", '"=1', '" =1',
     "\x00=1", "\t", "\rx", "=cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", "+33 6 12", "-\uff15", "+\u0661", "-1_0",
 ]  # fmt: skip
-INNER = [
+INNER_FORMULAS = [
     "a;=1+1",
     "a\t=1+1",
     "a|=1+1",
@@ -235,17 +235,17 @@ INNER = [
     ";=1",
     "a;\t=1",
 ]
-TEXTS = ["", "plain", "a=b", "a - b", "-5", "+3.25", "-1e-7", " -5 ", "a;-5", "a;b", "a,b", "1;2", "x@y.org", "'=1"]
+HARMLESS = ["", "plain", "a=b", "a - b", "-5", "+3.25", "-1e-7", " -5 ", "a;-5", "a;b", "a,b", "1;2", "x@y.org", "'=1"]
 
 
 @pytest.mark.parametrize("text", FORMULAS, ids=ascii)
-def test_text_that_could_be_a_formula_gets_an_apostrophe_before_it(text: str) -> None:
+def test_text_that_could_be_a_formula_is_prefixed_with_an_apostrophe(text: str) -> None:
     assert inert(text).startswith("'")
     assert inert(text).endswith(text[1:])
 
 
-@pytest.mark.parametrize("text", INNER, ids=ascii)
-def test_formulas_after_a_possible_separator_get_an_apostrophe(text: str) -> None:
+@pytest.mark.parametrize("text", INNER_FORMULAS, ids=ascii)
+def test_formulas_after_possible_separators_are_prefixed_with_an_apostrophe(text: str) -> None:
     safe = inert(text)
     assert safe.replace("'", "") == text
     for separator in ";\t|\n\r":
@@ -253,12 +253,12 @@ def test_formulas_after_a_possible_separator_get_an_apostrophe(text: str) -> Non
             assert cell.strip('" \t\r\n')[:1] not in tuple("=+-@\uff1d") or cell.strip() in ("-1", "-5"), safe
 
 
-@pytest.mark.parametrize("text", TEXTS, ids=ascii)
+@pytest.mark.parametrize("text", HARMLESS, ids=ascii)
 def test_text_that_is_not_a_formula_is_unchanged(text: str) -> None:
     assert inert(text) == text
 
 
-def test_predict_and_the_exported_file_escape_formulas_alike(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_and_the_exported_file_escape_formulas_in_the_same_way(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["\uff1dup;=1+1", "-down"]
     write_table("d.csv", ["x", "y", "kind"], [*X, np.where(X[0] > 0, *names)])
     assert main(["train", "d.csv", "--target", "kind", *QUICK, "-o", "m.safetensors", "--quiet"]) == 0
@@ -275,9 +275,9 @@ def test_predict_and_the_exported_file_escape_formulas_alike(capsys: pytest.Capt
     assert {row[0] for row in tables[0][1:]} == set(names)
     assert {row[0] for row in tables[1][1:]} == safe_kinds
     assert tables[1][0] == ["prediction", "p_-down", "p_\uff1dup;'=1+1"]
-    for words, expected in ((["d.csv"], tables[0]), (["--spreadsheet", "d.csv"], tables[1])):
-        done = subprocess.run([sys.executable, "exported.py", *words], capture_output=True, check=True)
-        actual = list(csv.reader(io.StringIO(done.stdout.decode())))
+    for arguments, expected in ((["d.csv"], tables[0]), (["--spreadsheet", "d.csv"], tables[1])):
+        process = subprocess.run([sys.executable, "exported.py", *arguments], capture_output=True, check=True)
+        actual = list(csv.reader(io.StringIO(process.stdout.decode())))
         assert [row[0] for row in actual] == [row[0] for row in expected]
         assert actual[0] == expected[0]
     write_table("t.csv", ["kind"], [names], spreadsheet=True)
@@ -286,7 +286,7 @@ def test_predict_and_the_exported_file_escape_formulas_alike(capsys: pytest.Capt
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
-OTHER_NUMBERS = [
+UNACCEPTED_NUMBERS = [
     "\u0661",
     "1_0",
     "\uff11",
@@ -305,22 +305,24 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", OTHER_NUMBERS, ids=ascii)
-def test_numbers_with_other_digits_or_underscores_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", UNACCEPTED_NUMBERS, ids=ascii)
+def test_numbers_with_non_ascii_digits_or_underscores_are_refused(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     commands = [["train", "digits", option, text] for option in OPTIONS]
     commands += [["train", "digits", "--layers", f"8,{text}"]]
     commands += [["bench", option, text] for option in ("--layers", "--batch", "--threads", "--rounds", "--seconds")]
     commands += [["bench", "--layers", f"8,{text}"], ["predict", "m", "d", "--threads", text]]
-    for words in commands:
-        assert main(words) == 2, words
+    for arguments in commands:
+        assert main(arguments) == 2, arguments
         out, err = capsys.readouterr()
         assert out == ""
-        assert err.startswith(f"deepnotes: error: argument {words[-2]}: "), err
+        assert err.startswith(f"deepnotes: error: argument {arguments[-2]}: "), err
     with pytest.raises(dn.ArgumentError, match="wanted a number of epochs, or a time"):
         dn.Checkpoints("run", every=text)
 
 
-def test_common_spellings_of_numbers_are_accepted() -> None:
+def test_common_notations_of_numbers_are_accepted() -> None:
     from deepnotes.cli.arguments import parser
 
     for option, text, expected in [

@@ -1,10 +1,10 @@
-// The checked build: every memory access of a kernel is checked. g++ -fsanitize=thread inserts a call before each
-// access; the functions that it calls are defined here instead of in its own library.
+// The checks of the "checked" build: g++ -fsanitize=thread inserts a function call before each memory access of a
+// kernel; these functions are defined here instead of in the library of the thread sanitizer.
 //
-// An access has to be, to the byte, within an array that was passed to the kernel, in shared memory or on the thread's
-// own stack. Two accesses to the same bytes by two threads, at least one of them a write, need a barrier between them:
-// __syncthreads within a block, __syncwarp within a warp; nothing orders accesses of different blocks. Shared memory
-// has to be written before it is read. Accesses are tracked in units of 2 bytes, the smallest size that kernels write.
+// Every byte of an access must be within an array that was passed to the kernel, in shared memory, or on the thread's
+// own stack. If two threads access the same bytes and at least one of them writes, a barrier must separate the two:
+// __syncthreads within a block, or __syncwarp within a warp. No barrier separates accesses of different blocks. Shared
+// memory must be written before it is read. Accesses are tracked in units of 2 bytes, the smallest size of a write.
 
 #include <stdint.h>
 
@@ -17,10 +17,10 @@ namespace {
 constexpr int UNIT = 2;
 
 struct Access {
-    unsigned stamp = 0;  // of the launch or, for shared memory, of the block; 0: no access
+    unsigned stamp = 0;  // number of the launch or, for shared memory, of the block; 0: no access
     int block = 0, thread = 0;
     unsigned barriers = 0, warp_barriers = 0;
-    bool threads = false, warps = false, blocks = false;  // whether several of them have read
+    bool threads = false, warps = false, blocks = false;  // whether several threads, warps or blocks have read
 };
 
 struct Cell {
@@ -40,6 +40,7 @@ const char* stack_end;
 unsigned stamp, launch_stamp, block_number, barriers;
 std::vector<unsigned> warp_barriers;
 
+// Return whether an earlier access happened before the current access, in every order of threads.
 bool ordered(const Access& before, const Region& region) {
     if (before.stamp != (region.shared ? stamp : launch_stamp)) return true;
     const int block = static_cast<int>(block_number), thread = host_registers.number;
@@ -48,18 +49,19 @@ bool ordered(const Access& before, const Region& region) {
     return !before.warps && before.thread / 32 == thread / 32 && before.warp_barriers < warp_barriers[thread / 32];
 }
 
+// Record the current access; a read is combined with earlier reads since the last barrier.
 void record(Access& access, const Region& region, bool read) {
-    const unsigned now = region.shared ? stamp : launch_stamp;
+    const unsigned current = region.shared ? stamp : launch_stamp;
     const int block = static_cast<int>(block_number), thread = host_registers.number;
-    const unsigned warp_now = warp_barriers[thread / 32];
+    const unsigned warp_barrier_count = warp_barriers[thread / 32];
     Access next;
-    next.stamp = now, next.block = block, next.thread = thread;
-    next.barriers = barriers, next.warp_barriers = warp_now;
-    if (read && access.stamp == now) {
+    next.stamp = current, next.block = block, next.thread = thread;
+    next.barriers = barriers, next.warp_barriers = warp_barrier_count;
+    if (read && access.stamp == current) {
         next.blocks = access.blocks || access.block != block;
         if (access.block == block && access.barriers == barriers) {
             const bool same_warp = access.thread / 32 == thread / 32;
-            const bool later = same_warp && !access.warps && access.warp_barriers < warp_now;
+            const bool later = same_warp && !access.warps && access.warp_barriers < warp_barrier_count;
             next.threads = !later && (access.threads || access.thread != thread);
             next.warps = access.warps || !same_warp;
         }
@@ -91,7 +93,7 @@ void check(const void* address, size_t size, bool writes) {
         }
         return;
     }
-    for (const Region& region : regions)  // name the array that is nearby
+    for (const Region& region : regions)  // name an array nearby
         if (p >= region.start - 4096 && p < region.start + region.size + 4096)
             host_fault_at(
                 writes ? "writes out of bounds" : "reads out of bounds", p, p - region.start, region.size
@@ -124,7 +126,7 @@ void host_check_warp_barrier() { ++warp_barriers[host_registers.number / 32]; }
 
 void host_check_stack(char* stack, size_t size) { stack_start = stack, stack_end = stack + size; }
 
-// Set the arrays of the next launch.
+// Set the arrays that the next launch may access.
 __attribute__((visibility("default"))) void host_regions(int count, const void** starts, const size_t* sizes) {
     regions.clear();
     for (int i = 0; i < count; i++)

@@ -1,8 +1,8 @@
-// A block on one CPU: each thread is a fiber, which runs until it waits at a barrier or a shuffle, or ends.
+// Runs a block of threads on one CPU: each thread is a fiber that runs until it waits at a barrier or shuffle, or ends.
 //
-// A thread that never waits leaves its stack to the next one, so kernels without barriers cost no more than a loop.
-// Anything that would hang a device or be undefined stops the launch with an error message: a barrier that not all
-// threads reach, a shuffle in which a lane of the mask takes no part, two different barriers at a time.
+// A thread that ends without waiting passes its stack on to the next one, so a kernel without barriers is as fast as a
+// loop. A launch stops with an error message if it would hang on a device or have undefined results: if not all threads
+// reach a barrier, if not all lanes in its mask reach a shuffle, or if threads wait at different barriers.
 
 #include <stdarg.h>
 #include <stdint.h>
@@ -81,20 +81,20 @@ struct Fiber {
     Context context;
     char* stack = nullptr;
     State state = READY;
-    bool begun = false;
-    dim3 place;
+    bool started = false;
+    dim3 thread_index;
     int line = 0;
 };
 
 struct Warp {
     unsigned long long values[2][32];
-    int turn = 0;
+    int current = 0;  // the index of the values that the next exchange writes
 };
 
 Context scheduler;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
-std::vector<char*> spare;
+std::vector<char*> spare_stacks;
 int running = -1;
 const HostKernel* kernel;
 void** arguments;
@@ -131,22 +131,22 @@ void body() {
 void resume(int number) {
     Fiber& fiber = fibers[number];
     running = number;
-    host_registers.thread = fiber.place;
+    host_registers.thread = fiber.thread_index;
     host_registers.number = number;
     host_registers.lane = number & 31;
-    if (!fiber.begun) {
-        fiber.begun = true;
-        if (spare.empty()) spare.push_back(static_cast<char*>(aligned_alloc(4096, STACK)));
-        fiber.stack = spare.back();
-        spare.pop_back();
+    if (!fiber.started) {
+        fiber.started = true;
+        if (spare_stacks.empty()) spare_stacks.push_back(static_cast<char*>(aligned_alloc(4096, STACK)));
+        fiber.stack = spare_stacks.back();
+        spare_stacks.pop_back();
         fiber.context.start(fiber.stack, body);
     }
     host_check_stack(fiber.stack, STACK);
     scheduler.leave_for(fiber.context);
-    if (fiber.state == DONE) spare.push_back(fiber.stack), fiber.stack = nullptr;
+    if (fiber.state == DONE) spare_stacks.push_back(fiber.stack), fiber.stack = nullptr;
 }
 
-// Release the waiting threads if they are all at the same barrier; otherwise, none of them can ever continue.
+// Release the waiting threads if all threads of the block are at the same barrier; otherwise, report a fault.
 bool release_barrier() {
     const int threads = static_cast<int>(fibers.size());
     int waiting = -1, ended = -1;
@@ -154,7 +154,7 @@ bool release_barrier() {
         const Fiber& f = fibers[t];
         if (f.state == DONE) ended = t;
         if (f.state == AT_SHUFFLE) {
-            describe("thread %d waits at the shuffle or __syncwarp of line %d for lanes that do not come", t, f.line);
+            describe("thread %d waits at the shuffle or __syncwarp of line %d for lanes that never come", t, f.line);
             return false;
         }
         if (f.state == AT_BARRIER) {
@@ -182,42 +182,42 @@ void run_block(int order) {
     const int threads = static_cast<int>(size.x * size.y * size.z);
     fibers.assign(threads, Fiber());
     warps.assign((threads + 31) / 32, Warp());
-    std::vector<int> turn(threads);
+    std::vector<int> sequence(threads);
     for (int t = 0; t < threads; t++) {
-        turn[t] = order == 1 ? threads - 1 - t : t;
-        fibers[t].place = dim3{t % size.x, t / size.x % size.y, t / (size.x * size.y)};
+        sequence[t] = order == 1 ? threads - 1 - t : t;
+        fibers[t].thread_index = dim3{t % size.x, t / size.x % size.y, t / (size.x * size.y)};
     }
     const size_t shared = __stop_shared_memory - __start_shared_memory;
     if (shared) memset(__start_shared_memory, 0xff, shared);  // NaN, since nothing has been written yet
     host_check_block();
     for (;;) {
         if (order == 2)
-            for (int t = threads - 1; t > 0; t--) std::swap(turn[t], turn[draw() % (t + 1)]);
-        bool went = false, all_done = true;
-        for (int t : turn) {
+            for (int t = threads - 1; t > 0; t--) std::swap(sequence[t], sequence[draw() % (t + 1)]);
+        bool resumed = false, all_done = true;
+        for (int t : sequence) {
             if (fibers[t].state == READY) {
                 resume(t);
-                went = true;
+                resumed = true;
                 if (faulty) break;
             }
             all_done = all_done && fibers[t].state == DONE;
         }
-        if (faulty || all_done || (!went && !release_barrier())) break;
+        if (faulty || all_done || (!resumed && !release_barrier())) break;
     }
     for (Fiber& f : fibers)
-        if (f.stack) spare.push_back(f.stack);
+        if (f.stack) spare_stacks.push_back(f.stack);
 }
 
-// Wait until all lanes of the warp have called this; return whether this lane was the last.
+// Wait until all lanes of the running warp have called this function; return whether this lane was the last.
 bool meet(unsigned mask, int line) {
     const int own = running, lane = own & 31, first = own - lane;
-    if (fibers.size() < static_cast<size_t>(first) + 32) host_fault("a mask names lanes that the block does not have");
-    if (mask != 0xffffffffu) host_fault("a mask of less than a warp, which these fibers do not know");
+    if (fibers.size() < static_cast<size_t>(first) + 32) host_fault("a mask has lanes beyond the end of the block");
+    if (mask != 0xffffffffu) host_fault("a mask of less than a warp, which this simulation does not support");
     Fiber& fiber = fibers[own];
     fiber.line = line, fiber.state = AT_SHUFFLE;
     for (int other = first; other < first + 32; other++) {
         const Fiber& f = fibers[other];
-        if (f.state == DONE) host_fault("a mask names a lane that has ended");
+        if (f.state == DONE) host_fault("a mask has a lane that has ended");
         if (f.state != AT_SHUFFLE) {
             yield();
             return false;
@@ -225,7 +225,7 @@ bool meet(unsigned mask, int line) {
         if (f.line != line) host_fault("the lanes of a warp are at different shuffles");
     }
     for (int other = first; other < first + 32; other++) fibers[other].state = READY;
-    warps[own / 32].turn ^= 1;
+    warps[own / 32].current ^= 1;
     return true;
 }
 
@@ -252,17 +252,17 @@ void host_barrier(int line) {
 }
 
 unsigned long long host_exchange(unsigned mask, unsigned long long value, int from, int line) {
-    Warp& warp = warps[running / 32];  // the turn changes once all lanes are here, so no lane is two shuffles ahead
-    unsigned long long* values = warp.values[warp.turn];
+    Warp& warp = warps[running / 32];  // `current` changes once all lanes are here, so no lane overwrites unread values
+    unsigned long long* values = warp.values[warp.current];
     values[running & 31] = value;
     meet(mask, line);
-    if (from < 0 || from > 31) host_fault("a shuffle reads a lane that there is not");
+    if (from < 0 || from > 31) host_fault("a shuffle reads from a lane outside 0 to 31");
     return values[from];
 }
 
 unsigned host_ballot(unsigned mask, int predicate, int line) {
     Warp& warp = warps[running / 32];
-    unsigned long long* values = warp.values[warp.turn];
+    unsigned long long* values = warp.values[warp.current];
     values[running & 31] = predicate != 0;
     meet(mask, line);
     unsigned out = 0;
@@ -274,15 +274,15 @@ void host_warp_barrier(unsigned mask, int line) {
     if (meet(mask, line)) host_check_warp_barrier();
 }
 
-// Run a kernel on the arguments; order: 0 forward, 1 backward, 2 random. Return 0, or 1 with an error message of up to
-// 512 bytes in `words`.
+// Run a kernel. `order` of blocks and threads: 0 forward, 1 backward, 2 random. Return 0, or 1 after writing an error
+// message of up to 512 bytes to `text`.
 __attribute__((visibility("default"))) int host_launch(
-    int index, const unsigned* grid, const unsigned* block, void** packed, int order, unsigned long long seed, int flush,
-    char* words
+    int index, const unsigned* grid, const unsigned* block, void** packed, int order, unsigned long long seed,
+    int flush, char* text
 ) {
     kernel = &host_kernels[index];
     arguments = packed;
-    message = words;
+    message = text;
     faulty = false;
     random_state = seed * 2 + 1;
     host_registers.grid_dim = dim3{grid[0], grid[1], grid[2]};
@@ -294,10 +294,10 @@ __attribute__((visibility("default"))) int host_launch(
 #endif
     const unsigned long long blocks = 1ull * grid[0] * grid[1] * grid[2];
     for (unsigned long long b = 0; b < blocks && !faulty; b++) {
-        const unsigned long long at = order == 1 ? blocks - 1 - b : b;
+        const unsigned long long number = order == 1 ? blocks - 1 - b : b;
         host_registers.block = dim3{
-            static_cast<unsigned>(at % grid[0]), static_cast<unsigned>(at / grid[0] % grid[1]),
-            static_cast<unsigned>(at / grid[0] / grid[1])
+            static_cast<unsigned>(number % grid[0]), static_cast<unsigned>(number / grid[0] % grid[1]),
+            static_cast<unsigned>(number / grid[0] / grid[1])
         };
         run_block(order);
     }

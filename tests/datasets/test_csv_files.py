@@ -13,7 +13,7 @@ from deepnotes.datasets.tables import read_table
 OTHER_ENCODINGS = "for another encoding, such as latin-1 or utf-16, use --encoding (encoding=)"
 
 
-def test_columns_of_numbers_and_of_text(csv_file):
+def test_columns_become_numbers_or_strings(csv_file):
     table = read_table(csv_file("length,kind,n\n1.5,rose,1\n-2e3,tulip,2\n.5,red rose,3\n"))
     assert table.names == ["length", "kind", "n"]
     assert table.n_rows == 3
@@ -50,31 +50,31 @@ def test_quoted_cells_may_have_commas_quotes_and_line_breaks(csv_file):
     assert table.column("a").tolist() == ['x, "y"\nz']
 
 
-def test_numbers_in_a_column_of_text_are_text(csv_file):
+def test_numbers_in_a_text_column_stay_strings(csv_file):
     assert read_table(csv_file("a\nx\n1\nnan\n")).column("a").tolist() == ["x", "1", "nan"]
 
 
 @pytest.mark.parametrize("cell", ["1_000", "１", "0x10", "1,5", "1e", "--1", "NA", "٣"])
-def test_other_notations_of_numbers_make_a_text_column(csv_file, cell):
+def test_unsupported_notations_of_numbers_make_a_text_column(csv_file, cell):
     assert read_table(csv_file(f'a\n"{cell}"\n')).column("a").tolist() == [cell]
 
 
 @pytest.mark.parametrize("cell", ["0", "-0", "+1.5", "1.", ".5", "1e-320", "1E5", "007", "9007199254740993"])
-def test_notations_of_numbers(csv_file, cell):
+def test_supported_notations_of_numbers_are_parsed_as_by_float(csv_file, cell):
     column = read_table(csv_file(f"a\n{cell}\n")).column("a")
     assert column.tobytes() == np.float64(float(cell)).tobytes()
 
 
-def test_columns_that_are_longer_than_a_block(csv_file, monkeypatch):
+def test_columns_longer_than_a_block_are_read_completely(csv_file, monkeypatch):
     monkeypatch.setattr(csv_files, "MIN_BLOCK", 20)
     monkeypatch.setattr(csv_files, "MAX_BLOCKS", 1000)
-    words = ["a", "long one", "b", "c", "the longest of them", "d", "e"]
-    table = read_table(csv_file("n,w\n" + "".join(f"{i},{word}\n" for i, word in enumerate(words))))
+    cells = ["a", "long one", "b", "c", "the longest of them", "d", "e"]
+    table = read_table(csv_file("n,w\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(cells))))
     assert table.column("n").tolist() == list(range(7))
-    assert table.column("w").tolist() == words
+    assert table.column("w").tolist() == cells
 
 
-def test_the_suffix_may_be_in_capitals(tmp_path):
+def test_the_suffix_is_case_insensitive(tmp_path):
     path = tmp_path / "DATA.CSV"
     path.write_text("a\n1\n")
     assert read_table(str(path)).names == ["a"]
@@ -113,12 +113,12 @@ def test_the_suffix_may_be_in_capitals(tmp_path):
         ("a\n1\n" + "x" * 99, "data.csv:3: column 'a' has '" + "x" * 56 + "... where a number was expected"),
     ],
 )
-def test_the_error_for_an_invalid_cell(csv_file, content, message):
+def test_invalid_cells_are_refused_with_line_and_column(csv_file, content, message):
     assert error_of(csv_file(content)) == message
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_the_line_number_is_that_of_an_editor(csv_file, newline):
+def test_line_numbers_match_a_text_editor(csv_file, newline):
     lines = ["", 'note,"x', 'y",z', '"two', 'lines",1,2', '"three', "long", 'lines",3,bad']
     message = error_of(csv_file(newline.join(lines)))
     assert message == "data.csv:8: column 'z' has 'bad' where a number was expected"
@@ -129,7 +129,7 @@ def test_the_line_number_is_that_of_an_editor(csv_file, newline):
     )
 
 
-def test_the_line_number_in_a_later_block(csv_file, monkeypatch):
+def test_line_numbers_are_correct_in_later_blocks(csv_file, monkeypatch):
     monkeypatch.setattr(csv_files, "MIN_BLOCK", 20)
     monkeypatch.setattr(csv_files, "MAX_BLOCKS", 1000)
     rows = [str(i) for i in range(20)]
@@ -151,7 +151,7 @@ def test_rows_with_a_different_number_of_cells_are_refused(csv_file, content, me
 
 
 def advice(line, index=None):
-    """Return the advice for a header that ends on a line; `index` is the column to leave out."""
+    """Return the advice in the error for a header that ends in `line`; `index` is the column to exclude, if any."""
     option, argument = ("", "") if index is None else (f" --exclude x{index}", f", exclude=['x{index}']")
     options = f"--skip-rows {line} --no-header{option} (skip_rows={line}, header=False{argument})"
     return f"; use {options} to name the columns x0, x1, ..."
@@ -181,11 +181,11 @@ def advice(line, index=None):
         ),
     ],
 )
-def test_the_error_for_an_unusable_header(csv_file, content, message):
+def test_unusable_headers_are_refused_with_advice(csv_file, content, message):
     assert error_of(csv_file(content)) == message
 
 
-def test_some_names_may_be_numbers(csv_file):
+def test_some_column_names_may_be_numbers(csv_file):
     assert read_table(csv_file("1,b\n3,4\n")).names == ["1", "b"]
 
 

@@ -14,12 +14,12 @@ from deepnotes.utils.errors import ArgumentError, TableError
 
 
 def idx(array, code=0x08):
-    """Return an IDX file of an array."""
-    head = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return head + array.astype(DTYPES[code]).tobytes()
+    """Return the content of an IDX file that holds an array."""
+    header = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(DTYPES[code]).tobytes()
 
 
-# --- the choice of columns --------------------------------------------------------------------------------------------
+# --- choice of columns -----------------------------------------------------------------------------------------------
 
 
 def test_excluded_columns_are_not_read(csv_file):
@@ -61,7 +61,7 @@ def test_missing_values_are_kept_on_request(csv_file, npz_file):
     [("X.npy", "y.npy"), ("X_train.npy", "y_train.npy"), ("images-2.npy", "labels-2.npy"), ("test_x.npy", "test_y.npy"),
      ("features.npy", "targets.npy"), ("run 1 data.npy", "run 1 labels.npy")],
 )  # fmt: skip
-def test_a_matrix_and_the_targets_in_its_companion_file(tmp_path, x, y):
+def test_targets_are_read_from_the_companion_file(tmp_path, x, y):
     np.save(tmp_path / x, np.arange(6, dtype=np.int16).reshape(3, 2))
     assert read_table(tmp_path / x).names == ["x0", "x1"]
     np.save(tmp_path / y, np.array([1, 0, 1]))
@@ -73,7 +73,7 @@ def test_a_matrix_and_the_targets_in_its_companion_file(tmp_path, x, y):
 
 
 @pytest.mark.parametrize("name", ["Xavier.npy", "maximum.npy", "metadata.npy", "y.npy", "dataset.npy"])
-def test_names_that_have_no_companion(tmp_path, name):
+def test_other_file_names_have_no_companion(tmp_path, name):
     for candidate in (name.replace("X", "y"), name.replace("data", "labels")):
         (tmp_path / candidate).touch()
     assert find_companion(tmp_path / name) is None
@@ -115,7 +115,7 @@ LABELS = np.array([7, 0, 7], np.uint8)
 
 @pytest.mark.parametrize("gz", [False, True])
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "train-images.idx3-ubyte", "train-images.idx"])
-def test_idx_files_of_images_and_labels(tmp_path, name, gz):
+def test_labels_are_read_from_the_companion_idx_file(tmp_path, name, gz):
     compress, suffix = (gzip.compress, ".gz") if gz else (bytes, "")
     (tmp_path / f"{name}{suffix}").write_bytes(compress(idx(IMAGES)))
     table = read_table(tmp_path / f"{name}{suffix}")
@@ -129,7 +129,7 @@ def test_idx_files_of_images_and_labels(tmp_path, name, gz):
 
 
 @pytest.mark.parametrize("code", DTYPES)
-def test_all_dtypes_of_idx_files(tmp_path, code):
+def test_idx_files_of_every_dtype_are_read(tmp_path, code):
     path = tmp_path / "a.idx"
     path.write_bytes(idx(np.array([[1, 2], [3, 100]]), code))
     assert read_table(path).features()[0].tolist() == [[1, 2], [3, 100]]
@@ -183,7 +183,7 @@ def parquet(tmp_path):
     return write
 
 
-def test_parquet_columns_of_numbers_and_of_text(parquet):
+def test_parquet_columns_become_numbers_or_strings(parquet):
     pa = parquet.pa
     columns = {
         "f": pa.array([1.5, 2.5, 3.5], pa.float32()),
@@ -200,7 +200,7 @@ def test_parquet_columns_of_numbers_and_of_text(parquet):
     }  # fmt: skip
 
 
-def test_missing_values_in_a_parquet_file(parquet):
+def test_missing_values_in_a_parquet_file_are_refused_or_kept(parquet):
     path = parquet({"a": [1.0, None, float("nan")], "s": ["x", None, ""], "t": [[1], [2], [3]]})
     assert error_of(path) == "data.parquet: column 't' has type list<element: int64>, wanted numbers or text"
     with pytest.raises(TableError, match=r"row 2: column 'a' has nan where .*; one more is missing, in row 3"):

@@ -1,4 +1,4 @@
-"""The bundled digits, which must equal the data of the UCI repository, and synthetic data."""
+"""The bundled digits, compared with published facts about them and with scikit-learn's copy, and synthetic data."""
 
 from importlib.resources import files
 
@@ -10,7 +10,7 @@ from deepnotes.datasets import load_digits, make_blobs, make_moons, make_spirals
 from deepnotes.utils.errors import ArgumentError
 
 
-def test_the_shapes_dtypes_and_range_of_the_digits():
+def test_shapes_dtypes_and_range_of_the_digits():
     digits = load_digits()
     assert digits.X.shape == (1797, 64)
     assert digits.X.dtype == np.float64
@@ -20,7 +20,7 @@ def test_the_shapes_dtypes_and_range_of_the_digits():
     assert np.array_equal(digits.X, digits.X.round())
 
 
-def test_the_names_of_features_and_classes_of_the_digits():
+def test_feature_and_class_names_of_the_digits():
     digits = load_digits()
     assert digits.classes == list("0123456789")
     assert len(set(digits.feature_names)) == 64
@@ -28,7 +28,7 @@ def test_the_names_of_features_and_classes_of_the_digits():
     assert digits.feature_names[8 * 3 + 5] == "pixel_3_5"
 
 
-def test_class_counts_equal_those_that_the_repository_publishes():
+def test_class_counts_match_the_uci_repository():
     assert np.bincount(load_digits().y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 
 
@@ -40,7 +40,7 @@ def test_the_first_image_shows_a_zero():
     assert image[3:5, 3:5].sum() < image[3:5, 1:3].sum()
 
 
-def test_the_digits_equal_those_of_scikit_learn():
+def test_digits_match_scikit_learn():
     source = pytest.importorskip("sklearn.datasets").load_digits()
     digits = load_digits()
     assert np.array_equal(digits.X, source.data)
@@ -61,23 +61,28 @@ def test_the_licence_is_packaged_with_the_data():
 
 # --- synthetic data ---------------------------------------------------------------------------------------------------
 
-POINTS = [(make_moons, 2), (make_spirals, 2), (make_blobs, 3)]
+CLASSIFICATION = [(make_moons, 2), (make_spirals, 2), (make_blobs, 3)]
 
 
-@pytest.mark.parametrize(("make", "classes"), POINTS)
-def test_points_of_balanced_classes_in_random_order(make, classes):
-    points = make(31)
-    assert (points.X.shape, points.X.dtype, points.y.shape, points.y.dtype) == ((31, 2), np.float64, (31,), np.int64)
-    assert np.ptp(np.bincount(points.y, minlength=classes)) <= 1
-    assert (points.feature_names, points.classes) == (["x0", "x1"], [str(i) for i in range(classes)])
-    assert not np.array_equal(points.y, np.sort(points.y))
+@pytest.mark.parametrize(("make", "classes"), CLASSIFICATION)
+def test_classes_are_balanced_and_in_random_order(make, classes):
+    samples = make(31)
+    assert (samples.X.shape, samples.X.dtype, samples.y.shape, samples.y.dtype) == (
+        (31, 2),
+        np.float64,
+        (31,),
+        np.int64,
+    )
+    assert np.ptp(np.bincount(samples.y, minlength=classes)) <= 1
+    assert (samples.feature_names, samples.classes) == (["x0", "x1"], [str(i) for i in range(classes)])
+    assert not np.array_equal(samples.y, np.sort(samples.y))
 
 
 @pytest.mark.parametrize("make", [make_moons, make_spirals, make_blobs, make_teacher])
-def test_the_seed_decides_and_invalid_arguments_are_refused(make):
-    for one, same, other in zip(make(50), make(50, seed=0), make(50, seed=1), strict=True):
-        assert np.array_equal(one, same)
-        assert isinstance(one, list) or not np.array_equal(one, other)
+def test_the_seed_determines_the_data_and_invalid_arguments_are_refused(make):
+    for default, same_seed, other_seed in zip(make(50), make(50, seed=0), make(50, seed=1), strict=True):
+        assert np.array_equal(default, same_seed)
+        assert isinstance(default, list) or not np.array_equal(default, other_seed)
     make(50).X[:] = np.nan
     assert np.isfinite(make(50).X).all()
     for invalid in ({"samples": 0}, {"samples": 1.5}, {"samples": True}, {"seed": -1}):
@@ -91,7 +96,7 @@ def test_the_seed_decides_and_invalid_arguments_are_refused(make):
      (make_spirals, {"classes": 1}), (make_blobs, {"features": 0}), (make_blobs, {"spread": "x"}),
      (make_blobs, {"samples": 2}), (make_teacher, {"hidden": 0}), (make_teacher, {"noise": -0.1})],
 )  # fmt: skip
-def test_arguments_outside_their_range_are_refused(make, arguments):
+def test_arguments_out_of_range_are_refused(make, arguments):
     with pytest.raises(ArgumentError, match=f"{next(iter(arguments))}="):
         make(**arguments)
 
@@ -122,7 +127,7 @@ def test_blobs_are_round_clouds():
         assert cloud.std(axis=0) == pytest.approx(0.5, rel=0.1)  # 1000 samples: the standard error is 0.011
 
 
-def test_a_network_learns_the_outputs_of_the_teacher():
+def test_a_network_learns_the_function_of_the_teacher():
     samples = make_teacher(400, features=3, hidden=2)
     net = dn.Network([dn.Dense(6, "tanh"), dn.Dense(1)], inputs=3, seed=0)
     before = net.evaluate(samples.X.T, samples.y)["loss"]

@@ -11,12 +11,12 @@ from deepnotes.utils.errors import ArgumentError, TableError
 
 @pytest.fixture
 def flowers(csv_file):
-    """Return a table with a missing value of each kind."""
+    """Return a table with a missing number and a missing category."""
     text = "size,kind,zip\n1,rose,10\n2,tulip,20\n,rose,10\n4,,20\n9,daisy,10\n"
     return read_table(csv_file(text), missing="keep")
 
 
-def test_inputs_of_categories_and_of_numbers(flowers):
+def test_categories_are_one_hot_encoded_and_numbers_are_kept(flowers):
     encoder = Encoder.fit(flowers, ["kind", "size"], impute="median", rows=np.array([0, 1, 4]))
     assert encoder.inputs == ["kind=daisy", "kind=rose", "kind=tulip", "size"]
     assert encoder(flowers).T.tolist() == [[0, 1, 0, 1], [0, 0, 1, 2], [0, 1, 0, 2], [1, 0, 0, 4], [1, 0, 0, 9]]
@@ -24,18 +24,18 @@ def test_inputs_of_categories_and_of_numbers(flowers):
 
 
 @pytest.mark.parametrize(("impute", "value"), [("mean", 4), ("median", 3), ("zero", 0), ("most_frequent", 1)])
-def test_fill_values(flowers, impute, value):
+def test_missing_values_are_filled_as_impute_says(flowers, impute, value):
     encoder = Encoder.fit(flowers, ["size", "kind"], impute=impute)
     assert [feature.fill for feature in encoder.features] == [value, "rose"]
     assert encoder(flowers)[0].tolist() == [1, 2, value, 4, 9]
 
 
-def test_the_mean_of_numbers_near_the_largest_float_does_not_overflow():
+def test_the_imputed_mean_of_huge_numbers_does_not_overflow():
     table = Table(["a"], {"a": np.array([1.5e308, 1.7e308, np.nan])})
     assert Encoder.fit(table, impute="mean").features[0].fill == pytest.approx(1.6e308)
 
 
-def test_numbers_may_be_categories(flowers):
+def test_a_column_of_numbers_can_be_categorical(flowers):
     encoder = Encoder.fit(flowers, ["zip"], categorical=["zip"])
     assert encoder.inputs == ["zip=10", "zip=20"]
     assert encoder(flowers).tolist() == [[1, 0, 1, 0, 1], [0, 1, 0, 1, 0]]
@@ -49,9 +49,9 @@ def test_a_missing_value_is_an_error_unless_imputed(flowers):
         Encoder.fit(flowers)
     imputing = Encoder.fit(flowers, ["size"], impute="mean")
     assert np.isfinite(imputing(flowers)).all()
-    without = Encoder.fit(Table(["size"], {"size": np.ones(2)}))
+    without_imputation = Encoder.fit(Table(["size"], {"size": np.ones(2)}))
     with pytest.raises(TableError, match=r"data\.csv:4: column 'size' has an empty cell .*trained without --impute"):
-        without(flowers)
+        without_imputation(flowers)
 
 
 def test_an_unknown_category_is_an_error_or_encoded_as_zeros(flowers):
@@ -62,7 +62,7 @@ def test_an_unknown_category_is_an_error_or_encoded_as_zeros(flowers):
     assert encoder.count_unknown(flowers) == {"kind": 1}
 
 
-def test_columns_of_another_type_are_refused(csv_file):
+def test_columns_of_a_different_type_are_refused(csv_file):
     numbers, text = (read_table(csv_file(f"a\n{cell}\n")) for cell in ("1", "x"))
     with pytest.raises(TableError, match="column 'a' is text, its first value is 'x', wanted numbers"):
         Encoder.fit(numbers)(text)
@@ -80,7 +80,7 @@ def test_a_column_without_values_can_be_imputed_but_not_fitted(csv_file):
         Encoder.fit(empty, impute="mean")
 
 
-def test_names_of_inputs_are_distinct():
+def test_names_of_inputs_must_be_distinct():
     columns = {"a": np.array(["x", "y"]), "a=x": np.ones(2)}
     with pytest.raises(TableError, match="two inputs would have the name 'a=x'"):
         Encoder.fit(Table(list(columns), columns))
@@ -88,7 +88,7 @@ def test_names_of_inputs_are_distinct():
     assert Encoder.fit(close, categorical=["a"]).inputs == ["a=0.1", "a=0.100000000000001", "a=3", "a=1e+300"]
 
 
-def test_text_of_many_values_is_refused_unless_named_as_categorical():
+def test_text_columns_with_many_values_are_refused_unless_categorical():
     table = Table(["id"], {"id": np.array([f"n{i}" for i in range(65)])})
     with pytest.raises(TableError, match="column 'id' is text of 65 distinct values"):
         Encoder.fit(table)
@@ -114,7 +114,7 @@ def test_an_invalid_value_of_unknown_is_refused(flowers):
         Encoder.fit(flowers, ["zip"])(flowers, unknown="drop")
 
 
-def test_an_encoder_survives_the_round_trip_through_metadata(flowers):
+def test_an_encoder_can_be_restored_from_metadata(flowers):
     encoder = dn.Encoder.fit(flowers, categorical=["zip"], impute="mean")
     metadata = encoder.as_metadata()
     assert metadata[1] == {"name": "kind", "categories": ["daisy", "rose", "tulip"], "fill": "rose"}
