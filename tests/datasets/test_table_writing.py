@@ -22,7 +22,7 @@ def to_csv(names, columns):
     return stream.getvalue()
 
 
-def test_the_notation_of_numbers_and_text():
+def test_the_format_of_numbers_and_text():
     columns = [
         np.array([0.1, 1e22, -0.0]),
         np.array([0.1, 1 / 3, 16777216], np.float32),
@@ -38,7 +38,7 @@ def test_the_notation_of_numbers_and_text():
     )
 
 
-def test_print_options_of_numpy_are_ignored():
+def test_numpy_print_options_are_ignored():
     with np.printoptions(precision=2, suppress=True):
         assert to_csv(["a"], [np.array([0.123456789], np.float32)]) == "a\n0.12345679\n"
 
@@ -154,7 +154,7 @@ def test_pipes_and_links_are_not_replaced(tmp_path):
     assert real.read_text() == "a\n2\n"
 
 
-def test_errors_of_streams():
+def test_errors_of_a_stream_are_reported():
     class Stream:
         def __init__(self, error):
             self.error = error

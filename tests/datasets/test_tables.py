@@ -77,14 +77,14 @@ def flowers(csv_file):
     return read_table(csv_file('length,"a\nb",kind,Width\n1,2,rose,3\n4,5,tulip,6\n'))
 
 
-def test_features_in_the_order_of_the_table(flowers):
+def test_features_are_in_table_order(flowers):
     X, names = flowers.features(exclude=["kind"])
     assert names == ["length", "a\nb", "Width"]
     assert X.dtype == np.float64
     assert X.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_features_in_the_requested_order(flowers):
+def test_features_are_in_the_requested_order(flowers):
     X, names = flowers.features(names=("Width", "length"), exclude=["nothing"])
     assert names == ["Width", "length"]
     assert X.tolist() == [[3, 1], [6, 4]]
