@@ -114,10 +114,7 @@ FROM_OUTPUTS = {"sigmoid_backward", "tanh_backward"}
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", sorted(set(CASES) - FROM_OUTPUTS))
 def test_an_equation_is_as_accurate_as_its_arguments(name: str, dtype: str) -> None:
-    assert (
-        max_bound(bind(name), CASES[name], dtype, name.split("_derivative")[0] in WITH_TARGETS)
-        <= ROUNDINGS
-    )
+    assert max_bound(bind(name), CASES[name], dtype, name.split("_derivative")[0] in WITH_TARGETS) <= ROUNDINGS
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
