@@ -20,8 +20,8 @@ EAGER = dn.Backend("eager", np)  # NumPy's namespace without the kernels of the 
 
 BOUND = 9 * 1000 * 2.0**-53
 """The bound on the difference from training on the numpy backend. Its batches have a different memory layout, so
-products may be summed in a different order: in 9 updates at a rate of at most 1/10, each with about 100 roundings of terms that
-are up to 100 times as large as their sum."""
+products may be summed in a different order: in 9 updates at a rate of at most 1/10, each with about 100 roundings of
+terms that are up to 100 times as large as their sum."""
 
 
 @pytest.fixture(autouse=True)

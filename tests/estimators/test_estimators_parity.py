@@ -70,8 +70,8 @@ def check_equal(ours: Any, theirs: Any) -> None:
 
 
 LBFGS_DIFFERS = {("values", "lbfgs")}
-"""For several outputs, scikit-learn passes L-BFGS the mean of their losses but the gradient of their sum; we pass the sum
-and its gradient."""
+"""For several outputs, scikit-learn passes L-BFGS the mean of their losses but the gradient of their sum; we pass the
+sum and its gradient."""
 
 
 @pytest.mark.thinned(6)
