@@ -30,7 +30,7 @@ if find_spec("onnx"):
     INTEGERS = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([x for x in NUMBERS if abs(x) < 2**62])
 
     def alter_node(draw: st.DrawFn, graph: Any, names: list[str], change: str) -> None:
-        """Change the operator, the operands (to some of `names`) or an attribute of a random node, or copy or remove it."""
+        """Change the operator, operands (to some of `names`) or an attribute of a random node, or copy or remove it."""
         node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
         if change == "op":
             node.op_type = draw(st.sampled_from(OPS))

@@ -349,11 +349,15 @@ MUTANTS = [
     Mutant("products use TF32 instead of float32", "semantics.precision", kernel("linear", _tf32_product)),
     Mutant("results are biased by one unit in the last place", "semantics.bias", kernel("linear", _rounded_up)),
     Mutant("tanh is computed by an unstable formula", "equations.tanh", kernel("tanh", _unstable_tanh)),
-    Mutant("softmax does not subtract the maximum", "semantics.extremes.softmax", kernel("softmax", _softmax_without_max)),
+    Mutant(
+        "softmax does not subtract the maximum", "semantics.extremes.softmax", kernel("softmax", _softmax_without_max)
+    ),
     Mutant("Adam's bias correction is off by one step", "programs.optimizer.adam", program(_StepTooFar)),
     Mutant("epsilon is inside the root", "equations.adam", kernel("adam", _epsilon_inside)),
     Mutant("the momentum has the wrong sign", "equations.momentum", kernel("momentum", _wrong_momentum_sign)),
-    Mutant("Nesterov momentum is computed as plain momentum", "equations.momentum", kernel("momentum", _plain_momentum)),
+    Mutant(
+        "Nesterov momentum is computed as plain momentum", "equations.momentum", kernel("momentum", _plain_momentum)
+    ),
     Mutant("weight decay is applied to biases, too", "programs.optimizer.adamw", program(_EverythingDecays)),
     Mutant("a buffer is left over from the last batch", "programs.ragged_batch", program(_StaleBuffer)),
     Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_RaggedByFullSize)),
@@ -363,10 +367,18 @@ MUTANTS = [
     Mutant("float32 is widened", "equations.sigmoid", kernel("sigmoid", _widened_sigmoid)),
     Mutant("float32 is widened when it is transferred", "transfers.round_trip", lambda: _WideningBackend("mutant", np)),
     Mutant("the input is overwritten", "equations.relu", kernel("relu", _in_place_relu)),
-    Mutant("memory that is not contiguous is misread", "transfers.round_trip", lambda: _MisreadingBackend("mutant", np)),
-    Mutant("a sum is computed in half precision", "equations.bias_gradient", kernel("bias_gradient", _half_precision_sum)),
+    Mutant(
+        "memory that is not contiguous is misread", "transfers.round_trip", lambda: _MisreadingBackend("mutant", np)
+    ),
+    Mutant(
+        "a sum is computed in half precision", "equations.bias_gradient", kernel("bias_gradient", _half_precision_sum)
+    ),
     Mutant("maximum ignores NaN", "semantics.nan.namespace", namespace(maximum=np.fmax)),
-    Mutant("elements are clipped, instead of the norm", "equations.clip_by_global_norm", kernel("clip_by_global_norm", _clip_elements)),
+    Mutant(
+        "elements are clipped, instead of the norm",
+        "equations.clip_by_global_norm",
+        kernel("clip_by_global_norm", _clip_elements),
+    ),
     Mutant("sample weights are not scaled", "equations.sample_scale", kernel("sample_scale", lambda xp, w: w * 1)),
     Mutant("sample weights are ignored", "programs.sample_weights", program(_IgnoresWeights)),
     Mutant("training continues after a NaN", "programs.not_finite", program(_TrainsOnNan)),
@@ -374,11 +386,29 @@ MUTANTS = [
     Mutant("predictions use old parameters", "inference.new_parameters", inference(_OldParameters)),
     Mutant("predictions apply dropout", "inference.samples", inference(_DropsWhilePredicting)),
     Mutant("all threads share a workspace", "selection.concurrent_predictions", inference(_OneWorkspace)),
-    Mutant("a weight gradient is summed sequentially", "programs.many_samples", kernel("weight_gradient", _sequential_product)),
-    Mutant("a bias gradient is summed sequentially", "semantics.many_samples", kernel("bias_gradient", _sequential_bias)),
-    Mutant("small losses are computed as a difference", "semantics.tails", kernel("sigmoid_cross_entropy", _loss_with_cancellation)),
-    Mutant("small losses are computed as log(1 + x)", "inference.tails", kernel("softmax_cross_entropy", _loss_without_log1p)),
+    Mutant(
+        "a weight gradient is summed sequentially",
+        "programs.many_samples",
+        kernel("weight_gradient", _sequential_product),
+    ),
+    Mutant(
+        "a bias gradient is summed sequentially", "semantics.many_samples", kernel("bias_gradient", _sequential_bias)
+    ),
+    Mutant(
+        "small losses are computed as a difference",
+        "semantics.tails",
+        kernel("sigmoid_cross_entropy", _loss_with_cancellation),
+    ),
+    Mutant(
+        "small losses are computed as log(1 + x)",
+        "inference.tails",
+        kernel("softmax_cross_entropy", _loss_without_log1p),
+    ),
     Mutant("an optimizer without a kernel trains as SGD", "programs.unknown_parts", program(_SgdForUnknown)),
-    Mutant("subnormals are flushed to 0, but this is not declared", "semantics.subnormals", lambda: _FlushingBackend("mutant", np)),
+    Mutant(
+        "subnormals are flushed to 0, but this is not declared",
+        "semantics.subnormals",
+        lambda: _FlushingBackend("mutant", np),
+    ),
 ]
 """The table in docs/conformance.md lists the same faults."""

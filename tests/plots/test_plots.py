@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing import REASON, save_figure, line_with_label, visible_text
+from drawing import REASON, line_with_label, save_figure, visible_text
 
 import deepnotes as dn
 from deepnotes import plots

@@ -1,4 +1,4 @@
-"""Exported Python files read CSV as ``deepnotes predict`` does: each case is run by both."""
+"""Exported Python files read CSV files like ``deepnotes predict``: each case is run with the command and the file."""
 
 import ast
 import importlib.util
@@ -14,23 +14,23 @@ import pytest
 import deepnotes as dn
 from deepnotes.cli import main
 
-TWO: list[dict[str, Any]] = [{"name": "x"}, {"name": "y"}]
+TWO_COLUMNS: list[dict[str, Any]] = [{"name": "x"}, {"name": "y"}]
 KINDS = ["007", "1", "2.5", "red", "ÿ"]
 
 MODELS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-    "plain": (TWO, {}),
+    "plain": (TWO_COLUMNS, {}),
     "kinds": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {}),
     "both": ([{"name": "x"}, {"name": "kind", "categories": ["1", "True"]}], {}),
     "filled": ([{"name": "x", "fill": 5.0}, {"name": "kind", "categories": KINDS, "fill": "red"}], {}),
     "old": ([{"name": "x"}, {"name": "n", "categories": [0.0, 1.0, 2.5]}], {}),
-    "european": (TWO, {"format": {"separator": ";", "decimal": ",", "thousands": "."}}),
-    "grouped": (TWO, {"format": {"thousands": ","}}),
-    "money": (TWO, {"format": {"strip": "$%"}}),
+    "european": (TWO_COLUMNS, {"format": {"separator": ";", "decimal": ",", "thousands": "."}}),
+    "grouped": (TWO_COLUMNS, {"format": {"thousands": ","}}),
+    "money": (TWO_COLUMNS, {"format": {"strip": "$%"}}),
     "missing": (
         [{"name": "x", "fill": 5.0}, {"name": "kind", "categories": KINDS, "fill": "red"}],
         {"format": {"missing_values": ["-200", "n.v."]}},
     ),
-    "strict": (TWO, {"format": {"missing_values": ["-200"]}}),
+    "strict": (TWO_COLUMNS, {"format": {"missing_values": ["-200"]}}),
     "iso": ([{"name": "x"}, {"name": "when"}], {"dates": ["when"]}),
     "days": (
         [{"name": "x"}, {"name": "when", "fill": 0.0}],
@@ -38,21 +38,21 @@ MODELS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     ),
     "latin": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "latin-1"}}),
     "wide": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "utf-16"}}),
-    "comment": (TWO, {"format": {"comment": "#"}}),
+    "comment": (TWO_COLUMNS, {"format": {"comment": "#"}}),
     "headless": ([{"name": "x0"}, {"name": "x1"}], {"format": {"header": False}}),
-    "titled": (TWO, {"format": {"skip_rows": 2}}),
+    "titled": (TWO_COLUMNS, {"format": {"skip_rows": 2}}),
     "titled, headless": ([{"name": "x0"}, {"name": "x1"}], {"format": {"skip_rows": 1, "header": False}}),
-    "titled, wide": (TWO, {"format": {"skip_rows": 1, "encoding": "utf-16"}}),
-    "titled, comment": (TWO, {"format": {"skip_rows": 1, "comment": "#"}}),
-    "whitespace": (TWO, {"format": {"separator": "whitespace"}}),
+    "titled, wide": (TWO_COLUMNS, {"format": {"skip_rows": 1, "encoding": "utf-16"}}),
+    "titled, comment": (TWO_COLUMNS, {"format": {"skip_rows": 1, "comment": "#"}}),
+    "whitespace": (TWO_COLUMNS, {"format": {"separator": "whitespace"}}),
     "one": ([{"name": "x", "fill": 5.0}], {}),
     "index": ([{"name": "Unnamed: 0"}, {"name": "y"}], {}),
     "spaced": ([{"name": "last, first"}, {"name": "é"}], {}),
 }
-"""The columns of each model, and the metadata that describe the format of its data."""
+"""The columns of each model, and the metadata that describe the format of its data files."""
 
 CASES: list[tuple[str, str, str | bytes, str | None]] = [
-    # model, subject of the case, content of the file, and the error message, or None if there is no error
+    # model, subject of the case, content of the file, and a part of the error message, or None if there is no error
     ("plain", "plain", "x,y\n1,2\n3,4.5\n", None),
     ("plain", "columns in another order, and additional columns", "z,y,x\na,1,2\nb,3,4\n", None),
     ("plain", "spaces after commas", "x, y\n1, 2\n3, 4\n", None),
@@ -85,7 +85,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("filled", "NaN with a plus", "x,kind\n1,1\n+nan,1\n", ":3: column 'x' has '+nan' where a number was expected"),
     ("filled", "NaN with a payload", "x,kind\n1,1\nnan(1),1\n", ":3: column 'x' has 'nan(1)' where a number was"),
     ("plain", "a byte order mark in a cell", "x,y\n\ufeff,1\n", ":2: column 'x' has '\\ufeff' where a number was"),
-    ("plain", "odd spellings of NaN", "x,y\nnan(1),2\n", ":2: column 'x' has 'nan(1)' where a number was expected"),
+    ("plain", "NaN with a number", "x,y\nnan(1),2\n", ":2: column 'x' has 'nan(1)' where a number was expected"),
     ("plain", "both columns are wrong", "y,x\n1,2\n3,five\nsix,7\n", ":4: column 'y' has 'six'"),
     ("plain", "two features of the same name", "x,y,x\n1,2,3\n", ":1: two columns have the name 'x'"),
     ("plain", "two other columns of the same name", "x,y,z,z\n1,2,3,4\n", ":1: two columns have the name 'z'"),
@@ -171,7 +171,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("kinds", "categories with the same value as a number", "x,kind\n1,1.0\n2,+1\n3,2.50\n4,25e-1\n", None),
     (
         "kinds",
-        "a code with leading zeros is not its number",
+        "a code with leading zeros differs from its number",
         "x,kind\n1,7\n",
         "row 1: column 'kind' has the category '7', which is unknown",
     ),
@@ -207,7 +207,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("old", "numbers as categories", "x,n\n1,0\n2,1.0\n3,2.50\n", None),
     ("old", "an unknown number", "x,n\n1,0\n2,3\n", "row 2: column 'n' has the category 3, which is unknown"),
     ("old", "true and false as categories", "x,n\n1,true\n2,false\n", None),
-    ("old", "a word among such numbers", "x,n\n1,0\n2,two\n3,1\n4,1\n", ":3: column 'n' has 'two'"),
+    ("old", "a word among numeric categories", "x,n\n1,0\n2,two\n3,1\n4,1\n", ":3: column 'n' has 'two'"),
     ("old", "a missing number", "x,n\n1,0\n2,\n", ":3: column 'n' has an empty cell where a number was expected"),
     ("european", "a decimal comma", "x;y\n1,5;1.000,25\n-,5;1.234.567\n", None),
     (
@@ -221,10 +221,15 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("european", "a word", "x;y\n1;na\n", ":2: column 'y' has 'na' where"),
     ("grouped", "groups", 'x,y\n"1,035",2\n3,"-1,000,000.5"\n', None),
     ("money", "money", "x,y\n$5,5 %\n-$1.5,+2\n", None),
-    ("money", "other money", "x,y\n€5,5%\n", ":2: column 'x' has '€5' where a number was expected"),
+    ("money", "another currency", "x,y\n€5,5%\n", ":2: column 'x' has '€5' where a number was expected"),
     ("missing", "spellings of missing values", "x,kind\n-200,n.v.\nn.v.,-200\n-200.0,red\n1,\n", None),
     ("missing", "a spelling in another case", "x,kind\nN.V.,red\n", ":2: column 'x' has 'N.V.' where a number was"),
-    ("strict", "missing as a number", "x,y\n1,2\n-200,3\n", ":3: column 'x' has '-200' where a number was expected"),
+    (
+        "strict",
+        "a missing value given as a number",
+        "x,y\n1,2\n-200,3\n",
+        ":3: column 'x' has '-200' where a number was expected",
+    ),
     ("iso", "dates", "x,when\n1,2024-01-31\n2,1969-12-31T12:00:00\n3,2024-01-31 10:00+02:00\n", None),
     (
         "iso",
@@ -319,7 +324,7 @@ def save(path: str, columns: list[dict[str, Any]], metadata: dict[str, Any], cla
 
 
 def load_module(path: Path) -> ModuleType:
-    """Return a Python file as a module."""
+    """Execute a Python file, and return it as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -329,13 +334,13 @@ def load_module(path: Path) -> ModuleType:
 
 
 def run_both(
-    name: str, data: str, module: ModuleType, capsys: pytest.CaptureFixture[str], *words: str
+    name: str, data: str, module: ModuleType, capsys: pytest.CaptureFixture[str], *options: str
 ) -> tuple[tuple[int, str, str], tuple[int, str, str]]:
-    """Return exit status, stdout and stderr of the command, and the same of the exported file."""
+    """Return (exit status, stdout, stderr) of ``deepnotes predict``, and of the exported file, for the file `data`."""
     capsys.readouterr()
     model = f"{name}.safetensors"
-    ours = main(["predict", model, data, "--backend", "numpy", *words]), *capsys.readouterr()
-    theirs = module.main([data, *words]), *capsys.readouterr()
+    ours = main(["predict", model, data, "--backend", "numpy", *options]), *capsys.readouterr()
+    theirs = module.main([data, *options]), *capsys.readouterr()
     return ours, theirs
 
 
@@ -343,7 +348,7 @@ def run_both(
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [(name, content, error) for name, _, content, error in CASES],
-    ids=[f"{name}: {about}" for name, about, _, _ in CASES],
+    ids=[f"{name}: {subject}" for name, subject, _, _ in CASES],
 )
 def test_the_command_and_the_exported_file_give_the_same_result(
     name: str,
@@ -368,18 +373,18 @@ def test_the_command_and_the_exported_file_give_the_same_result(
 
 
 def test_cases_are_unique_and_cover_all_models() -> None:
-    assert len({(name, about) for name, about, _, _ in CASES}) == len(CASES) >= 60
+    assert len({(name, subject) for name, subject, _, _ in CASES}) == len(CASES) >= 60
     assert {name for name, *_ in CASES} == set(MODELS)
 
 
-@pytest.mark.parametrize("words", [[], ["--spreadsheet"]])
-def test_class_names_that_need_quotes_are_written_the_same(
-    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("options", [[], ["--spreadsheet"]])
+def test_class_names_that_need_quotes_are_written_identically(
+    options: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save("classes.safetensors", TWO, {}, ("a\rb", "=1+1", 'c "d", e;|'))
+    save("classes.safetensors", TWO_COLUMNS, {}, ("a\rb", "=1+1", 'c "d", e;|'))
     assert main(["export", "classes.safetensors", "--python", "classes.py"]) == 0
     Path("data.csv").write_text("x,y\n1,2\n-3,4\n-5,-6\n")
-    ours, theirs = run_both("classes", "data.csv", load_module(Path("classes.py")), capsys, *words)
+    ours, theirs = run_both("classes", "data.csv", load_module(Path("classes.py")), capsys, *options)
     assert ours[:2] == theirs[:2]
     assert ours[0] == 0
 
@@ -408,7 +413,7 @@ def test_files_that_cannot_be_read_are_errors(path: str, exported: Callable[[str
 def test_invalid_data_formats_in_a_model_are_refused(
     metadata: dict[str, Any], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save("odd.safetensors", TWO, metadata)
+    save("odd.safetensors", TWO_COLUMNS, metadata)
     capsys.readouterr()
     assert main(["export", "odd.safetensors", "--python", "odd.py"]) == 1
     assert message in capsys.readouterr().err
