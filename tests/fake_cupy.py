@@ -46,10 +46,10 @@ class State:
         The streams whose contexts have been entered; the last one is current.
     capturing : Stream or None
         The stream that is being captured.
-    recorded : list of callable
+    recorded_calls : list of callable
         The calls captured so far.
     failing : str
-        The kind of call that fails while a stream is captured; "" if none fails.
+        The kind or name of a call that fails while a stream is captured; "" if none fails.
     memory : int
         The number of bytes that can be allocated.
     devices : int
@@ -60,7 +60,7 @@ class State:
         self.log: list[tuple[Any, ...]] = []
         self.streams: list[Stream] = []
         self.capturing: Stream | None = None
-        self.recorded: list[Callable[[], None]] = []
+        self.recorded_calls: list[Callable[[], None]] = []
         self.failing: str = ""
         self.memory = 1 << 40
         self.devices = 1
@@ -82,7 +82,7 @@ class State:
             raise CUDARuntimeError(
                 "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
             )
-        self.recorded.append(call)
+        self.recorded_calls.append(call)
 
     def forbid_in_capture(self, operation: str) -> None:
         """Raise an error if a stream is being captured."""
@@ -157,13 +157,13 @@ class Stream:
         assert self.ptr
         assert mode == 1  # thread-local mode
         CUDA.forbid_in_capture("cudaStreamBeginCapture")
-        CUDA.capturing, CUDA.recorded = self, []
+        CUDA.capturing, CUDA.recorded_calls = self, []
 
     def end_capture(self) -> Graph:
         """Return the captured calls as a graph."""
         assert CUDA.capturing is self
         CUDA.capturing = None
-        return Graph(CUDA.recorded)
+        return Graph(CUDA.recorded_calls)
 
 
 class Device:
@@ -279,14 +279,14 @@ class Cublas:
     Attributes
     ----------
     calls : list of tuple
-        All calls, except those that failed.
-    refuses : int
+        All calls, except products refused by `product_status`.
+    product_status : int
         The status code that matrix products return; 0 means success.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.stream, self.workspace, self.refuses = 0, 0, 0
+        self.stream, self.workspace, self.product_status = 0, 0, 0
         integer, pointer = ctypes.c_int, ctypes.c_void_p
         matrix, stride = [pointer, integer, integer], ctypes.c_longlong
         head = [pointer, *[integer] * 5, pointer]
@@ -338,8 +338,8 @@ class Cublas:
         self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, A: int, kind_a: int, lda: int, B: int,
         kind_b: int, ldb: int, beta: int, C: int, kind_c: int, ldc: int, compute: int, algorithm: int,
     ) -> int:  # fmt: skip
-        if self.refuses:
-            return self.refuses
+        if self.product_status:
+            return self.product_status
         self.calls.append(("gemm", handle, compute))
         assert (kind_a, kind_c, compute) in TYPES.values()
         assert kind_a == kind_b

@@ -22,15 +22,15 @@ from fuzzing import Target, load_targets
 from hypothesis import HealthCheck, given, seed, settings
 
 
-def fuzz(target: Target, until: float, number: int, folder: Path, counts: Counter[str]) -> bytes | None:
+def fuzz(target: Target, end_time: float, seed_value: int, folder: Path, counts: Counter[str]) -> bytes | None:
     """Fuzz a target until a given time; return the file on which it fails, or None.
 
     Parameters
     ----------
     target : Target
-    until : float
+    end_time : float
         The time at which to stop, on the clock time.monotonic().
-    number : int
+    seed_value : int
         The seed.
     folder : Path
         The directory in which the file to read is written.
@@ -39,11 +39,11 @@ def fuzz(target: Target, until: float, number: int, folder: Path, counts: Counte
     """
     culprit: list[bytes] = []
 
-    @seed(number)
+    @seed(seed_value)
     @settings(max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(target.files)
     def try_file(content: bytes) -> None:
-        if time.monotonic() > until and not culprit:
+        if time.monotonic() > end_time and not culprit:
             return
         try:
             counts["read" if target.check(content, folder) else "refused"] += 1

@@ -95,12 +95,12 @@ def load_targets() -> dict[str, Target]:
 def bounded(size: int) -> Iterator[None]:
     """Fail if the block uses more memory than allowed for a file of this size, or hangs (if alarm signals exist)."""
 
-    def ring(number: int, frame: Any) -> None:
+    def raise_hang(number: int, frame: Any) -> None:
         raise Hang(f"the reader is still running after {SECONDS} seconds")
 
     has_alarm = hasattr(signal, "setitimer")
     if has_alarm:
-        before = signal.signal(signal.SIGALRM, ring)
+        before = signal.signal(signal.SIGALRM, raise_hang)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
     tracemalloc.start()
     try:

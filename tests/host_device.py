@@ -66,7 +66,7 @@ class HostDevice:
         The number of bytes of memory; None means 1 TiB.
     checked : bool
         Whether every memory access of a kernel is checked.
-    refuses : str
+    capture_error : str
         The reason why captures fail; "" if they succeed.
     replay : callable
         Executes a call of a graph, given its index and the call; tests replace it to inject faults.
@@ -79,7 +79,7 @@ class HostDevice:
         self.keeps_subnormals = not flush
         self.log: list[tuple[Any, ...]] = []
         self.memory, self.used, self.checked = memory, 0, False
-        self.refuses = ""
+        self.capture_error = ""
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
         self._lock = threading.RLock()
@@ -138,12 +138,12 @@ class HostDevice:
         return call
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a launch of the kernel compiled for the CPU."""
+        """Return a call that launches the kernel, compiled for the CPU."""
         kernels, fixed_arguments = host(dtype, self.checked, not self.keeps_subnormals), tuple(arguments)
         return self._call(("launch", kernel), lambda: kernels.launch(kernel, grid, block, *fixed_arguments))
 
     def multiplier(self, product: Product) -> Call:
-        """Return a product in single or double precision."""
+        """Return a call that computes a product in single or double precision."""
         (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
         kind = {"bfloat16": np.uint16, "float16": np.uint16, "float64": np.float64}.get(factors, np.float32)
         assert A.dtype == B.dtype == kind
@@ -178,8 +178,8 @@ class HostDevice:
 
     def capture(self, run: Call) -> HostGraph:
         """Return a graph of the calls that `run` makes."""
-        if self.refuses:
-            raise CaptureRefused(self.refuses)
+        if self.capture_error:
+            raise CaptureRefused(self.capture_error)
         calls: list[Any] = []
         self._recording = calls
         try:

@@ -39,21 +39,21 @@ def kernel(name: str, function: Callable[..., Any]) -> Callable[[], Backend]:
 def program(program_class: type[EagerProgram]) -> Callable[[], Backend]:
     """Return a function that creates a NumPy backend whose programs are instances of `program_class`."""
 
-    class Programmed(Backend):
+    class ProgramBackend(Backend):
         def compile(self, plan: Plan) -> Program:
             return program_class(self, plan)
 
-    return lambda: Programmed("mutant", np)
+    return lambda: ProgramBackend("mutant", np)
 
 
 def inference(inference_class: type[EagerInference]) -> Callable[[], Backend]:
     """Return a function that creates a NumPy backend whose inference is an instance of `inference_class`."""
 
-    class Predicting(Backend):
+    class InferenceBackend(Backend):
         def compile_inference(self, layers: Any, layout: Any, dtype: str) -> Inference:
             return inference_class(self, layers, layout, dtype)
 
-    return lambda: Predicting("mutant", np)
+    return lambda: InferenceBackend("mutant", np)
 
 
 def namespace(**functions: Callable[..., Any]) -> Callable[[], Backend]:
@@ -192,14 +192,14 @@ def _flush(x: Any) -> Any:
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
-class _StepTooFar(EagerProgram):
+class _StepOffByOne(EagerProgram):
     def update(self, state: State, g: Any, rate: float) -> None:
         state.step += 1
         super().update(state, g, rate)
         state.step -= 1
 
 
-class _EverythingDecays(EagerProgram):
+class _DecaysBiases(EagerProgram):
     def __init__(self, backend: Backend, plan: Plan) -> None:
         super().__init__(backend, plan)
         self.decays = np.ones_like(self.decays)  # type: ignore[assignment]
@@ -223,7 +223,7 @@ class _StaleBuffer(EagerProgram):
         return current
 
 
-class _RaggedByFullSize(EagerProgram):
+class _ScalesByFullBatchSize(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         self._full = batches.batch_size
         try:
@@ -286,7 +286,7 @@ class _OldParameters(EagerInference):
         return super().predict(self._theta, X)
 
 
-class _DropsWhilePredicting(EagerInference):
+class _DropoutInPredictions(EagerInference):
     def predict(self, theta: Any, X: Any) -> Any:
         from deepnotes.nn.steps import forward
 
@@ -294,7 +294,7 @@ class _DropsWhilePredicting(EagerInference):
         return forward(self.backend.ops, self.layers, parameters, X, 0, np.asarray(0))[0]
 
 
-class _OneWorkspace(EagerInference):
+class _SharedWorkspace(EagerInference):
     def predict(self, theta: Any, X: Any) -> Any:
         import time
 
@@ -352,15 +352,15 @@ MUTANTS = [
     Mutant(
         "softmax does not subtract the maximum", "semantics.extremes.softmax", kernel("softmax", _softmax_without_max)
     ),
-    Mutant("Adam's bias correction is off by one step", "programs.optimizer.adam", program(_StepTooFar)),
+    Mutant("Adam's bias correction is off by one step", "programs.optimizer.adam", program(_StepOffByOne)),
     Mutant("epsilon is inside the root", "equations.adam", kernel("adam", _epsilon_inside)),
     Mutant("the momentum has the wrong sign", "equations.momentum", kernel("momentum", _wrong_momentum_sign)),
     Mutant(
         "Nesterov momentum is computed as plain momentum", "equations.momentum", kernel("momentum", _plain_momentum)
     ),
-    Mutant("weight decay is applied to biases, too", "programs.optimizer.adamw", program(_EverythingDecays)),
+    Mutant("weight decay is applied to biases, too", "programs.optimizer.adamw", program(_DecaysBiases)),
     Mutant("a buffer is left over from the last batch", "programs.ragged_batch", program(_StaleBuffer)),
-    Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_RaggedByFullSize)),
+    Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_ScalesByFullBatchSize)),
     Mutant("square weights are transposed", "equations.input_gradient", kernel("input_gradient", _square_transposed)),
     Mutant("every step has the same dropout mask", "programs.dropout", program(_SameMask)),
     Mutant("dropout masks do not depend on the seed", "determinism.training", program(_RandomMask)),
@@ -384,8 +384,8 @@ MUTANTS = [
     Mutant("training continues after a NaN", "programs.not_finite", program(_TrainsOnNan)),
     Mutant("a result is overwritten by the next one", "semantics.stale", program(_SharedBuffer)),
     Mutant("predictions use old parameters", "inference.new_parameters", inference(_OldParameters)),
-    Mutant("predictions apply dropout", "inference.samples", inference(_DropsWhilePredicting)),
-    Mutant("all threads share a workspace", "selection.concurrent_predictions", inference(_OneWorkspace)),
+    Mutant("predictions apply dropout", "inference.samples", inference(_DropoutInPredictions)),
+    Mutant("all threads share a workspace", "selection.concurrent_predictions", inference(_SharedWorkspace)),
     Mutant(
         "a weight gradient is summed sequentially",
         "programs.many_samples",

@@ -1,4 +1,4 @@
-"""Malicious data files: nothing is unpickled, imported or written, and memory use is proportional to size."""
+"""Malicious data files: nothing is unpickled, imported or written, and the file size limits memory use."""
 
 import gzip
 import io

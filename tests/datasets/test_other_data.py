@@ -23,12 +23,14 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def write(text, name="a.csv", encoding="utf-8"):
+    """Write a file, and return its name."""
     with open(name, "wb") as file:
         file.write(text.encode(encoding))
     return name
 
 
 def predictions(out):
+    """Return the predictions in the CSV output of ``deepnotes predict``."""
     return [row["prediction"] for row in csv.DictReader(io.StringIO(out))]
 
 
@@ -38,6 +40,7 @@ FRAME = {"a": [1.5, 2.5, 3.5, 4.5], "y": ["u", "v", "u", "v"]}
 
 
 def frames():
+    """Return data frames with different indices, each with the names of its index columns."""
     frame = pd.DataFrame(FRAME)
     named = frame.set_index(pd.Index([7, 9, 8, 10], name="row"))
     pairs = pd.MultiIndex.from_tuples([("p", 1), ("p", 2), ("q", 1), ("q", 2)], names=["group", "member"])

@@ -98,12 +98,12 @@ def test_a_new_file_has_default_permissions(tmp_path):
 
 
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
-    def fail(*_):
+    def raise_disk_full(*_):
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "out.csv"
     path.write_text("old")
-    monkeypatch.setattr(csv_files, "write_rows", fail)
+    monkeypatch.setattr(csv_files, "write_rows", raise_disk_full)
     with pytest.raises(TableError, match=rf"^{re.escape(str(path))}: cannot be written: No space left on device$"):
         write_table(path, ["a"], [[1]])
     assert path.read_text() == "old"
@@ -155,7 +155,7 @@ def test_pipes_and_links_are_not_replaced(tmp_path):
 
 
 def test_errors_of_a_stream_are_reported():
-    class Stream:
+    class FailingStream:
         def __init__(self, error):
             self.error = error
 
@@ -163,9 +163,9 @@ def test_errors_of_a_stream_are_reported():
             raise self.error
 
     with pytest.raises(TableError, match=r"^the stream cannot be written to: full$"):
-        write_table(Stream(OSError(28, "full")), ["a"], [[1]])
+        write_table(FailingStream(OSError(28, "full")), ["a"], [[1]])
     with pytest.raises(BrokenPipeError):
-        write_table(Stream(BrokenPipeError()), ["a"], [[1]])
+        write_table(FailingStream(BrokenPipeError()), ["a"], [[1]])
     closed = io.StringIO()
     closed.close()
     with pytest.raises(TableError, match="closed file"):

@@ -34,12 +34,12 @@ def test_an_unreadable_file_is_an_error(csv_file):
 
 
 def test_an_error_while_reading_is_reported(csv_file, monkeypatch):
-    class Failing(io.BytesIO):
+    class FailingFile(io.BytesIO):
         def read(self, *_):
             raise OSError(5, os.strerror(5))
 
     path = csv_file("a\n1\n")
-    monkeypatch.setattr("pathlib.Path.open", lambda *_: Failing())
+    monkeypatch.setattr("pathlib.Path.open", lambda *_: FailingFile())
     assert error_of(path) == f"data.csv: cannot be read: {os.strerror(5)}"
 
 
@@ -61,11 +61,11 @@ def test_invalid_paths_are_refused(tmp_path):
 
 
 def test_a_table_that_does_not_fit_into_memory_is_an_error(csv_file, monkeypatch):
-    def exhaust(*_):
+    def raise_memory_error(*_):
         raise MemoryError
 
     path = csv_file("a\n1\n")
-    monkeypatch.setattr(csv_files, "_parse", exhaust)
+    monkeypatch.setattr(csv_files, "_parse", raise_memory_error)
     assert error_of(path) == "data.csv: the table does not fit into memory"
 
 

@@ -111,7 +111,7 @@ def test_the_cost_is_the_mean_over_the_samples():
 
 
 def test_sigmoid_with_binary_cross_entropy_gives_a_minus_y():
-    """N11: dZ[L] = A[L] - Y, which is the derivative of N10 times the slope of the sigmoid (N12).
+    """N11: dZ[L] = A[L] - Y is the derivative of N10 times the slope of the sigmoid (N12).
 
     The derivative is divided, and the slope multiplied, by the same rounded ``a (1 - a)``, so only the roundings of the
     quotient and of the product remain.
@@ -135,8 +135,8 @@ def test_the_delta_of_k_sigmoid_outputs_is_divided_by_k():
 def test_softmax_with_categorical_cross_entropy_gives_a_minus_y():
     """N11 for softmax: A - Y is dA = -y/a times the Jacobian of softmax.
 
-    The product is a (-y/a + Σ y). Its terms are y and a, with roundings in the quotient, the product, the sum of k
-    terms and two more operations.
+    The product is a (-y/a + Σ y), whose terms are -y and a. Roundings occur in the quotient, the product, the sum of
+    k terms and two more operations.
     """
     k = 4
     rng = np.random.default_rng(0)

@@ -74,7 +74,7 @@ def test_philox_broadcasts_counters():
 
 
 def test_a_mask_compares_philox_words_with_the_rate():
-    """Element (i, j) depends on word e % 4 of block e // 4, with e = j n + i; it is dropped if the word < 2^32 rate."""
+    """Element (i, j) depends on word e % 4 of block e // 4, with e = j n + i; it is dropped if word < 2^32 rate."""
     n, m, rate, seed, step, layer = 3, 5, 0.3, 2**40 + 9, 2**33 + 5, 4
     keep = mask(n, m, rate, seed, step, layer)
     for i in range(n):

@@ -90,7 +90,7 @@ def max_bound(
 
 
 def perturb(arguments: tuple[np.ndarray, ...], step: Any, targets: bool) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the arguments with one row of one of them multiplied by ``1 + step``, then by ``1 - step``."""
+    """Yield the arguments with one row of one argument multiplied by ``1 + step`` or ``1 - step``, for all rows."""
     for i, x in enumerate(arguments[:-1] if targets else arguments):
         for row in range(len(x)):
             for sign in (1, -1):

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def estimators_to_check(backend: str) -> Iterator[object]:
-    """Yield the estimators for scikit-learn's checks, which require that at most 100 iterations are made."""
+    """Yield estimators for scikit-learn's checks, which expect at most 100 iterations."""
     if backend in dn.available_backends():
         for estimator in ESTIMATORS:
             yield estimator(backend=backend, max_iter=100)

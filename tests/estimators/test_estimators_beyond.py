@@ -37,7 +37,7 @@ def make(estimator: Any, **options: Any) -> Any:
     return estimator(**{"hidden_layer_sizes": (7, 5), "max_iter": 4, "random_state": 0, **options})
 
 
-def test_the_backend_argument_overrides_the_selected_backend() -> None:
+def test_the_backend_argument_defaults_to_the_selected_backend() -> None:
     assert make(dn.DenseClassifier, backend="numpy").fit(X, y)._network().backend.name == "numpy"
     custom = dn.Backend("custom", np)
     assert make(dn.DenseClassifier, backend=custom).fit(X, y)._network().backend is custom

@@ -33,10 +33,10 @@ WEIGHTS = np.random.default_rng(0).uniform(0, 3, 150)
 TASKS: dict[str, tuple[Any, Any, tuple[Any, Any], Any]] = {
     "classes": (dn.DenseClassifier, MLPClassifier, IRIS, None),
     "two classes": (dn.DenseClassifier, MLPClassifier, (IRIS[0], IRIS[1] > 1), None),
-    "weights": (dn.DenseClassifier, MLPClassifier, IRIS, WEIGHTS),
-    "labels": (dn.DenseClassifier, MLPClassifier, make_multilabel_classification(100, random_state=0), None),
-    "value": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :3], IRIS[0][:, 3]), WEIGHTS),
-    "values": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :2], IRIS[0][:, 2:]), None),
+    "sample weights": (dn.DenseClassifier, MLPClassifier, IRIS, WEIGHTS),
+    "multilabel": (dn.DenseClassifier, MLPClassifier, make_multilabel_classification(100, random_state=0), None),
+    "one output": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :3], IRIS[0][:, 3]), WEIGHTS),
+    "two outputs": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :2], IRIS[0][:, 2:]), None),
 }
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {},
@@ -69,7 +69,7 @@ def check_equal(ours: Any, theirs: Any) -> None:
             np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
-LBFGS_DIFFERS = {("values", "lbfgs")}
+LBFGS_DIFFERS = {("two outputs", "lbfgs")}
 """For several outputs, scikit-learn passes L-BFGS the mean of their losses but the gradient of their sum; we pass the
 sum and its gradient."""
 
@@ -83,7 +83,7 @@ def test_training_matches_scikit_learn(task, solver, backend) -> None:
     actual = ours(backend=backend, **options).fit(X, y, weights)
     expected = theirs(**options).fit(X, y, weights)
     check_equal(actual, expected)
-    if task in {"value", "values"}:
+    if task in {"one output", "two outputs"}:
         np.testing.assert_allclose(actual.predict(X), expected.predict(X), rtol=0, atol=TOLERANCE)
     else:
         np.testing.assert_array_equal(actual.predict(X), expected.predict(X))

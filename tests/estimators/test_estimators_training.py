@@ -116,7 +116,7 @@ def test_lbfgs_learns_digits(classes, backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_lbfgs_learns_a_regression(backend) -> None:
+def test_lbfgs_fits_regression_targets(backend) -> None:
     for activation in ACTIVATIONS:
         model = dn.DenseRegressor(
             hidden_layer_sizes=50, activation=activation, solver="lbfgs", max_iter=200, tol=1e-3, random_state=1,

@@ -229,7 +229,7 @@ def test_networks_too_large_for_the_format_are_refused(monkeypatch: pytest.Monke
         to_onnx(chain)
 
 
-def test_an_error_of_some_units_in_the_last_place_exceeds_the_bounds() -> None:
+def test_an_error_of_a_few_units_in_the_last_place_exceeds_the_bounds() -> None:
     net = dn.Network([dn.Dense(2, "tanh"), dn.Dense(1)], inputs=2, seed=4, dtype="float64")
     chain = Chain.of(net)
     tests = vectors_of(chain)

@@ -96,7 +96,7 @@ def test_a_softmax_of_several_nodes_is_recognized(reduced: bool, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("transform", "classes"), [("SOFTMAX", 3), ("LOGISTIC", 2), ("NONE", 4)])
-def test_scikit_learns_linear_models_are_read(transform: str, classes: int, tmp_path: Path) -> None:
+def test_linear_models_of_scikit_learn_are_read(transform: str, classes: int, tmp_path: Path) -> None:
     half = rng.normal(size=(classes, 3))
     W = np.vstack([-half[:1], half[:1]]) if transform == "LOGISTIC" else half
     node = helper.make_node(
