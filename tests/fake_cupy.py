@@ -352,7 +352,10 @@ class Cublas:
         element = {0: ctypes.c_float, 1: ctypes.c_double}[kind_a]
 
         def multiply() -> None:
-            a, b = (np.ctypeslib.as_array((element * size).from_address(at)) for at, size in ((A, m * k), (B, k * n)))
+            a, b = (
+                np.ctypeslib.as_array((element * size).from_address(address))
+                for address, size in ((A, m * k), (B, k * n))
+            )
             c = np.ctypeslib.as_array((element * (m * n)).from_address(C)).reshape(n, m)
             a = a.reshape(m, k) if ta else a.reshape(k, m).T
             b = b.reshape(k, n) if tb else b.reshape(n, k).T

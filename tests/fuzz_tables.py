@@ -173,8 +173,8 @@ def npy_headers(draw: st.DrawFn) -> bytes:
     """Return an .npy file with a wrong header."""
     descr, shape = draw(st.sampled_from(DESCRS)), draw(st.sampled_from(SHAPES))
     order = draw(st.sampled_from(["False", "True", "2", "'x'"]))
-    more = draw(st.sampled_from(["", "", "'x': 1, ", "__import__('os'), "]))
-    text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, {more}}}\n".encode()
+    extra_entry = draw(st.sampled_from(["", "", "'x': 1, ", "__import__('os'), "]))
+    text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, {extra_entry}}}\n".encode()
     version = draw(st.sampled_from([b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\0\0", b"\xff\xff"]))
     length = draw(st.just(len(text)) | st.sampled_from([n for n in NUMBERS if 0 <= n < 1 << 16]))
     size = struct.pack("<H" if version == b"\1\0" else "<I", length)

@@ -35,8 +35,8 @@ def round_factor(x: np.ndarray, factors: str) -> np.ndarray:
     """Return a factor of a product in single precision, rounded to the precision `factors`; decode 16-bit integers."""
     if factors == "tf32":
         bits = x.view(np.uint32)
-        near = (bits + 0xFFF + (bits >> 13 & 1)) & np.uint32(0xFFFFE000)
-        return np.where(np.isfinite(x), near.view(np.float32), x)
+        rounded = (bits + 0xFFF + (bits >> 13 & 1)) & np.uint32(0xFFFFE000)
+        return np.where(np.isfinite(x), rounded.view(np.float32), x)
     if factors == "bfloat16":
         return (x.astype(np.uint32) << 16).view(np.float32)
     return x.view(np.float16).astype(np.float32) if factors == "float16" else x

@@ -52,13 +52,13 @@ def test_doubling_the_size_takes_at_most_two_and_a_half_times_as_long(tmp_path, 
         return time_case(case, next(folders), *size)
 
     factor = 1
-    while (single := measure(factor)) < MIN_SECONDS:
-        factor = math.ceil(min(8, 1.5 * MIN_SECONDS / max(single, 1e-3)) * factor)
+    while (time_of_size := measure(factor)) < MIN_SECONDS:
+        factor = math.ceil(min(8, 1.5 * MIN_SECONDS / max(time_of_size, 1e-3)) * factor)
     for _ in range(4):
-        if (double := measure(2 * factor)) <= 2.5 * single:
+        if (time_of_double_size := measure(2 * factor)) <= 2.5 * time_of_size:
             return
-        single = max(single, measure(factor))  # the first measurement may have been unusually fast
-    assert double <= 2.5 * single, (single, double)
+        time_of_size = max(time_of_size, measure(factor))  # the first measurement may have been unusually fast
+    assert time_of_double_size <= 2.5 * time_of_size, (time_of_size, time_of_double_size)
 
 
 def test_the_time_to_look_up_a_column_does_not_grow_with_the_number_of_columns():
@@ -94,6 +94,6 @@ def test_the_time_to_look_up_a_column_does_not_grow_with_the_number_of_columns()
         Encoder.fit(table, requested, categorical=requested[: n // 10])(table)
         return Name.comparisons
 
-    few, many = count_comparisons(500), count_comparisons(1000)
-    assert few > 500
-    assert many <= 2.5 * few
+    comparisons_500, comparisons_1000 = count_comparisons(500), count_comparisons(1000)
+    assert comparisons_500 > 500
+    assert comparisons_1000 <= 2.5 * comparisons_500

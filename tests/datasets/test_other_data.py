@@ -42,14 +42,14 @@ FRAME = {"a": [1.5, 2.5, 3.5, 4.5], "y": ["u", "v", "u", "v"]}
 def frames():
     """Return data frames with different indices, each with the names of its index columns."""
     frame = pd.DataFrame(FRAME)
-    named = frame.set_index(pd.Index([7, 9, 8, 10], name="row"))
+    named_index = frame.set_index(pd.Index([7, 9, 8, 10], name="row"))
     pairs = pd.MultiIndex.from_tuples([("p", 1), ("p", 2), ("q", 1), ("q", 2)], names=["group", "member"])
     days = pd.date_range("2024-01-01", periods=4, name="day")
     return {
         "a range": (frame, []),
         "rows in another order": (frame.iloc[[2, 0, 3, 1]], ["__index_level_0__"]),
         "a named range": (frame.rename_axis("number"), []),
-        "a named index": (named, ["row"]),
+        "a named index": (named_index, ["row"]),
         "several levels": (frame.set_index(pairs), ["group", "member"]),
         "several unnamed levels": (
             frame.set_index(pairs.set_names([None, None])), ["__index_level_0__", "__index_level_1__"],
@@ -252,13 +252,13 @@ def test_a_frame_as_csv_and_as_parquet_gives_the_same_predictions(run, trained_o
         assert outputs[0].replace(trained_on, other) == outputs[1]
 
 
-@pytest.mark.parametrize("words", [("True", "False"), ("true", "false"), ("TRUE", "FALSE")])
-def test_booleans_are_numbers_as_features_and_text_as_classes(run, words):
-    write("a,f,y\n" + "".join(f"{i % 5},{words[i % 2]},{words[i % 3 % 2]}\n" for i in range(60)))
+@pytest.mark.parametrize("spellings", [("True", "False"), ("true", "false"), ("TRUE", "FALSE")])
+def test_booleans_are_numbers_as_features_and_text_as_classes(run, spellings):
+    write("a,f,y\n" + "".join(f"{i % 5},{spellings[i % 2]},{spellings[i % 3 % 2]}\n" for i in range(60)))
     table = read_table("a.csv")
     assert table.column("f").tolist() == [1.0, 0.0] * 30
     report = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
-    assert sorted(report["classes"]) == sorted(words)
+    assert sorted(report["classes"]) == sorted(spellings)
     pq.write_table(pa.table({"a": [1], "f": [True], "y": [False]}), "b.parquet")
     write("a,f,y\n1,1,0\n", "b.csv")
     for name in ("b.parquet", "b.csv"):
@@ -297,12 +297,14 @@ def test_every_spelling_of_a_missing_value_is_recognized_among_numbers(csv_file,
 
 @pytest.mark.parametrize("cells", [["1", "2", "K"], ["K", "1", "2"], ["1", "K", "2"], ["2", "1", "K"]])
 def test_the_type_of_a_column_depends_on_all_its_cells(run, fails, csv_file, cells):
-    few, many = ("g,y\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells * times)) for times in (1, 8))
+    short_text, long_text = (
+        "g,y\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells * times)) for times in (1, 8)
+    )
     with pytest.raises(TableError, match="column 'g' has 'K' where a number was expected"):
-        read_table(csv_file(few))
-    assert read_table(csv_file(few), text=["g"]).column("g").tolist() == cells
-    assert read_table(csv_file(many)).column("g").tolist() == cells * 8
-    write(many)
+        read_table(csv_file(short_text))
+    assert read_table(csv_file(short_text), text=["g"]).column("g").tolist() == cells
+    assert read_table(csv_file(long_text)).column("g").tolist() == cells * 8
+    write(long_text)
     for extra in ([], ["--categorical", "g"]):
         run("train", "a.csv", "--target", "y", *extra, *QUICK)
         assert dn.load("a.safetensors").metadata["features"] == ["g=1", "g=2", "g=K"]

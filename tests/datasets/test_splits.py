@@ -31,8 +31,8 @@ def test_the_validation_set_has_the_requested_share(m, share, size):
 
 
 def test_the_split_depends_only_on_the_seed():
-    first, again, other = (train_validation_split(100, 0.3, rng(seed))[1].tolist() for seed in (1, 1, 2))
-    assert first == again
+    first, repeated, other = (train_validation_split(100, 0.3, rng(seed))[1].tolist() for seed in (1, 1, 2))
+    assert first == repeated
     assert first != other
 
 

@@ -167,10 +167,10 @@ def test_fused_losses_equal_unfused_losses(activation, name):
     rng = np.random.default_rng(0)
     Z, Y = rng.uniform(-4, 4, (k, 40)), np.eye(k)[rng.integers(0, k, 40)].T
     assert loss.fused_with(dn.Activation(activation))
-    plain = loss.value(OPS, eq.EQUATIONS[activation](np, Z), Y)
+    unfused = loss.value(OPS, eq.EQUATIONS[activation](np, Z), Y)
     fused = loss.value_of_logits(OPS, Z, Y)
-    assert fused.shape == plain.shape == (1, 40)
-    assert (abs(fused - plain) <= 2 * (16 + k) * math.exp(4) * U).all()
+    assert fused.shape == unfused.shape == (1, 40)
+    assert (abs(fused - unfused) <= 2 * (16 + k) * math.exp(4) * U).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

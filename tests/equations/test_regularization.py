@@ -91,9 +91,9 @@ def test_an_element_is_dropped_if_its_word_is_below_the_rate():
     assert mask(rate=(word + 1) / 2**32)[0, 0] == 0
 
 
-@given(n=st.integers(1, 9), m=st.integers(1, 9), more=st.integers(0, 9), seed=st.integers(0, 2**64 - 1))
-def test_later_samples_do_not_change_the_mask_of_a_sample(n, m, more, seed):
-    assert mask(n, m + more, seed=seed)[:, :m].tolist() == mask(n, m, seed=seed).tolist()
+@given(n=st.integers(1, 9), m=st.integers(1, 9), extra=st.integers(0, 9), seed=st.integers(0, 2**64 - 1))
+def test_later_samples_do_not_change_the_mask_of_a_sample(n, m, extra, seed):
+    assert mask(n, m + extra, seed=seed)[:, :m].tolist() == mask(n, m, seed=seed).tolist()
 
 
 @pytest.mark.parametrize("other", [{"step": 1}, {"step": 2**32}, {"layer": 2}, {"seed": 4}, {"seed": 3 + 2**32}])

@@ -134,37 +134,37 @@ def test_a_user_defined_activation_trains(backend) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_acts_in_training_but_not_in_predictions(estimator, backend) -> None:
     model, plain = (make(estimator, dropout=d, backend=backend, max_iter=20).fit(X, y) for d in ([0.5, 0.0], 0.0))
-    again = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20).fit(X, y)
+    repeated = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20).fit(X, y)
     other = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20, random_state=1).fit(X, y)
     assert sum(isinstance(layer, dn.Dropout) for layer in model._network().layers) == 1
-    np.testing.assert_array_equal(model.coefs_[0], again.coefs_[0])
+    np.testing.assert_array_equal(model.coefs_[0], repeated.coefs_[0])
     assert model._network().seed != other._network().seed
     assert model.loss_ != plain.loss_
     np.testing.assert_array_equal(model.predict(X), model.predict(X))
 
 
 def test_class_weights_multiply_sample_weights() -> None:
-    few = np.r_[0:50, 50:55, 100:150]
+    subset = np.r_[0:50, 50:55, 100:150]
     options = {"solver": "lbfgs", "max_iter": 15}
-    by_class = make(dn.DenseClassifier, class_weight={0: 1.0, 1: 10.0, 2: 1.0}, **options).fit(X[few], y[few])
-    weights = np.where(y[few] == 1, 10.0, 1.0)
-    by_sample = make(dn.DenseClassifier, **options).fit(X[few], y[few], weights)
+    by_class = make(dn.DenseClassifier, class_weight={0: 1.0, 1: 10.0, 2: 1.0}, **options).fit(X[subset], y[subset])
+    weights = np.where(y[subset] == 1, 10.0, 1.0)
+    by_sample = make(dn.DenseClassifier, **options).fit(X[subset], y[subset], weights)
     np.testing.assert_array_equal(by_class.coefs_[0], by_sample.coefs_[0])
     combined = make(dn.DenseClassifier, class_weight={1: 5.0}, **options).fit(
-        X[few], y[few], np.where(y[few] == 1, 2.0, 1.0)
+        X[subset], y[subset], np.where(y[subset] == 1, 2.0, 1.0)
     )
     np.testing.assert_array_equal(combined.coefs_[0], by_sample.coefs_[0])
-    balanced = make(dn.DenseClassifier, class_weight="balanced", **options).fit(X[few], y[few])
-    counts = np.bincount(y[few])[y[few]]
-    expected = make(dn.DenseClassifier, **options).fit(X[few], y[few], len(few) / (3 * counts))
+    balanced = make(dn.DenseClassifier, class_weight="balanced", **options).fit(X[subset], y[subset])
+    counts = np.bincount(y[subset])[y[subset]]
+    expected = make(dn.DenseClassifier, **options).fit(X[subset], y[subset], len(subset) / (3 * counts))
     np.testing.assert_allclose(balanced.coefs_[0], expected.coefs_[0])
     model = make(dn.DenseClassifier, class_weight={"b": 2.0, "c": 3.0}, batch_size=50)
     plain = make(dn.DenseClassifier, batch_size=50)
-    named = np.array(["a", "b", "c"])[y]
+    class_names = np.array(["a", "b", "c"])[y]
     for start, weight in ((0, 1.0), (50, 2.0), (100, 3.0)):  # each call has samples of one class only
         part = slice(start, start + 50)
-        model.partial_fit(X[part], named[part], classes=["a", "b", "c"])
-        plain.partial_fit(X[part], named[part], np.full(50, weight), classes=["a", "b", "c"])
+        model.partial_fit(X[part], class_names[part], classes=["a", "b", "c"])
+        plain.partial_fit(X[part], class_names[part], np.full(50, weight), classes=["a", "b", "c"])
     np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
     X_labels, labels = X[:, :2], X[:, 2:] > 0
     by_label = make(dn.DenseClassifier, class_weight=[{0: 1.0, 1: 3.0}, {0: 1.0, 1: 1.0}]).fit(X_labels, labels)

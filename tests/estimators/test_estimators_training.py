@@ -200,22 +200,22 @@ def test_partial_fit_with_all_samples_equals_one_epoch_of_fit(backend) -> None:
             "random_state": 1,
             "backend": backend,
         }
-        whole = dn.DenseClassifier(max_iter=100, tol=0, **options).fit(X, y)
+        fitted = dn.DenseClassifier(max_iter=100, tol=0, **options).fit(X, y)
         model = dn.DenseClassifier(**options)
         for _ in range(100):
             model.partial_fit(X, y, classes=np.unique(y))
-        np.testing.assert_array_equal(model.predict(X), whole.predict(X))
+        np.testing.assert_array_equal(model.predict(X), fitted.predict(X))
         assert model.score(X, y) > 0.95
     for momentum in (0, 0.9):
         options = {
             "solver": "sgd", "learning_rate_init": 0.01, "batch_size": 200, "momentum": momentum, "random_state": 1,
             "backend": backend, "shuffle": False,
         }  # fmt: skip
-        whole = dn.DenseRegressor(max_iter=100, **options).fit(X_reg, y_reg)
+        fitted = dn.DenseRegressor(max_iter=100, **options).fit(X_reg, y_reg)
         model = dn.DenseRegressor(**options)
         for _ in range(100):
             model.partial_fit(X_reg, y_reg)
-        np.testing.assert_array_equal(model.predict(X_reg), whole.predict(X_reg))  # bit for bit
+        np.testing.assert_array_equal(model.predict(X_reg), fitted.predict(X_reg))  # bit for bit
         assert model.score(X_reg, y_reg) > 0.65
 
 
@@ -265,9 +265,9 @@ def test_probabilities_follow_the_order_of_the_classes() -> None:
     np.testing.assert_array_equal(model.predict_log_proba(X), np.log(p))
     np.testing.assert_array_equal(model.classes_[p.argmax(axis=1)], model.predict(X))
     assert roc_auc_score(y, p[:, 1]) == 1.0
-    named = dn.DenseClassifier(5, "logistic", random_state=1).fit(X, np.array(["zero", "one"])[y])
-    assert named.classes_.tolist() == ["one", "zero"]
-    assert set(named.predict(X)) <= {"one", "zero"}
+    named_classes = dn.DenseClassifier(5, "logistic", random_state=1).fit(X, np.array(["zero", "one"])[y])
+    assert named_classes.classes_.tolist() == ["one", "zero"]
+    assert set(named_classes.predict(X)) <= {"one", "zero"}
 
 
 def test_shuffling_changes_the_result_reproducibly() -> None:
@@ -388,7 +388,7 @@ def test_the_dtype_argument_defaults_to_the_dtype_of_the_samples(estimator, back
             assert {a.dtype for a in model.coefs_ + model.intercepts_} == {np.dtype(expected)}
             output = model.predict_proba(X) if estimator is dn.DenseClassifier else model.predict(X)
             assert output.dtype == expected
-    single, double = (
+    model_32, model_64 = (
         estimator(max_iter=30, random_state=1, dtype=d, backend=backend).fit(X64, y) for d in ("float32", "float64")
     )
-    np.testing.assert_allclose(single.coefs_[0], double.coefs_[0], atol=1e-3)
+    np.testing.assert_allclose(model_32.coefs_[0], model_64.coefs_[0], atol=1e-3)
