@@ -1,6 +1,6 @@
 """Dense neural networks, defined by one set of equations from lecture notes, on exchangeable array backends.
 
-Samples are columns: X has shape (features, samples). Begin with :class:`Network`.
+Samples are columns: X has shape (features, samples). Start with :class:`Network`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,7 @@ _LAZY = {
     "register_skl2onnx": "deepnotes.estimators.skl2onnx_converter",
     "write_table": "deepnotes.datasets.tables",
 }
-"""The modules of the names that are imported only at their first use, since most programs do not need them."""
+"""The names that are imported on first use, since most programs do not need them, and the modules that define them."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Helpers of the tests of plots."""
+"""Helpers for the plot tests."""
 
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,21 @@ from deepnotes import plots
 REASON = "drawing needs deepnotes[plot]"
 
 
-def drawn(made: Any, tmp_path: Path) -> Any:
-    """Save a figure, which also computes its layout, and return it."""
-    plots.save(made, tmp_path / "picture.png", dpi=50)
+def save_figure(figure: Any, tmp_path: Path) -> Any:
+    """Save a figure and return it; saving also computes its layout."""
+    plots.save(figure, tmp_path / "picture.png", dpi=50)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    return made
+    return figure
 
 
-def words(made: Any) -> str:
+def visible_text(figure: Any) -> str:
     """Return the visible text of a figure."""
     from matplotlib.text import Text
 
-    return "\n".join(text.get_text() for text in made.findobj(Text) if text.get_visible())
+    return "\n".join(text.get_text() for text in figure.findobj(Text) if text.get_visible())
 
 
-def line(ax: Any, label: str) -> Any:
-    """Return the line with a label, which must be unique."""
-    (found,) = [line for line in ax.get_lines() if line.get_label() == label]
-    return found
+def line_with_label(ax: Any, label: str) -> Any:
+    """Return the only line of the axes that has this label."""
+    (line,) = [line for line in ax.get_lines() if line.get_label() == label]
+    return line

@@ -1,8 +1,8 @@
 """A stand-in for CuPy on NumPy's arrays, to test :mod:`deepnotes_cupy.cuda` without a GPU.
 
-It enforces CUDA's rules: a capture belongs to one stream; during a capture, nothing is allocated, copied by the legacy
-stream or waited for; kernel arguments have the declared types; cuBLAS gets its workspace after its stream. Kernels run
-through tests/cuda_shim.py, and cuBLAS's functions have the types of its header.
+It enforces CUDA's rules: a capture belongs to one stream; during a capture, the program must not allocate memory, copy
+through the legacy stream or wait; kernel arguments must have the declared types; cuBLAS must be given its workspace
+after its stream. Kernels run through tests/cuda_shim.py, and the cuBLAS functions have the types of the cuBLAS header.
 """
 
 import ctypes
@@ -27,11 +27,11 @@ class CUDARuntimeError(RuntimeError):
 
 
 class Array(np.ndarray):
-    """Stands in for a CuPy array: its `data` has an address."""
+    """Stands in for a CuPy array: ``data.ptr`` is its address."""
 
     @property
     def data(self) -> Any:
-        """An object with the address of the memory."""
+        """An object whose attribute `ptr` is the address of the memory."""
         return types.SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
 
@@ -43,15 +43,15 @@ class State:
     log : list of tuple
         All calls.
     streams : list of Stream
-        The streams whose contexts are entered; the last one is current.
+        The streams whose contexts have been entered; the last one is current.
     capturing : Stream or None
         The stream that is being captured.
-    recorded : list of callable
+    recorded_calls : list of callable
         The calls captured so far.
     failing : str
-        The kind of call that fails while a stream is captured.
+        The kind or name of a call that fails while a stream is captured; "" if none fails.
     memory : int
-        The bytes that can be allocated.
+        The number of bytes that can be allocated.
     devices : int
         The number of devices.
     """
@@ -60,7 +60,7 @@ class State:
         self.log: list[tuple[Any, ...]] = []
         self.streams: list[Stream] = []
         self.capturing: Stream | None = None
-        self.recorded: list[Callable[[], None]] = []
+        self.recorded_calls: list[Callable[[], None]] = []
         self.failing: str = ""
         self.memory = 1 << 40
         self.devices = 1
@@ -71,7 +71,7 @@ class State:
         return self.streams[-1].ptr if self.streams else 0
 
     def enqueue(self, entry: tuple[Any, ...], stream: int, call: Callable[[], None]) -> None:
-        """Log a call and make it, or record it if a stream is being captured."""
+        """Log a call, and execute it, or record it if a stream is being captured."""
         self.log.append((*entry, stream))
         if self.capturing is None:
             call()
@@ -82,7 +82,7 @@ class State:
             raise CUDARuntimeError(
                 "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
             )
-        self.recorded.append(call)
+        self.recorded_calls.append(call)
 
     def forbid_in_capture(self, operation: str) -> None:
         """Raise an error if a stream is being captured."""
@@ -100,7 +100,7 @@ class Event:
         assert disable_timing  # events with timing are slower
 
     def record(self, stream: Any) -> None:
-        """Log the event at the end of a stream."""
+        """Log that the event is recorded at the end of a stream."""
         CUDA.log.append(("record", stream.ptr))
 
     def synchronize(self) -> None:
@@ -116,11 +116,11 @@ class Graph:
         self.calls, self.uploaded = calls, False
 
     def upload(self, stream: Any) -> None:
-        """Note that the graph was uploaded."""
+        """Remember that the graph was uploaded."""
         self.uploaded = True
 
     def launch(self, stream: Any) -> None:
-        """Make all captured calls."""
+        """Execute all captured calls."""
         CUDA.log.append(("graph", len(self.calls), stream.ptr))
         for call in self.calls:
             call()
@@ -157,13 +157,13 @@ class Stream:
         assert self.ptr
         assert mode == 1  # thread-local mode
         CUDA.forbid_in_capture("cudaStreamBeginCapture")
-        CUDA.capturing, CUDA.recorded = self, []
+        CUDA.capturing, CUDA.recorded_calls = self, []
 
     def end_capture(self) -> Graph:
         """Return the captured calls as a graph."""
         assert CUDA.capturing is self
         CUDA.capturing = None
-        return Graph(CUDA.recorded)
+        return Graph(CUDA.recorded_calls)
 
 
 class Device:
@@ -184,7 +184,7 @@ class Device:
 
 
 class RawModule:
-    """A module of kernels, which checks the types of their arguments."""
+    """A module of kernels; a launch checks the types of the arguments."""
 
     def __init__(self, *, code: str, options: tuple[str, ...] = ()) -> None:
         (real,) = [o.removeprefix("-DREAL=") for o in options if o.startswith("-DREAL=")]
@@ -213,7 +213,7 @@ class RawModule:
 
 def _memcpy(target: int, source: int, size: int, kind: int, stream: int) -> None:
     assert stream
-    if kind == 1:  # a copy from pageable memory happens at once
+    if kind == 1:  # a copy from pageable memory is synchronous
         CUDA.forbid_in_capture("a copy from the host")
     CUDA.enqueue(("memcpy", kind, size), stream, lambda: ctypes.memmove(target, source, size) and None)
 
@@ -233,7 +233,7 @@ def _asnumpy(x: Any, stream: Any = None, order: str = "C") -> np.ndarray:
 
 
 def _wrap(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a NumPy function that returns arrays of class Array."""
+    """Wrap a NumPy function so that it returns arrays of class Array."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         result = function(*arguments, **options)
@@ -279,14 +279,14 @@ class Cublas:
     Attributes
     ----------
     calls : list of tuple
-        All calls, except those that failed.
-    refuses : int
-        The status that products return; 0 means success.
+        All calls, except products refused by `product_status`.
+    product_status : int
+        The status code that matrix products return; 0 means success.
     """
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
-        self.stream, self.workspace, self.refuses = 0, 0, 0
+        self.stream, self.workspace, self.product_status = 0, 0, 0
         integer, pointer = ctypes.c_int, ctypes.c_void_p
         matrix, stride = [pointer, integer, integer], ctypes.c_longlong
         head = [pointer, *[integer] * 5, pointer]
@@ -338,8 +338,8 @@ class Cublas:
         self, handle: int, ta: int, tb: int, m: int, n: int, k: int, alpha: int, A: int, kind_a: int, lda: int, B: int,
         kind_b: int, ldb: int, beta: int, C: int, kind_c: int, ldc: int, compute: int, algorithm: int,
     ) -> int:  # fmt: skip
-        if self.refuses:
-            return self.refuses
+        if self.product_status:
+            return self.product_status
         self.calls.append(("gemm", handle, compute))
         assert (kind_a, kind_c, compute) in TYPES.values()
         assert kind_a == kind_b
@@ -352,7 +352,10 @@ class Cublas:
         element = {0: ctypes.c_float, 1: ctypes.c_double}[kind_a]
 
         def multiply() -> None:
-            a, b = (np.ctypeslib.as_array((element * size).from_address(at)) for at, size in ((A, m * k), (B, k * n)))
+            a, b = (
+                np.ctypeslib.as_array((element * size).from_address(address))
+                for address, size in ((A, m * k), (B, k * n))
+            )
             c = np.ctypeslib.as_array((element * (m * n)).from_address(C)).reshape(n, m)
             a = a.reshape(m, k) if ta else a.reshape(k, m).T
             b = b.reshape(k, n) if tb else b.reshape(n, k).T
@@ -381,6 +384,6 @@ class Cublas:
 
 
 def forget() -> None:
-    """Reset the state, and forget the module that imported this CuPy."""
+    """Reset the state of CUDA, and unload the module that imported this stand-in."""
     CUDA.__init__()  # type: ignore[misc]
     sys.modules.pop("deepnotes_cupy.cuda", None)

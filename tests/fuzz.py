@@ -1,8 +1,8 @@
-"""Fuzz the readers of files for a given time: ``python tests/fuzz.py --minutes 60``.
+"""Fuzz the file readers for a given time: ``python tests/fuzz.py --minutes 60``.
 
 The targets take turns, with new seeds, until the time is over. A file on which a reader fails is reduced as far as
-possible and written to the directory of ``--keep``; such a file should become a test. The exit status is the number of
-targets with failures.
+possible and written to the directory given by ``--keep``; such a file should become a test. The exit status is
+the number of targets that failed.
 """
 
 import argparse
@@ -22,28 +22,28 @@ from fuzzing import Target, load_targets
 from hypothesis import HealthCheck, given, seed, settings
 
 
-def fuzz(target: Target, until: float, number: int, folder: Path, counts: Counter[str]) -> bytes | None:
-    """Try a target until a time; return the file on which it fails, or None.
+def fuzz(target: Target, end_time: float, seed_value: int, folder: Path, counts: Counter[str]) -> bytes | None:
+    """Fuzz a target until a given time; return the file on which it fails, or None.
 
     Parameters
     ----------
     target : Target
-    until : float
-        The time, by time.monotonic(), at which to stop.
-    number : int
+    end_time : float
+        The time at which to stop, on the clock time.monotonic().
+    seed_value : int
         The seed.
     folder : Path
-        The directory for the file that is read.
+        The directory in which the file to read is written.
     counts : Counter
-        Gets the number of files that were read, refused, or caused a failure.
+        Updated with the numbers of files that were read, were refused, or caused a failure.
     """
     culprit: list[bytes] = []
 
-    @seed(number)
+    @seed(seed_value)
     @settings(max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(target.files)
     def try_file(content: bytes) -> None:
-        if time.monotonic() > until and not culprit:
+        if time.monotonic() > end_time and not culprit:
             return
         try:
             counts["read" if target.check(content, folder) else "refused"] += 1
@@ -63,13 +63,13 @@ def fuzz(target: Target, until: float, number: int, folder: Path, counts: Counte
 
 
 def main() -> int:
-    """Fuzz, print the number of files that were tried, and return the number of targets with failures."""
+    """Fuzz the targets, print the numbers of files read and refused, and return the number of targets that failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--target", action="append", help="name of a target; by default all")
     parser.add_argument("--seed", type=int, default=None, help="by default a different one in each run")
     parser.add_argument(
-        "--keep", type=Path, default=Path("fuzz-found"), help="directory for files on which a reader fails"
+        "--keep", type=Path, default=Path("fuzz-found"), help="directory for the files on which a reader fails"
     )
     args = parser.parse_args()
     targets = [t for name, t in load_targets().items() if args.target is None or name in args.target]

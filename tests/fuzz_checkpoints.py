@@ -1,4 +1,4 @@
-"""Fuzzing target: checkpoints, read to resume a training."""
+"""Fuzzing target: checkpoints from which training is resumed."""
 
 import json
 import tempfile
@@ -16,21 +16,21 @@ from deepnotes.network.training.checkpoints import list_checkpoints
 EPOCHS = 2
 
 
-def checkpoint() -> bytes:
-    """Return a checkpoint of a finished training."""
+def make_checkpoint() -> bytes:
+    """Return a checkpoint of a finished training run."""
     with tempfile.TemporaryDirectory() as folder:
         fit(network(), Path(folder), epochs=EPOCHS)
         return list_checkpoints(Path(folder))[0].read_bytes()
 
 
-VALID = checkpoint()
+VALID = make_checkpoint()
 HEADER, TENSORS = hostile.header_of(VALID), hostile.tensors(VALID)
 ENTRIES = json.loads(TENSORS["training.json"].tobytes())
 
 
 @st.composite
 def sealed(draw: st.DrawFn) -> bytes:
-    """Return a checkpoint with wrong contents but correct digests."""
+    """Return a checkpoint whose contents are invalid, but whose digests are correct."""
     entries = np.frombuffer(json.dumps(draw(altered(ENTRIES))).encode(), np.uint8)
     arrays = TENSORS | {"training.json": entries}
     for name in draw(st.lists(st.sampled_from(sorted(arrays)), max_size=1)):
@@ -43,7 +43,7 @@ def sealed(draw: st.DrawFn) -> bytes:
 
 @target("checkpoint", st.one_of(st.just(VALID), damaged(VALID), sealed()), ".safetensors")
 def resume(path: Path) -> None:
-    """Resume the training; the parameters must be finite."""
+    """Resume training; the parameters must be finite."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         (run / "step-000000020.safetensors").write_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Fuzzing target: ONNX files, read by ``dn.from_onnx``; there is no target without the extra ``onnx``."""
+"""Fuzzing target: ONNX files, read by ``dn.from_onnx``; it is defined only if the extra ``onnx`` is installed."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +30,7 @@ if find_spec("onnx"):
     INTEGERS = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([x for x in NUMBERS if abs(x) < 2**62])
 
     def alter_node(draw: st.DrawFn, graph: Any, names: list[str], change: str) -> None:
-        """Change the operator, the operands (to some of `names`) or the attributes of a node, or copy or remove it."""
+        """Change the operator, operands (to some of `names`) or an attribute of a random node, or copy or remove it."""
         node = graph.node[draw(st.integers(0, len(graph.node) - 1))]
         if change == "op":
             node.op_type = draw(st.sampled_from(OPS))
@@ -59,7 +59,7 @@ if find_spec("onnx"):
 
     @st.composite
     def altered(draw: st.DrawFn) -> bytes:
-        """Return the valid file with changed nodes, tensors or metadata; it is still valid protobuf."""
+        """Return the valid file with changed nodes, tensors or metadata; the result is valid protobuf."""
         content = ModelProto.FromString(VALID)
         graph = content.graph
         names = [t.name for t in graph.initializer] + [node.output[0] for node in graph.node] + ["X", "", "nowhere"]
@@ -80,7 +80,7 @@ if find_spec("onnx"):
 
     @target("onnx", files, ".onnx")
     def read(path: Path) -> None:
-        """Read a network; it must predict, and can be saved."""
+        """Read a network; it must be able to predict and to be saved."""
         net = dn.from_onnx(path, backend="numpy")
         if path.read_bytes() == VALID:
             np.testing.assert_array_equal(net.flat(), hostile.network().flat())

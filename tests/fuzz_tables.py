@@ -1,4 +1,4 @@
-"""Fuzzing targets: data files, read into memory and from disk, and model files with the encoding of columns."""
+"""Fuzzing targets: data files, read into memory or from disk, and model files that encode columns."""
 
 import gzip
 import io
@@ -25,15 +25,15 @@ from deepnotes.datasets.disk_tables import open_table
 from deepnotes.datasets.tables import Table, read_table
 from deepnotes.utils.errors import TableError
 
-compress = partial(gzip.compress, mtime=0)  # without the time, to get the same bytes in every run
+compress = partial(gzip.compress, mtime=0)  # without a timestamp, to get the same bytes in every run
 
 FREE = 1 << 20
-"""The replacement for reading.FREE, a gigabyte, so that unpacking small files stays within the fuzzer's limits."""
+"""The value that replaces reading.FREE (a gigabyte), so that unpacked small files stay within the fuzzer's limits."""
 
 
 @contextmanager
 def low_memory_limit() -> Iterator[None]:
-    """Lower the limit on the memory that files may unpack to."""
+    """Lower the limit on the unpacked size of files."""
     before = reading.FREE
     reading.FREE = FREE
     try:
@@ -43,7 +43,7 @@ def low_memory_limit() -> Iterator[None]:
 
 
 def check(table: Table) -> None:
-    """Check that columns have equal lengths, numbers are finite or missing, and errors are of one line."""
+    """Check that columns have equal lengths, numbers are finite or missing, and error messages have one line."""
     for name, column in table.columns.items():
         assert column.shape == (table.n_rows,)
         if column.dtype.kind == "f":
@@ -100,8 +100,8 @@ if find_spec("pyarrow"):
 
     @target("csv with options", csv_files(), ".csv")
     def read_csv_with_options(path: Path) -> None:
-        """Read a table with several sets of options; it is refused if all of them fail."""
-        forms: list[dict[str, Any]] = [
+        """Read a table with several sets of options; the file counts as refused if it is refused with all of them."""
+        option_sets: list[dict[str, Any]] = [
             {"separator": "whitespace", "header": False},
             {"separator": ";", "decimal": ",", "thousands": ".", "strip": "$%"},
             {"comment": "#", "encoding": "latin-1", "missing_values": ["1"]},
@@ -109,17 +109,17 @@ if find_spec("pyarrow"):
             {"skip_rows": 2},
         ]
         refused: list[TableError] = []
-        for form in forms:
+        for options in option_sets:
             with low_memory_limit():
                 try:
-                    check(read_table(path, missing="keep", **form))
+                    check(read_table(path, missing="keep", **options))
                 except TableError as error:
                     refused.append(error)
-        if len(refused) == len(forms):
+        if len(refused) == len(option_sets):
             raise refused[-1]
 
     def parquet() -> bytes:
-        """Return a Parquet file of two row groups."""
+        """Return a Parquet file with two row groups."""
         columns = {"a": [1.5, 2.5, None, 4.0] * 9, "s": ["x", "y", None, "x"] * 9, "i": list(range(36))}
         stream = io.BytesIO()
         pq.write_table(pa.table(columns), stream, row_group_size=20)
@@ -130,7 +130,7 @@ if find_spec("pyarrow"):
 
     @st.composite
     def parquet_files(draw: st.DrawFn) -> bytes:
-        """Return a Parquet file with a damaged footer, which describes its structure, of the right length."""
+        """Return a Parquet file whose footer, which describes the file, is damaged but has the declared length."""
         body, footer = PARQUET[: -8 - FOOTER], draw(damaged(PARQUET[-8 - FOOTER : -8]))
         return body + footer + struct.pack("<I", len(footer)) + b"PAR1"
 
@@ -148,14 +148,14 @@ if find_spec("pyarrow"):
 
 
 def npy(array: np.ndarray) -> bytes:
-    """Return an array as an .npy file."""
+    """Return the content of an .npy file with this array."""
     stream = io.BytesIO()
     np.save(stream, array)
     return stream.getvalue()
 
 
 def npz(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
-    """Return arrays as an .npz file."""
+    """Return the content of an .npz file with these arrays."""
     stream = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(stream, **arrays)
     return stream.getvalue()
@@ -173,8 +173,8 @@ def npy_headers(draw: st.DrawFn) -> bytes:
     """Return an .npy file with a wrong header."""
     descr, shape = draw(st.sampled_from(DESCRS)), draw(st.sampled_from(SHAPES))
     order = draw(st.sampled_from(["False", "True", "2", "'x'"]))
-    more = draw(st.sampled_from(["", "", "'x': 1, ", "__import__('os'), "]))
-    text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, {more}}}\n".encode()
+    extra_entry = draw(st.sampled_from(["", "", "'x': 1, ", "__import__('os'), "]))
+    text = f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, {extra_entry}}}\n".encode()
     version = draw(st.sampled_from([b"\1\0", b"\1\0", b"\2\0", b"\3\0", b"\0\0", b"\xff\xff"]))
     length = draw(st.just(len(text)) | st.sampled_from([n for n in NUMBERS if 0 <= n < 1 << 16]))
     size = struct.pack("<H" if version == b"\1\0" else "<I", length)
@@ -194,7 +194,7 @@ def read_npy(path: Path) -> None:
 
 
 BIG = npy(np.zeros((50_000, 4), np.uint8))
-"""An .npy file that compresses to some 200 bytes, and becomes 1.6 MB of float64."""
+"""An .npy file that compresses to about 200 bytes, although its values take 1.6 MB as float64."""
 
 ARRAYS = {"X": np.arange(8.0).reshape(4, 2), "y": np.array([0, 1, 0, 1])}
 VALID_ARCHIVES = [npz(ARRAYS), npz(ARRAYS, True), npz({"a": np.arange(3), "b": np.array(["x", "y", "zz"])})]
@@ -202,7 +202,7 @@ VALID_ARCHIVES = [npz(ARRAYS), npz(ARRAYS, True), npz({"a": np.arange(3), "b": n
 
 @st.composite
 def archives(draw: st.DrawFn) -> bytes:
-    """Return an archive with names and contents that NumPy would not write."""
+    """Return an .npz archive with names and contents that NumPy would not write."""
     stream = io.BytesIO()
     names = st.sampled_from(
         ["X.npy", "y.npy", "x.npy", "a.npy", "../../x.npy", "/etc/passwd", "", "a\0b.npy", "X", "é.npy"]
@@ -255,7 +255,7 @@ def idx_files(draw: st.DrawFn) -> bytes:
 
 
 def bomb(zeros: int) -> bytes:
-    """Return a compressed IDX file with many pixels of 0."""
+    """Return a compressed IDX file with this number of zeros."""
     return compress(bytes([0, 0, 8, 2]) + struct.pack(">2I", zeros // 4, 4) + bytes(zeros))
 
 
@@ -279,31 +279,31 @@ def read_idx(path: Path) -> None:
             assert open_table(path).names == table.names
 
 
-# --- models with the encoding of columns ------------------------------------------------------------------------------
+# --- models that encode columns --------------------------------------------------------------------------------------
 
 
 def with_columns() -> dict[str, Any]:
-    """Return the header of a model file with three inputs from two columns."""
-    header = hostile.header_of(hostile_model())
+    """Return the header of a model file whose three inputs are computed from two columns."""
+    header = hostile.header_of(model_file())
     columns = [{"name": "size", "fill": 1.5}, {"name": "kind", "categories": ["a", "b"], "fill": "a"}]
     header["metadata"] |= {"features": ["size", "kind=a", "kind=b"], "columns": columns}
     return header
 
 
-def hostile_model() -> bytes:
-    """Return a model file."""
+def model_file() -> bytes:
+    """Return a valid model file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         hostile.network().save(path)
         return path.read_bytes()
 
 
-HEADER, TENSORS = with_columns(), hostile.tensors(hostile_model())
+HEADER, TENSORS = with_columns(), hostile.tensors(model_file())
 
 
 @st.composite
 def models(draw: st.DrawFn) -> bytes:
-    """Return a model file with wrong metadata on its columns, but with correct digests."""
+    """Return a model file whose metadata about columns is invalid, but whose digests are correct."""
     metadata = draw(st.just(HEADER["metadata"]) | altered(HEADER["metadata"]) | altered(HEADER["metadata"]["columns"]))
     if isinstance(metadata, list):
         metadata = HEADER["metadata"] | {"columns": metadata}
@@ -312,7 +312,7 @@ def models(draw: st.DrawFn) -> bytes:
 
 @target("model with columns", models(), ".safetensors")
 def load_model(path: Path) -> None:
-    """Load a model, and predict for a table of its columns."""
+    """Load a model, and make predictions for a table with the columns that it expects."""
     model = Model.load(str(path), get_backend("numpy"))
     json.dumps(model.encoder.as_metadata())
     text = model.encoder.text

@@ -1,7 +1,7 @@
-"""Shared by the fuzzers of files: targets, the limits on the time and memory of a reader, and damage to files.
+"""Helpers for fuzzing file readers: targets, limits on time and memory, and functions that damage files.
 
-The modules ``fuzz_*.py`` in this directory make targets with :func:`target`. ``test_fuzz.py`` tries each of them for a
-second or two, and ``fuzz.py`` for a given time.
+The modules ``fuzz_*.py`` in this directory define targets with :func:`target`. ``test_fuzz.py`` runs each of them for a
+second or two, and ``fuzz.py`` runs them for a given time.
 """
 
 import json
@@ -22,16 +22,16 @@ SECONDS = 60
 """The time after which a reader of a small file is considered to hang, even on a busy machine."""
 
 MEMORY = 8 << 20, 256
-"""The bytes of memory that a reader may use, and the bytes that it may use for each byte of the file in addition."""
+"""The bytes of memory that a reader may use, and the additional bytes that it may use for each byte of the file."""
 
 
 class Hang(AssertionError):
-    """A reader took more than ``SECONDS``."""
+    """A reader took more than ``SECONDS`` seconds."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A reader of files.
+    """A file reader to fuzz.
 
     Attributes
     ----------
@@ -55,8 +55,8 @@ class Target:
         Raises
         ------
         Exception
-            If the reader fails: with an exception other than a DeepnotesError, with a check of its result, with too
-            much memory, or with a message of unreadable length.
+            If the reader raises anything but a DeepnotesError, its result fails a check, it uses too much memory, or
+            its error message is too long.
         """
         path = folder / f"fuzzed{self.suffix}"
         path.write_bytes(content)
@@ -75,13 +75,13 @@ TARGETS: dict[str, Target] = {}
 
 
 def target(name: str, files: st.SearchStrategy[bytes], suffix: str = "") -> Callable[[Callable[[Path], None]], Target]:
-    """Return a decorator that makes a function that reads a file a target."""
+    """Return a decorator that turns a function that reads a file into a target."""
 
-    def make(read: Callable[[Path], None]) -> Target:
+    def register(read: Callable[[Path], None]) -> Target:
         TARGETS[name] = Target(name, files, read, suffix)
         return TARGETS[name]
 
-    return make
+    return register
 
 
 def load_targets() -> dict[str, Target]:
@@ -93,14 +93,14 @@ def load_targets() -> dict[str, Target]:
 
 @contextmanager
 def bounded(size: int) -> Iterator[None]:
-    """Fail if the block hangs (on systems with alarms), or uses more memory than allowed for a file of that size."""
+    """Fail if the block uses more memory than allowed for a file of this size, or hangs (if alarm signals exist)."""
 
-    def ring(number: int, frame: Any) -> None:
-        raise Hang(f"it still runs after {SECONDS} seconds")
+    def raise_hang(number: int, frame: Any) -> None:
+        raise Hang(f"the reader is still running after {SECONDS} seconds")
 
     has_alarm = hasattr(signal, "setitimer")
     if has_alarm:
-        before = signal.signal(signal.SIGALRM, ring)
+        before = signal.signal(signal.SIGALRM, raise_hang)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
     tracemalloc.start()
     try:
@@ -131,17 +131,17 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
         damage = draw(st.sampled_from(["truncate", "flip", "set", "replace", "repeat"]))
-        at = draw(st.integers(0, len(data)))
+        start = draw(st.integers(0, len(data)))
         if damage == "truncate":
-            del data[at:]
-        elif damage in {"flip", "set"} and at < len(data):
-            data[at] = data[at] ^ 1 << draw(st.integers(0, 7)) if damage == "flip" else draw(st.integers(0, 255))
+            del data[start:]
+        elif damage in {"flip", "set"} and start < len(data):
+            data[start] = data[start] ^ 1 << draw(st.integers(0, 7)) if damage == "flip" else draw(st.integers(0, 255))
         elif damage == "replace":
-            data[at : at + draw(st.integers(0, 40))] = draw(st.binary(max_size=40))
+            data[start : start + draw(st.integers(0, 40))] = draw(st.binary(max_size=40))
         elif damage == "repeat":
-            end = min(len(data), at + draw(st.integers(0, 200)))
-            to = draw(st.integers(0, len(data)))
-            data[to:to] = data[at:end]
+            end = min(len(data), start + draw(st.integers(0, 200)))
+            target_position = draw(st.integers(0, len(data)))
+            data[target_position:target_position] = data[start:end]
     return bytes(data)
 
 
@@ -153,15 +153,15 @@ def hostile_values() -> st.SearchStrategy[Any]:
     )  # fmt: skip
     return st.recursive(
         leaf,
-        lambda of: st.one_of(
-            st.lists(of, max_size=4), st.dictionaries(st.sampled_from(WORDS) | st.text(), of, max_size=3)
+        lambda values: st.one_of(
+            st.lists(values, max_size=4), st.dictionaries(st.sampled_from(WORDS) | st.text(), values, max_size=3)
         ),
         max_leaves=8,
     )
 
 
 def paths(tree: Any) -> list[list[Any]]:
-    """Return the path to each value in a tree of dicts and lists, as keys and indices; the first is empty."""
+    """Return the path (keys and indices) to each value in a tree of dicts and lists; the first path is empty."""
     result: list[list[Any]] = [[]]
     steps = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
     for key, child in steps:

@@ -1,8 +1,8 @@
 """HostDevice: a stand-in for a GPU in the tests of the CuPy backend.
 
-Its arrays are NumPy's, its kernels are the package's .cu files compiled by g++ (tests/cuda_shim.py), its products are
-NumPy's with rounded factors, and its graphs are lists of calls. It logs every call. New memory is filled with NaN, so
-a test finds elements that no kernel has written.
+Its arrays are NumPy arrays, its kernels are the package's .cu files compiled by g++ (tests/cuda_shim.py), its products
+are computed by NumPy from rounded factors, and its graphs are lists of calls. It logs every call. New memory is filled
+with NaN, so that tests detect elements that no kernel has written.
 """
 
 import gc
@@ -25,51 +25,51 @@ from deepnotes_cupy.device import Call, CaptureRefused, Product
 
 @cache
 def host(dtype: str, checked: bool, flush: bool) -> Host:
-    """Return the kernels of one dtype; only single precision flushes subnormals."""
+    """Return the kernels for a dtype; with `flush`, kernels in single precision flush subnormals."""
     kernels = Host(dtype, checked)
     kernels.flush = flush and dtype == "float32"
     return kernels
 
 
 def round_factor(x: np.ndarray, factors: str) -> np.ndarray:
-    """Return a factor of a product in single precision, rounded to the precision `factors`; 16-bit bits are decoded."""
+    """Return a factor of a product in single precision, rounded to the precision `factors`; decode 16-bit integers."""
     if factors == "tf32":
         bits = x.view(np.uint32)
-        near = (bits + 0xFFF + (bits >> 13 & 1)) & np.uint32(0xFFFFE000)
-        return np.where(np.isfinite(x), near.view(np.float32), x)
+        rounded = (bits + 0xFFF + (bits >> 13 & 1)) & np.uint32(0xFFFFE000)
+        return np.where(np.isfinite(x), rounded.view(np.float32), x)
     if factors == "bfloat16":
         return (x.astype(np.uint32) << 16).view(np.float32)
     return x.view(np.float16).astype(np.float32) if factors == "float16" else x
 
 
 class HostGraph:
-    """Captured calls."""
+    """A graph: a list of captured calls."""
 
     def __init__(self, device: "HostDevice", calls: list[Call]) -> None:
         self.device, self.calls = device, calls
 
     def launch(self) -> None:
-        """Make all captured calls."""
+        """Execute all captured calls."""
         self.device.log.append(("graph", len(self.calls)))
         for index, call in enumerate(self.calls):
             self.device.replay(index, call)
 
 
 class HostDevice:
-    """See :class:`deepnotes_cupy.device.Device`.
+    """Implements :class:`deepnotes_cupy.device.Device` on the CPU.
 
     Attributes
     ----------
     log : list of tuple
         Every call: ("launch", kernel), ("product", factors), ("download", bytes), ...
     memory : int or None
-        The bytes of memory; None means 1 TiB.
+        The number of bytes of memory; None means 1 TiB.
     checked : bool
         Whether every memory access of a kernel is checked.
-    refuses : str
+    capture_error : str
         The reason why captures fail; "" if they succeed.
     replay : callable
-        Makes a call of a graph; tests replace it to disturb a graph.
+        Executes a call of a graph, given its index and the call; tests replace it to inject faults.
     """
 
     xp = np
@@ -79,7 +79,7 @@ class HostDevice:
         self.keeps_subnormals = not flush
         self.log: list[tuple[Any, ...]] = []
         self.memory, self.used, self.checked = memory, 0, False
-        self.refuses = ""
+        self.capture_error = ""
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
         self._lock = threading.RLock()
@@ -138,12 +138,12 @@ class HostDevice:
         return call
 
     def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a launch of the kernel compiled for the CPU."""
-        kernels, copied = host(dtype, self.checked, not self.keeps_subnormals), tuple(arguments)
-        return self._call(("launch", kernel), lambda: kernels.launch(kernel, grid, block, *copied))
+        """Return a call that launches the kernel, compiled for the CPU."""
+        kernels, fixed_arguments = host(dtype, self.checked, not self.keeps_subnormals), tuple(arguments)
+        return self._call(("launch", kernel), lambda: kernels.launch(kernel, grid, block, *fixed_arguments))
 
     def multiplier(self, product: Product) -> Call:
-        """Return a product in single or double precision."""
+        """Return a call that computes a product in single or double precision."""
         (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
         kind = {"bfloat16": np.uint16, "float16": np.uint16, "float64": np.float64}.get(factors, np.float32)
         assert A.dtype == B.dtype == kind
@@ -171,15 +171,15 @@ class HostDevice:
         target.reshape(-1)[: host.size] = host.reshape(-1).view(target.dtype)
 
     def download(self, source: np.ndarray) -> np.ndarray:
-        """Return a copy."""
+        """Return a copy of a device array on the host."""
         assert self._recording is None, "the host waits while a graph is captured"
         self.log.append(("download", source.nbytes))
         return source.copy()
 
     def capture(self, run: Call) -> HostGraph:
-        """Return the recorded calls of `run`."""
-        if self.refuses:
-            raise CaptureRefused(self.refuses)
+        """Return a graph of the calls that `run` makes."""
+        if self.capture_error:
+            raise CaptureRefused(self.capture_error)
         calls: list[Any] = []
         self._recording = calls
         try:
@@ -193,7 +193,7 @@ class HostDevice:
         return np.zeros(size, dtype)
 
     def send(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], after: Any) -> object:
-        """Copy arrays at once, and return an event."""
+        """Copy each source to its target immediately, and return an event."""
         self.log.append(("send", sum(h.nbytes for h, _ in pairs)))
         for source, target in pairs:
             target[...] = source
@@ -204,10 +204,10 @@ class HostDevice:
         return object()
 
     def await_event(self, event: Any) -> None:
-        """Do nothing, since all work is done at once."""
+        """Do nothing, since all work is done immediately."""
 
     def synchronize(self, event: Any) -> None:
-        """Do nothing, since all work is done at once."""
+        """Do nothing, since all work is done immediately."""
 
     def describe(self) -> str:
         """Return a short description."""

@@ -1,4 +1,4 @@
-"""Malicious model files with correct digests, as somebody who knows the format could write them."""
+"""Malicious model files with correct digests, as an attacker who knows the format could write them."""
 
 import json
 import struct
@@ -33,15 +33,15 @@ def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def build(header: dict[str, Any] | str, data: bytes) -> bytes:
-    """Return a safetensors file with a header, given as text or as a dictionary, and data."""
+    """Return a safetensors file with this header (JSON text or a dictionary) and data."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
 def header_of(content: bytes) -> dict[str, Any]:
     """Return the deepnotes header of a model file without its digests."""
-    found: dict[str, Any] = json.loads(parts(content)[0]["__metadata__"]["deepnotes"])
-    return {key: value for key, value in found.items() if key not in {"digest", "digests"}}
+    header: dict[str, Any] = json.loads(parts(content)[0]["__metadata__"]["deepnotes"])
+    return {key: value for key, value in header.items() if key not in {"digest", "digests"}}
 
 
 def tensors(content: bytes) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def tensors(content: bytes) -> dict[str, np.ndarray]:
 
 
 def sealed(header: Any, arrays: dict[str, np.ndarray]) -> bytes:
-    """Return a model file with a header, tensors, and correct digests of both."""
+    """Return a model file with this header, these tensors, and correct digests of both."""
     from safetensors.numpy import save
 
     if isinstance(header, dict):

@@ -19,7 +19,7 @@ from deepnotes.nn.steps import Gradient, gradient_step
 
 
 class Mutant(NamedTuple):
-    """A fault, the check that detects it, and a function that returns the faulty backend."""
+    """A fault, the check that detects it, and a function that creates the faulty backend."""
 
     fault: str
     check: str
@@ -37,27 +37,27 @@ def kernel(name: str, function: Callable[..., Any]) -> Callable[[], Backend]:
 
 
 def program(program_class: type[EagerProgram]) -> Callable[[], Backend]:
-    """Return a function that creates a NumPy backend with its own Program."""
+    """Return a function that creates a NumPy backend whose programs are instances of `program_class`."""
 
-    class Programmed(Backend):
+    class ProgramBackend(Backend):
         def compile(self, plan: Plan) -> Program:
             return program_class(self, plan)
 
-    return lambda: Programmed("mutant", np)
+    return lambda: ProgramBackend("mutant", np)
 
 
 def inference(inference_class: type[EagerInference]) -> Callable[[], Backend]:
-    """Return a function that creates a NumPy backend with its own Inference."""
+    """Return a function that creates a NumPy backend whose inference is an instance of `inference_class`."""
 
-    class Predicting(Backend):
+    class InferenceBackend(Backend):
         def compile_inference(self, layers: Any, layout: Any, dtype: str) -> Inference:
             return inference_class(self, layers, layout, dtype)
 
-    return lambda: Predicting("mutant", np)
+    return lambda: InferenceBackend("mutant", np)
 
 
 def namespace(**functions: Callable[..., Any]) -> Callable[[], Backend]:
-    """Return a function that creates a backend on a NumPy namespace with some functions replaced."""
+    """Return a function that creates a backend on NumPy's namespace, with these functions replaced."""
 
     def make() -> Backend:
         module = SimpleNamespace(**{name: getattr(np, name) for name in dir(np) if not name.startswith("__")})
@@ -90,7 +90,7 @@ def _rounded_up(xp: ModuleType, W: Any, A: Any, b: Any) -> Any:
     return np.nextafter(W @ A + b, W.dtype.type(np.inf))
 
 
-def _twice_averaged(xp: ModuleType, W: Any, dZ: Any) -> Any:
+def _averaged_twice(xp: ModuleType, W: Any, dZ: Any) -> Any:
     return W.T @ dZ * (1 / dZ.shape[1])
 
 
@@ -102,11 +102,11 @@ def _relu_without_nan(xp: ModuleType, Z: Any) -> Any:
     return np.where(Z > 0, Z, np.zeros_like(Z))
 
 
-def _another_slope(xp: ModuleType, Z: Any, slope: float = 0.01) -> Any:
+def _leaky_relu_0_01(xp: ModuleType, Z: Any, slope: float = 0.01) -> Any:
     return np.where(Z >= 0, Z, slope * Z)
 
 
-def _other_side(xp: ModuleType, dA: Any, Z: Any, A: Any) -> Any:
+def _relu_slope_1_at_0(xp: ModuleType, dA: Any, Z: Any, A: Any) -> Any:
     return dA * (Z >= 0).astype(dA.dtype)
 
 
@@ -135,7 +135,9 @@ def _epsilon_inside(  # noqa: PLR0913 - an equation of nine symbols
     return theta - rate * (m / np.sqrt(v + epsilon)), m, v
 
 
-def _momentum_sign(xp: ModuleType, theta: Any, g: Any, v: Any, rate: Any, momentum: Any, nesterov: bool = False) -> Any:
+def _wrong_momentum_sign(
+    xp: ModuleType, theta: Any, g: Any, v: Any, rate: Any, momentum: Any, nesterov: bool = False
+) -> Any:
     v = momentum * v - g
     return theta + rate * (momentum * v - g if nesterov else -v * -1), v
 
@@ -153,24 +155,24 @@ def _in_place_relu(xp: ModuleType, Z: Any) -> Any:
     return np.maximum(Z, 0, out=Z)
 
 
-def _in_turn(x: np.ndarray) -> np.ndarray:
-    """Return the sums of rows, computed sequentially."""
+def _sum_sequentially(x: np.ndarray) -> np.ndarray:
+    """Return the sums over the last axis, added up sequentially."""
     return np.add.accumulate(x, axis=-1)[..., -1]
 
 
-def _product_in_turn(xp: ModuleType, dZ: Any, A_prev: Any) -> Any:
-    return _in_turn((1 / dZ.shape[1] * dZ)[:, None, :] * A_prev[None, :, :])
+def _sequential_product(xp: ModuleType, dZ: Any, A_prev: Any) -> Any:
+    return _sum_sequentially((1 / dZ.shape[1] * dZ)[:, None, :] * A_prev[None, :, :])
 
 
-def _bias_in_turn(xp: ModuleType, dZ: Any) -> Any:
-    return _in_turn(1 / dZ.shape[1] * dZ)[:, None]
+def _sequential_bias(xp: ModuleType, dZ: Any) -> Any:
+    return _sum_sequentially(1 / dZ.shape[1] * dZ)[:, None]
 
 
-def _loss_by_difference(xp: ModuleType, Z: Any, Y: Any) -> Any:
+def _loss_with_cancellation(xp: ModuleType, Z: Any, Y: Any) -> Any:
     return np.mean(np.maximum(Z, 0) + np.log1p(np.exp(-abs(Z))) - Y * Z, axis=0, keepdims=True, dtype=Z.dtype)
 
 
-def _loss_by_logarithm(xp: ModuleType, Z: Any, Y: Any) -> Any:
+def _loss_without_log1p(xp: ModuleType, Z: Any, Y: Any) -> Any:
     Z = Z - np.max(Z, axis=0, keepdims=True)
     return -np.sum(Y * (Z - np.log(np.sum(np.exp(Z), axis=0, keepdims=True))), axis=0, keepdims=True)
 
@@ -179,7 +181,7 @@ def _half_precision_sum(xp: ModuleType, dZ: Any) -> Any:
     return np.sum((1 / dZ.shape[1] * dZ).astype(np.float16), axis=1, keepdims=True).astype(dZ.dtype)
 
 
-def _clip_each(xp: ModuleType, g: Any, max_norm: float) -> Any:
+def _clip_elements(xp: ModuleType, g: Any, max_norm: float) -> Any:
     return np.clip(g, -max_norm, max_norm).astype(g.dtype)
 
 
@@ -190,38 +192,38 @@ def _flush(x: Any) -> Any:
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
-class _StepTooFar(EagerProgram):
+class _StepOffByOne(EagerProgram):
     def update(self, state: State, g: Any, rate: float) -> None:
         state.step += 1
         super().update(state, g, rate)
         state.step -= 1
 
 
-class _EverythingDecays(EagerProgram):
+class _DecaysBiases(EagerProgram):
     def __init__(self, backend: Backend, plan: Plan) -> None:
         super().__init__(backend, plan)
         self.decays = np.ones_like(self.decays)  # type: ignore[assignment]
 
 
 class _StaleBuffer(EagerProgram):
-    """Gathers into a buffer of the size of the largest batch so far, and computes on the whole buffer."""
+    """Copies each batch into a buffer as large as the largest batch so far, and computes with the whole buffer."""
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
-        fresh = super().batch(data, indices)
-        kept = getattr(self, "_kept", None)
-        if kept is not None and kept.X.shape[1] > fresh.X.shape[1]:
-            m = fresh.X.shape[1]
-            fresh = Data(
+        current = super().batch(data, indices)
+        previous = getattr(self, "_previous", None)
+        if previous is not None and previous.X.shape[1] > current.X.shape[1]:
+            m = current.X.shape[1]
+            current = Data(
                 *(
                     None if a is None else np.concatenate([a, b[:, m:]], axis=1)
-                    for a, b in zip(fresh, kept, strict=True)
+                    for a, b in zip(current, previous, strict=True)
                 )
             )
-        self._kept = fresh
-        return fresh
+        self._previous = current
+        return current
 
 
-class _RaggedByFullSize(EagerProgram):
+class _ScalesByFullBatchSize(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         self._full = batches.batch_size
         try:
@@ -230,8 +232,8 @@ class _RaggedByFullSize(EagerProgram):
             del self._full
 
     def gradients(self, state: State, data: Data) -> Gradient:
-        found = super().gradients(state, data)
-        return found._replace(flat=found.flat * (data.X.shape[1] / getattr(self, "_full", data.X.shape[1])))
+        gradient = super().gradients(state, data)
+        return gradient._replace(flat=gradient.flat * (data.X.shape[1] / getattr(self, "_full", data.X.shape[1])))
 
 
 class _SameMask(EagerProgram):
@@ -245,12 +247,12 @@ class _RandomMask(EagerProgram):
         return gradient_step(self.ops, self.plan, state.theta, self.decays, step, *data)
 
 
-class _WeightsForgotten(EagerProgram):
+class _IgnoresWeights(EagerProgram):
     def gradients(self, state: State, data: Data) -> Gradient:
         return super().gradients(state, Data(data.X, data.Y))
 
 
-class _NanTrained(EagerProgram):
+class _TrainsOnNan(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         data, order, batch_size, rates, (loss_sum, weight_sum) = batches
         cost = 0.0
@@ -262,7 +264,7 @@ class _NanTrained(EagerProgram):
         return Chunk(loss_sum, weight_sum, len(rates), cost)
 
 
-class _SgdInstead(EagerProgram):
+class _SgdForUnknown(EagerProgram):
     def __init__(self, backend: Backend, plan: Plan) -> None:
         known = type(plan.optimizer) in (SGD, RMSProp, Adam, AdamW)
         super().__init__(backend, plan if known else replace(plan, optimizer=SGD(0.1)))
@@ -270,11 +272,11 @@ class _SgdInstead(EagerProgram):
 
 class _SharedBuffer(EagerProgram):
     def gradients(self, state: State, data: Data) -> Gradient:
-        found = super().gradients(state, data)
+        gradient = super().gradients(state, data)
         if not hasattr(self, "_buffer"):
-            self._buffer = np.empty_like(found.flat)
-        self._buffer[...] = found.flat
-        return found._replace(flat=self._buffer)
+            self._buffer = np.empty_like(gradient.flat)
+        self._buffer[...] = gradient.flat
+        return gradient._replace(flat=self._buffer)
 
 
 class _OldParameters(EagerInference):
@@ -284,7 +286,7 @@ class _OldParameters(EagerInference):
         return super().predict(self._theta, X)
 
 
-class _DropsWhilePredicting(EagerInference):
+class _DropoutInPredictions(EagerInference):
     def predict(self, theta: Any, X: Any) -> Any:
         from deepnotes.nn.steps import forward
 
@@ -292,7 +294,7 @@ class _DropsWhilePredicting(EagerInference):
         return forward(self.backend.ops, self.layers, parameters, X, 0, np.asarray(0))[0]
 
 
-class _OneWorkspace(EagerInference):
+class _SharedWorkspace(EagerInference):
     def predict(self, theta: Any, X: Any) -> Any:
         import time
 
@@ -301,33 +303,33 @@ class _OneWorkspace(EagerInference):
         return super().predict(theta, self._X)
 
 
-class _Misreads(Backend):
+class _MisreadingBackend(Backend):
     """Reads the memory of every array as if it were in C order."""
 
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
         return np.asarray(x.ravel(order="K").reshape(x.shape), dtype=dtype)
 
 
-class _Widens(Backend):
+class _WideningBackend(Backend):
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
         x = np.asarray(x, dtype=dtype)
         return x.astype(np.float64) if x.dtype == np.float32 else x
 
 
-class _Subnormals(np.ndarray):
+class _FlushingArray(np.ndarray):
     """An array whose arithmetic flushes subnormal numbers to 0."""
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         plain = [np.asarray(x) if isinstance(x, np.ndarray) else x for x in inputs]
         result = getattr(ufunc, method)(*plain, **options)
         if isinstance(result, np.ndarray | np.floating) and result.dtype.kind == "f":
-            return np.asarray(_flush(np.asarray(result))).view(_Subnormals)
+            return np.asarray(_flush(np.asarray(result))).view(_FlushingArray)
         return result
 
 
-class _Flushes(Backend):
+class _FlushingBackend(Backend):
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
-        return np.asarray(x, dtype=dtype).view(_Subnormals)
+        return np.asarray(x, dtype=dtype).view(_FlushingArray)
 
     def to_numpy(self, x: Any) -> np.ndarray:
         return np.asarray(x)
@@ -339,44 +341,74 @@ class _Flushes(Backend):
 MUTANTS = [
     Mutant("the last term of a product is dropped", "equations.linear", kernel("linear", _drop_last_term)),
     Mutant("1/m is forgotten", "equations.weight_gradient", kernel("weight_gradient", lambda xp, dZ, A: dZ @ A.T)),
-    Mutant("1/m is applied twice", "equations.input_gradient", kernel("input_gradient", _twice_averaged)),
+    Mutant("1/m is applied twice", "equations.input_gradient", kernel("input_gradient", _averaged_twice)),
     Mutant("the bias gradient sums the wrong axis", "equations.bias_gradient", kernel("bias_gradient", _wrong_axis)),
     Mutant("ReLU swallows NaN", "semantics.nan.relu", kernel("relu", _relu_without_nan)),
-    Mutant("the leaky slope is 0.01", "equations.leaky_relu", kernel("leaky_relu", _another_slope)),
-    Mutant("the derivative is taken from the wrong side", "semantics.ties", kernel("relu_backward", _other_side)),
-    Mutant("TF32 where float32 was promised", "semantics.precision", kernel("linear", _tf32_product)),
-    Mutant("a bias of one unit in the last place", "semantics.bias", kernel("linear", _rounded_up)),
-    Mutant("tanh by the unstable formula", "equations.tanh", kernel("tanh", _unstable_tanh)),
-    Mutant("softmax without the maximum", "semantics.extremes.softmax", kernel("softmax", _softmax_without_max)),
-    Mutant("Adam's bias correction is a step off", "programs.optimizer.adam", program(_StepTooFar)),
+    Mutant("the leaky slope is 0.01", "equations.leaky_relu", kernel("leaky_relu", _leaky_relu_0_01)),
+    Mutant("the derivative of ReLU at 0 is 1", "semantics.ties", kernel("relu_backward", _relu_slope_1_at_0)),
+    Mutant("products use TF32 instead of float32", "semantics.precision", kernel("linear", _tf32_product)),
+    Mutant("results are biased by one unit in the last place", "semantics.bias", kernel("linear", _rounded_up)),
+    Mutant("tanh is computed by an unstable formula", "equations.tanh", kernel("tanh", _unstable_tanh)),
+    Mutant(
+        "softmax does not subtract the maximum", "semantics.extremes.softmax", kernel("softmax", _softmax_without_max)
+    ),
+    Mutant("Adam's bias correction is off by one step", "programs.optimizer.adam", program(_StepOffByOne)),
     Mutant("epsilon is inside the root", "equations.adam", kernel("adam", _epsilon_inside)),
-    Mutant("the sign of the momentum", "equations.momentum", kernel("momentum", _momentum_sign)),
-    Mutant("Nesterov's momentum is plain", "equations.momentum", kernel("momentum", _plain_momentum)),
-    Mutant("biases decay, too", "programs.optimizer.adamw", program(_EverythingDecays)),
+    Mutant("the momentum has the wrong sign", "equations.momentum", kernel("momentum", _wrong_momentum_sign)),
+    Mutant(
+        "Nesterov momentum is computed as plain momentum", "equations.momentum", kernel("momentum", _plain_momentum)
+    ),
+    Mutant("weight decay is applied to biases, too", "programs.optimizer.adamw", program(_DecaysBiases)),
     Mutant("a buffer is left over from the last batch", "programs.ragged_batch", program(_StaleBuffer)),
-    Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_RaggedByFullSize)),
+    Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_ScalesByFullBatchSize)),
     Mutant("square weights are transposed", "equations.input_gradient", kernel("input_gradient", _square_transposed)),
-    Mutant("the same mask in every step", "programs.dropout", program(_SameMask)),
-    Mutant("masks of a generator of its own", "determinism.training", program(_RandomMask)),
+    Mutant("every step has the same dropout mask", "programs.dropout", program(_SameMask)),
+    Mutant("dropout masks do not depend on the seed", "determinism.training", program(_RandomMask)),
     Mutant("float32 is widened", "equations.sigmoid", kernel("sigmoid", _widened_sigmoid)),
-    Mutant("float32 is widened on the way in", "transfers.round_trip", lambda: _Widens("mutant", np)),
+    Mutant("float32 is widened when it is transferred", "transfers.round_trip", lambda: _WideningBackend("mutant", np)),
     Mutant("the input is overwritten", "equations.relu", kernel("relu", _in_place_relu)),
-    Mutant("memory that is not contiguous is misread", "transfers.round_trip", lambda: _Misreads("mutant", np)),
-    Mutant("a sum in half precision", "equations.bias_gradient", kernel("bias_gradient", _half_precision_sum)),
+    Mutant(
+        "memory that is not contiguous is misread", "transfers.round_trip", lambda: _MisreadingBackend("mutant", np)
+    ),
+    Mutant(
+        "a sum is computed in half precision", "equations.bias_gradient", kernel("bias_gradient", _half_precision_sum)
+    ),
     Mutant("maximum ignores NaN", "semantics.nan.namespace", namespace(maximum=np.fmax)),
-    Mutant("elements are clipped", "equations.clip_by_global_norm", kernel("clip_by_global_norm", _clip_each)),
+    Mutant(
+        "elements are clipped, instead of the norm",
+        "equations.clip_by_global_norm",
+        kernel("clip_by_global_norm", _clip_elements),
+    ),
     Mutant("sample weights are not scaled", "equations.sample_scale", kernel("sample_scale", lambda xp, w: w * 1)),
-    Mutant("sample weights are forgotten", "programs.sample_weights", program(_WeightsForgotten)),
-    Mutant("training goes on with NaN", "programs.not_finite", program(_NanTrained)),
+    Mutant("sample weights are ignored", "programs.sample_weights", program(_IgnoresWeights)),
+    Mutant("training continues after a NaN", "programs.not_finite", program(_TrainsOnNan)),
     Mutant("a result is overwritten by the next one", "semantics.stale", program(_SharedBuffer)),
-    Mutant("predictions of old parameters", "inference.new_parameters", inference(_OldParameters)),
-    Mutant("dropout while predicting", "inference.samples", inference(_DropsWhilePredicting)),
-    Mutant("one workspace for all threads", "selection.concurrent_predictions", inference(_OneWorkspace)),
-    Mutant("a weight gradient is summed in turn", "programs.many_samples", kernel("weight_gradient", _product_in_turn)),
-    Mutant("a bias gradient is summed in turn", "semantics.many_samples", kernel("bias_gradient", _bias_in_turn)),
-    Mutant("small losses by a difference", "semantics.tails", kernel("sigmoid_cross_entropy", _loss_by_difference)),
-    Mutant("small losses by a logarithm", "inference.tails", kernel("softmax_cross_entropy", _loss_by_logarithm)),
-    Mutant("an optimizer without a kernel trains as SGD", "programs.unknown_parts", program(_SgdInstead)),
-    Mutant("subnormals are taken for 0, and nobody says so", "semantics.subnormals", lambda: _Flushes("mutant", np)),
-]  # fmt: skip
+    Mutant("predictions use old parameters", "inference.new_parameters", inference(_OldParameters)),
+    Mutant("predictions apply dropout", "inference.samples", inference(_DropoutInPredictions)),
+    Mutant("all threads share a workspace", "selection.concurrent_predictions", inference(_SharedWorkspace)),
+    Mutant(
+        "a weight gradient is summed sequentially",
+        "programs.many_samples",
+        kernel("weight_gradient", _sequential_product),
+    ),
+    Mutant(
+        "a bias gradient is summed sequentially", "semantics.many_samples", kernel("bias_gradient", _sequential_bias)
+    ),
+    Mutant(
+        "small losses are computed as a difference",
+        "semantics.tails",
+        kernel("sigmoid_cross_entropy", _loss_with_cancellation),
+    ),
+    Mutant(
+        "small losses are computed as log(1 + x)",
+        "inference.tails",
+        kernel("softmax_cross_entropy", _loss_without_log1p),
+    ),
+    Mutant("an optimizer without a kernel trains as SGD", "programs.unknown_parts", program(_SgdForUnknown)),
+    Mutant(
+        "subnormals are flushed to 0, but this is not declared",
+        "semantics.subnormals",
+        lambda: _FlushingBackend("mutant", np),
+    ),
+]
 """The table in docs/conformance.md lists the same faults."""

@@ -130,7 +130,7 @@ def no_cublas(patch: pytest.MonkeyPatch, cupy: Any) -> None:
 
 def broken_cublas(patch: pytest.MonkeyPatch, cupy: Any) -> None:
     library = fake_cupy.Cublas()
-    library.refuses = 8
+    library.product_status = 8
     patch.setattr(cublas, "load", lambda major: library)
 
 

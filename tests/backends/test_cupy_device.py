@@ -216,7 +216,7 @@ def test_cublas_for_another_cuda_version_is_not_loaded(monkeypatch: pytest.Monke
 
 def test_an_error_of_cublas_is_reported(library: fake_cupy.Cublas) -> None:
     target = CupyBackend(open_device())
-    library.refuses = 13
+    library.product_status = 13
     ones = target.from_numpy(np.ones((2, 2), "float32"))
     with pytest.raises(cublas.CublasError, match=r"cublasGemmEx: execution failed \(13\)"):
         target.ops.input_gradient(ones, ones)

@@ -81,7 +81,7 @@ def test_a_chunk_takes_a_few_graph_launches_and_one_download() -> None:
 
 def test_training_by_graphs_and_step_by_step_gives_the_same_bits(caplog: pytest.LogCaptureFixture) -> None:
     by_graphs, by_steps = backend(), backend()
-    by_steps.device.refuses = "cublasGemmEx: not supported (15)"
+    by_steps.device.capture_error = "cublasGemmEx: not supported (15)"
     with caplog.at_level(logging.WARNING):
         nets = [train(target) for target in (by_graphs, by_steps)]
     assert "graph" in kinds(by_graphs.device)
@@ -148,7 +148,7 @@ def test_a_second_fit_on_other_arrays_captures_new_graphs() -> None:
     for net in nets:
         net.fit(X, y, epochs=2, batch_size=8, shuffle=False)
     nets[0].fit(-X, y, epochs=2, batch_size=8, shuffle=False)
-    other.device.refuses = "no graphs"
+    other.device.capture_error = "no graphs"
     nets[1].fit(-X, y, epochs=2, batch_size=8, shuffle=False)
     assert np.array_equal(nets[0].flat(), nets[1].flat())
 

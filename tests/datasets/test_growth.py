@@ -1,4 +1,4 @@
-"""The time of each reader and writer grows at most by a factor of 2.5 if the columns or rows are doubled."""
+"""Doubling the rows or the columns multiplies the time of each reader and writer by at most 2.5."""
 
 import gc
 import math
@@ -13,7 +13,7 @@ resource = pytest.importorskip("resource", reason="only on POSIX")
 
 COLUMNS, ROWS = 2_000, 20_000
 MIN_SECONDS = 0.03
-"""The time that the smaller size must take, since shorter times are mostly noise; it is enlarged until it does."""
+"""The minimum time to measure, since shorter times are mostly noise; a case is enlarged until it takes this long."""
 
 
 def cpu_time():
@@ -22,7 +22,10 @@ def cpu_time():
 
 
 def time_case(case, folder, rows, columns):
-    """Return the CPU time of a call in user mode, the best of two, which depends little on other processes."""
+    """Return the user-mode CPU time of `case` for a table of this size: the smaller of two measurements.
+
+    This time depends little on other processes.
+    """
     folder.mkdir()
     run = case(folder, rows, columns)
     times = []
@@ -37,7 +40,7 @@ def time_case(case, folder, rows, columns):
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["columns", "rows"])
 @pytest.mark.parametrize("name", readers.CASES)
-def test_twice_the_size_takes_at_most_two_and_a_half_times_as_long(tmp_path, name, axis):
+def test_doubling_the_size_takes_at_most_two_and_a_half_times_as_long(tmp_path, name, axis):
     if axis == "rows" and name in readers.WITHOUT_ROWS:
         pytest.skip("a model file has no rows")
     case = readers.CASES[name]
@@ -49,17 +52,20 @@ def test_twice_the_size_takes_at_most_two_and_a_half_times_as_long(tmp_path, nam
         return time_case(case, next(folders), *size)
 
     factor = 1
-    while (single := measure(factor)) < MIN_SECONDS:
-        factor = math.ceil(min(8, 1.5 * MIN_SECONDS / max(single, 1e-3)) * factor)
+    while (time_of_size := measure(factor)) < MIN_SECONDS:
+        factor = math.ceil(min(8, 1.5 * MIN_SECONDS / max(time_of_size, 1e-3)) * factor)
     for _ in range(4):
-        if (double := measure(2 * factor)) <= 2.5 * single:
+        if (time_of_double_size := measure(2 * factor)) <= 2.5 * time_of_size:
             return
-        single = max(single, measure(factor))  # the caches may have been in another state for the first measurement
-    assert double <= 2.5 * single, (single, double)
+        time_of_size = max(time_of_size, measure(factor))  # the first measurement may have been unusually fast
+    assert time_of_double_size <= 2.5 * time_of_size, (time_of_size, time_of_double_size)
 
 
-def test_the_time_to_look_up_a_column_does_not_grow_with_their_number():
-    """20,000 columns once took 82 s, since each look-up made a list of all names; count the comparisons of names."""
+def test_the_time_to_look_up_a_column_does_not_grow_with_the_number_of_columns():
+    """The number of name comparisons grows at most linearly with the number of columns.
+
+    Looking up 20,000 columns once took 82 s, since each look-up made a list of all names.
+    """
     import numpy as np
 
     from deepnotes.datasets.encoding import Encoder
@@ -67,27 +73,27 @@ def test_the_time_to_look_up_a_column_does_not_grow_with_their_number():
 
     class Name(str):
         __slots__ = ()
-        compared = 0
+        comparisons = 0
 
         def __eq__(self, other):
-            Name.compared += 1
+            Name.comparisons += 1
             return str.__eq__(self, other)
 
         __hash__ = str.__hash__
 
-    def comparisons(n):
+    def count_comparisons(n):
         names = [Name(f"x{j}") for j in range(n)]
         table = Table(names, {name: np.ones(2) for name in names})
         requested = [Name(name) for name in names]
-        Name.compared = 0
+        Name.comparisons = 0
         for name in requested:
             table.require([name])
             table.column(name)
         table.require_complete(requested)
         table.features(exclude=requested[: n // 2])
         Encoder.fit(table, requested, categorical=requested[: n // 10])(table)
-        return Name.compared
+        return Name.comparisons
 
-    few, many = comparisons(500), comparisons(1000)
-    assert few > 500
-    assert many <= 2.5 * few
+    comparisons_500, comparisons_1000 = count_comparisons(500), count_comparisons(1000)
+    assert comparisons_500 > 500
+    assert comparisons_1000 <= 2.5 * comparisons_500

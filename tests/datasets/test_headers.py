@@ -1,4 +1,4 @@
-"""CSV files whose header cannot be used: the error names the options that read the file, and these options work."""
+"""CSV files with an unusable header: the error suggests options, and the file can be read with these options."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ from deepnotes.utils.errors import TableError
 pytest.importorskip("pyarrow", reason='the extra "data" (pyarrow) is not installed')
 
 QUICK = ("--impute", "mean", "--epochs", "1", "--layers", "4", "--quiet", "--backend", "numpy")
-ADVICE = re.compile(r"((?:--[a-z-]+(?: [^\s(-][^\s(]*)? )+)\(([^()]*)\)")
-"""The options of the command line, followed by the same options of the library in parentheses."""
+SUGGESTION = re.compile(r"((?:--[a-z-]+(?: [^\s(-][^\s(]*)? )+)\(([^()]*)\)")
+"""Matches command-line options, followed by the equivalent arguments of read_table in parentheses."""
 
 
 @dataclass
 class Case:
-    """A file with an unusable header, its error, and the columns that are read with the options in the error.
+    """A file with an unusable header, the error, and the columns that are read with the suggested options.
 
     Attributes
     ----------
@@ -30,23 +30,23 @@ class Case:
     message : str
         A part of the error message.
     names : str
-        The names of the columns, the last of which is the target.
-    which : int
-        The index of the advice to follow, if the message gives several.
+        The column names, separated by spaces; the last one is the target.
+    suggestion : int
+        The index of the suggestion to follow, if the message makes several.
     options : dict
-        Options of read_table that are used from the beginning.
+        Arguments of read_table that are needed in addition to the suggested ones.
     """
 
     text: str
     message: str
     names: str
-    which: int = 0
+    suggestion: int = 0
     options: dict[str, str] = field(default_factory=dict)
 
 
-def rows(form, count=12, end="\n"):
-    """Return rows in which {i} and {h} are numbers, {w} is a word and {c} is a class."""
-    return "".join(form.format(i=i, h=i / 2, w="uv"[i % 3 % 2], c="ab"[i % 2]) + end for i in range(count))
+def rows(template, count=12, end="\n"):
+    """Return rows in which {i} is the row number, {h} half of it, {w} a word and {c} a class."""
+    return "".join(template.format(i=i, h=i / 2, w="uv"[i % 3 % 2], c="ab"[i % 2]) + end for i in range(count))
 
 
 COMMA = {"decimal": ","}
@@ -159,15 +159,15 @@ CASES = {
 pytestmark = pytest.mark.usefixtures("folder")
 
 
-def advice(message, which):
-    """Return the options that a message names, for the command line and for the library."""
-    matches = ADVICE.findall(message)
-    options, arguments = matches[min(which, len(matches) - 1)]
+def suggested_options(message, index):
+    """Return the options that a message suggests, for the command line and as arguments of read_table."""
+    matches = SUGGESTION.findall(message)
+    options, arguments = matches[min(index, len(matches) - 1)]
     return options.split(), eval(f"dict({arguments})")
 
 
 def as_options(arguments):
-    """Return the options of the command line that correspond to arguments of read_table."""
+    """Return the command-line options that correspond to arguments of read_table."""
     options = []
     for name, value in arguments.items():
         options += ["--no-header"] if name == "header" else [f"--{name.replace('_', '-')}", *np.atleast_1d(value)]
@@ -176,7 +176,7 @@ def as_options(arguments):
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("name", CASES)
-def test_the_options_in_the_error_read_the_file(name, capsys):
+def test_the_suggested_options_make_the_file_readable(name, capsys):
     case = CASES[name]
     path = Path("data.csv")
     path.write_text(case.text, newline="")
@@ -186,7 +186,7 @@ def test_the_options_in_the_error_read_the_file(name, capsys):
         errors.append(capsys.readouterr().err)
         with pytest.raises(TableError) as caught:
             read_table(path, spelled=[target], **options)
-        command_line, arguments = advice(errors[-1], case.which)
+        command_line, arguments = suggested_options(errors[-1], case.suggestion)
         assert command_line == as_options(arguments)
         assert str(caught.value) in errors[-1]
         options |= arguments
@@ -216,7 +216,7 @@ ROW_NAMES = [
 
 
 @pytest.mark.parametrize(("text", "options"), ROW_NAMES)
-def test_row_names_of_r_are_an_index(text, options, csv_file):
+def test_row_names_written_by_r_are_an_index(text, options, csv_file):
     table = read_table(csv_file(text), missing="keep", **options)
     assert table.names == ["x", "y"]
     assert table.column("x")[-12:].tolist() == (np.arange(12) / 2).tolist()
@@ -248,7 +248,7 @@ def test_row_names_are_reported_by_train_and_predict(capsys):
         ("Title\nx,y\n1,2\n", ":2: 2 cells where the header has 1"),
     ],
 )
-def test_rows_of_another_width_do_not_have_row_names(csv_file, text, message):
+def test_rows_of_different_widths_are_not_mistaken_for_row_names(csv_file, text, message):
     with pytest.raises(TableError, match=f"data.csv{message}"):
         read_table(csv_file(text))
 

@@ -1,4 +1,4 @@
-"""Malicious data files: nothing is unpickled, imported or written, and memory stays in proportion to the file."""
+"""Malicious data files: nothing is unpickled, imported or written, and the file size limits memory use."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ from deepnotes.utils.errors import TableError
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """Return a function that writes a file, and lower the limit on the size to which files may unpack."""
+    """Lower the limit on the unpacked size of files, and return a function that writes a file."""
     monkeypatch.setattr(reading, "FREE", 1 << 20)
 
     def write(name, content):
@@ -32,18 +32,18 @@ def file(tmp_path, monkeypatch):
 
 
 def npy(header, data=b"", version=b"\1\0"):
-    """Return an array file with a header and data."""
+    """Return the content of an .npy file with this header and data."""
     text = header.encode() + b"\n"
     return b"\x93NUMPY" + version + struct.pack("<H" if version == b"\1\0" else "<I", len(text)) + text + data
 
 
 def header_of(shape, descr="'<f8'"):
-    """Return the header of an array file that declares a shape and a dtype."""
+    """Return the header of an .npy file that declares this shape and dtype."""
     return f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}"
 
 
 def archive(members, method=zipfile.ZIP_DEFLATED):
-    """Return an archive with members by name."""
+    """Return the content of a zip archive; `members` maps file names to contents."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as zip_file:
         for name, content in members.items():
@@ -100,7 +100,7 @@ def test_idx_headers_that_declare_too_many_values_are_refused(file):
     assert "but it has 50" in error_of(file("a.idx", head + bytes(50)))
 
 
-def test_a_header_of_hundreds_of_megabytes_is_refused(file):
+def test_a_header_that_claims_hundreds_of_megabytes_is_refused(file):
     """Found by fuzzing: NumPy allocates memory for the declared length of the header before it checks the length."""
     content = b"\x93NUMPY\2\0v\0{'" + header_of("(4, 2)").encode()[2:] + bytes(64)
     for path in (file("a.npy", content), file("a.npz", archive({"X.npy": content}))):
@@ -131,11 +131,11 @@ def test_arrays_that_together_unpack_to_a_large_size_are_refused(file):
 
 def test_overlapping_members_of_an_archive_are_refused(file):
     content = archive({"a.npy": npy(header_of("(2,)"), bytes(16)), "b.npy": npy(header_of("(2,)"), bytes(16))})
-    at = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 1)
+    position = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 1)
     overlapping = bytearray(content)
-    overlapping[at + 42 : at + 46] = bytes(4)  # the second entry now points to the first member
+    overlapping[position + 42 : position + 46] = bytes(4)  # the second entry now points to the first member
     assert "cannot be read" in error_of(file("a.npz", bytes(overlapping)))
-    overlapping[at + 42 : at + 46] = struct.pack("<I", 2**32 - 2)
+    overlapping[position + 42 : position + 46] = struct.pack("<I", 2**32 - 2)
     assert "data.npz" in error_of(file("data.npz", bytes(overlapping)))
 
 
@@ -157,7 +157,7 @@ def test_a_gzip_bomb_is_refused(file):
 
 
 def test_a_long_cell_among_many_short_ones_is_refused(file):
-    """In an array of text, each row takes the memory of the longest value, so one long cell could fill the memory."""
+    """In a string array, every element takes the memory of the longest one, so one long cell could exhaust memory."""
     path = file("a.csv", ("a,b\n" + "x" * 100_000 + ",1\n" + "y,2\n" * 100_000).encode())
     with bounded(path.stat().st_size):
         assert "too many for a file of" in error_of(path)
@@ -169,22 +169,22 @@ def test_a_cell_of_more_than_131_072_characters_is_refused(file):
 
 
 @pytest.mark.parametrize("cell", ["=cmd|' /C calc'!A0", "@SUM(A1)", "+1+1", "-2+3"])
-def test_formulas_are_text(file, cell):
+def test_spreadsheet_formulas_are_read_as_text(file, cell):
     assert read_table(file("a.csv", f'a,b\n"{cell}",1\n'.encode())).column("a").tolist() == [cell]
 
 
-# --- texts and names --------------------------------------------------------------------------------------------------
+# --- text and names ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", [0x110000, 0xFFFFFFFF, 0xD800])
-def test_text_with_invalid_code_points_is_refused(file, point):
-    text = npy(header_of("(1,)", "'<U1'"), struct.pack("<I", point))
+@pytest.mark.parametrize("code_point", [0x110000, 0xFFFFFFFF, 0xD800])
+def test_text_with_invalid_code_points_is_refused(file, code_point):
+    text = npy(header_of("(1,)", "'<U1'"), struct.pack("<I", code_point))
     assert error_of(file("a.npz", archive({"a.npy": text}))) == (
         "a.npz: array 'a' is not valid text: it contains invalid code points"
     )
 
 
-def test_names_that_are_paths_are_not_used_as_paths(file, tmp_path, monkeypatch):
+def test_member_names_are_never_used_as_paths(file, tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
     names = ["../out.npy", "/etc/passwd.npy", "..\\x.npy", "a\x1b[2Jb.npy"]
@@ -203,7 +203,7 @@ def test_two_arrays_with_the_same_name_are_refused(file):
     assert error_of(file("a.npz", stream.getvalue())) == "a.npz: the archive has two arrays with the name 'X'"
 
 
-# --- every byte -------------------------------------------------------------------------------------------------------
+# --- damage at every byte ---------------------------------------------------------------------------------------------
 
 VALID = {
     "a.npy": npy(header_of("(3, 2)"), np.arange(6.0).tobytes()),
@@ -220,10 +220,10 @@ def test_files_cut_or_altered_at_any_byte_are_read_or_refused(file, name):
     valid = VALID[name]
     rng = np.random.default_rng(0)
     outcomes = set()
-    for at in range(len(valid)):
+    for position in range(len(valid)):
         altered = bytearray(valid)
-        altered[at] ^= int(rng.integers(1, 256))
-        for content in (valid[:at], bytes(altered)):
+        altered[position] ^= int(rng.integers(1, 256))
+        for content in (valid[:position], bytes(altered)):
             path = file(name, content)
             try:
                 table = read_table(path)
@@ -241,8 +241,8 @@ def test_parquet_files_cut_or_altered_at_a_byte_are_read_or_refused(file):
     stream = io.BytesIO()
     pq.write_table(pa.table({"a": [1.0, 2.0], "s": ["x", "y"]}), stream)
     valid, refused = stream.getvalue(), 0
-    for at in range(0, len(valid), 3):
-        for content in (valid[:at], valid[:at] + bytes([valid[at] ^ 0x55]) + valid[at + 1 :]):
+    for position in range(0, len(valid), 3):
+        for content in (valid[:position], valid[:position] + bytes([valid[position] ^ 0x55]) + valid[position + 1 :]):
             try:
                 read_table(file("a.parquet", content))
             except TableError:

@@ -10,7 +10,7 @@ from deepnotes.datasets.tables import read_table
 from deepnotes.utils.errors import TableError
 
 
-def test_a_matrix_and_a_target(npz_file):
+def test_a_matrix_and_a_target_are_read(npz_file):
     X = np.arange(6, dtype=np.int16).reshape(3, 2)
     table = read_table(npz_file(X=X, y=np.array([1, 0, 1], np.uint8), extra=np.array([{}], dtype=object)))
     assert table.names == ["x0", "x1", "y"]
@@ -36,7 +36,7 @@ def test_a_matrix_may_have_any_real_dtype(npz_file):
     assert read_table(npz_file(X=np.array([[0, 1]], ">f4"))).features()[0].tolist() == [[0.0, 1.0]]
 
 
-def test_arrays_of_one_dimension_are_columns(npz_file):
+def test_one_dimensional_arrays_are_read_as_columns(npz_file):
     table = read_table(npz_file(b=np.array([1, 2]), a=np.array(["u", "vw"])))
     assert table.names == ["b", "a"]
     assert table.column("b").dtype == np.float64
@@ -115,7 +115,7 @@ def test_an_empty_archive_is_refused(tmp_path):
     assert error_of(path) == "data.npz: the archive is empty, wanted an array X, or one array per column"
 
 
-def test_an_archive_of_other_files_is_refused(tmp_path):
+def test_an_archive_without_npy_files_is_refused(tmp_path):
     path = tmp_path / "data.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("X", "text")
@@ -132,9 +132,9 @@ def test_truncated_and_altered_archives_are_refused(tmp_path, save):
         error_of(path)
     generator = np.random.default_rng(0)
     refused = 0
-    for at in range(0, len(valid), 3):
+    for position in range(0, len(valid), 3):
         altered = bytearray(valid)
-        altered[at] ^= int(generator.integers(1, 256))
+        altered[position] ^= int(generator.integers(1, 256))
         path.write_bytes(altered)
         try:
             read_table(path)

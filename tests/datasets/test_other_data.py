@@ -1,4 +1,4 @@
-"""Files from other programs: indices, labels, booleans, missing values, notations; a frame as CSV and as Parquet."""
+"""Files from other programs: index columns, labels, booleans, missing values, number formats, CSV and Parquet."""
 
 import csv
 import io
@@ -23,32 +23,35 @@ pytestmark = pytest.mark.usefixtures("folder")
 
 
 def write(text, name="a.csv", encoding="utf-8"):
+    """Write a file, and return its name."""
     with open(name, "wb") as file:
         file.write(text.encode(encoding))
     return name
 
 
 def predictions(out):
+    """Return the predictions in the CSV output of ``deepnotes predict``."""
     return [row["prediction"] for row in csv.DictReader(io.StringIO(out))]
 
 
-# --- the index of a frame ---------------------------------------------------------------------------------------------
+# --- the index of a data frame ----------------------------------------------------------------------------------------
 
 FRAME = {"a": [1.5, 2.5, 3.5, 4.5], "y": ["u", "v", "u", "v"]}
 
 
 def frames():
+    """Return data frames with different indices, each with the names of its index columns."""
     frame = pd.DataFrame(FRAME)
-    named = frame.set_index(pd.Index([7, 9, 8, 10], name="row"))
+    named_index = frame.set_index(pd.Index([7, 9, 8, 10], name="row"))
     pairs = pd.MultiIndex.from_tuples([("p", 1), ("p", 2), ("q", 1), ("q", 2)], names=["group", "member"])
     days = pd.date_range("2024-01-01", periods=4, name="day")
     return {
         "a range": (frame, []),
-        "after a split": (frame.iloc[[2, 0, 3, 1]], ["__index_level_0__"]),
+        "rows in another order": (frame.iloc[[2, 0, 3, 1]], ["__index_level_0__"]),
         "a named range": (frame.rename_axis("number"), []),
-        "a named index": (named, ["row"]),
-        "several": (frame.set_index(pairs), ["group", "member"]),
-        "several without names": (
+        "a named index": (named_index, ["row"]),
+        "several levels": (frame.set_index(pairs), ["group", "member"]),
+        "several unnamed levels": (
             frame.set_index(pairs.set_names([None, None])), ["__index_level_0__", "__index_level_1__"],
         ),
         "dates": (frame.set_index(days), ["day"]),
@@ -68,7 +71,7 @@ def test_the_index_in_a_parquet_file_is_not_a_feature(kind):
         assert read_table("a.parquet", columns=[*index, "a"]).names == sorted([*index, "a"], key=["a", *index].index)
 
 
-def test_files_without_the_index_of_a_frame_keep_all_columns():
+def test_parquet_files_without_a_pandas_index_keep_all_columns():
     pq.write_table(pa.table({"index": [1, 2], "a": [3, 4]}), "a.parquet")
     assert read_table("a.parquet").names == ["index", "a"]
     table = pa.table({"index": [1, 2], "a": [3, 4]})
@@ -97,7 +100,7 @@ BIG = [9007199254740992, 9007199254740993, 9007199254740995]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
-def test_large_integers_stay_different_classes(run, suffix):
+def test_large_integers_stay_distinct_classes(run, suffix):
     rng = np.random.default_rng(0)
     y = np.array(BIG * 20, np.uint64)
     columns = {"a": rng.normal(size=60), "y": y}
@@ -159,7 +162,7 @@ def test_large_integers_that_differ_as_float64_are_numbers(csv_file):
         ["1.50", "2"],
     ],
 )
-def test_labels_keep_their_spelling(run, labels):
+def test_labels_keep_their_exact_text(run, labels):
     lines = [f"{i % 7},{labels[i % len(labels)]}" for i in range(60)]
     write("a,y\n" + "\n".join(lines))
     task = ["--task", "classification"] if labels[0] == "1.50" else []
@@ -185,7 +188,7 @@ def test_one_number_in_two_spellings_is_refused(fails):
     assert "column 'y' has the categories 1 and 1.0, which are the same number" in message
 
 
-def test_codes_with_leading_zeros_differ_from_numbers(run, fails):
+def test_labels_with_leading_zeros_differ_from_numbers(run, fails):
     write("a,y\n" + "1,007\n2,012\n" * 10)
     run("train", "a.csv", "--target", "y", *QUICK)
     write("a,y\n1,7\n2,12\n", "b.csv")
@@ -194,18 +197,18 @@ def test_codes_with_leading_zeros_differ_from_numbers(run, fails):
     )
 
 
-def test_a_regression_reads_numbers_with_leading_zeros(run):
+def test_regression_targets_may_have_leading_zeros(run):
     write("a,y\n" + "".join(f"{i},{i:03d}.50\n" for i in range(40)))
     report = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
     assert report["task"] == "regression"
     assert json.loads(run("evaluate", "a.safetensors", "a.csv", "--json")[0])["rows"] == 40
 
 
-# --- one frame as CSV and as Parquet ----------------------------------------------------------------------------------
+# --- the same data frame as CSV and as Parquet ------------------------------------------------------------------------
 
 
 def frame_of_all_dtypes():
-    """Return a frame with columns of all common dtypes."""
+    """Return a data frame with a column of each common dtype."""
     rng = np.random.default_rng(0)
     flag = rng.integers(0, 2, 80).astype(bool)
     size = rng.normal(size=80)
@@ -249,20 +252,20 @@ def test_a_frame_as_csv_and_as_parquet_gives_the_same_predictions(run, trained_o
         assert outputs[0].replace(trained_on, other) == outputs[1]
 
 
-@pytest.mark.parametrize("words", [("True", "False"), ("true", "false"), ("TRUE", "FALSE")])
-def test_booleans_are_numbers_as_features_and_text_as_classes(run, words):
-    write("a,f,y\n" + "".join(f"{i % 5},{words[i % 2]},{words[i % 3 % 2]}\n" for i in range(60)))
+@pytest.mark.parametrize("spellings", [("True", "False"), ("true", "false"), ("TRUE", "FALSE")])
+def test_booleans_are_numbers_as_features_and_text_as_classes(run, spellings):
+    write("a,f,y\n" + "".join(f"{i % 5},{spellings[i % 2]},{spellings[i % 3 % 2]}\n" for i in range(60)))
     table = read_table("a.csv")
     assert table.column("f").tolist() == [1.0, 0.0] * 30
     report = json.loads(run("train", "a.csv", "--target", "y", *QUICK, "--json")[0])
-    assert sorted(report["classes"]) == sorted(words)
+    assert sorted(report["classes"]) == sorted(spellings)
     pq.write_table(pa.table({"a": [1], "f": [True], "y": [False]}), "b.parquet")
     write("a,f,y\n1,1,0\n", "b.csv")
     for name in ("b.parquet", "b.csv"):
         assert json.loads(run("evaluate", "a.safetensors", name, "--json")[0])["rows"] == 1
 
 
-def test_dates_and_times_in_both(run, fails):
+def test_dates_and_times_in_csv_and_parquet_files(run, fails):
     days = pd.date_range("2024-01-30", periods=40, freq="36h")
     frame = pd.DataFrame({"day": days, "date": days.date, "x": np.arange(40.0), "y": np.arange(40) % 2})
     frame.to_csv("a.csv", index=False)
@@ -283,34 +286,36 @@ def test_dates_and_times_in_both(run, fails):
 
 
 @pytest.mark.parametrize("word", [*MISSING, "NA", "N/A", "NaN", "NaT", "None", "<NA>", "#N/A", "\\N", "NULL", "-NaN"])
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_spellings_of_a_missing_value_in_a_column_of_numbers(csv_file, word, at):
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_every_spelling_of_a_missing_value_is_recognized_among_numbers(csv_file, word, row):
     cells = ["1", "2", "3"]
-    cells[at] = word
+    cells[row] = word
     table = read_table(csv_file("a,b\n" + "".join(f"{cell},x\n" for cell in cells)), missing="keep")
-    assert np.isnan(table.column("a")).tolist() == [i == at for i in range(3)]
-    assert table.gaps["a"].positions == [at + 2]
+    assert np.isnan(table.column("a")).tolist() == [i == row for i in range(3)]
+    assert table.gaps["a"].positions == [row + 2]
 
 
 @pytest.mark.parametrize("cells", [["1", "2", "K"], ["K", "1", "2"], ["1", "K", "2"], ["2", "1", "K"]])
-def test_all_cells_of_a_column_decide_its_type(run, fails, csv_file, cells):
-    few, many = ("g,y\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells * times)) for times in (1, 8))
+def test_the_type_of_a_column_depends_on_all_its_cells(run, fails, csv_file, cells):
+    short_text, long_text = (
+        "g,y\n" + "".join(f"{cell},{i % 2}\n" for i, cell in enumerate(cells * times)) for times in (1, 8)
+    )
     with pytest.raises(TableError, match="column 'g' has 'K' where a number was expected"):
-        read_table(csv_file(few))
-    assert read_table(csv_file(few), text=["g"]).column("g").tolist() == cells
-    assert read_table(csv_file(many)).column("g").tolist() == cells * 8
-    write(many)
-    for more in ([], ["--categorical", "g"]):
-        run("train", "a.csv", "--target", "y", *more, *QUICK)
+        read_table(csv_file(short_text))
+    assert read_table(csv_file(short_text), text=["g"]).column("g").tolist() == cells
+    assert read_table(csv_file(long_text)).column("g").tolist() == cells * 8
+    write(long_text)
+    for extra in ([], ["--categorical", "g"]):
+        run("train", "a.csv", "--target", "y", *extra, *QUICK)
         assert dn.load("a.safetensors").metadata["features"] == ["g=1", "g=2", "g=K"]
     assert "column 'g' has 'K' where a number was expected" in fails(
         1, "train", "a.csv", "--target", "y", "--numeric", "g"
     )
     run("train", "a.csv", "--target", "y", "--numeric", "g", "--missing-value", "K", "--impute", "mean", *QUICK)
-    assert len(predictions(run("predict", "a.safetensors", "a.csv")[0])) == 24  # the model file keeps --missing-value K
+    assert len(predictions(run("predict", "a.safetensors", "a.csv")[0])) == 24  # the model stores --missing-value K
 
 
-def test_a_word_among_many_numbers_is_an_error_that_names_the_options(csv_file):
+def test_the_error_for_a_word_among_many_numbers_suggests_options(csv_file):
     lines = "".join(f"{i}\n" for i in range(50))
     with pytest.raises(TableError, match=r"data\.csv:52: column 'x' has 'oops' where a number was expected$"):
         read_table(csv_file(f"x\n{lines}oops\n"))
@@ -318,7 +323,7 @@ def test_a_word_among_many_numbers_is_an_error_that_names_the_options(csv_file):
         read_table(csv_file(f"x\noops\n{lines}oops\n"))
 
 
-def test_the_model_decides_the_types_of_columns_in_new_rows(run, fails):
+def test_new_rows_are_read_with_the_column_types_of_the_model(run, fails):
     write("size,zip\n" + "1,01\n2,02\n3,x\n" * 10)
     run("train", "a.csv", "--target", "size", "--task", "regression", *QUICK)
     assert len(predictions(run("predict", "a.safetensors", write("zip\n01\n02\n", "b.csv"))[0])) == 2
@@ -327,7 +332,7 @@ def test_the_model_decides_the_types_of_columns_in_new_rows(run, fails):
     assert "b.csv:2: column 'size' has 'oops' where a number was expected" in message
 
 
-# --- numbers and names in other notations -----------------------------------------------------------------------------
+# --- numbers and names in other formats -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -380,7 +385,7 @@ def test_the_separator_is_detected(separator, point, end):
         assert table.lines["a"] == (3 if start.startswith("sep") else 2)
 
 
-def test_options_for_the_format_of_a_file(csv_file):
+def test_each_format_option_is_applied(csv_file):
     assert read_table(csv_file("caf\xe9,b\n1,\xfc\n".encode("latin-1")), encoding="latin-1").names == ["caf\xe9", "b"]
     assert read_table(csv_file("a\tb\n1\t2\n".encode("utf-16")), encoding="utf-16").names == ["a", "b"]
     table = read_table(csv_file("5.1,3,Iris\n4.9,3,Iris\n"), header=False)
@@ -473,10 +478,10 @@ def test_a_csv_file_without_pyarrow_is_refused(csv_file, monkeypatch):
         read_table(csv_file("a\n1\n"))
 
 
-# --- frames and sparse matrices for a network -------------------------------------------------------------------------
+# --- data frames and sparse matrices as inputs ------------------------------------------------------------------------
 
 
-def test_a_network_takes_frames_of_all_dtypes():
+def test_a_network_accepts_data_frames_of_all_dtypes():
     frame = frame_of_all_dtypes()[["size", "flag", "arrow", "small", "half"]]
     net = dn.Network([dn.Dense(2, "softmax")], inputs=5, seed=0)
     expected = net.predict(frame.astype("float64").to_numpy().T)
@@ -494,16 +499,16 @@ def test_a_network_takes_frames_of_all_dtypes():
 def test_a_network_refuses_sparse_matrices():
     sparse = pytest.importorskip("scipy.sparse", reason='the extra "sklearn" (scipy) is not installed')
     net = dn.Network([dn.Dense(2, "softmax")], inputs=3, seed=0)
-    for make in (sparse.csr_matrix, sparse.csc_array, sparse.coo_array):
+    for matrix_class in (sparse.csr_matrix, sparse.csc_array, sparse.coo_array):
         with pytest.raises(
             dn.utils.errors.DTypeError, match=r"X is a sparse .*, but a network takes dense arrays: X\.toarray\(\)"
         ):
-            net.predict(make(np.eye(3)))
+            net.predict(matrix_class(np.eye(3)))
         with pytest.raises(dn.utils.errors.DTypeError, match="toarray"):
-            net.fit(make(np.eye(3)), [0, 1, 1], epochs=1)
+            net.fit(matrix_class(np.eye(3)), [0, 1, 1], epochs=1)
 
 
-# --- regressions ------------------------------------------------------------------------------------------------------
+# --- faults fixed earlier ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -524,7 +529,7 @@ def test_an_index_read_from_a_csv_file_is_not_a_feature_of_a_parquet_file(tmp_pa
     assert read_table(path, columns=["Unnamed: 0"]).names == ["Unnamed: 0"]
 
 
-def test_a_missing_value_is_compared_as_a_number_among_categories_too(csv_file, tmp_path):
+def test_missing_values_are_compared_as_numbers_in_categorical_columns_too(csv_file, tmp_path):
     pandas = pytest.importorskip("pandas")
     options = {"missing_values": ["-200"], "text": ["c"], "missing": "keep"}
     table = read_table(csv_file("c,x\n1,1\n-200.0,2\n2,3\n-200,4\n"), **options)
@@ -541,24 +546,24 @@ def test_a_missing_value_is_compared_as_a_number_among_categories_too(csv_file, 
         (["1", "2", "1\u202f035"], "--thousands"), (["1", "2", "2024/01/15"], "--dates"),
     ],
 )  # fmt: skip
-def test_a_few_numbers_in_another_notation_are_not_categories(csv_file, cells, hint):
+def test_a_few_numbers_in_another_format_are_not_read_as_categories(csv_file, cells, hint):
     rows = "".join(f'"{cells[i % 3]}",{i}\n' for i in range(80))
     with pytest.raises(dn.TableError, match=hint):
         read_table(csv_file(f"c,x\n{rows}"))
 
 
 @pytest.mark.parametrize("text", ["15-Jan-2024", "Jan 15 2024", "Jan 15, 2024", "2024/01/15"])
-def test_dates_in_common_notations_get_a_hint(text):
+def test_dates_in_common_formats_get_a_hint(text):
     assert "--dates" in hint_of(text)
 
 
-def test_thousands_may_be_separated_by_a_no_break_space(csv_file):
+def test_the_thousands_separator_may_be_a_no_break_space(csv_file):
     table = read_table(csv_file("c;x\n1\u202f035;1\n2;2\n"), thousands="\u202f", separator=";")
     assert table.column("c").tolist() == [1035, 2]
 
 
 @pytest.mark.parametrize("strip", ["()", "$(", "\u2212"])
-def test_signs_are_not_stripped(csv_file, strip):
+def test_strip_refuses_signs(csv_file, strip):
     with pytest.raises(dn.ArgumentError, match="would remove signs"):
         read_table(csv_file("c,x\n(5),1\n"), strip=strip)
 

@@ -1,4 +1,4 @@
-"""CSV files compressed by gzip, and the errors for unsupported files, which say how to convert them."""
+"""Gzip-compressed CSV files; for unsupported files, errors that say how to convert them."""
 
 import gzip
 import io
@@ -36,7 +36,7 @@ def test_a_compressed_file_is_read_like_a_plain_one(name, compressed):
     assert table.lines == plain.lines
 
 
-def test_a_compressed_file_that_pandas_has_written():
+def test_a_compressed_file_written_by_pandas_is_read():
     pd = pytest.importorskip("pandas", reason='the extra "test" (pandas) is not installed')
     frame = pd.DataFrame({"x": np.arange(5) / 3, "y": list("ababa")})
     frame.to_csv("a.csv.gz")
@@ -45,7 +45,7 @@ def test_a_compressed_file_that_pandas_has_written():
     assert table.names == ["x", "y"]
 
 
-def test_a_compressed_file_for_training_prediction_and_the_exported_file(capsys):
+def test_a_compressed_file_works_in_training_prediction_and_exported_code(capsys):
     Path("a.csv.gz").write_bytes(gzip.compress(f"a title\n{TEXT}".encode("utf-16")))
     options = ("--skip-rows", "1", "--encoding", "utf-16")
     quick = ("--epochs", "1", "--layers", "4", "--backend", "numpy", "--json")
@@ -64,7 +64,7 @@ def test_a_compressed_file_for_training_prediction_and_the_exported_file(capsys)
     assert "convert it to one of them" in capsys.readouterr().err
 
 
-def test_a_damaged_gzip_file_is_refused_in_one_line(capsys):
+def test_a_damaged_gzip_file_is_refused_with_a_one_line_error(capsys):
     valid = gzip.compress(TEXT.encode())
     Path("a.csv").write_text(TEXT)
     assert main(["train", "a.csv", "--target", "y", "--epochs", "1", "--layers", "4", "--backend", "numpy"]) == 0
@@ -100,7 +100,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(part, monkeypatch):
     assert message.endswith("; unpack it with gunzip")
 
 
-def test_text_may_be_highly_compressible():
+def test_highly_compressible_text_is_accepted():
     text = "a,b\n" + "100000,some words\n" * 60_000
     Path("a.csv.gz").write_bytes(gzip.compress(text.encode()))
     assert Path("a.csv.gz").stat().st_size < 10_000

@@ -24,19 +24,19 @@ def assert_partition(train, validation, m):
 @pytest.mark.parametrize(
     ("m", "share", "size"), [(2, 0.5, 1), (10, 0.2, 2), (10, 0.25, 2), (11, 0.9, 10), (999, 0.1, 100)]
 )
-def test_the_sizes_of_the_sets(m, share, size):
+def test_the_validation_set_has_the_requested_share(m, share, size):
     train, validation = train_validation_split(m, share, rng())
     assert_partition(train, validation, m)
     assert validation.size == size
 
 
-def test_the_seed_decides_the_split():
-    first, again, other = (train_validation_split(100, 0.3, rng(seed))[1].tolist() for seed in (1, 1, 2))
-    assert first == again
+def test_the_split_depends_only_on_the_seed():
+    first, repeated, other = (train_validation_split(100, 0.3, rng(seed))[1].tolist() for seed in (1, 1, 2))
+    assert first == repeated
     assert first != other
 
 
-def test_every_sample_is_as_likely_to_be_chosen():
+def test_every_sample_is_equally_likely_to_be_chosen():
     generator = rng()
     counts = np.zeros(10)
     for _ in range(2000):
@@ -44,7 +44,7 @@ def test_every_sample_is_as_likely_to_be_chosen():
     assert abs(counts - 600).max() < 120  # six standard deviations
 
 
-def test_one_permutation_is_drawn_with_and_without_labels():
+def test_stratified_and_plain_splits_draw_a_single_permutation():
     generators = [rng(), rng(), rng()]
     train_validation_split(20, 0.5, generators[0])
     train_validation_split(20, 0.5, generators[1], stratify=np.arange(20) % 3)
@@ -65,7 +65,7 @@ def test_a_stratified_split_is_proportional():
 
 
 def test_the_size_of_a_stratified_validation_set_is_the_share_of_all_samples():
-    labels = np.arange(30) % 10  # each class has a quota of 0.75 samples, which only the total can meet
+    labels = np.arange(30) % 10  # 0.75 samples of each class: only the total can be exact
     _, validation = train_validation_split(30, 0.25, rng(), stratify=labels)
     assert validation.size == round(30 * 0.25)
     assert np.bincount(labels[validation]).max() == 1
@@ -85,7 +85,7 @@ def test_each_class_has_a_sample_in_the_training_set():
 
 
 @given(st.lists(st.integers(-2, 4), min_size=2, max_size=60), st.floats(0.01, 0.99), st.integers(0, 5))
-def test_stratified_splits_of_random_labels(labels, share, seed):
+def test_stratified_splits_of_random_labels_are_valid(labels, share, seed):
     m, labels = len(labels), np.array(labels)
     sizes = np.unique(labels, return_counts=True)[1]
     if round(m * share) in (0, m) or sizes.max() == 1:
@@ -140,7 +140,7 @@ def test_an_empty_set_is_refused(share, part):
         train_validation_split(3, share, rng())
 
 
-def test_classes_of_one_sample_leave_the_validation_set_empty():
+def test_splitting_classes_of_one_sample_each_is_refused():
     with pytest.raises(ArgumentError, match=r"stratify has 6 classes .* the validation set is empty"):
         train_validation_split(6, 0.5, rng(), stratify=np.arange(6))
 

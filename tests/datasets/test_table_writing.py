@@ -22,7 +22,7 @@ def to_csv(names, columns):
     return stream.getvalue()
 
 
-def test_the_notation_of_numbers_and_text():
+def test_the_format_of_numbers_and_text():
     columns = [
         np.array([0.1, 1e22, -0.0]),
         np.array([0.1, 1 / 3, 16777216], np.float32),
@@ -38,7 +38,7 @@ def test_the_notation_of_numbers_and_text():
     )
 
 
-def test_print_options_of_numpy_are_ignored():
+def test_numpy_print_options_are_ignored():
     with np.printoptions(precision=2, suppress=True):
         assert to_csv(["a"], [np.array([0.123456789], np.float32)]) == "a\n0.12345679\n"
 
@@ -98,12 +98,12 @@ def test_a_new_file_has_default_permissions(tmp_path):
 
 
 def test_a_failure_leaves_the_old_file(tmp_path, monkeypatch):
-    def fail(*_):
+    def raise_disk_full(*_):
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "out.csv"
     path.write_text("old")
-    monkeypatch.setattr(csv_files, "write_rows", fail)
+    monkeypatch.setattr(csv_files, "write_rows", raise_disk_full)
     with pytest.raises(TableError, match=rf"^{re.escape(str(path))}: cannot be written: No space left on device$"):
         write_table(path, ["a"], [[1]])
     assert path.read_text() == "old"
@@ -154,8 +154,8 @@ def test_pipes_and_links_are_not_replaced(tmp_path):
     assert real.read_text() == "a\n2\n"
 
 
-def test_errors_of_streams():
-    class Stream:
+def test_errors_of_a_stream_are_reported():
+    class FailingStream:
         def __init__(self, error):
             self.error = error
 
@@ -163,9 +163,9 @@ def test_errors_of_streams():
             raise self.error
 
     with pytest.raises(TableError, match=r"^the stream cannot be written to: full$"):
-        write_table(Stream(OSError(28, "full")), ["a"], [[1]])
+        write_table(FailingStream(OSError(28, "full")), ["a"], [[1]])
     with pytest.raises(BrokenPipeError):
-        write_table(Stream(BrokenPipeError()), ["a"], [[1]])
+        write_table(FailingStream(BrokenPipeError()), ["a"], [[1]])
     closed = io.StringIO()
     closed.close()
     with pytest.raises(TableError, match="closed file"):

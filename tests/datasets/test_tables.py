@@ -34,12 +34,12 @@ def test_an_unreadable_file_is_an_error(csv_file):
 
 
 def test_an_error_while_reading_is_reported(csv_file, monkeypatch):
-    class Failing(io.BytesIO):
+    class FailingFile(io.BytesIO):
         def read(self, *_):
             raise OSError(5, os.strerror(5))
 
     path = csv_file("a\n1\n")
-    monkeypatch.setattr("pathlib.Path.open", lambda *_: Failing())
+    monkeypatch.setattr("pathlib.Path.open", lambda *_: FailingFile())
     assert error_of(path) == f"data.csv: cannot be read: {os.strerror(5)}"
 
 
@@ -61,11 +61,11 @@ def test_invalid_paths_are_refused(tmp_path):
 
 
 def test_a_table_that_does_not_fit_into_memory_is_an_error(csv_file, monkeypatch):
-    def exhaust(*_):
+    def raise_memory_error(*_):
         raise MemoryError
 
     path = csv_file("a\n1\n")
-    monkeypatch.setattr(csv_files, "_parse", exhaust)
+    monkeypatch.setattr(csv_files, "_parse", raise_memory_error)
     assert error_of(path) == "data.csv: the table does not fit into memory"
 
 
@@ -77,14 +77,14 @@ def flowers(csv_file):
     return read_table(csv_file('length,"a\nb",kind,Width\n1,2,rose,3\n4,5,tulip,6\n'))
 
 
-def test_features_in_the_order_of_the_table(flowers):
+def test_features_are_in_table_order(flowers):
     X, names = flowers.features(exclude=["kind"])
     assert names == ["length", "a\nb", "Width"]
     assert X.dtype == np.float64
     assert X.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
-def test_features_in_the_requested_order(flowers):
+def test_features_are_in_the_requested_order(flowers):
     X, names = flowers.features(names=("Width", "length"), exclude=["nothing"])
     assert names == ["Width", "length"]
     assert X.tolist() == [[3, 1], [6, 4]]

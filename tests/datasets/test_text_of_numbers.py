@@ -20,7 +20,7 @@ TEXTS = ("code", "zip", "amount", "gap", "flag", "grade", "label")
 
 @pytest.fixture(autouse=True)
 def frame(tmp_path, monkeypatch):
-    """Write a frame of text that looks like numbers as CSV and as Parquet to the temporary directory."""
+    """Write a data frame of text that looks like numbers to a.csv and a.parquet in the temporary directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_both_files_give_the_same_model_and_predictions(target, numeric, run):
         assert len(results) == 1
 
 
-def test_a_model_from_either_file_predicts_for_both(run):
+def test_a_model_trained_on_one_format_predicts_for_both(run):
     for name in FILES:
         run("train", name, "--target", "x", "--exclude", "amount,gap,flag,grade,label", *QUICK, "-o", "m")
         predictions = [run("predict", "m", data, "--backend", "numpy")[0] for data in FILES]
@@ -89,7 +89,7 @@ def test_a_model_from_either_file_predicts_for_both(run):
             "code=10", "code=12", "code=7", "code=9", "zip=007", "zip=012", "zip=100"])  # fmt: skip
 
 
-def test_the_error_for_many_distinct_numbers_as_text_names_the_option(capsys, run):
+def test_the_error_for_many_distinct_numbers_stored_as_text_names_the_option(capsys, run):
     assert main(["train", "a.parquet", "--target", "x", "--exclude", "gap", *QUICK]) == 1
     assert "column 'amount' is text of 94 distinct values" in (err := capsys.readouterr().err)
     assert err.endswith("; use --numeric (numeric=) to read it as numbers\n")

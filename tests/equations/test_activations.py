@@ -1,6 +1,6 @@
 """The activations, N6 to N9 and variants, checked against their formulas evaluated with at least 50 digits.
 
-Every bound is a number of roundings in units in the last place (ulp). The library functions are assumed to be accurate
+Every error bound counts roundings, in units in the last place (ulp). The library functions are assumed to be accurate
 to 4 ulp (exp) and 3 ulp (tanh); sigmoid is then accurate to 5 ulp, silu to 6 and softplus to 5.
 """
 
@@ -21,7 +21,7 @@ PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
 @pytest.fixture(autouse=True)
 def _silent():
-    """Silence NumPy: an exponential that overflows is a correct intermediate value."""
+    """Silence NumPy's warnings: an exponential may overflow within a correct computation."""
     with np.errstate(all="ignore"):
         yield
 
@@ -78,7 +78,7 @@ def reference(name, z):
 
 
 def slope(name, z):
-    """Return g'(z) as a difference quotient over 2e-15, which with 50 digits is exact to 1e-25."""
+    """Return g'(z) as a central difference of width 2e-15; with 50 digits, it is accurate to 1e-25."""
     h = Decimal("1e-15")
     with localcontext(prec=50 + int(abs(z)), Emax=MAX_EMAX):
         return (REFERENCE[name](z + h) - REFERENCE[name](z - h)) / (2 * h)
@@ -105,11 +105,11 @@ def ulps(name, z):
 
     An exponential multiplies the relative error of its argument by the argument. With u = half an ulp of 1:
 
-    - normal_cdf and gelu compute ``e^-x²`` with ``x = |z| sqrt(1/2)``: the root and the product are an error of 2 u in
-      x and of 5 u in x², and so of 5 x² u = 2.5 z² u in the exponential. The other terms are 8 u for the exponential,
-      5 u for the series (Horner: Σ (2 k + 1) |c_k| divided by the sum), 12 u for its argument t (9 u times the
-      logarithmic derivative 1.31), 3 u for 1 + 2 x, and 4 u for the products and the quotient: 32 u in total. For z > 0
-      the tail is subtracted from 1, which reduces the relative error by more than half.
+    - normal_cdf and gelu compute ``e^-x²`` with ``x = |z| sqrt(1/2)``: the root and the product cause an error of 2 u
+      in x and of 5 u in x², and so of 5 x² u = 2.5 z² u in the exponential. The other errors are 8 u for the
+      exponential, 5 u for the series (Horner: Σ (2 k + 1) |c_k| divided by the sum), 12 u for its argument t (9 u
+      times the logarithmic derivative 1.31), 3 u for 1 + 2 x, and 4 u for the products and the quotient: 32 u in total.
+      For z > 0 the tail is subtracted from 1, which reduces the relative error by more than half.
     - gelu_tanh computes σ of v = 2 sqrt(2/π) (z + 0.044715 z³): an error of at most 7 u in v gives 7 |v| u for v < 0;
       sigmoid and the product add 12 u.
 
@@ -143,8 +143,8 @@ def finite(name, Z):
 def test_accuracy(name, dtype):
     """N6, N7, N8, N9 and variants: the error is within the bound of ``ulps``.
 
-    In addition, the error may be the smallest normal number times max(1, |z|), since the reciprocal of an exponential
-    near overflow is subnormal or 0.
+    An additional error of max(1, |z|) times the smallest normal number is allowed, since the reciprocal of an
+    exponential near overflow is subnormal or 0.
     """
     Z = finite(name, grid(dtype))
     A = forward(name, Z)
@@ -159,11 +159,11 @@ def test_accuracy(name, dtype):
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
-def test_backward_is_the_slope(name, dtype):
+def test_backward_multiplies_by_the_slope(name, dtype):
     """N12 with N6, N7, N8, N9 and variants: dZ = dA * g'(Z), where g' is the difference quotient of the formula.
 
-    No term of a g' is larger than 2 (1 + |z|), or that times e^z for exp where e^z > 1, and none has more than 16
-    roundings (8 of them in an exponential).
+    The terms of g' are at most 2 (1 + |z|), times e^z for exp where e^z > 1. Each has at most 16 roundings, 8 of them
+    in an exponential.
     """
     Z = finite(name, grid(dtype))
     Z = Z[abs(Z) > 1e-12][None]  # the derivative of relu and leaky_relu at 0 is a convention, tested below
@@ -213,10 +213,10 @@ def test_relu(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_leaky_relu(dtype):
-    """N9: z where z >= 0, else 0.001 z; the slope is an option."""
+    """N9: z where z >= 0, else 0.001 z; the option `slope` replaces 0.001."""
     Z = np.array([[-2, -0.0, 0.0, 3]], dtype)
-    notes = float(np.dtype(dtype).type(0.001))
-    for slope_, options in ((notes, {}), (0.25, {"slope": 0.25})):
+    default = float(np.dtype(dtype).type(0.001))
+    for slope_, options in ((default, {}), (0.25, {"slope": 0.25})):
         assert forward("leaky_relu", Z, **options).tolist() == [[-2 * slope_, 0.0, 0.0, 3.0]]
         assert backward("leaky_relu", np.full_like(Z, 4), Z, **options).tolist() == [[4 * slope_] * 3 + [4.0]]
     assert dict(dn.Activation("leaky_relu").options) == {"slope": 0.001}
@@ -239,8 +239,8 @@ def test_options_reach_the_equation_forward_and_backward(name, option):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_softmax_is_an_exponential_divided_by_their_sum(dtype):
-    """Z has small integers, so subtracting the maximum is exact; two exponentials, a sum of n and a quotient remain."""
+def test_softmax_divides_each_exponential_by_their_sum(dtype):
+    """The bound counts two exponentials, a sum of n terms and a quotient; subtracting integers is exact."""
     n = 5
     Z = np.random.default_rng(0).integers(-9, 10, (n, 40)).astype(dtype)
     A = forward("softmax", Z)
@@ -268,10 +268,10 @@ def test_softmax_is_invariant_under_a_shift_of_the_logits():
 
 
 def test_softmax_backward_is_the_jacobian_of_each_column():
-    """N12 with the Jacobian: dZ_j = Σ_i dA_i ∂a_i/∂z_j, where the derivative is a difference quotient with 50 digits.
+    """N12 with the Jacobian: dZ_j = Σ_i dA_i ∂a_i/∂z_j, with ∂a_i/∂z_j as a difference quotient with 50 digits.
 
-    |dA| <= 3. The outputs have 16 + n roundings (two exponentials of 8 each, a sum, a quotient), and Σ dA a has n more.
-    The difference dA - Σ dA a is at most 6 in size, and is multiplied by a.
+    Here |dA| <= 3. The outputs have 16 + n roundings (two exponentials of 8 each, a sum, a quotient), and Σ dA a has n
+    more. The absolute value of the difference dA - Σ dA a is at most 6; the difference is multiplied by a.
     """
     n, h = 4, Decimal("1e-15")
     Z, dA = (np.random.default_rng(seed).integers(-3, 4, (n, 20)).astype("float64") for seed in (0, 1))
@@ -292,10 +292,10 @@ def test_softmax_backward_is_the_jacobian_of_each_column():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_nan_in_gives_nan_out(name, dtype):
+def test_nan_inputs_give_nan_outputs(name, dtype):
     Z = np.array([[-1, np.nan, 1], [2, 0, np.nan]], dtype)
     expected = np.isnan(Z)
-    if name == "softmax":  # a column is one distribution
+    if name == "softmax":  # each column is a distribution
         expected = np.broadcast_to(expected.any(axis=0), Z.shape)
     assert np.isnan(forward(name, Z)).tolist() == expected.tolist()
     ones = np.ones_like(Z)
@@ -323,13 +323,13 @@ def test_the_limits_at_infinity(name, lower, upper, dtype):
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_tanh", "silu"])
-def test_z_times_a_distribution_function_is_infinite_at_infinity(name):
+def test_gelu_and_silu_are_infinite_at_infinity(name):
     assert forward(name, np.array([[np.inf]])).tolist() == [[np.inf]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "exp"])  # e^1e4 is infinite
-def test_finite_in_gives_finite_out(name, dtype):
+def test_finite_inputs_give_finite_outputs(name, dtype):
     """The logits include ±1e4, where exponentials overflow, and the largest finite numbers."""
     largest = float(np.finfo(dtype).max)
     Z = np.array([[-largest, -1e30, -1e4, 0, 1e4, 1e30, largest], [1e4, 1, -1e4, 0, 1e4, 2e30, -largest]], dtype)

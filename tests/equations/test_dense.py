@@ -1,4 +1,4 @@
-"""The dense layer, N1 to N5 and N12 to N16, on small integers, whose sums are exact, and on formulas by hand."""
+"""The dense layer (N1 to N5, N12 to N16), checked on small integers, whose sums are exact, or by explicit formulas."""
 
 import math
 
@@ -25,7 +25,7 @@ def network(layers, inputs, seed=0):
 
 
 def test_each_neuron_by_itself_is_a_row_of_the_layer():
-    """N1: z_j = w_j · a + b_j for each neuron and sample, which is a row of N2."""
+    """N1: z_j = w_j · a + b_j for each neuron and sample; the z_j are the rows of Z in N2."""
     W, A_prev, b = integers(0, 4, 3), integers(1, 3, 5), integers(2, 4, 1)
     Z = eq.linear(np, W, A_prev, b)
     for j in range(4):
@@ -47,7 +47,7 @@ def test_the_bias_broadcasts_over_the_samples(dtype):
 
 @pytest.mark.parametrize(("n", "n_prev", "m"), SHAPES)
 def test_shapes(n, n_prev, m):
-    """N2, N3, N12 to N15: every array of a layer has the shape given in the notes, also without samples."""
+    """N2, N3, N12 to N15: every array of a layer has the shape given in the notes, even in an empty batch."""
     W, b, A_prev = integers(0, n, n_prev), integers(1, n, 1), integers(2, n_prev, m)
     layer, ops, parameters = Dense(n, "sigmoid"), dn.get_backend("numpy").ops, {"W": W, "b": b}
     A, cache = layer.forward(ops, parameters, A_prev, Context(1, 0, None))
@@ -67,7 +67,7 @@ def test_a_layer_applies_its_activation_to_z():
     assert A.tolist() == [[max(z, 0.0) for z in row] for row in Z.tolist()]
 
 
-def test_two_linear_layers_are_one():
+def test_two_linear_layers_equal_one():
     """N4: W[2] (W[1] A[0] + b[1]) + b[2] = (W[2] W[1]) A[0] + (W[2] b[1] + b[2])."""
     W1, b1, W2, b2, A0 = integers(0, 4, 3), integers(1, 4, 1), integers(2, 2, 4), integers(3, 2, 1), integers(4, 3, 5)
     A1 = eq.identity(np, eq.linear(np, W1, A0, b1))
@@ -76,8 +76,8 @@ def test_two_linear_layers_are_one():
 
 
 @pytest.mark.parametrize("depth", [2, 3, 5])
-def test_a_network_of_any_depth_without_activations_is_one_layer(depth):
-    """N4: with g = identity, any depth collapses to W A[0] + b with W = W[L] ... W[1]; all integers are exact."""
+def test_a_network_of_any_depth_without_activations_equals_one_layer(depth):
+    """N4: with g = identity, any depth collapses to W A[0] + b with W = W[L] ... W[1]; exact on integers."""
     net = network([Dense(2 + layer % 3) for layer in range(depth)], inputs=3)
     W, b = np.eye(3), np.zeros((3, 1))
     for layer in range(1, depth + 1):
@@ -88,14 +88,14 @@ def test_a_network_of_any_depth_without_activations_is_one_layer(depth):
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "tanh"])
 def test_a_network_is_affine_only_with_a_linear_activation(activation):
-    """N4: an affine map sends midpoints to midpoints; the network does so with the identity, and with no other g."""
+    """N4: an affine map sends midpoints to midpoints; a network does so only if g is the identity."""
     net = network([Dense(4, activation), Dense(2)], inputs=3)
     x, y = integers(5, 3, 4), integers(6, 3, 4)
     midpoints = net.predict((x + y) / 2), (net.predict(x) + net.predict(y)) / 2
     assert np.array_equal(*midpoints) == (activation == "identity")
 
 
-def test_the_drawn_example():
+def test_the_example_network_of_the_notes():
     """N5: 3 inputs, a hidden layer of 4 neurons and 1 sigmoid output, computed neuron by neuron.
 
     Every Z is exact, so only the sigmoid is rounded: at most 5 ulp in the network, and 5 ulp in the scalar formula.
@@ -143,7 +143,7 @@ def test_input_gradient():
 
 
 def test_the_mean_over_the_samples_is_taken_once():
-    """N13, N14, N15: repeating all samples does not change dW and db, and repeats dA_prev; m is a power of 2."""
+    """N13, N14, N15: repeating all samples keeps dW and db, and repeats dA_prev; exact, since m is a power of 2."""
     W, dZ, A_prev = integers(0, 4, 3), integers(1, 4, 8), integers(2, 3, 8)
     dZ2, A_prev2 = np.tile(dZ, 2), np.tile(A_prev, 2)
     assert eq.weight_gradient(np, dZ2, A_prev2).tolist() == eq.weight_gradient(np, dZ, A_prev).tolist()
@@ -171,8 +171,8 @@ def test_the_backward_pass_of_a_layer_composes_four_equations():
 def test_the_two_layer_chain_written_out(m):
     """N16: ∂L/∂W[1] = (W[2]ᵀ (A[2] - Y) * g'[1](Z[1])) Xᵀ for each sample; net.gradients is the mean.
 
-    Z[1] is an exact integer and there is one output, so both sides have the same factors in the last product. It sums
-    m products, in an order that the library chooses.
+    Z[1] is an exact integer and there is one output, so the last products of both sides have the same factors. Only
+    the order in which these m products are summed may differ.
     """
     net = network([Dense(4, "tanh"), Dense(1, "sigmoid")], inputs=3, seed=1)
     net.parameters["W1"] = np.sign(net.parameters["W1"])
@@ -191,7 +191,7 @@ def test_the_two_layer_chain_written_out(m):
     assert abs(expected).max() > 1e6 * bound.max()
 
 
-def test_gather_takes_columns_in_the_order_given():
+def test_gather_returns_columns_in_the_given_order():
     X = integers(0, 3, 5)
     indices = np.array([4, 0, 0, 2])
     assert eq.gather(np, X, indices).tolist() == [[row[i] for i in indices] for row in X.tolist()]

@@ -1,4 +1,4 @@
-"""The functions and tests that docs/equations.md names exist, and their docstrings cite the number of the equation."""
+"""The functions and tests named in docs/equations.md exist, and their docstrings cite the number of the equation."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ FUNCTIONS = [(int(n), name) for n, row in ROWS for name in re.findall(r"`(deepno
 TESTS = [(int(n), *test) for n, text in PROOFS for test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)]
 
 
-def cited(text):
+def cited_numbers(text):
     """Return the numbers of the equations that a docstring cites; ``N11 to N15`` is five numbers."""
     numbers = set()
     for first, last in re.findall(r"\bN(\d+)(?: to N(\d+))?\b", text or ""):
@@ -42,12 +42,12 @@ def test_every_equation_has_one_row_and_one_proof():
 
 @pytest.mark.parametrize(("number", "name"), FUNCTIONS)
 def test_functions_exist_and_cite_their_number(number, name):
-    assert number in cited(resolve_name(name).__doc__)
+    assert number in cited_numbers(resolve_name(name).__doc__)
 
 
 @pytest.mark.parametrize(("number", "path", "name"), TESTS)
 def test_tests_exist_and_cite_their_number(number, path, name):
-    assert number in cited(docstrings(path)[name])
+    assert number in cited_numbers(docstrings(path)[name])
 
 
 def test_the_page_names_no_other_functions_and_tests():

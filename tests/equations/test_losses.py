@@ -1,4 +1,4 @@
-"""The losses, N10, N11 and variants: values, derivatives against difference quotients, weights against repetition."""
+"""Losses (N10, N11 and variants): values, derivatives, and sample weights compared with repeated samples."""
 
 import math
 from decimal import Decimal, localcontext
@@ -18,7 +18,7 @@ OPS = dn.get_backend("numpy").ops
 
 @pytest.fixture(autouse=True)
 def _silent():
-    """Silence NumPy: an exponential that overflows is a correct intermediate value."""
+    """Silence NumPy's warnings: an exponential may overflow within a correct computation."""
     with np.errstate(all="ignore"):
         yield
 
@@ -61,7 +61,7 @@ def test_every_loss_has_a_reference():
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-def test_values_are_those_of_the_formula(loss, k):
+def test_values_match_the_formula(loss, k):
     """N10 and variants: one value per sample, the mean over its outputs.
 
     For these data no term is larger than 3. A term has at most 8 roundings, 2 of them in a logarithm, and k terms are
@@ -77,7 +77,7 @@ def test_values_are_those_of_the_formula(loss, k):
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-def test_derivatives_are_those_of_the_formula(loss, k):
+def test_derivatives_match_the_formula(loss, k):
     """N10 and variants: dA = ∂L/∂A is the difference quotient of the formula with 50 digits, within 8 roundings."""
     A, Y = data(k)
     dA = loss.derivative(OPS, A, Y)
@@ -111,7 +111,7 @@ def test_the_cost_is_the_mean_over_the_samples():
 
 
 def test_sigmoid_with_binary_cross_entropy_gives_a_minus_y():
-    """N11: dZ[L] = A[L] - Y, which is the derivative of N10 times the slope of the sigmoid (N12).
+    """N11: dZ[L] = A[L] - Y is the derivative of N10 times the slope of the sigmoid (N12).
 
     The derivative is divided, and the slope multiplied, by the same rounded ``a (1 - a)``, so only the roundings of the
     quotient and of the product remain.
@@ -135,8 +135,8 @@ def test_the_delta_of_k_sigmoid_outputs_is_divided_by_k():
 def test_softmax_with_categorical_cross_entropy_gives_a_minus_y():
     """N11 for softmax: A - Y is dA = -y/a times the Jacobian of softmax.
 
-    The product is a (-y/a + Σ y). Its terms are y and a, with roundings in the quotient, the product, the sum of k
-    terms and two more operations.
+    The product is a (-y/a + Σ y), whose terms are -y and a. Roundings occur in the quotient, the product, the sum of
+    k terms and two more operations.
     """
     k = 4
     rng = np.random.default_rng(0)
@@ -156,21 +156,21 @@ FUSED = [
 
 
 @pytest.mark.parametrize(("activation", "name"), FUSED)
-def test_fused_losses_equal_the_loss_of_the_activation(activation, name):
-    """N10, N11: the loss from the logits is the loss of g(z), compared where the latter is accurate, |z| <= 4.
+def test_fused_losses_equal_unfused_losses(activation, name):
+    """N10, N11: the loss computed from the logits equals the loss of g(z) for |z| <= 4, where the latter is accurate.
 
-    There a and 1 - a are at least 1e-4. The relative error of a is 16 + k roundings (two exponentials of 8 each), which
-    is the absolute error of log a. That of log(1 - a) is larger by the factor a / (1 - a) <= e^4. An exponential is at
-    most e^4.
+    In this range, a and 1 - a are at least 1e-4. The relative error of a is 16 + k roundings (two exponentials of 8
+    each); this is also the absolute error of log a. The error of log(1 - a) is larger by the factor a / (1 - a) <= e^4.
+    An exponential is at most e^4.
     """
     k, loss = 3, Loss(name)
     rng = np.random.default_rng(0)
     Z, Y = rng.uniform(-4, 4, (k, 40)), np.eye(k)[rng.integers(0, k, 40)].T
     assert loss.fused_with(dn.Activation(activation))
-    plain = loss.value(OPS, eq.EQUATIONS[activation](np, Z), Y)
+    unfused = loss.value(OPS, eq.EQUATIONS[activation](np, Z), Y)
     fused = loss.value_of_logits(OPS, Z, Y)
-    assert fused.shape == plain.shape == (1, 40)
-    assert (abs(fused - plain) <= 2 * (16 + k) * math.exp(4) * U).all()
+    assert fused.shape == unfused.shape == (1, 40)
+    assert (abs(fused - unfused) <= 2 * (16 + k) * math.exp(4) * U).all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -195,12 +195,12 @@ def test_losses_of_saturated_outputs_are_finite(name, dtype):
     L, dA = eq.EQUATIONS[name](np, A, Y), eq.EQUATIONS[f"{name}_derivative"](np, A, Y)
     assert np.isfinite(L).all()
     assert np.isfinite(dA).all()
-    eps = float(np.finfo(dtype).eps)  # binary cross-entropy clips outputs at eps, the other losses at less
+    eps = float(np.finfo(dtype).eps)  # binary cross-entropy clips outputs at eps, the other losses at smaller values
     assert L[0, 2] >= -math.log(eps) * (1 - 2 * eps)
     assert dA[0, 2] <= -1 / eps
 
 
-def test_the_options_of_huber():
+def test_huber_uses_its_delta():
     A, Y = np.array([[0.0, 0.5, 3.0, -3.0]]), np.zeros((1, 4))
     assert eq.huber(np, A, Y).tolist() == [[0.0, 0.125, 2.5, 2.5]]
     assert eq.huber_derivative(np, A, Y).tolist() == [[0.0, 0.5, 1.0, -1.0]]
@@ -220,7 +220,7 @@ def test_one_hot(dtype):
     assert result.tolist() == np.eye(4)[:, [2, 0, 2, 1]].tolist()
 
 
-def test_class_indices_are_one_hot_columns():
+def test_class_indices_equal_one_hot_targets():
     X, y = np.random.default_rng(0).normal(size=(3, 8)), np.arange(8) % 4
     net = dn.Network([dn.Dense(4, "softmax")], 3, dtype="float64", seed=0)
     by_index, by_column = net.gradients(X, y), net.gradients(X, np.eye(4)[:, y])
@@ -230,7 +230,7 @@ def test_class_indices_are_one_hot_columns():
 # Weights
 
 
-def test_sample_scale_has_the_mean_1():
+def test_sample_scale_has_mean_1():
     assert eq.sample_scale(np, np.array([[3.0, 1.0, 0.0, 4.0]])).tolist() == [[1.5, 0.5, 0.0, 2.0]]
 
 
@@ -253,29 +253,29 @@ def integer_network():
 def test_sample_weights_have_the_same_effect_at_every_batch_size(batch_size):
     """N14 with weights of mean 1 over all samples: the cost of a batch is ``Σ w L / m``.
 
-    The mean of these costs over an epoch is the weighted mean of the losses. If the cost of a batch were divided by its
-    own sum of weights, weights would have no effect at a batch size of 1.
+    The mean of these costs over an epoch is the weighted mean of the losses. If the cost of a batch were divided by the
+    sum of its own weights, weights would have no effect at a batch size of 1.
     """
     rng = np.random.default_rng(3)
     X, y = rng.normal(size=(3, 8)), np.array([0, 1, 2, 0, 1, 2, 0, 0])
     w = np.array([1.0, 9.0, 0.0, 2.0, 0.5, 4.0, 7.0, 0.5])
-    frozen = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
-    expected = frozen.evaluate(X, y, sample_weight=w)["loss"]
-    history = frozen.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=2, optimizer=dn.SGD(1e-300))
+    untrained = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    expected = untrained.evaluate(X, y, sample_weight=w)["loss"]
+    history = untrained.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=2, optimizer=dn.SGD(1e-300))
     assert history.loss == pytest.approx([expected] * 2, rel=8 * len(w) * U)
 
-    trained = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
-    trained.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=1, optimizer=dn.SGD(1e-9))
-    sum_of_gradients = (trained.flat() - frozen.flat()) / -1e-9
+    trained_net = dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0)
+    trained_net.fit(X, y, sample_weight=w, batch_size=batch_size, epochs=1, optimizer=dn.SGD(1e-9))
+    sum_of_gradients = (trained_net.flat() - untrained.flat()) / -1e-9
     batches = len(range(0, 8, batch_size))
-    by_name = frozen.gradients(X, y, sample_weight=w)
+    by_name = untrained.gradients(X, y, sample_weight=w)
     gradient = np.concatenate([by_name["W1"].ravel(), by_name["b1"].ravel()])
     np.testing.assert_allclose(sum_of_gradients, batches * gradient, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_the_loss_of_an_epoch_is_the_weighted_mean_over_its_samples(batch_size):
-    """The test has class weights, and a last batch that is smaller than the others."""
+    """There are class weights, and the last batch may be smaller than the others."""
     rng = np.random.default_rng(4)
     X, y, w = rng.normal(size=(3, 10)), rng.integers(0, 3, 10), rng.uniform(0, 3, 10)
     class_weight = np.array([1.0, 5.0, 0.25])
@@ -288,7 +288,7 @@ def test_the_loss_of_an_epoch_is_the_weighted_mean_over_its_samples(batch_size):
 
 
 def test_balanced_class_weights_take_sample_weights_into_account():
-    """A training with integer weights equals a training on samples that are repeated accordingly."""
+    """Training with integer weights equals training with each sample repeated that many times."""
     rng = np.random.default_rng(5)
     X, y, w = rng.normal(size=(3, 30)), rng.integers(0, 3, 30), rng.integers(0, 5, 30)
     weighted, repeated = (dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(2))
@@ -331,7 +331,7 @@ def test_metrics_of_the_training_data_ignore_class_weights():
 
 
 def test_integer_weights_equal_repeated_samples():
-    """N13, N14 with weights; exact, since all numbers are integers and both numbers of samples are powers of 2."""
+    """N13, N14 with weights; exact, since all values are integers and both sample counts are powers of 2."""
     rng = np.random.default_rng(1)
     X, Y, w = rng.integers(-4, 5, (2, 4)), rng.integers(-4, 5, (2, 4)), np.array([3, 1, 0, 4])
     net = integer_network()
@@ -344,14 +344,14 @@ def test_integer_weights_equal_repeated_samples():
 
 
 def test_a_batch_of_weight_0_changes_nothing():
-    """The other batch has the weight 2 after scaling to mean 1, so its update equals an update at twice the rate."""
+    """Scaled to mean 1, the second weight is 2, so its update equals an unweighted update at twice the rate."""
     rng = np.random.default_rng(1)
     X, Y = rng.integers(-4, 5, (2, 2)), rng.integers(-4, 5, (2, 2))
-    net, other = integer_network(), integer_network()
+    net, expected = integer_network(), integer_network()
     options = {"epochs": 1, "batch_size": 1, "shuffle": False}
     history = net.fit(X, Y, sample_weight=[0, 5], optimizer=dn.SGD(0.125), **options)
-    assert history.loss == other.fit(X[:, 1:], Y[:, 1:], optimizer=dn.SGD(0.25), **options).loss
-    assert net.flat().tolist() == other.flat().tolist() != integer_network().flat().tolist()
+    assert history.loss == expected.fit(X[:, 1:], Y[:, 1:], optimizer=dn.SGD(0.25), **options).loss
+    assert net.flat().tolist() == expected.flat().tolist() != integer_network().flat().tolist()
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_a_batch_of_weight_0_changes_nothing():
     ],
 )
 @pytest.mark.parametrize("sample_weight", [None, np.arange(1.0, 13.0)], ids=["alone", "times-sample-weight"])
-def test_class_weights_equal_sample_weights_by_class(class_weight, weights, sample_weight):
+def test_class_weights_equal_sample_weights_set_by_class(class_weight, weights, sample_weight):
     X, y = np.random.default_rng(0).normal(size=(3, 12)), np.array([0] * 6 + [1] * 2 + [2] * 4)
     if weights is None:
         sums = np.bincount(y, sample_weight)
@@ -379,7 +379,7 @@ def test_class_weights_equal_sample_weights_by_class(class_weight, weights, samp
     assert nets[0].flat().tolist() == nets[1].flat().tolist() != nets[2].flat().tolist()
 
 
-def test_class_weight_of_one_sigmoid_output():
+def test_class_weights_apply_to_a_single_sigmoid_output():
     X, Y = np.random.default_rng(0).normal(size=(3, 8)), np.array([0, 0, 0, 0, 0, 1, 0, 1])
     nets = [dn.Network([dn.Dense(1, "sigmoid")], 3, dtype="float64", seed=0) for _ in range(2)]
     nets[0].fit(X, Y, class_weight={1: 3.0}, epochs=2)
@@ -390,8 +390,8 @@ def test_class_weight_of_one_sigmoid_output():
 # Pairs of a loss and an activation
 
 
-def test_pairs_of_loss_and_activation():
-    """A loss with a logarithm of the output is refused after an activation with negative outputs."""
+def test_losses_refuse_activations_outside_their_domain():
+    """Losses that take a logarithm of the output are refused for activations with negative outputs."""
     allowed = {
         "binary_cross_entropy": {"sigmoid", "softmax"},
         "categorical_cross_entropy": {"softmax"},
@@ -407,7 +407,7 @@ def test_pairs_of_loss_and_activation():
                     check_pair(Loss(loss), dn.Activation(activation))
 
 
-def test_the_half_poisson_deviance_is_0_where_the_output_is_the_target():
+def test_the_half_poisson_deviance_is_0_where_the_output_equals_the_target():
     Y = np.array([[0.0, 1.0, 3.0, 20.0]])
     assert eq.half_poisson_deviance(np, Y, Y)[0, 1:].tolist() == [0.0, 0.0, 0.0]
     Z = np.array([[-math.inf, 0.0, -1000.0]])
@@ -416,6 +416,6 @@ def test_the_half_poisson_deviance_is_0_where_the_output_is_the_target():
     assert eq.exp_half_poisson_deviance(np, np.array([[-800.0]]), np.array([[0.0]])) == 0
 
 
-def test_three_pairs_are_fused():
+def test_only_three_pairs_are_fused():
     pairs = {(a, name) for a in ACTIVATIONS for name in LIBRARY if Loss(name).fused_with(dn.Activation(a))}
     assert pairs == set(FUSED)

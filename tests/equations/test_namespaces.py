@@ -1,7 +1,7 @@
-"""Equations, layers and training on array_api_strict, a namespace with only the functions of the standard.
+"""Equations, layers and training on array_api_strict, which implements the array API standard and nothing else.
 
-It raises an error where NumPy is lenient: for functions outside of the standard, mixed dtypes and implicit conversions.
-Its operations are those of NumPy, so the same calls give the same bits.
+It refuses what NumPy accepts beyond the standard: other functions, mixed dtypes and implicit conversions. It computes
+with NumPy, so the same calls give the same bits.
 """
 
 import array_api_strict
@@ -19,14 +19,14 @@ EAGER = dn.Backend("eager", np)  # NumPy's namespace without the kernels of the 
 
 
 BOUND = 9 * 1000 * 2.0**-53
-"""The bound on the difference to a training on the numpy backend, whose batches have another layout in memory, so that
-products may be summed in another order: 9 updates at a rate of at most 1/10, each with about 100 roundings of terms
-that are up to 100 times as large as their sum."""
+"""The bound on the difference from training on the numpy backend. Its batches have a different memory layout, so
+products may be summed in a different order: in 9 updates at a rate of at most 1/10, each with about 100 roundings of
+terms that are up to 100 times as large as their sum."""
 
 
 @pytest.fixture(autouse=True)
 def _strict():
-    """Select the version of the standard that ``deepnotes.equations.array`` names, without its optional functions."""
+    """Select the version of the standard that ``deepnotes.equations.array`` requires, without optional functions."""
     with (
         array_api_strict.ArrayAPIStrictFlags(
             api_version="2023.12", boolean_indexing=False, data_dependent_shapes=False, enabled_extensions=()
@@ -83,7 +83,7 @@ CALLS = {
 
 
 def convert(xp, value, dtype):
-    """Return an argument of a call, converted to the namespace `xp`, with floating-point arrays in `dtype`."""
+    """Return an argument converted to the namespace `xp`; floating-point arrays and dtypes become `dtype`."""
     if isinstance(value, tuple):
         return tuple(convert(xp, v, dtype) for v in value)
     if isinstance(value, np.ndarray):
@@ -106,7 +106,7 @@ def test_every_equation_has_a_test_case():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CALLS)
 def test_equations(name, dtype):
-    """N2 to N15 and variants: the same bits as NumPy's, and a result of the dtype of the arguments."""
+    """N2 to N15 and variants: the results have the same bits as NumPy's, and the dtype of the arguments."""
     strict, numpy = (EQUATIONS[name](xp, *convert(xp, CALLS[name], dtype)) for xp in (array_api_strict, np))
     for array in strict if isinstance(strict, tuple) else (strict,):
         assert STRICT.is_array(array)
@@ -126,7 +126,7 @@ def data(k, m=22, indices=False):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_predictions(activation):
-    """N2, N3: the prediction for a NumPy array is a NumPy array; for an array of the namespace, it is such an array."""
+    """N2, N3: NumPy inputs give NumPy predictions; inputs in the namespace give predictions in the namespace."""
     X, _ = data(2)
     standardizer = dn.Standardizer.fit(X)
     strict, *others = networks(dn.Dense(4, activation), dn.Dense(2, activation), standardizer=standardizer)
@@ -166,7 +166,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("indices", [True, False], ids=["indices", "columns"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 def test_training(optimizer, indices):
-    """The training has dropout, L2, clipping, weights, validation data, metrics and a smaller last batch."""
+    """Train with dropout, L2, clipping, weights, validation data, metrics and a smaller last batch."""
     X, Y = data(3, indices=indices)
     nets = networks(dn.Dense(5, "gelu"), dn.Dropout(0.3), dn.Dense(3, "softmax"))
     start = nets[0].flat()
@@ -186,12 +186,12 @@ def test_training(optimizer, indices):
         for net in nets
     )
     assert abs(nets[0].flat() - start).max() > 1e-3
-    eager, recorded = others
+    eager, numpy_history = others
     assert (strict.loss, strict.val_loss, strict.metrics) == (eager.loss, eager.val_loss, eager.metrics)
     assert nets[0].flat().tolist() == nets[1].flat().tolist()
     assert abs(nets[0].flat() - nets[2].flat()).max() <= BOUND
-    assert abs(np.subtract(strict.loss + strict.val_loss, recorded.loss + recorded.val_loss)).max() <= BOUND
-    assert strict.metrics == recorded.metrics
+    assert abs(np.subtract(strict.loss + strict.val_loss, numpy_history.loss + numpy_history.val_loss)).max() <= BOUND
+    assert strict.metrics == numpy_history.metrics
 
 
 def test_training_on_arrays_of_the_namespace():

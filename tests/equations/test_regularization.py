@@ -14,7 +14,7 @@ from deepnotes.nn.layers import Context, Dropout
 
 U = 2.0**-53  # unit roundoff of float64
 OPS = dn.get_backend("numpy").ops
-WORD = 2**32 - 1
+MAX_WORD = 2**32 - 1
 
 
 def mask(n=5, m=7, rate=0.5, seed=3, step=0, layer=1, dtype=np.float64):
@@ -25,17 +25,17 @@ def mask(n=5, m=7, rate=0.5, seed=3, step=0, layer=1, dtype=np.float64):
 
 
 def philox(counter, key):
-    """Return the words of Philox-4x32-10, in Python's integers, from the paper (Salmon et al., SC'11, section 4)."""
+    """Return the words of Philox-4x32-10, in Python integers, as in the paper (Salmon et al., SC'11, section 4)."""
     (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(10):
         p0, p1 = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & WORD, (p0 >> 32) ^ c3 ^ k1, p0 & WORD
-        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & MAX_WORD, (p0 >> 32) ^ c3 ^ k1, p0 & MAX_WORD
+        k0, k1 = (k0 + 0x9E3779B9) & MAX_WORD, (k1 + 0xBB67AE85) & MAX_WORD
     return [c0, c1, c2, c3]
 
 
-def words(counter, key):
-    """Return the words of the equation for one counter."""
+def words_of_equation(counter, key):
+    """Return the four words that the equation `philox` computes for one counter."""
     arrays = tuple(np.array([c], dtype=np.int64) for c in counter)
     return [int(x[0]) for x in eq.philox(np, arrays, key[1] << 32 | key[0])]
 
@@ -44,7 +44,7 @@ def words(counter, key):
     ("counter", "key", "expected"),
     [
         ([0] * 4, [0] * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-        ([WORD] * 4, [WORD] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        ([MAX_WORD] * 4, [MAX_WORD] * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
         (
             [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
             [0xA4093822, 0x299F31D0],
@@ -53,18 +53,18 @@ def words(counter, key):
     ],
     ids=["zeros", "ones", "pi"],
 )
-def test_known_answers_of_philox(counter, key, expected):
-    """The expected words are the test vectors of Random123, the library of the authors."""
-    assert " ".join(f"{word:08x}" for word in words(counter, key)) == expected
-    assert philox(counter, key) == words(counter, key)
+def test_philox_matches_published_test_vectors(counter, key, expected):
+    """The expected words are the test vectors of Random123, the library by the authors of Philox."""
+    assert " ".join(f"{word:08x}" for word in words_of_equation(counter, key)) == expected
+    assert philox(counter, key) == words_of_equation(counter, key)
 
 
-@given(*[st.lists(st.integers(0, WORD), min_size=n, max_size=n) for n in (4, 2)])
-def test_philox_in_int64_is_philox_in_unbounded_integers(counter, key):
-    assert words(counter, key) == philox(counter, key)
+@given(*[st.lists(st.integers(0, MAX_WORD), min_size=n, max_size=n) for n in (4, 2)])
+def test_philox_in_int64_equals_philox_in_unbounded_integers(counter, key):
+    assert words_of_equation(counter, key) == philox(counter, key)
 
 
-def test_the_words_of_a_counter_broadcast():
+def test_philox_broadcasts_counters():
     blocks, step = np.arange(5), np.array(7)
     arrays = eq.philox(np, (blocks, 2, step, step >> 32), 11)
     assert np.stack(arrays, axis=1).tolist() == [philox((i, 2, 7, 0), (11, 0)) for i in range(5)]
@@ -73,39 +73,39 @@ def test_the_words_of_a_counter_broadcast():
 # Dropout masks
 
 
-def test_a_mask_is_philox_of_element_layer_and_step():
-    """Element (i, j) is word e % 4 of block e // 4, with e = j n + i; a word below 2^32 rate drops its element."""
+def test_a_mask_compares_philox_words_with_the_rate():
+    """Element (i, j) depends on word e % 4 of block e // 4, with e = j n + i; it is dropped if word < 2^32 rate."""
     n, m, rate, seed, step, layer = 3, 5, 0.3, 2**40 + 9, 2**33 + 5, 4
     keep = mask(n, m, rate, seed, step, layer)
     for i in range(n):
         for j in range(m):
             block, word = divmod(j * n + i, 4)
-            four = philox((block, layer, step & WORD, step >> 32), (seed & WORD, seed >> 32))
+            four = philox((block, layer, step & MAX_WORD, step >> 32), (seed & MAX_WORD, seed >> 32))
             assert keep[i, j] == (four[word] >= rate * 2**32)
 
 
 def test_an_element_is_dropped_if_its_word_is_below_the_rate():
-    """The two rates are equal to a word, and larger by one unit of 2^-32."""
+    """The first rate is word / 2^32, which keeps the element; the second is larger by 2^-32, which drops it."""
     word = philox((0, 1, 0, 0), (3, 0))[0]
     assert mask(rate=word / 2**32)[0, 0] == 1
     assert mask(rate=(word + 1) / 2**32)[0, 0] == 0
 
 
-@given(n=st.integers(1, 9), m=st.integers(1, 9), more=st.integers(0, 9), seed=st.integers(0, 2**64 - 1))
-def test_later_samples_do_not_change_the_mask_of_a_sample(n, m, more, seed):
-    assert mask(n, m + more, seed=seed)[:, :m].tolist() == mask(n, m, seed=seed).tolist()
+@given(n=st.integers(1, 9), m=st.integers(1, 9), extra=st.integers(0, 9), seed=st.integers(0, 2**64 - 1))
+def test_later_samples_do_not_change_the_mask_of_a_sample(n, m, extra, seed):
+    assert mask(n, m + extra, seed=seed)[:, :m].tolist() == mask(n, m, seed=seed).tolist()
 
 
 @pytest.mark.parametrize("other", [{"step": 1}, {"step": 2**32}, {"layer": 2}, {"seed": 4}, {"seed": 3 + 2**32}])
 def test_masks_differ_between_steps_layers_and_seeds(other):
-    """Independent masks agree in half of 1000 neurons, within 6 standard deviations."""
+    """Independent masks agree for half of the 1000 neurons, within 6 standard deviations."""
     agree = (mask(1000, 1) == mask(1000, 1, **other)).mean()
     assert abs(agree - 0.5) < 6 * math.sqrt(0.25 / 1000)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.2, 0.5, 0.9])
-def test_the_fraction_of_dropped_elements(rate):
-    """The fraction of all elements, of each sample and of each neuron is binomial: within 6 standard deviations."""
+def test_the_fraction_of_dropped_elements_matches_the_rate(rate):
+    """The fractions in total, per sample and per neuron are within 6 standard deviations of the rate (binomial)."""
     n = m = 1000
     dropped = 1 - mask(n, m, rate)
     assert set(np.unique(dropped).tolist()) == {0.0, 1.0}
@@ -141,8 +141,8 @@ def test_dropout_keeps_the_expected_value():
     assert abs(dropped.mean() - 1) < 6 * math.sqrt(rate / (1 - rate) / A.size)
 
 
-def test_dropout_is_its_own_backward_form():
-    """Dropout is linear with a diagonal matrix: <dropout(A), dA> = <A, dropout(dA)>, on integers and a rate of 3/4."""
+def test_the_backward_form_of_dropout_is_dropout():
+    """Dropout multiplies by a diagonal matrix: <dropout(A), dA> = <A, dropout(dA)>; exact for integers and rate 3/4."""
     rng = np.random.default_rng(0)
     A, dA = rng.integers(-9, 10, (4, 6)).astype(float), rng.integers(-9, 10, (4, 6)).astype(float)
     layer, context = Dropout(0.75), Context(layer=4, seed=9, step=np.asarray(6))
@@ -194,11 +194,11 @@ def test_a_longer_gradient_is_scaled_to_the_maximum_norm():
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.floats(1e-3, 1e3))
-def test_clipping(values, max_norm):
+def test_clipping_limits_the_norm_and_keeps_the_direction(values, max_norm):
     """The norm is at most `max_norm`, the direction stays the same, and a shorter gradient does not change.
 
-    p squares and their sum have p roundings; the root halves their error and has a rounding of its own; the scale and
-    the product have two.
+    The p squares and their sum have p roundings; the root halves this error and adds one rounding; the scale and the
+    product add two.
     """
     g, norm = np.array(values), math.hypot(*values)
     clipped = eq.clip_by_global_norm(np, g, max_norm)
@@ -210,7 +210,7 @@ def test_clipping(values, max_norm):
         assert (abs(clipped - g * (max_norm / norm)) <= 2 * slack * abs(g) + 5e-324).all()  # 5e-324 is subnormal
 
 
-def test_clipping_a_zero_gradient():
+def test_clipping_keeps_a_zero_gradient():
     assert eq.clip_by_global_norm(np, np.zeros(3), 1.0).tolist() == [0.0] * 3
 
 

@@ -1,9 +1,10 @@
-"""The equations are numerically stable: their error bounds are not much wider than their condition requires.
+"""The equations are numerically stable: their error bounds are not much larger than their conditioning requires.
 
 :mod:`deepnotes.backends.bounds` computes the error bound of an equation as it is written. An equation that loses digits
-by cancellation has a wide bound, and every backend stays within it. So the bounds are checked against the condition of
-the function: one rounding of an argument x changes f by ``u |x ∂f/∂x|``, and the result is rounded by ``u |f|``. The
-bound of an equation must not be much larger than the sum. Targets are data and have no rounding errors.
+by cancellation has a large bound, which every backend satisfies, so comparing backends with bounds cannot reveal the
+loss. These tests compare the bounds with the condition of the function: one rounding of an argument x changes f by
+``u |x ∂f/∂x|``, and the rounding of the result by ``u |f|``. The bound of an equation must not be much larger than the
+sum of these terms. Targets are data and have no rounding errors.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,19 +22,19 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 
 DTYPES = ["float32", "float64"]
 ROUNDINGS = 128
-"""The factor by which a bound may exceed this sum: an exponential counts as 8 roundings, and the rules treat the
-rounding errors of their arguments as independent."""
+"""The factor by which a bound may exceed the sum of the terms above: an exponential counts as 8 roundings,
+and the rules treat the rounding errors of their arguments as independent."""
 LOGITS = np.concatenate([np.linspace(-100, 100, 161), *np.outer([1, -1], np.geomspace(1e-6, 12, 30))])
 
 
 def pairs(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return all pairs of an element of `first` and an element of `second`, each of shape (1, m)."""
+    """Return all pairs of elements of `first` and `second`, as two arrays of shape (1, m)."""
     X, Y = np.meshgrid(np.array(first), np.array(second))
     return X.reshape(1, -1), Y.reshape(1, -1)
 
 
 def three_classes() -> tuple[np.ndarray, np.ndarray]:
-    """Return logits of three classes with two sets of targets: 1 for the first class, or 0.75 for it."""
+    """Return logits of three classes with two kinds of targets: a first class with probability 1, or 0.75."""
     Z = np.vstack([LOGITS, np.zeros_like(LOGITS), np.full_like(LOGITS, -0.5)])
     one_hot, probable = np.zeros_like(Z), np.zeros_like(Z) + np.array([[0.75], [0.125], [0.125]])
     one_hot[0] = 1
@@ -45,7 +46,7 @@ COUNTS = np.concatenate([np.geomspace(1e-3, 1e3, 30), 2 * (1 + np.outer([1, -1],
 CASES: dict[str, tuple[np.ndarray, ...]] = {
     **{name: (LOGITS[None],) for name in ACTIVATIONS if name != "softmax"},
     **{f"{name}_backward": (np.ones((1, len(LOGITS))), LOGITS[None]) for name in ACTIVATIONS if name != "softmax"},
-    # For larger logits σ is exactly 1; the rules assume a rounding error in it, which is multiplied by z³.
+    # For larger logits σ is exactly 1, but the rules assume that σ has a rounding error, which is multiplied by z³.
     "gelu_tanh_backward": (np.ones((1, 121)), np.append(np.linspace(-100, 5, 120), 6)[None]),
     "softmax": three_classes()[:1],
     **{name + end: pairs(COUNTS, [0.0, 1.0, 2.0]) for name in LOSSES for end in ("", "_derivative")},
@@ -60,7 +61,9 @@ WITH_TARGETS = {*LOSSES, "sigmoid_cross_entropy", "softmax_cross_entropy"}
 """The equations whose last argument is the targets."""
 
 
-def widest(function: Callable[..., Any], arguments: tuple[np.ndarray, ...], dtype: str, targets: bool = False) -> float:
+def max_bound(
+    function: Callable[..., Any], arguments: tuple[np.ndarray, ...], dtype: str, targets: bool = False
+) -> float:
     """Return the largest bound of a function, as a multiple of the effect of rounding its arguments and its result.
 
     Parameters
@@ -87,7 +90,7 @@ def widest(function: Callable[..., Any], arguments: tuple[np.ndarray, ...], dtyp
 
 
 def perturb(arguments: tuple[np.ndarray, ...], step: Any, targets: bool) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the arguments with one row of one of them multiplied by ``1 + step``, then by ``1 - step``."""
+    """Yield the arguments with one row of one argument multiplied by ``1 + step`` or ``1 - step``, for all rows."""
     for i, x in enumerate(arguments[:-1] if targets else arguments):
         for row in range(len(x)):
             for sign in (1, -1):
@@ -97,29 +100,29 @@ def perturb(arguments: tuple[np.ndarray, ...], step: Any, targets: bool) -> Iter
 
 
 def bind(name: str) -> Callable[..., Any]:
-    """Return an equation as a function of an Ops and the arguments in CASES; a backward form computes ``A = g(Z)``."""
+    """Return an equation as a function of an Ops and the arguments in CASES; backward forms compute A from Z first."""
     if name.endswith("_backward"):
         activation = name.removesuffix("_backward")
         return lambda ops, dA, Z: getattr(ops, name)(dA, Z, getattr(ops, activation)(Z))
     return lambda ops, *arguments: getattr(ops, name)(*arguments)
 
 
-SATURATED = {"sigmoid_backward", "tanh_backward"}
-"""Derivatives that are computed from A alone, as in N6 and N7, and inherit its rounding error where 1 - A is small."""
+FROM_OUTPUTS = {"sigmoid_backward", "tanh_backward"}
+"""Derivatives computed from A alone, as in N6 and N7; they inherit the rounding error of A where 1 - A is small."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", sorted(set(CASES) - SATURATED))
+@pytest.mark.parametrize("name", sorted(set(CASES) - FROM_OUTPUTS))
 def test_an_equation_is_as_accurate_as_its_arguments(name: str, dtype: str) -> None:
-    assert widest(bind(name), CASES[name], dtype, name.split("_derivative")[0] in WITH_TARGETS) <= ROUNDINGS
+    assert max_bound(bind(name), CASES[name], dtype, name.split("_derivative")[0] in WITH_TARGETS) <= ROUNDINGS
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", sorted(SATURATED))
-def test_a_derivative_computed_from_outputs_is_as_accurate_as_they_are(name: str, dtype: str) -> None:
+@pytest.mark.parametrize("name", sorted(FROM_OUTPUTS))
+def test_a_derivative_computed_from_outputs_is_as_accurate_as_the_outputs(name: str, dtype: str) -> None:
     A = np.concatenate([PROBABILITIES, -PROBABILITIES])[None] if name == "tanh_backward" else PROBABILITIES[None]
     slope = lambda ops, A: getattr(ops, name)(ops.xp.ones_like(A), A, A)  # noqa: E731
-    assert widest(slope, (A,), dtype) <= ROUNDINGS
+    assert max_bound(slope, (A,), dtype) <= ROUNDINGS
 
 
 UNSTABLE: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -141,14 +144,14 @@ UNSTABLE: dict[str, tuple[str, Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", UNSTABLE)
-def test_an_unstable_formula_is_found(name: str, dtype: str) -> None:
+def test_unstable_formulas_are_detected(name: str, dtype: str) -> None:
     case, function = UNSTABLE[name]
-    assert widest(function, CASES[case], dtype, case in WITH_TARGETS) > 100 * ROUNDINGS
+    assert max_bound(function, CASES[case], dtype, case in WITH_TARGETS) > 100 * ROUNDINGS
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_binary_cross_entropy_of_logits_is_accurate(dtype: str) -> None:
-    """The relative error against 120 digits is at most 8 roundings, for correct, wrong and undecided logits."""
+    """The relative error, measured with 120 digits, is at most 8 roundings for correct, wrong and undecided logits."""
     Z, Y = (x.astype(dtype) for x in CASES["sigmoid_cross_entropy"])
     for z, y, loss in zip(Z[0], Y[0], eq.sigmoid_cross_entropy(np, Z, Y)[0], strict=True):
         with localcontext(prec=120):
@@ -160,7 +163,7 @@ def test_binary_cross_entropy_of_logits_is_accurate(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_categorical_cross_entropy_of_logits_is_accurate(dtype: str) -> None:
-    """The targets are one-hot, for correct and wrong logits, and for 1000 equal logits."""
+    """The targets are one-hot; the logits are correct, wrong, or 1000 equal values."""
     Z, Y = (x[:, : len(LOGITS)].astype(dtype) for x in CASES["softmax_cross_entropy"])
     for label in (0, 1):
         targets = np.zeros_like(Y)

@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""The estimators in scikit-learn's own tools: its checks, searches and pipelines, copies, data frames."""
+"""The estimators within scikit-learn: its checks, searches, pipelines and clones; also pickles and data frames."""
 
 import inspect
 import pickle
@@ -32,16 +32,16 @@ BACKENDS = [
     pytest.param("numba", marks=pytest.mark.skipif("numba" not in dn.available_backends(), reason="needs numba")),
 ]
 PAIRS = [(dn.DenseClassifier, MLPClassifier), (dn.DenseRegressor, MLPRegressor)]
-BOTH = [dn.DenseClassifier, dn.DenseRegressor]
+ESTIMATORS = [dn.DenseClassifier, dn.DenseRegressor]
 X, y = load_iris(return_X_y=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 def estimators_to_check(backend: str) -> Iterator[object]:
-    """Yield the estimators for scikit-learn's checks, which expect at most 100 iterations."""
+    """Yield estimators for scikit-learn's checks, which expect at most 100 iterations."""
     if backend in dn.available_backends():
-        for estimator in BOTH:
+        for estimator in ESTIMATORS:
             yield estimator(backend=backend, max_iter=100)
             yield estimator(backend=backend, solver="lbfgs", max_iter=20)
 
@@ -49,14 +49,14 @@ def estimators_to_check(backend: str) -> Iterator[object]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the checks themselves test for the warnings that matter
 @parametrize_with_checks([*estimators_to_check("numpy")])
-def test_scikit_learns_own_checks(estimator, check) -> None:
+def test_the_checks_of_scikit_learn_pass(estimator, check) -> None:
     check(estimator)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @parametrize_with_checks([*estimators_to_check("numba")])
-def test_scikit_learns_own_checks_on_numba(estimator, check) -> None:
+def test_the_checks_of_scikit_learn_pass_on_numba(estimator, check) -> None:
     check(estimator)
 
 
@@ -72,7 +72,7 @@ def test_all_parameters_of_scikit_learn_exist_with_the_same_defaults(ours, their
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"hidden_layer_sizes": -1}, {"hidden_layer_sizes": (3, 0)}, {"activation": "rleu"}, {"solver": "adamw"},
         {"alpha": -1}, {"batch_size": 0}, {"learning_rate": "cosine"}, {"learning_rate_init": 0}, {"power_t": -0.1},
@@ -81,20 +81,20 @@ def test_all_parameters_of_scikit_learn_exist_with_the_same_defaults(ours, their
         {"validation_fraction": 1.0}, {"beta_1": 1.0}, {"beta_2": -0.1}, {"epsilon": 0.0}, {"n_iter_no_change": 0},
         {"n_iter_no_change": np.nan}, {"max_fun": 0}, {"verbose": -1},
     ],
-    ids=lambda wrong: ", ".join(f"{k}={v}" for k, v in wrong.items()),
+    ids=lambda invalid: ", ".join(f"{k}={v}" for k, v in invalid.items()),
 )  # fmt: skip
-def test_values_that_scikit_learn_refuses_are_refused_with_the_same_kind_of_error(ours, theirs, wrong) -> None:
+def test_values_that_scikit_learn_refuses_raise_the_same_class_of_error(ours, theirs, invalid) -> None:
     with pytest.raises(Exception) as expected:  # noqa: PT011
-        theirs(**wrong).fit(X, y)
+        theirs(**invalid).fit(X, y)
     with pytest.raises(expected.type if expected.type is InvalidParameterError else ValueError) as actual:
-        ours(**wrong).fit(X, y)
-    (name,) = wrong
+        ours(**invalid).fit(X, y)
+    (name,) = invalid
     assert name in str(actual.value)
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("invalid", "message"),
     [
         ({"backend": "nupmy"}, "did you mean 'numpy'"),
         ({"dtype": "float16"}, "'dtype' parameter"),
@@ -109,23 +109,23 @@ def test_values_that_scikit_learn_refuses_are_refused_with_the_same_kind_of_erro
         ({"loss": "categorical_cross_entropy"}, "needs outputs that are simplex"),
     ],
 )
-def test_invalid_values_of_additional_parameters_are_refused(estimator, wrong, message) -> None:
+def test_invalid_values_of_additional_parameters_are_refused(estimator, invalid, message) -> None:
     target = y > 0 if estimator is dn.DenseClassifier else y.astype(float)
-    model = estimator(**wrong)
+    model = estimator(**invalid)
     with pytest.raises(ValueError, match=message):
         model.fit(X, target)
     assert not hasattr(model, "coefs_")
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_data_that_scikit_learn_refuses_is_refused(estimator) -> None:
     model = estimator(max_iter=2, random_state=0)
     with pytest.raises(NotFittedError):
         model.predict(X)
     model.fit(X, y)
-    for wrong in (X[:, :3], X[0], [["a"] * 4], np.full((2, 4), np.nan)):
+    for invalid in (X[:, :3], X[0], [["a"] * 4], np.full((2, 4), np.nan)):
         with pytest.raises(ValueError):  # noqa: PT011
-            model.predict(wrong)
+            model.predict(invalid)
     for weights in (np.zeros(len(y)), np.full(len(y), 1e40), -np.ones(len(y)), np.ones(3), ["a"] * len(y)):
         with pytest.raises(ValueError):  # noqa: PT011
             estimator().fit(X, y, sample_weight=weights)
@@ -139,9 +139,9 @@ def test_data_that_scikit_learn_refuses_is_refused(estimator) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_search_over_a_pipeline_in_two_processes(estimator, backend) -> None:
+def test_a_grid_search_over_a_pipeline_works_in_two_processes(estimator, backend) -> None:
     model = estimator(backend=backend, max_iter=40, learning_rate_init=0.05, random_state=0)
     pipeline = make_pipeline(StandardScaler(), model)
     name = estimator.__name__.lower()
@@ -161,10 +161,12 @@ def test_cross_validation_and_transformed_targets_work() -> None:
     assert model.fit(X_r, y_r).score(X_r, y_r) > 0.99
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("method", ["pickle", "joblib", "deepcopy", "memory-mapped"])
-def test_copies_predict_the_same_and_train_on_to_the_same_parameters(estimator, backend, method, tmp_path) -> None:
+def test_copies_make_the_same_predictions_and_continue_training_identically(
+    estimator, backend, method, tmp_path
+) -> None:
     import copy
 
     import joblib
@@ -178,9 +180,9 @@ def test_copies_predict_the_same_and_train_on_to_the_same_parameters(estimator, 
         joblib.dump(model, tmp_path / "model")
         other = joblib.load(tmp_path / "model", mmap_mode="r" if method == "memory-mapped" else None)
     np.testing.assert_array_equal(other.predict(X), model.predict(X))
-    for each in (model, other):
-        each._random_state, each.random_state = None, 1
-        each.partial_fit(X, y)
+    for current in (model, other):
+        current._random_state, current.random_state = None, 1
+        current.partial_fit(X, y)
     for a, b in zip(model.coefs_ + model.intercepts_, other.coefs_ + other.intercepts_, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -192,8 +194,8 @@ def test_a_pickle_contains_each_parameter_once() -> None:
     assert len(pickle.dumps(model)) < 1.2 * (parameters + moments)
 
 
-@pytest.mark.parametrize("estimator", BOTH)
-def test_a_clone_copies_the_constructor_arguments_but_no_results_of_training(estimator) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_clone_copies_constructor_arguments_but_not_training_results(estimator) -> None:
     stopping = dn.EarlyStopping(3)
     activations = ["tanh", dn.Activation("elu", alpha=0.5)]
     model = estimator(hidden_layer_sizes=(5, 4), activation=activations, backend="numpy", callbacks=[stopping])
@@ -204,10 +206,10 @@ def test_a_clone_copies_the_constructor_arguments_but_no_results_of_training(est
     assert other.callbacks[0] is not stopping
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_columns_of_frames_become_feature_names_and_are_checked(estimator, library, early_stopping) -> None:
+def test_data_frame_columns_become_feature_names_and_are_checked(estimator, library, early_stopping) -> None:
     frames = pytest.importorskip(library, reason=f"needs {library}")
     names = ["a", "b", "c", "d"]
     frame = frames.DataFrame({name: X[:, i] for i, name in enumerate(names)})
@@ -231,7 +233,7 @@ def test_the_output_of_a_pipeline_can_be_a_data_frame() -> None:
     assert pipeline[-1].feature_names_in_.tolist() == ["x0", "x1", "x2", "x3"]
 
 
-def test_without_scikit_learn_the_error_says_what_to_install() -> None:
+def test_the_error_without_scikit_learn_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['sklearn'] = None\n"
         "import deepnotes as dn\n"
@@ -243,8 +245,8 @@ def test_without_scikit_learn_the_error_says_what_to_install() -> None:
     assert output.strip().endswith("True")
 
 
-@pytest.mark.parametrize("estimator", BOTH)
-def test_warnings_are_given_for_problems_only(estimator) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_warnings_are_given_only_for_problems(estimator) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         estimator(max_iter=500, tol=0.1, random_state=0).fit(X, y).predict(X)

@@ -28,7 +28,7 @@ BACKENDS = [
     "numpy",
     pytest.param("numba", marks=pytest.mark.skipif("numba" not in dn.available_backends(), reason="needs numba")),
 ]
-BOTH = [dn.DenseClassifier, dn.DenseRegressor]
+ESTIMATORS = [dn.DenseClassifier, dn.DenseRegressor]
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -37,16 +37,16 @@ def make(estimator: Any, **options: Any) -> Any:
     return estimator(**{"hidden_layer_sizes": (7, 5), "max_iter": 4, "random_state": 0, **options})
 
 
-def test_the_backend_is_the_argument_or_the_selected_one() -> None:
+def test_the_backend_argument_defaults_to_the_selected_backend() -> None:
     assert make(dn.DenseClassifier, backend="numpy").fit(X, y)._network().backend.name == "numpy"
-    strict = dn.Backend("mine", np)
-    assert make(dn.DenseClassifier, backend=strict).fit(X, y)._network().backend is strict
+    custom = dn.Backend("custom", np)
+    assert make(dn.DenseClassifier, backend=custom).fit(X, y)._network().backend is custom
     with dn.use_backend("numpy") as backend:
         assert make(dn.DenseClassifier).fit(X, y)._network().backend is backend
 
 
-@pytest.mark.parametrize("estimator", BOTH)
-def test_a_backend_with_only_a_namespace_trains_to_the_same_parameters(estimator) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_backend_that_is_only_a_namespace_trains_to_the_same_parameters(estimator) -> None:
     strict = pytest.importorskip("array_api_strict", reason="needs array-api-strict")
     weights = np.linspace(0.1, 1, len(y))
     for options in (
@@ -105,8 +105,8 @@ def test_every_activation_of_deepnotes_trains(name, backend) -> None:
     assert actual.loss_curve_[-1] < actual.loss_curve_[0]
 
 
-@pytest.mark.parametrize("estimator", BOTH)
-def test_an_activation_for_each_layer(estimator) -> None:
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_each_layer_can_have_its_own_activation(estimator) -> None:
     activations = ["logistic", dn.Activation("leaky_relu", slope=0.1)]
     model = make(estimator, activation=activations).fit(X, y)
     assert [layer.g.name for layer in model._network().layers][:2] == ["sigmoid", "leaky_relu"]
@@ -115,7 +115,7 @@ def test_an_activation_for_each_layer(estimator) -> None:
 
 
 class Softsign(dn.ActivationFunction):
-    """The softsign ``z / (1 + |z|)``, as a user would write it."""
+    """The softsign ``z / (1 + |z|)``, written as a user would write it."""
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         return Z / (1 + abs(Z))
@@ -130,41 +130,41 @@ def test_a_user_defined_activation_trains(backend) -> None:
     assert model.fit(X, y).score(X, y) > 0.95
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_dropout_acts_in_training_but_not_in_predictions(estimator, backend) -> None:
     model, plain = (make(estimator, dropout=d, backend=backend, max_iter=20).fit(X, y) for d in ([0.5, 0.0], 0.0))
-    again = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20).fit(X, y)
+    repeated = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20).fit(X, y)
     other = make(estimator, dropout=[0.5, 0.0], backend=backend, max_iter=20, random_state=1).fit(X, y)
     assert sum(isinstance(layer, dn.Dropout) for layer in model._network().layers) == 1
-    np.testing.assert_array_equal(model.coefs_[0], again.coefs_[0])
+    np.testing.assert_array_equal(model.coefs_[0], repeated.coefs_[0])
     assert model._network().seed != other._network().seed
     assert model.loss_ != plain.loss_
     np.testing.assert_array_equal(model.predict(X), model.predict(X))
 
 
 def test_class_weights_multiply_sample_weights() -> None:
-    few = np.r_[0:50, 50:55, 100:150]
+    subset = np.r_[0:50, 50:55, 100:150]
     options = {"solver": "lbfgs", "max_iter": 15}
-    by_class = make(dn.DenseClassifier, class_weight={0: 1.0, 1: 10.0, 2: 1.0}, **options).fit(X[few], y[few])
-    weights = np.where(y[few] == 1, 10.0, 1.0)
-    by_sample = make(dn.DenseClassifier, **options).fit(X[few], y[few], weights)
+    by_class = make(dn.DenseClassifier, class_weight={0: 1.0, 1: 10.0, 2: 1.0}, **options).fit(X[subset], y[subset])
+    weights = np.where(y[subset] == 1, 10.0, 1.0)
+    by_sample = make(dn.DenseClassifier, **options).fit(X[subset], y[subset], weights)
     np.testing.assert_array_equal(by_class.coefs_[0], by_sample.coefs_[0])
-    both = make(dn.DenseClassifier, class_weight={1: 5.0}, **options).fit(
-        X[few], y[few], np.where(y[few] == 1, 2.0, 1.0)
+    combined = make(dn.DenseClassifier, class_weight={1: 5.0}, **options).fit(
+        X[subset], y[subset], np.where(y[subset] == 1, 2.0, 1.0)
     )
-    np.testing.assert_array_equal(both.coefs_[0], by_sample.coefs_[0])
-    balanced = make(dn.DenseClassifier, class_weight="balanced", **options).fit(X[few], y[few])
-    counts = np.bincount(y[few])[y[few]]
-    expected = make(dn.DenseClassifier, **options).fit(X[few], y[few], len(few) / (3 * counts))
+    np.testing.assert_array_equal(combined.coefs_[0], by_sample.coefs_[0])
+    balanced = make(dn.DenseClassifier, class_weight="balanced", **options).fit(X[subset], y[subset])
+    counts = np.bincount(y[subset])[y[subset]]
+    expected = make(dn.DenseClassifier, **options).fit(X[subset], y[subset], len(subset) / (3 * counts))
     np.testing.assert_allclose(balanced.coefs_[0], expected.coefs_[0])
     model = make(dn.DenseClassifier, class_weight={"b": 2.0, "c": 3.0}, batch_size=50)
     plain = make(dn.DenseClassifier, batch_size=50)
-    named = np.array(["a", "b", "c"])[y]
+    class_names = np.array(["a", "b", "c"])[y]
     for start, weight in ((0, 1.0), (50, 2.0), (100, 3.0)):  # each call has samples of one class only
         part = slice(start, start + 50)
-        model.partial_fit(X[part], named[part], classes=["a", "b", "c"])
-        plain.partial_fit(X[part], named[part], np.full(50, weight), classes=["a", "b", "c"])
+        model.partial_fit(X[part], class_names[part], classes=["a", "b", "c"])
+        plain.partial_fit(X[part], class_names[part], np.full(50, weight), classes=["a", "b", "c"])
     np.testing.assert_array_equal(model.coefs_[0], plain.coefs_[0])
     X_labels, labels = X[:, :2], X[:, 2:] > 0
     by_label = make(dn.DenseClassifier, class_weight=[{0: 1.0, 1: 3.0}, {0: 1.0, 1: 1.0}]).fit(X_labels, labels)
@@ -177,7 +177,7 @@ def test_class_weights_multiply_sample_weights() -> None:
 
 
 class Cubed(dn.LossFunction):
-    """The mean of ``|a - y|³``, as a user would write it."""
+    """The mean of ``|a - y|³``, written as a user would write it."""
 
     name = "cubed"
 
@@ -195,7 +195,7 @@ class Cubed(dn.LossFunction):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("loss", [*LOSSES, dn.Loss("huber", delta=0.3), Cubed()], ids=str)
-def test_every_loss_of_deepnotes_and_a_user_defined_loss(loss, solver, backend) -> None:
+def test_every_loss_of_deepnotes_and_a_user_defined_loss_train(loss, solver, backend) -> None:
     name = loss if isinstance(loss, str) else loss.name
     if name in {"binary_cross_entropy", "categorical_cross_entropy"}:
         model = make(dn.DenseClassifier, loss=loss, solver=solver, alpha=0.0, backend=backend).fit(X, y)
@@ -211,7 +211,7 @@ def test_every_loss_of_deepnotes_and_a_user_defined_loss(loss, solver, backend) 
 
 
 class StopAfterThree(dn.Callback):
-    """Records the loss of each epoch, and ends the training after the third."""
+    """Records the loss of each epoch, and ends training after the third."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -229,9 +229,9 @@ class Interrupt(dn.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_callbacks_receive_each_epoch_and_can_end_the_training(estimator, backend, tmp_path) -> None:
+def test_callbacks_are_called_after_each_epoch_and_can_end_training(estimator, backend, tmp_path) -> None:
     stopping = StopAfterThree()
     model = make(estimator, callbacks=[stopping], max_iter=50, backend=backend).fit(X, y)
     assert model.n_iter_ == 3
@@ -247,7 +247,7 @@ def test_callbacks_receive_each_epoch_and_can_end_the_training(estimator, backen
     assert not (tmp_path / "run").exists()
 
 
-def test_the_history_has_loss_score_and_rate_of_each_epoch() -> None:
+def test_the_history_records_the_loss_score_and_learning_rate_of_each_epoch() -> None:
     model = make(
         dn.DenseRegressor,
         early_stopping=True,
@@ -283,12 +283,12 @@ def test_the_benchmark_checks_that_results_agree(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(estimators.CASES, "small", case)
     result = estimators.measure("small", ["numpy"], rounds=2)
     assert result["network"] == "4-3-3"
-    least, median, most = result["ratios"]["scikit-learn to numpy"]
-    assert 0 < least <= median <= most
+    lowest, median, highest = result["ratios"]["scikit-learn to numpy"]
+    assert 0 < lowest <= median <= highest
     head, row = report.estimators_rows({"small": result}, True)
     assert len(head) == len(row)
     (X_small, y_small), held_out = case.data()
-    fitted = {who: model.fit(X_small, y_small) for who, model in estimators.make_estimators(case, ["numpy"]).items()}
+    fitted = {name: model.fit(X_small, y_small) for name, model in estimators.make_estimators(case, ["numpy"]).items()}
     assert set(estimators.check_agreement(fitted, held_out)) == {"numpy", "scikit-learn"}
     fitted["numpy"].loss_curve_[0] += 0.1
     with pytest.raises(AssertionError, match="numpy trains differently from scikit-learn"):

@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""The estimators compared with scikit-learn's own: the same training gives the same parameters, up to rounding."""
+"""Our estimators compared with scikit-learn's: training gives the same parameters, up to rounding errors."""
 
 from typing import Any
 
@@ -22,9 +22,9 @@ BACKENDS = [
     "numpy",
     pytest.param("numba", marks=pytest.mark.skipif("numba" not in dn.available_backends(), reason="needs numba")),
 ]
-FAR = 1e-8
-"""A tolerance that separates rounding errors, which reach 1e-11 after a hundred epochs in float64, from a different
-formula: see the last test."""
+TOLERANCE = 1e-8
+"""The tolerance: larger than rounding errors, which reach 1e-11 after a hundred epochs in float64, but smaller than the
+effect of a different formula (see the last test)."""
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -33,10 +33,10 @@ WEIGHTS = np.random.default_rng(0).uniform(0, 3, 150)
 TASKS: dict[str, tuple[Any, Any, tuple[Any, Any], Any]] = {
     "classes": (dn.DenseClassifier, MLPClassifier, IRIS, None),
     "two classes": (dn.DenseClassifier, MLPClassifier, (IRIS[0], IRIS[1] > 1), None),
-    "weights": (dn.DenseClassifier, MLPClassifier, IRIS, WEIGHTS),
-    "labels": (dn.DenseClassifier, MLPClassifier, make_multilabel_classification(100, random_state=0), None),
-    "value": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :3], IRIS[0][:, 3]), WEIGHTS),
-    "values": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :2], IRIS[0][:, 2:]), None),
+    "sample weights": (dn.DenseClassifier, MLPClassifier, IRIS, WEIGHTS),
+    "multilabel": (dn.DenseClassifier, MLPClassifier, make_multilabel_classification(100, random_state=0), None),
+    "one output": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :3], IRIS[0][:, 3]), WEIGHTS),
+    "two outputs": (dn.DenseRegressor, MLPRegressor, (IRIS[0][:, :2], IRIS[0][:, 2:]), None),
 }
 SOLVERS: dict[str, dict[str, Any]] = {
     "adam": {},
@@ -56,8 +56,8 @@ def parameters(model: Any) -> np.ndarray:
 
 
 def check_equal(ours: Any, theirs: Any) -> None:
-    """Check that the parameters and the attributes that describe the training are scikit-learn's."""
-    np.testing.assert_allclose(parameters(ours), parameters(theirs), rtol=0, atol=FAR)
+    """Check that the parameters and the attributes that describe training equal those of scikit-learn's estimator."""
+    np.testing.assert_allclose(parameters(ours), parameters(theirs), rtol=0, atol=TOLERANCE)
     for name in ("n_iter_", "t_", "n_layers_", "n_outputs_", "out_activation_", "n_features_in_"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert [W.shape for W in ours.coefs_] == [W.shape for W in theirs.coefs_]
@@ -66,42 +66,42 @@ def check_equal(ours: Any, theirs: Any) -> None:
         actual, expected = (getattr(model, name, None) for model in (ours, theirs))
         assert (actual is None) == (expected is None), name
         if expected is not None:
-            np.testing.assert_allclose(actual, expected, rtol=FAR, atol=FAR, err_msg=name)
+            np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=name)
 
 
-LBFGS_DIFFERS = {("values", "lbfgs")}
-"""scikit-learn passes L-BFGS the mean of the outputs' losses but the gradient of their sum; we pass their sum and its
-gradient."""
+LBFGS_DIFFERS = {("two outputs", "lbfgs")}
+"""For several outputs, scikit-learn passes L-BFGS the mean of their losses but the gradient of their sum; we pass the
+sum and its gradient."""
 
 
 @pytest.mark.thinned(6)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("task", "solver"), sorted({(t, s) for t in TASKS for s in SOLVERS} - LBFGS_DIFFERS))
-def test_a_training_gives_scikit_learns_parameters_and_predictions(task, solver, backend) -> None:
+def test_training_matches_scikit_learn(task, solver, backend) -> None:
     ours, theirs, (X, y), weights = TASKS[task]
     options = {"hidden_layer_sizes": (8, 5), "random_state": 3, "max_iter": 60, **SOLVERS[solver]}
     actual = ours(backend=backend, **options).fit(X, y, weights)
     expected = theirs(**options).fit(X, y, weights)
     check_equal(actual, expected)
-    if task in {"value", "values"}:
-        np.testing.assert_allclose(actual.predict(X), expected.predict(X), rtol=0, atol=FAR)
+    if task in {"one output", "two outputs"}:
+        np.testing.assert_allclose(actual.predict(X), expected.predict(X), rtol=0, atol=TOLERANCE)
     else:
         np.testing.assert_array_equal(actual.predict(X), expected.predict(X))
         np.testing.assert_array_equal(actual.classes_, expected.classes_)
-        np.testing.assert_allclose(actual.predict_proba(X), expected.predict_proba(X), atol=FAR)
-        np.testing.assert_allclose(actual.predict_log_proba(X), expected.predict_log_proba(X), atol=FAR)
+        np.testing.assert_allclose(actual.predict_proba(X), expected.predict_proba(X), atol=TOLERANCE)
+        np.testing.assert_allclose(actual.predict_log_proba(X), expected.predict_log_proba(X), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("sizes", [(), 6, (5, 4, 3)])
-def test_activations_and_initial_parameters_are_scikit_learns(activation, sizes) -> None:
+def test_activations_and_initial_parameters_match_scikit_learn(activation, sizes) -> None:
     X, y = IRIS
     options = {"hidden_layer_sizes": sizes, "activation": activation, "random_state": 0, "max_iter": 5}
     check_equal(dn.DenseClassifier(**options).fit(X, y), MLPClassifier(**options).fit(X, y))
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_poisson_regression_is_scikit_learns(solver) -> None:
+def test_poisson_regression_matches_scikit_learn(solver) -> None:
     rng = np.random.default_rng(0)
     X = rng.uniform(size=(100, 2))
     Y = rng.poisson(np.exp(X + np.array([1, 0])))
@@ -114,7 +114,7 @@ def test_poisson_regression_is_scikit_learns(solver) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", [{}, {"solver": "sgd", "learning_rate": "invscaling"}])
-def test_partial_fits_give_scikit_learns_parameters(backend, options) -> None:
+def test_partial_fit_matches_scikit_learn(backend, options) -> None:
     X, y = IRIS
     classes = np.unique(y)
     ours, theirs = (
@@ -135,7 +135,7 @@ def test_partial_fits_give_scikit_learns_parameters(backend, options) -> None:
         {"solver": "sgd", "learning_rate": "invscaling"},
     ],
 )
-def test_warm_starts_give_scikit_learns_parameters(options) -> None:
+def test_warm_starts_match_scikit_learn(options) -> None:
     X, y = IRIS
     arguments = {"hidden_layer_sizes": 5, "warm_start": True, "max_iter": 7, "random_state": 0, **options}
     ours, theirs = dn.DenseClassifier(**arguments), MLPClassifier(**arguments)
@@ -145,7 +145,7 @@ def test_warm_starts_give_scikit_learns_parameters(options) -> None:
         check_equal(ours, theirs)
 
 
-def test_a_verbose_training_prints_what_scikit_learn_prints(capsys) -> None:
+def test_verbose_output_matches_scikit_learn(capsys) -> None:
     X, y = IRIS
     outputs = []
     for estimator in (dn.DenseClassifier, MLPClassifier):
@@ -159,7 +159,7 @@ def test_a_verbose_training_prints_what_scikit_learn_prints(capsys) -> None:
 
 
 class Recorder(dn.Callback):
-    """Records the training and its initial parameters."""
+    """Records the training run and its initial parameters."""
 
     def on_start(self, training: Any) -> None:
         self.training, self.theta = training, training.network.flat()
@@ -170,10 +170,10 @@ class Recorder(dn.Callback):
     {"solver": "sgd", "alpha": 0.3, "batch_size": 40},
     {"solver": "sgd", "alpha": 0.3, "batch_size": 150, "momentum": 0, "learning_rate": "invscaling"},
 ], ids=["adam", "sgd", "invscaling"])  # fmt: skip
-def test_both_are_within_the_error_bounds_of_the_equations(options) -> None:
-    """Both differ from a computation in higher precision by at most the rounding error bound of float64.
+def test_ours_and_scikit_learns_parameters_are_within_the_error_bounds_of_the_equations(options) -> None:
+    """Each differs from a computation in higher precision by at most the rounding error bound of float64.
 
-    So the test needs no tolerance of its own.
+    The test therefore needs no other tolerance.
     """
     X, y = IRIS
     recorder = Recorder()
@@ -202,5 +202,5 @@ def test_both_are_within_the_error_bounds_of_the_equations(options) -> None:
 def test_a_slightly_different_hyperparameter_exceeds_the_tolerance(change) -> None:
     X, y = IRIS
     options = {"hidden_layer_sizes": (8, 5), "random_state": 3, "max_iter": 60}
-    a, b = (MLPClassifier(**chosen).fit(X, y) for chosen in (options, options | change))
-    assert abs(parameters(a) - parameters(b)).max() > 3 * FAR
+    a, b = (MLPClassifier(**arguments).fit(X, y) for arguments in (options, options | change))
+    assert abs(parameters(a) - parameters(b)).max() > 3 * TOLERANCE

@@ -1,4 +1,4 @@
-"""Arguments that the estimators refuse, and the weights of classes and samples."""
+"""Invalid arguments of the estimators are refused; class and sample weights."""
 
 import warnings
 from typing import Any
@@ -29,7 +29,7 @@ def _silent() -> Any:
 
 @pytest.mark.parametrize("targets", [y, np.where(X[:, 1] > 1, 2, y), LABELS], ids=["binary", "multiclass", "labels"])
 def test_balanced_class_weights_count_weighted_samples(targets: np.ndarray) -> None:
-    """A sample with an integer weight counts like that number of copies."""
+    """A sample with the integer weight w counts as w copies of it."""
     w = rng.integers(0, 4, 60)
     for options in (
         {"hidden_layer_sizes": (), "alpha": 0.1, "max_iter": 1000, "tol": 1e-10},  # convex: one minimum
@@ -41,14 +41,14 @@ def test_balanced_class_weights_count_weighted_samples(targets: np.ndarray) -> N
         np.testing.assert_allclose(weighted, repeated, rtol=0, atol=1e-6 if model.max_iter > 1 else 1e-12)
 
 
-def test_balanced_class_weights_are_scikit_learns() -> None:
+def test_balanced_class_weights_match_scikit_learn() -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
     w = rng.uniform(0, 3, 60)
-    each = compute_class_weight("balanced", classes=np.array([0, 1]), y=y, sample_weight=w)
+    weights = compute_class_weight("balanced", classes=np.array([0, 1]), y=y, sample_weight=w)
     balanced, by_hand = (
         make(class_weight="balanced").fit(X, y, w),
-        make(class_weight=dict(enumerate(each))).fit(X, y, w),
+        make(class_weight=dict(enumerate(weights))).fit(X, y, w),
     )
     np.testing.assert_allclose(balanced.coefs_[0], by_hand.coefs_[0], rtol=1e-12)
 
@@ -93,13 +93,13 @@ class ArrayLike:
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 1.0, 1: 3.0}], ids=str)
-def test_class_weights_for_an_array_like_without_numpy_functions(class_weight: Any) -> None:
+def test_class_weights_accept_array_likes_without_numpy_functions(class_weight: Any) -> None:
     actual = make(class_weight=class_weight).fit(X, ArrayLike(y))
     np.testing.assert_array_equal(actual.coefs_[0], make(class_weight=class_weight).fit(X, y).coefs_[0])
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
-def test_weights_that_are_all_0_in_either_part_of_the_split_are_refused(solver: str) -> None:
+def test_sample_weights_that_are_all_0_in_one_part_of_the_split_are_refused(solver: str) -> None:
     from sklearn.model_selection import train_test_split
 
     train, held_out = train_test_split(np.arange(60), random_state=_generator_of_the_split(), test_size=0.1, stratify=y)
@@ -113,7 +113,7 @@ def test_weights_that_are_all_0_in_either_part_of_the_split_are_refused(solver: 
 
 
 def _generator_of_the_split() -> np.random.RandomState:
-    """Return the generator in the state in which the samples are split: after the initial parameters are drawn."""
+    """Return the random generator that splits the samples: the initial parameters have already been drawn from it."""
     from deepnotes.estimators.architecture import initial_parameters
 
     state = np.random.RandomState(0)
@@ -192,14 +192,14 @@ def test_class_names_that_would_lose_a_trailing_nul_are_refused() -> None:
 
 
 def test_the_tag_positive_only_is_set_for_poisson_losses_only() -> None:
-    counts = ["poisson", "half_poisson_deviance", dn.Loss("poisson")]
-    for loss in [*counts, "squared_error", "mean_absolute_error", dn.Loss("huber", delta=0.5)]:
-        assert dn.DenseRegressor(loss=loss).__sklearn_tags__().target_tags.positive_only is (loss in counts)
+    poisson_losses = ["poisson", "half_poisson_deviance", dn.Loss("poisson")]
+    for loss in [*poisson_losses, "squared_error", "mean_absolute_error", dn.Loss("huber", delta=0.5)]:
+        assert dn.DenseRegressor(loss=loss).__sklearn_tags__().target_tags.positive_only is (loss in poisson_losses)
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_poisson_regressor_is_scikit_learns_and_is_compiled_and_saved(
+def test_a_poisson_regressor_matches_scikit_learn_and_can_be_compiled_and_saved(
     outputs: int, backend: str, tmp_path: Any
 ) -> None:
     if backend == "numba":
@@ -221,15 +221,15 @@ def test_a_poisson_regressor_is_scikit_learns_and_is_compiled_and_saved(
 
 
 def test_the_loss_of_saturated_outputs_is_computed_from_the_logits() -> None:
-    """All samples are misclassified, with logits of ±200 and ±300; scikit-learn clips each loss to at most 36."""
+    """All samples are misclassified, with logits of ±200 and ±300, where scikit-learn limits each loss to about 36."""
     from sklearn.neural_network import MLPClassifier
 
-    far, labels = np.array([[200.0], [-200.0], [300.0], [-300.0]]), np.array([0, 1, 0, 1])
+    inputs, labels = np.array([[200.0], [-200.0], [300.0], [-300.0]]), np.array([0, 1, 0, 1])
     options = {"activation": "identity", "solver": "sgd", "learning_rate_init": 1e-300, "max_iter": 1, "alpha": 0}
     losses = []
     for estimator in (dn.DenseClassifier, MLPClassifier):
-        model = estimator(hidden_layer_sizes=(), warm_start=True, random_state=0, **options).fit(far, labels)
+        model = estimator(hidden_layer_sizes=(), warm_start=True, random_state=0, **options).fit(inputs, labels)
         model.coefs_[0][...], model.intercepts_[0][...] = 1, 0
-        losses.append(model.fit(far, labels).loss_)
+        losses.append(model.fit(inputs, labels).loss_)
     assert losses[0] == 250
     assert losses[1] < 37

@@ -18,15 +18,15 @@ sklearn = pytest.importorskip("sklearn")
 NAMES = {"MLPClassifier": "DenseClassifier", "MLPRegressor": "DenseRegressor"}
 IMPORT = "from sklearn.neural_network import MLPClassifier, MLPRegressor"
 PRIVATE = {
-    "test_gradient": "calls _loss_grad_lbfgs, scikit-learn's cost and gradient; ours are in tests/nn/test_gradients.py",
+    "test_gradient": "calls _loss_grad_lbfgs; tests/nn/test_gradients.py has our tests of gradients",
     "test_learning_rate_warmstart": "reads _optimizer.learning_rate; test_estimators_parity.py compares rates",
     "test_adaptive_learning_rate": "reads _optimizer.learning_rate; test_estimators_parity.py compares rates",
 }
 """Tests that fail because they use private attributes of scikit-learn's classes, with the reasons."""
 
 
-def load_module_of_tests() -> ModuleType:
-    """Return scikit-learn's module of tests, with our classes instead of its own."""
+def load_sklearn_tests() -> ModuleType:
+    """Return scikit-learn's test module, with its estimator classes replaced by ours."""
     spec = find_spec("sklearn.neural_network.tests.test_mlp")
     if spec is None or spec.origin is None:
         pytest.skip("scikit-learn is installed without its tests", allow_module_level=True)
@@ -48,7 +48,7 @@ def global_random_seed() -> int:
 
 def marked_tests() -> dict[str, Any]:
     """Return the tests by name; those that use private attributes are expected to fail."""
-    tests = {name: test for name, test in vars(load_module_of_tests()).items() if name.startswith("test_")}
+    tests = {name: test for name, test in vars(load_sklearn_tests()).items() if name.startswith("test_")}
     for name, reason in PRIVATE.items():
         tests[name] = pytest.mark.xfail(reason=reason, strict=True)(tests[name])
     return tests

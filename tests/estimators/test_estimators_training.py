@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""The behaviour that scikit-learn's tests require of its multilayer perceptrons, required of our estimators."""
+"""Our estimators behave as scikit-learn's tests require of its multilayer perceptrons."""
 
 import warnings
 from typing import Any
@@ -26,7 +26,7 @@ BACKENDS = [
     pytest.param("numba", marks=pytest.mark.skipif("numba" not in dn.available_backends(), reason="needs numba")),
 ]
 ACTIVATIONS = ["identity", "logistic", "tanh", "relu"]
-BOTH = [dn.DenseClassifier, dn.DenseRegressor]
+ESTIMATORS = [dn.DenseClassifier, dn.DenseRegressor]
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -36,14 +36,14 @@ y_reg = scale(y_reg)
 
 
 def digits(classes: int, samples: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first images of the first few digits, with every pixel scaled to the range from 0 to 1."""
+    """Return the first `samples` images of digits below `classes`, with every pixel scaled to the range from 0 to 1."""
     X, y = load_digits()[:2]
-    chosen = np.flatnonzero(y < classes)[:samples]
-    return MinMaxScaler().fit_transform(X[chosen]), y[chosen]
+    indices = np.flatnonzero(y < classes)[:samples]
+    return MinMaxScaler().fit_transform(X[indices]), y[indices]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_one_step_gives_the_parameters_that_were_computed_by_hand(backend) -> None:
+def test_one_step_gives_parameters_computed_by_hand(backend) -> None:
     """One sample, logistic activation, learning rate 0.1, alpha 0.1."""
     model = dn.DenseClassifier(
         2, "logistic", solver="sgd", learning_rate_init=0.1, alpha=0.1, momentum=0, max_iter=1, backend=backend
@@ -56,7 +56,7 @@ def test_one_step_gives_the_parameters_that_were_computed_by_hand(backend) -> No
 
     x = np.array([0.6, 0.8, 0.7])
     h = 1 / (1 + np.exp(-np.array([0.06 + 0.24 + 0.35 + 0.1, 0.12 + 0.08 + 0.0 + 0.1])))
-    d2 = 1 / (1 + np.exp(-(0.1 * h[0] + 0.2 * h[1] + 1)))  # minus the target, 0
+    d2 = 1 / (1 + np.exp(-(0.1 * h[0] + 0.2 * h[1] + 1)))  # the output minus the target, which is 0
     d1 = h * (1 - h) * d2 * [0.1, 0.2]
     np.testing.assert_allclose(h, [0.679178699, 0.574442517], rtol=1e-9)
     W1 = np.array([[0.1, 0.2], [0.3, 0.1], [0.5, 0.0]])
@@ -100,7 +100,7 @@ def test_the_gradient_for_lbfgs_matches_finite_differences_of_its_loss(outputs, 
                 network.set_flat(theta + step * (np.arange(len(theta)) == i))
                 costs.append(float(program.gradients(state, data).cost))
             expected.append((costs[0] - costs[1]) / (2 * h))
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-7)  # h² f''' / 6, and rounding / h
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-7)  # truncation h² f''' / 6, and rounding / h
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -116,7 +116,7 @@ def test_lbfgs_learns_digits(classes, backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_lbfgs_learns_a_regression(backend) -> None:
+def test_lbfgs_fits_regression_targets(backend) -> None:
     for activation in ACTIVATIONS:
         model = dn.DenseRegressor(
             hidden_layer_sizes=50, activation=activation, solver="lbfgs", max_iter=200, tol=1e-3, random_state=1,
@@ -125,7 +125,7 @@ def test_lbfgs_learns_a_regression(backend) -> None:
         assert model.fit(X_reg, y_reg).score(X_reg, y_reg) > (0.80 if activation == "identity" else 0.98)
 
 
-def test_lbfgs_calls_the_loss_no_more_often_than_allowed() -> None:
+def test_lbfgs_respects_max_fun() -> None:
     for estimator, X, y in ((dn.DenseClassifier, *digits(3)), (dn.DenseRegressor, X_reg, y_reg)):
         model = estimator(solver="lbfgs", hidden_layer_sizes=50, tol=0.0, max_iter=150, max_fun=10, random_state=1)
         with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge"):
@@ -147,7 +147,7 @@ def test_adam_learns_iris_and_all_digits(backend) -> None:
     assert np.diff(model.loss_curve_).max() < 0
 
 
-def test_larger_alpha_makes_smaller_weights() -> None:
+def test_a_larger_alpha_gives_smaller_weights() -> None:
     X, y = digits(2, 100)
     small, large = (
         [abs(W).sum() for W in dn.DenseClassifier(10, alpha=alpha, random_state=1).fit(X, y).coefs_] for alpha in (0, 1)
@@ -156,7 +156,7 @@ def test_larger_alpha_makes_smaller_weights() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_multilabel_targets(backend) -> None:
+def test_multilabel_targets_are_learned(backend) -> None:
     X, Y = make_multilabel_classification(n_samples=50, random_state=0, return_indicator=True)
     model = dn.DenseClassifier(
         50, "logistic", solver="lbfgs", alpha=1e-5, max_iter=150, random_state=0, backend=backend
@@ -178,7 +178,7 @@ def test_multilabel_targets(backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_several_regression_targets(backend) -> None:
+def test_several_regression_targets_are_learned(backend) -> None:
     X, Y = make_regression(n_samples=200, n_targets=5, random_state=11)
     model = dn.DenseRegressor(
         hidden_layer_sizes=50, solver="lbfgs", max_iter=200, tol=1e-2, random_state=1, backend=backend
@@ -190,7 +190,7 @@ def test_several_regression_targets(backend) -> None:
 
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_partial_fits_of_all_samples_are_the_epochs_of_a_fit(backend) -> None:
+def test_partial_fit_with_all_samples_equals_one_epoch_of_fit(backend) -> None:
     for classes in (2, 3):
         X, y = digits(classes)
         options: dict[str, Any] = {
@@ -200,22 +200,22 @@ def test_partial_fits_of_all_samples_are_the_epochs_of_a_fit(backend) -> None:
             "random_state": 1,
             "backend": backend,
         }
-        whole = dn.DenseClassifier(max_iter=100, tol=0, **options).fit(X, y)
+        fitted = dn.DenseClassifier(max_iter=100, tol=0, **options).fit(X, y)
         model = dn.DenseClassifier(**options)
         for _ in range(100):
             model.partial_fit(X, y, classes=np.unique(y))
-        np.testing.assert_array_equal(model.predict(X), whole.predict(X))
+        np.testing.assert_array_equal(model.predict(X), fitted.predict(X))
         assert model.score(X, y) > 0.95
     for momentum in (0, 0.9):
         options = {
             "solver": "sgd", "learning_rate_init": 0.01, "batch_size": 200, "momentum": momentum, "random_state": 1,
             "backend": backend, "shuffle": False,
         }  # fmt: skip
-        whole = dn.DenseRegressor(max_iter=100, **options).fit(X_reg, y_reg)
+        fitted = dn.DenseRegressor(max_iter=100, **options).fit(X_reg, y_reg)
         model = dn.DenseRegressor(**options)
         for _ in range(100):
             model.partial_fit(X_reg, y_reg)
-        np.testing.assert_array_equal(model.predict(X_reg), whole.predict(X_reg))  # the same bits
+        np.testing.assert_array_equal(model.predict(X_reg), fitted.predict(X_reg))  # bit for bit
         assert model.score(X_reg, y_reg) > 0.65
 
 
@@ -232,7 +232,7 @@ def test_partial_fit_checks_the_classes() -> None:
         dn.DenseClassifier().partial_fit([[1], [2]], [1, 0], classes=[2])
     with pytest.raises(ValueError, match="classes must be passed"):
         dn.DenseClassifier().partial_fit([[1], [2]], [1, 0])
-    for estimator in BOTH:
+    for estimator in ESTIMATORS:
         assert not hasattr(estimator(solver="lbfgs"), "partial_fit")
         with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
             estimator(early_stopping=True).partial_fit(
@@ -241,7 +241,7 @@ def test_partial_fit_checks_the_classes() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_training_that_diverges_is_an_error_or_ends_early(backend) -> None:
+def test_training_that_diverges_is_an_error_or_ends_early(backend) -> None:
     X = np.finfo(float).max * np.random.default_rng(0).uniform(size=(10, 2))
     with pytest.raises(ValueError, match="Solver produced non-finite"):
         dn.DenseRegressor(backend=backend).fit(X, np.arange(10.0))
@@ -265,12 +265,12 @@ def test_probabilities_follow_the_order_of_the_classes() -> None:
     np.testing.assert_array_equal(model.predict_log_proba(X), np.log(p))
     np.testing.assert_array_equal(model.classes_[p.argmax(axis=1)], model.predict(X))
     assert roc_auc_score(y, p[:, 1]) == 1.0
-    named = dn.DenseClassifier(5, "logistic", random_state=1).fit(X, np.array(["zero", "one"])[y])
-    assert named.classes_.tolist() == ["one", "zero"]
-    assert set(named.predict(X)) <= {"one", "zero"}
+    named_classes = dn.DenseClassifier(5, "logistic", random_state=1).fit(X, np.array(["zero", "one"])[y])
+    assert named_classes.classes_.tolist() == ["one", "zero"]
+    assert set(named_classes.predict(X)) <= {"one", "zero"}
 
 
-def test_shuffling_matters_and_is_seeded() -> None:
+def test_shuffling_changes_the_result_reproducibly() -> None:
     X, y = make_regression(n_samples=50, n_features=5, random_state=0)
     options: dict[str, Any] = {"hidden_layer_sizes": 1, "max_iter": 1, "batch_size": 1, "random_state": 0}
     a, b, c = (dn.DenseRegressor(shuffle=s, **options).fit(X, y).coefs_[0] for s in (True, True, False))
@@ -299,7 +299,7 @@ def test_sparse_and_dense_samples_train_to_the_same_parameters(options, backend,
     np.testing.assert_allclose(model.predict(csr_array(X)), model.predict(X), rtol=1e-13)
 
 
-def test_a_training_ends_when_improvements_stay_below_tol() -> None:
+def test_training_ends_when_improvements_stay_below_tol() -> None:
     X, y = [[3, 2], [1, 6]], [1, 0]
     assert dn.DenseClassifier(tol=0.5, max_iter=3000, solver="sgd").fit(X, y).n_iter_ < 3000
     model = dn.DenseClassifier(tol=0.5, max_iter=3000, solver="sgd", learning_rate="adaptive").fit(X, y)
@@ -314,7 +314,7 @@ def test_a_training_ends_when_improvements_stay_below_tol() -> None:
     assert model.n_iter_ == 300
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_early_stopping_keeps_the_best_parameters_and_records_the_curves(estimator, backend) -> None:
     X, y = digits(2, 100)
@@ -363,7 +363,7 @@ def test_a_warm_start_needs_the_same_classes_and_layers() -> None:
         model.set_params(hidden_layer_sizes=2).fit(X_iris[:, :2], y_iris)
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
 def test_every_warm_start_may_use_all_iterations(estimator, solver) -> None:
     model = estimator(solver=solver, warm_start=True, max_iter=5, n_iter_no_change=np.inf, tol=0, random_state=0)
@@ -373,13 +373,13 @@ def test_every_warm_start_may_use_all_iterations(estimator, solver) -> None:
         assert model.n_iter_ == iterations
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for other in {"adam", "sgd", "lbfgs"} - {solver}:  # attributes that the last solver did not set are created
+        for other in {"adam", "sgd", "lbfgs"} - {solver}:  # missing attributes of the new solver are created
             model.set_params(solver=other, early_stopping=other == "sgd").fit(X_iris, y_iris)
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_dtype_is_the_argument_or_that_of_the_samples(estimator, backend) -> None:
+def test_the_dtype_argument_defaults_to_the_dtype_of_the_samples(estimator, backend) -> None:
     X64, y = digits(3)
     for X in (X64, X64.astype(np.float32)):
         for requested in (None, "float32", "float64"):
@@ -388,7 +388,7 @@ def test_the_dtype_is_the_argument_or_that_of_the_samples(estimator, backend) ->
             assert {a.dtype for a in model.coefs_ + model.intercepts_} == {np.dtype(expected)}
             output = model.predict_proba(X) if estimator is dn.DenseClassifier else model.predict(X)
             assert output.dtype == expected
-    single, double = (
+    model_32, model_64 = (
         estimator(max_iter=30, random_state=1, dtype=d, backend=backend).fit(X64, y) for d in ("float32", "float64")
     )
-    np.testing.assert_allclose(single.coefs_[0], double.coefs_[0], atol=1e-3)
+    np.testing.assert_allclose(model_32.coefs_[0], model_64.coefs_[0], atol=1e-3)

@@ -47,26 +47,26 @@ def export(model: Any, dtype: str = "float32", zipmap: Any = False) -> Any:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_pipeline_predicts_the_same(target: str, dtype: str, tmp_path: Path) -> None:
+def test_exported_and_reloaded_pipelines_make_the_same_predictions(target: str, dtype: str, tmp_path: Path) -> None:
     model = fit_pipeline(target, dtype, activation=["gelu", dn.Activation("leaky_relu", slope=0.1)])
     content, rows = export(model, dtype).SerializeToString(), X.astype(dtype)
     session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-10, "atol": 1e-12}
-    for some in (rows, rows[:1]):
-        actual = session.run(None, {"X": some})
-        expected = model.predict(some)
+    tolerances = {"rtol": 1e-4, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-10, "atol": 1e-12}
+    for samples in (rows, rows[:1]):
+        actual = session.run(None, {"X": samples})
+        expected = model.predict(samples)
         if "number" in target:
-            np.testing.assert_allclose(actual[0].reshape(expected.shape), expected, **close)
+            np.testing.assert_allclose(actual[0].reshape(expected.shape), expected, **tolerances)
         else:
             np.testing.assert_array_equal(actual[0], expected)
-            np.testing.assert_allclose(actual[1], model.predict_proba(some), **close)
+            np.testing.assert_allclose(actual[1], model.predict_proba(samples), **tolerances)
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     net, outputs = dn.from_onnx(path, backend="numpy"), actual[-1].reshape(1, -1)
     np.testing.assert_allclose(net.predict(rows[:1].T).T, outputs, rtol=1e-4, atol=1e-5)
 
 
-def test_with_zipmap_probabilities_are_a_dict_for_each_sample() -> None:
+def test_zipmap_gives_a_dict_of_probabilities_for_each_sample() -> None:
     model = fit_pipeline("two classes")
     session = runtime.InferenceSession(
         export(model, zipmap=True).SerializeToString(), providers=["CPUExecutionProvider"]
@@ -77,7 +77,7 @@ def test_with_zipmap_probabilities_are_a_dict_for_each_sample() -> None:
 
 
 def test_a_user_defined_activation_is_refused() -> None:
-    class Own(dn.ActivationFunction):
+    class Custom(dn.ActivationFunction):
         """A user-defined activation."""
 
         def forward(self, ops: Any, Z: Any) -> Any:
@@ -87,4 +87,4 @@ def test_a_user_defined_activation_is_refused() -> None:
             return ops.silu_backward(dA, Z, A)
 
     with pytest.raises(dn.ModelFileError, match="layer 1 has the user-defined activation"):
-        export(fit_pipeline("classes", activation=Own()))
+        export(fit_pipeline("classes", activation=Custom()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing import REASON, drawn, line, words
+from drawing import REASON, line_with_label, save_figure, visible_text
 
 import deepnotes as dn
 from deepnotes import plots
@@ -30,7 +30,7 @@ def history(epochs: int, **more: Any) -> dn.History:
 
 def test_the_loss_and_each_metric_have_a_panel_with_their_values(tmp_path: Path) -> None:
     full = history(12, metrics={"val_accuracy": list(np.linspace(0.5, 0.9, 12)), "r2": [0.5] * 12}, best_epoch=7)
-    plotted = drawn(full.plot(), tmp_path)
+    plotted = save_figure(full.plot(), tmp_path)
     loss, accuracy, r2 = plotted.axes
     assert [ax.get_ylabel() for ax in plotted.axes] == ["loss", "accuracy", "r2"]
     assert [ax.get_xlabel() for ax in plotted.axes] == ["epoch"] * 3
@@ -40,7 +40,7 @@ def test_the_loss_and_each_metric_have_a_panel_with_their_values(tmp_path: Path)
         (accuracy, "validation", full.metrics["val_accuracy"]),
         (r2, "training", full.metrics["r2"]),
     ):
-        x, y = line(ax, label).get_data()
+        x, y = line_with_label(ax, label).get_data()
         assert list(x) == list(range(1, 13))
         assert list(y) == values
     assert [text.get_text() for text in loss.get_legend().get_texts()] == [
@@ -48,13 +48,13 @@ def test_the_loss_and_each_metric_have_a_panel_with_their_values(tmp_path: Path)
         "validation",
         "best epoch 7, restored",
     ]
-    assert list(line(loss, "best epoch 7, restored").get_xdata()) == [7, 7]
-    assert list(line(accuracy, "_best").get_xdata()) == [7, 7]
+    assert list(line_with_label(loss, "best epoch 7, restored").get_xdata()) == [7, 7]
+    assert list(line_with_label(accuracy, "_best").get_xdata()) == [7, 7]
 
 
 def test_training_and_validation_differ_in_more_than_colour() -> None:
     (ax,) = history(5).plot().axes
-    training, validation = line(ax, "training"), line(ax, "validation")
+    training, validation = line_with_label(ax, "training"), line_with_label(ax, "validation")
     assert training.get_linestyle() != validation.get_linestyle()
     assert training.get_marker() != validation.get_marker()
     from matplotlib.colors import to_rgb
@@ -76,37 +76,37 @@ def test_training_and_validation_differ_in_more_than_colour() -> None:
     ],
 )
 def test_a_loss_that_falls_far_has_a_logarithmic_scale(loss: list[float], scale: str, tmp_path: Path) -> None:
-    plotted = drawn(dn.History(loss=loss).plot(), tmp_path)
+    plotted = save_figure(dn.History(loss=loss).plot(), tmp_path)
     assert plotted.axes[0].get_yscale() == scale
-    assert "10^" not in words(plotted)
+    assert "10^" not in visible_text(plotted)
 
 
 def test_the_best_epoch_has_the_lowest_validation_loss() -> None:
     (ax,) = dn.History(loss=[3.0, 2.0, 1.0], val_loss=[np.nan, 2.0, 2.5]).plot().axes
-    assert list(line(ax, "best epoch 2").get_xdata()) == [2, 2]
+    assert list(line_with_label(ax, "best epoch 2").get_xdata()) == [2, 2]
     (ax,) = dn.History(loss=[3.0, 2.0, 1.0]).plot().axes
-    assert "best" not in words(ax.figure)
+    assert "best" not in visible_text(ax.figure)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 1000])
 def test_ticks_are_at_epochs_of_the_training(epochs: int, tmp_path: Path) -> None:
-    (ax,) = drawn(history(epochs).plot(), tmp_path).axes
+    (ax,) = save_figure(history(epochs).plot(), tmp_path).axes
     low, high = ax.get_xlim()
     ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
     assert ticks
     assert all(tick == int(tick) and 1 <= tick <= epochs for tick in ticks)
     assert low < 1 <= epochs < high
-    assert (line(ax, "training").get_marker() != "") is (epochs <= 30)
+    assert (line_with_label(ax, "training").get_marker() != "") is (epochs <= 30)
 
 
 def test_values_that_are_not_finite_leave_a_gap_and_are_marked(tmp_path: Path) -> None:
     loss = [3.0, np.nan, 2.0, np.inf, 1.0] + [0.5] * 60
-    (ax,) = drawn(dn.History(loss=loss).plot(), tmp_path).axes
-    assert list(line(ax, "not finite").get_xdata()) == [2, 4]
-    assert np.isnan(line(ax, "training").get_ydata()[[1, 3]]).all()
-    assert line(ax, "training").get_marker() == "o"  # a line would not show epoch 3, which has no neighbour
-    plotted = drawn(dn.History(loss=[1.0], metrics={"r2": [np.nan]}).plot(), tmp_path)
-    assert "no finite value" in words(plotted)
+    (ax,) = save_figure(dn.History(loss=loss).plot(), tmp_path).axes
+    assert list(line_with_label(ax, "not finite").get_xdata()) == [2, 4]
+    assert np.isnan(line_with_label(ax, "training").get_ydata()[[1, 3]]).all()
+    assert line_with_label(ax, "training").get_marker() == "o"  # a line would not show epoch 3, which has no neighbour
+    plotted = save_figure(dn.History(loss=[1.0], metrics={"r2": [np.nan]}).plot(), tmp_path)
+    assert "no finite value" in visible_text(plotted)
 
 
 def test_curves_are_drawn_into_the_given_axes(figure: ModuleType) -> None:
@@ -119,7 +119,7 @@ def test_curves_are_drawn_into_the_given_axes(figure: ModuleType) -> None:
     short.plot(ax=two)
     assert [ax.get_ylabel() for ax in two] == ["loss", "accuracy"]
     (ax,) = short.plot("accuracy").axes
-    assert list(line(ax, "validation").get_ydata()) == [0.1, 0.2, 0.3]
+    assert list(line_with_label(ax, "validation").get_ydata()) == [0.1, 0.2, 0.3]
     plotted = short.plot(["accuracy", "loss"])
     assert [ax.get_ylabel() for ax in plotted.axes] == ["accuracy", "loss"]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawing import REASON, drawn, words
+from drawing import REASON, save_figure, visible_text
 
 import deepnotes as dn
 from deepnotes import plots
@@ -31,7 +31,7 @@ def matplotlib() -> None:
 )
 def test_a_confusion_matrix_counts_and_shades_by_true_class(convert: Any, tmp_path: Path) -> None:
     true, predicted = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 0, 2, 2, 2])
-    plotted = drawn(plots.confusion(convert(predicted), convert(true), classes=LONG), tmp_path)
+    plotted = save_figure(plots.confusion(convert(predicted), convert(true), classes=LONG), tmp_path)
     ax = plotted.axes[0]
     assert np.allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3, 0], [0, 1, 0], [1 / 5, 0, 4 / 5]], rtol=1e-15)
     cells = {text.get_position(): text.get_text() for text in ax.texts}
@@ -47,7 +47,7 @@ def test_a_confusion_matrix_counts_and_shades_by_true_class(convert: Any, tmp_pa
 def test_the_confusion_matrix_of_a_network(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(3, "softmax")], inputs=2, seed=0)
     net.metadata = {"classes": ["x", "y", "z"]}
-    plotted = drawn(plots.confusion_of(net, X2, Y2), tmp_path)
+    plotted = save_figure(plots.confusion_of(net, X2, Y2), tmp_path)
     accuracy = net.evaluate(X2, Y2, metrics="accuracy")["accuracy"]
     assert plotted.axes[0].get_title() == f"{accuracy:.1%} of 60 right"
     assert [label.get_text() for label in plotted.axes[0].get_xticklabels()] == ["x", "y", "z"]
@@ -57,15 +57,15 @@ def test_the_confusion_matrix_of_a_network(tmp_path: Path) -> None:
 
 
 def test_cells_of_many_classes_show_only_counts_or_nothing(tmp_path: Path) -> None:
-    ten = drawn(plots.confusion(np.arange(10), np.arange(10)), tmp_path).axes[0]
+    ten = save_figure(plots.confusion(np.arange(10), np.arange(10)), tmp_path).axes[0]
     assert sorted(text.get_text() for text in ten.texts) == [""] * 90 + ["1"] * 10
-    many = drawn(plots.confusion(np.arange(25), np.arange(25)), tmp_path).axes[0]
+    many = save_figure(plots.confusion(np.arange(25), np.arange(25)), tmp_path).axes[0]
     assert len(many.texts) == 0
     assert many.images[0].get_array().shape == (25, 25)
 
 
 def test_a_class_that_never_occurs_has_an_empty_row(tmp_path: Path) -> None:
-    ax = drawn(plots.confusion([0, 0], [0, 0], classes=["here", "never"]), tmp_path).axes[0]
+    ax = save_figure(plots.confusion([0, 0], [0, 0], classes=["here", "never"]), tmp_path).axes[0]
     assert np.array_equal(ax.images[0].get_array(), [[1, 0], [0, 0]])
 
 
@@ -103,7 +103,7 @@ def network_of_first_input() -> dn.Network:
 
 
 def test_the_line_between_regions_is_where_the_predicted_class_changes(tmp_path: Path) -> None:
-    plotted = drawn(plots.boundary(network_of_first_input(), X2, X2[0] > 0, classes=LONG[:2]), tmp_path)
+    plotted = save_figure(plots.boundary(network_of_first_input(), X2, X2[0] > 0, classes=LONG[:2]), tmp_path)
     ax = plotted.axes[0]
     image = ax.images[0].get_array()
     assert image.shape == (256, 256, 3)
@@ -123,7 +123,7 @@ def test_the_line_between_regions_is_where_the_predicted_class_changes(tmp_path:
 def test_each_class_has_its_own_points(k: int, tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(k, "softmax")], inputs=2, seed=0)
     labels = np.arange(60) % k
-    (ax,) = drawn(plots.boundary(net, X2, np.eye(k)[:, labels], resolution=40), tmp_path).axes
+    (ax,) = save_figure(plots.boundary(net, X2, np.eye(k)[:, labels], resolution=40), tmp_path).axes
     scatters = [each for each in ax.collections if not hasattr(each, "levels")]
     assert [len(each.get_offsets()) for each in scatters] == [int((labels == i).sum()) for i in range(k)]
     shapes = {(each.get_paths()[0].vertices.tobytes(), tuple(each.get_facecolor()[0])) for each in scatters}
@@ -134,7 +134,7 @@ def test_a_quantity_is_drawn_as_its_values(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(1)], inputs=2, dtype="float64")
     net.parameters["W1"] = [[1.0, 0.0]]
     net.metadata = {"features": ["length (cm)", "cost in $"]}
-    plotted = drawn(plots.boundary(net, X2, X2[0], resolution=16), tmp_path)
+    plotted = save_figure(plots.boundary(net, X2, X2[0], resolution=16), tmp_path)
     ax = plotted.axes[0]
     values = np.asarray(ax.images[0].get_array())
     assert values.shape == (16, 16)
@@ -146,7 +146,7 @@ def test_a_quantity_is_drawn_as_its_values(tmp_path: Path) -> None:
 
 def test_a_boundary_around_one_point_without_targets(tmp_path: Path) -> None:
     for net in (network_of_first_input(), dn.Network([dn.Dense(1)], inputs=2, seed=0)):
-        (ax, *_) = drawn(plots.boundary(net, np.zeros((2, 1)), resolution=8), tmp_path).axes
+        (ax, *_) = save_figure(plots.boundary(net, np.zeros((2, 1)), resolution=8), tmp_path).axes
         assert ax.get_xlim() == (-1, 1)
         assert ax.get_legend() is None
 
@@ -177,7 +177,7 @@ def test_boundaries_that_cannot_be_drawn() -> None:
 )
 def test_the_weights_of_each_neuron_are_an_image(units: int, inputs: int, shape: Any, tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(units, "relu"), dn.Dense(2)], inputs=inputs, seed=0)
-    plotted = drawn(plots.weights(net, shape=shape), tmp_path)
+    plotted = save_figure(plots.weights(net, shape=shape), tmp_path)
     ax = plotted.axes[0]
     (image,) = ax.images
     mosaic = np.ma.filled(image.get_array(), np.nan)
@@ -214,8 +214,8 @@ def test_weights_that_cannot_be_drawn_as_images() -> None:
 
 def test_a_diagram_shows_every_layer_and_shape(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(2048, "leaky_relu"), dn.Dropout(0.25), dn.Dense(10, "softmax")], inputs=784)
-    plotted = drawn(plots.diagram(net), tmp_path)
-    texts = words(plotted).split("\n")
+    plotted = save_figure(plots.diagram(net), tmp_path)
+    texts = visible_text(plotted).split("\n")
     for text in ("input", "(784, m)", "dense", "leaky relu", "(2,048, m)", "W1 2,048×784", "b1 2,048×1", "dropout"):
         assert text in texts
     for text in ("0.25", "W2 10×2,048", "b2 10×1", "softmax", "(10, m)", "1,628,170 parameters, float32"):
@@ -237,5 +237,5 @@ def test_a_diagram_of_custom_layers(tmp_path: Path) -> None:
         pass
 
     net = dn.Network([dn.Dense(1, Cube()), Square()], inputs=1)
-    texts = words(drawn(plots.diagram(net), tmp_path)).split("\n")
+    texts = visible_text(save_figure(plots.diagram(net), tmp_path)).split("\n")
     assert {"square", "Cube", "2 parameters, float32"} <= set(texts)

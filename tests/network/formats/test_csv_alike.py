@@ -1,4 +1,4 @@
-"""Exported Python files read CSV as ``deepnotes predict`` does: each case is run by both."""
+"""Exported Python files read CSV files like ``deepnotes predict``: each case is run with the command and the file."""
 
 import ast
 import importlib.util
@@ -14,45 +14,45 @@ import pytest
 import deepnotes as dn
 from deepnotes.cli import main
 
-TWO: list[dict[str, Any]] = [{"name": "x"}, {"name": "y"}]
+TWO_COLUMNS: list[dict[str, Any]] = [{"name": "x"}, {"name": "y"}]
 KINDS = ["007", "1", "2.5", "red", "ÿ"]
 
 MODELS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
-    "plain": (TWO, {}),
-    "kinds": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {}),
-    "both": ([{"name": "x"}, {"name": "kind", "categories": ["1", "True"]}], {}),
-    "filled": ([{"name": "x", "fill": 5.0}, {"name": "kind", "categories": KINDS, "fill": "red"}], {}),
-    "old": ([{"name": "x"}, {"name": "n", "categories": [0.0, 1.0, 2.5]}], {}),
-    "european": (TWO, {"format": {"separator": ";", "decimal": ",", "thousands": "."}}),
-    "grouped": (TWO, {"format": {"thousands": ","}}),
-    "money": (TWO, {"format": {"strip": "$%"}}),
-    "missing": (
+    "plain": (TWO_COLUMNS, {}),
+    "categories": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {}),
+    "similar categories": ([{"name": "x"}, {"name": "kind", "categories": ["1", "True"]}], {}),
+    "fill values": ([{"name": "x", "fill": 5.0}, {"name": "kind", "categories": KINDS, "fill": "red"}], {}),
+    "numeric categories": ([{"name": "x"}, {"name": "n", "categories": [0.0, 1.0, 2.5]}], {}),
+    "decimal comma": (TWO_COLUMNS, {"format": {"separator": ";", "decimal": ",", "thousands": "."}}),
+    "thousands": (TWO_COLUMNS, {"format": {"thousands": ","}}),
+    "currency": (TWO_COLUMNS, {"format": {"strip": "$%"}}),
+    "missing values": (
         [{"name": "x", "fill": 5.0}, {"name": "kind", "categories": KINDS, "fill": "red"}],
         {"format": {"missing_values": ["-200", "n.v."]}},
     ),
-    "strict": (TWO, {"format": {"missing_values": ["-200"]}}),
-    "iso": ([{"name": "x"}, {"name": "when"}], {"dates": ["when"]}),
-    "days": (
+    "missing, not filled": (TWO_COLUMNS, {"format": {"missing_values": ["-200"]}}),
+    "dates": ([{"name": "x"}, {"name": "when"}], {"dates": ["when"]}),
+    "date format": (
         [{"name": "x"}, {"name": "when", "fill": 0.0}],
         {"dates": ["when"], "format": {"date_format": "%d/%m/%Y"}},
     ),
-    "latin": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "latin-1"}}),
-    "wide": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "utf-16"}}),
-    "comment": (TWO, {"format": {"comment": "#"}}),
-    "headless": ([{"name": "x0"}, {"name": "x1"}], {"format": {"header": False}}),
-    "titled": (TWO, {"format": {"skip_rows": 2}}),
-    "titled, headless": ([{"name": "x0"}, {"name": "x1"}], {"format": {"skip_rows": 1, "header": False}}),
-    "titled, wide": (TWO, {"format": {"skip_rows": 1, "encoding": "utf-16"}}),
-    "titled, comment": (TWO, {"format": {"skip_rows": 1, "comment": "#"}}),
-    "whitespace": (TWO, {"format": {"separator": "whitespace"}}),
-    "one": ([{"name": "x", "fill": 5.0}], {}),
-    "index": ([{"name": "Unnamed: 0"}, {"name": "y"}], {}),
-    "spaced": ([{"name": "last, first"}, {"name": "é"}], {}),
+    "latin-1": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "latin-1"}}),
+    "utf-16": ([{"name": "x"}, {"name": "kind", "categories": KINDS}], {"format": {"encoding": "utf-16"}}),
+    "comment": (TWO_COLUMNS, {"format": {"comment": "#"}}),
+    "no header": ([{"name": "x0"}, {"name": "x1"}], {"format": {"header": False}}),
+    "skipped rows": (TWO_COLUMNS, {"format": {"skip_rows": 2}}),
+    "skipped rows, no header": ([{"name": "x0"}, {"name": "x1"}], {"format": {"skip_rows": 1, "header": False}}),
+    "skipped rows, utf-16": (TWO_COLUMNS, {"format": {"skip_rows": 1, "encoding": "utf-16"}}),
+    "skipped rows, comment": (TWO_COLUMNS, {"format": {"skip_rows": 1, "comment": "#"}}),
+    "white space": (TWO_COLUMNS, {"format": {"separator": "whitespace"}}),
+    "one column": ([{"name": "x", "fill": 5.0}], {}),
+    "index column": ([{"name": "Unnamed: 0"}, {"name": "y"}], {}),
+    "special names": ([{"name": "last, first"}, {"name": "é"}], {}),
 }
-"""The columns of each model, and the metadata that describe the format of its data."""
+"""The columns of each model, and the metadata that describe the format of its data files."""
 
 CASES: list[tuple[str, str, str | bytes, str | None]] = [
-    # model, subject of the case, content of the file, and the error message, or None if there is no error
+    # model, subject of the case, content of the file, and a part of the error message, or None if there is no error
     ("plain", "plain", "x,y\n1,2\n3,4.5\n", None),
     ("plain", "columns in another order, and additional columns", "z,y,x\na,1,2\nb,3,4\n", None),
     ("plain", "spaces after commas", "x, y\n1, 2\n3, 4\n", None),
@@ -81,11 +81,16 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "NaN", "x,y\nNaN,2\n3,4\n", ":2: column 'x' has 'NaN' where a finite number was expected"),
     ("plain", "several missing", "x,y\n1,\n2,?\n3,4\n4,-\n", "; 2 more are missing, in lines 3, 5"),
     ("plain", "all missing", "x,y\n1,\n2,\n", ":2: column 'y' has an empty cell where a number was expected"),
-    ("filled", "NaN with a minus", "x,kind\n1,1\n-NaN,1\n", None),
-    ("filled", "NaN with a plus", "x,kind\n1,1\n+nan,1\n", ":3: column 'x' has '+nan' where a number was expected"),
-    ("filled", "NaN with a payload", "x,kind\n1,1\nnan(1),1\n", ":3: column 'x' has 'nan(1)' where a number was"),
+    ("fill values", "NaN with a minus", "x,kind\n1,1\n-NaN,1\n", None),
+    (
+        "fill values",
+        "NaN with a plus",
+        "x,kind\n1,1\n+nan,1\n",
+        ":3: column 'x' has '+nan' where a number was expected",
+    ),
+    ("fill values", "NaN with a payload", "x,kind\n1,1\nnan(1),1\n", ":3: column 'x' has 'nan(1)' where a number was"),
     ("plain", "a byte order mark in a cell", "x,y\n\ufeff,1\n", ":2: column 'x' has '\\ufeff' where a number was"),
-    ("plain", "odd spellings of NaN", "x,y\nnan(1),2\n", ":2: column 'x' has 'nan(1)' where a number was expected"),
+    ("plain", "NaN with a number", "x,y\nnan(1),2\n", ":2: column 'x' has 'nan(1)' where a number was expected"),
     ("plain", "both columns are wrong", "y,x\n1,2\n3,five\nsix,7\n", ":4: column 'y' has 'six'"),
     ("plain", "two features of the same name", "x,y,x\n1,2,3\n", ":1: two columns have the name 'x'"),
     ("plain", "two other columns of the same name", "x,y,z,z\n1,2,3,4\n", ":1: two columns have the name 'z'"),
@@ -122,7 +127,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "a quote within a cell", 'x,y,z\n1,2,5" pipe\n', None),
     ("plain", "an unnamed index", ",x,y\n0,1,2\n1,3,4\n", None),
     ("plain", "an index as pandas names it", "Unnamed: 0,x,y\n0,1,2\n", None),
-    ("index", "an index that is a feature", "Unnamed: 0,y\n3,1\n", None),
+    ("index column", "an index that is a feature", "Unnamed: 0,y\n3,1\n", None),
     ("plain", "two unnamed columns in front", ",,x,y\n0,a,1,2\n", None),
     ("plain", "a separator at the end of lines", "x,y,\n1,2,\n3,4, \n", None),
     ("plain", "a cell beyond the names", "x,y,\n1,2,\n3,4,5\n", ": column 3 has no name"),
@@ -135,14 +140,9 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "a title", "Results\nx,y,z\n1,2,3\n4,5,6\n", ":2: 3 cells where the header has 1"),
     ("plain", "a title above semicolons", "Results\nx;y;z\n1;2;3\n4;5;6\n", ":2: 3 cells where the header has 1"),
     ("plain", "a title as wide as the table", "Results,,\nx,y,z\n1,2,3\n4,5,6\n", ": column 2 has no name"),
-    ("one", "a title above a header of two", "Results\nx,y\n1,2\n3,4\n", ":2: 2 cells where the header has 1"),
-    (
-        "plain",
-        "white space",
-        "x y\n1 2\n3 4\n",
-        ": no separator was found, but white space splits all rows into equal numbers of cells",
-    ),
-    ("one", "row names and one column", "x\na,2\nb,4\n", None),
+    ("one column", "a title above a header of two", "Results\nx,y\n1,2\n3,4\n", ":2: 2 cells where the header has 1"),
+    ("plain", "white space", "x y\n1 2\n3 4\n", ": no separator was found, but white space splits all rows into equal numbers of cells"),
+    ("one column", "row names and one column", "x\na,2\nb,4\n", None),
     ("plain", "semicolons", "x;y\n1;2\n3;4\n", None),
     ("plain", "tabs", "x\ty\n1\t2\n", None),
     ("plain", "bars", "x|y|z\n1|2|a\n", None),
@@ -167,118 +167,174 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "a cell that is too long", f"x,y,z\n1,2,{'a' * 131_073}\n", ":2: the row that starts here is not CSV"),
     ("plain", "many rows", "x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(3000)), None),
     ("plain", "a text line break in the header", '"x","y","a\nb"\n1,2,3\n4,b,5\n', ":4: column 'y' has 'b'"),
-    ("spaced", "names with commas", '"last, first",é\n1,2\n', None),
-    ("one", "one column", "x\n1\n2\n", None),
-    ("one", "one column with blank lines", "x\n1\n\n2\n", None),
-    ("one", "one column with a quoted empty cell", 'x\n1\n""\n2\n', None),
-    ("one", "one column with a line of spaces", "x\n1\n  \n2\n", None),
-    ("kinds", "categories", "x,kind\n1,red\n2,1\n3,ÿ\n4,007\n", None),
-    ("kinds", "categories with the same value as a number", "x,kind\n1,1.0\n2,+1\n3,2.50\n4,25e-1\n", None),
+    ("special names", "names with commas", '"last, first",é\n1,2\n', None),
+    ("one column", "one column", "x\n1\n2\n", None),
+    ("one column", "one column with blank lines", "x\n1\n\n2\n", None),
+    ("one column", "one column with a quoted empty cell", 'x\n1\n""\n2\n', None),
+    ("one column", "one column with a line of spaces", "x\n1\n  \n2\n", None),
+    ("categories", "categories", "x,kind\n1,red\n2,1\n3,ÿ\n4,007\n", None),
+    ("categories", "categories with the same value as a number", "x,kind\n1,1.0\n2,+1\n3,2.50\n4,25e-1\n", None),
     (
-        "kinds",
-        "a code with leading zeros is not its number",
+        "categories",
+        "a code with leading zeros differs from its number",
         "x,kind\n1,7\n",
         "row 1: column 'kind' has the category '7', which is unknown",
     ),
     (
-        "kinds",
+        "categories",
         "a code with other zeros",
         "x,kind\n1,red\n1,01\n",
         "row 2: column 'kind' has the category '01', which is unknown",
     ),
-    ("kinds", "true is 1", "x,kind\n1,true\n2,True\n", None),
-    ("kinds", "false is 0", "x,kind\n1,false\n", "row 1: column 'kind' has the category 'false', which is unknown"),
-    ("both", "categories that are spelled exactly", "x,kind\n1,True\n2,1\n", None),
+    ("categories", "true is 1", "x,kind\n1,true\n2,True\n", None),
     (
-        "both",
+        "categories",
+        "false is 0",
+        "x,kind\n1,false\n",
+        "row 1: column 'kind' has the category 'false', which is unknown",
+    ),
+    ("similar categories", "categories that are spelled exactly", "x,kind\n1,True\n2,1\n", None),
+    (
+        "similar categories",
         "a value that could be either category",
         "x,kind\n1,true\n",
         "row 1: column 'kind' has the category 'true', which is unknown",
     ),
-    ("kinds", "an unknown category", "x,kind\n1,red\n2,blue\n", "row 2: column 'kind' has the category 'blue'"),
-    ("kinds", "a category in another case", "x,kind\n1,Red\n", "row 1: column 'kind' has the category 'Red'"),
-    ("kinds", "NA as a category", "x,kind\n1,NA\n", "row 1: column 'kind' has the unknown category 'NA'"),
+    ("categories", "an unknown category", "x,kind\n1,red\n2,blue\n", "row 2: column 'kind' has the category 'blue'"),
+    ("categories", "a category in another case", "x,kind\n1,Red\n", "row 1: column 'kind' has the category 'Red'"),
+    ("categories", "NA as a category", "x,kind\n1,NA\n", "row 1: column 'kind' has the unknown category 'NA'"),
     (
-        "kinds",
+        "categories",
+        "NA as a category",
+        "x,kind\n1,NA\n",
+        "row 1: column 'kind' has the category 'NA', which is unknown",
+    ),
+    (
+        "categories",
         "a missing category",
         "x,kind\n1,red\n2, \n",
         ":3: column 'kind' has an empty cell where a value was expected",
     ),
-    ("kinds", "spaces around categories", "x,kind\n1, red \n2,' '\n", "row 2: column 'kind' has the category"),
-    ("filled", "missing values that are filled", "x,kind\n,\nNA,1\n?,red\n<NA>,1\nnull,1\n1.#IND,1\n\\N,1\n3,\n", None),
-    ("filled", "cells of spaces are filled", 'x,kind\n" ",  \n', None),
-    ("filled", "all cells are filled", "x,kind\n,\n,\n", None),
-    ("filled", "a word in a column of numbers with a fill value", "x,kind\nn.v.,red\n", ":2: column 'x' has 'n.v.'"),
-    ("old", "numbers as categories", "x,n\n1,0\n2,1.0\n3,2.50\n", None),
-    ("old", "an unknown number", "x,n\n1,0\n2,3\n", "row 2: column 'n' has the category 3, which is unknown"),
-    ("old", "true and false as categories", "x,n\n1,true\n2,false\n", None),
-    ("old", "a word among such numbers", "x,n\n1,0\n2,two\n3,1\n4,1\n", ":3: column 'n' has 'two'"),
-    ("old", "a missing number", "x,n\n1,0\n2,\n", ":3: column 'n' has an empty cell where a number was expected"),
-    ("european", "a decimal comma", "x;y\n1,5;1.000,25\n-,5;1.234.567\n", None),
+    ("categories", "spaces around categories", "x,kind\n1, red \n2,' '\n", "row 2: column 'kind' has the category"),
     (
-        "european",
+        "fill values",
+        "missing values that are filled",
+        "x,kind\n,\nNA,1\n?,red\n<NA>,1\nnull,1\n1.#IND,1\n\\N,1\n3,\n",
+        None,
+    ),
+    ("fill values", "cells of spaces are filled", 'x,kind\n" ",  \n', None),
+    ("fill values", "all cells are filled", "x,kind\n,\n,\n", None),
+    (
+        "fill values",
+        "a word in a column of numbers with a fill value",
+        "x,kind\nn.v.,red\n",
+        ":2: column 'x' has 'n.v.'",
+    ),
+    ("numeric categories", "numbers as categories", "x,n\n1,0\n2,1.0\n3,2.50\n", None),
+    (
+        "numeric categories",
+        "an unknown number",
+        "x,n\n1,0\n2,3\n",
+        "row 2: column 'n' has the category 3, which is unknown",
+    ),
+    ("numeric categories", "true and false as categories", "x,n\n1,true\n2,false\n", None),
+    (
+        "numeric categories",
+        "a word among numeric categories",
+        "x,n\n1,0\n2,two\n3,1\n4,1\n",
+        ":3: column 'n' has 'two'",
+    ),
+    (
+        "numeric categories",
+        "a missing number",
+        "x,n\n1,0\n2,\n",
+        ":3: column 'n' has an empty cell where a number was expected",
+    ),
+    ("decimal comma", "a decimal comma", "x;y\n1,5;1.000,25\n-,5;1.234.567\n", None),
+    (
+        "decimal comma",
         "an invalid group of digits",
         "x;y\n1;1.00\n",
         ":2: column 'y' has '1.00' where a number with the decimal",
     ),
-    ("european", "another separator", "x,y\n1,2\n", ": no column 'x' (did you mean 'x,y'?), no"),
-    ("european", "infinity", "x;y\ninf;1\n", ":2: column 'x' has 'inf' where a finite number was expected"),
-    ("european", "a word", "x;y\n1;na\n", ":2: column 'y' has 'na' where"),
-    ("grouped", "groups", 'x,y\n"1,035",2\n3,"-1,000,000.5"\n', None),
-    ("money", "money", "x,y\n$5,5 %\n-$1.5,+2\n", None),
-    ("money", "other money", "x,y\n€5,5%\n", ":2: column 'x' has '€5' where a number was expected"),
-    ("missing", "spellings of missing values", "x,kind\n-200,n.v.\nn.v.,-200\n-200.0,red\n1,\n", None),
-    ("missing", "a spelling in another case", "x,kind\nN.V.,red\n", ":2: column 'x' has 'N.V.' where a number was"),
-    ("strict", "missing as a number", "x,y\n1,2\n-200,3\n", ":3: column 'x' has '-200' where a number was expected"),
-    ("iso", "dates", "x,when\n1,2024-01-31\n2,1969-12-31T12:00:00\n3,2024-01-31 10:00+02:00\n", None),
+    ("decimal comma", "another separator", "x,y\n1,2\n", ": no column 'x' (did you mean 'x,y'?), no"),
+    ("decimal comma", "infinity", "x;y\ninf;1\n", ":2: column 'x' has 'inf' where a finite number was expected"),
+    ("decimal comma", "a word", "x;y\n1;na\n", ":2: column 'y' has 'na' where"),
+    ("thousands", "groups", 'x,y\n"1,035",2\n3,"-1,000,000.5"\n', None),
+    ("currency", "money", "x,y\n$5,5 %\n-$1.5,+2\n", None),
+    ("currency", "another currency", "x,y\n€5,5%\n", ":2: column 'x' has '€5' where a number was expected"),
+    ("missing values", "spellings of missing values", "x,kind\n-200,n.v.\nn.v.,-200\n-200.0,red\n1,\n", None),
     (
-        "iso",
+        "missing values",
+        "a spelling in another case",
+        "x,kind\nN.V.,red\n",
+        ":2: column 'x' has 'N.V.' where a number was",
+    ),
+    (
+        "missing, not filled",
+        "a missing value given as a number",
+        "x,y\n1,2\n-200,3\n",
+        ":3: column 'x' has '-200' where a number was expected",
+    ),
+    ("dates", "dates", "x,when\n1,2024-01-31\n2,1969-12-31T12:00:00\n3,2024-01-31 10:00+02:00\n", None),
+    (
+        "dates",
         "a date in another form",
         "x,when\n1,2024-01-31\n2,31/1/2024\n",
         ":3: column 'when' has '31/1/2024' where a",
     ),
     (
-        "iso",
+        "dates",
         "a missing date",
         "x,when\n1,2024-01-31\n2,\n",
         ":3: column 'when' has an empty cell where a number was expected",
     ),
-    ("days", "dates of a format", "x,when\n1,31/01/2024\n2,\n3,NaT\n", None),
-    ("days", "an impossible date", "x,when\n1,31/02/2024\n", ":2: column 'when' has '31/02/2024' where a date like"),
-    ("latin", "another encoding", "x,kind\n1,ÿ\n2,red\n".encode("latin-1"), None),
-    ("wide", "UTF-16", "x,kind\n1,ÿ\n2,red\n".encode("utf-16"), None),
-    ("wide", "invalid UTF-16", b"\xff\xfex\0\n\0\x00\xd8", ":2: byte 0x00 is not text in the encoding utf-16"),
-    ("latin", "NUL", b"x,kind\n1,\x00\n", ":2: NUL is not text in the encoding latin-1"),
+    ("date format", "dates of a format", "x,when\n1,31/01/2024\n2,\n3,NaT\n", None),
+    (
+        "date format",
+        "an impossible date",
+        "x,when\n1,31/02/2024\n",
+        ":2: column 'when' has '31/02/2024' where a date like",
+    ),
+    ("latin-1", "another encoding", "x,kind\n1,ÿ\n2,red\n".encode("latin-1"), None),
+    ("utf-16", "UTF-16", "x,kind\n1,ÿ\n2,red\n".encode("utf-16"), None),
+    ("utf-16", "invalid UTF-16", b"\xff\xfex\0\n\0\x00\xd8", ":2: byte 0x00 is not text in the encoding utf-16"),
+    ("latin-1", "NUL", b"x,kind\n1,\x00\n", ":2: NUL is not text in the encoding latin-1"),
     ("comment", "comments", "# of 2024\nx,y # names\n1,2#3\n\n# 5,6\n7,8\n", None),
     ("comment", "quotes protect the comment character", 'x,y,"#z"\n1,2,"#3"\n', None),
     ("comment", "an error after comments", "# of 2024\nx,y\n# two\n1,b\n", ":4: column 'y' has 'b'"),
-    ("headless", "no header", "1,2\n3,4\n", None),
-    ("headless", "an unexpected header", "x0,x1\n3,4\n", ":1: column 'x0' has 'x0' where a number was expected"),
-    ("headless", "too few columns", "1\n3\n", ": no column 'x1'"),
-    ("titled", "lines above the header", "Results of 2024\n\nx,y\n1,2\n3,4\n", None),
-    ("titled", "skipped lines that are not CSV", 'say "hi", "\n;;;,"\nx,y\n1,2\n', None),
-    ("titled", "skipped lines that are not text", b"caf\xe9 \x00\n\xff\xfe\nx,y\n1,2\n", None),
-    ("titled", "lines of Windows", "a\r\nb\r\nx;y\r\n1;2\r\n", None),
-    ("titled", "lines of old Macs", "a\rb\rx,y\r1,2\r", None),
-    ("titled", "a byte order mark above", b"\xef\xbb\xbftitle\n\nx,y\n1,2\n", None),
-    ("titled", "an error keeps its line", "a\nb\nx,y\n1,2\n3,b\n", ":5: column 'y' has 'b'"),
-    ("titled", "an error of the header keeps its line", "a\nb\nx,x\n1,2\n", ":3: two columns have the name 'x'"),
-    ("titled", "a short row keeps its line", "a\nb\nx,y\n1,2\n\n1\n", ":6: 1 cell where the header has 2"),
-    ("titled", "an error of the encoding keeps its line", b"a\nb\nx,y\n1,\xe9\n", ":4: byte 0xe9 is not UTF-8 text"),
-    ("titled", "Excel's sep line is skipped too", "sep=^\ntitle\nx^y\n1^2\n", None),
-    ("titled", "nothing after the skipped lines", "a\nb\n", ":1: nothing follows the 2 skipped lines"),
-    ("titled", "fewer lines than are skipped", "a", ":1: nothing follows the 2 skipped lines"),
-    ("titled", "no rows", "a\nb\nx,y\n", ":3: no row follows the header"),
-    ("titled", "no title, though lines are skipped", "x,y\n1,2\nz,y\n3,4\n", ": no column 'x'"),
-    ("titled, headless", "no header", "a,b,c\n1,2\n3,4\n", None),
-    ("titled, headless", "an error keeps its line", "a\n1,2\n3,b\n", ":3: column 'x1' has 'b'"),
-    ("titled, wide", "UTF-16", "title\nx,y\n1,2\n".encode("utf-16"), None),
-    ("titled, comment", "comments above the header", "a\n# b\nx,y\n1,2#3\n", None),
-    ("titled, comment", "an error keeps its line", "a\n# b\nx,y\n1,b\n", ":4: column 'y' has 'b'"),
-    ("whitespace", "runs of spaces", "  x   y\n 1\t 2 \n3 4\n", None),
-    ("whitespace", "quoted spaces", 'x y "a b"\n1 2 "c d"\n', None),
-    ("whitespace", "row names, as R writes them", '"x" "y"\n"1" 1 2\n"b c" 3 4\n', None),
-    ("whitespace", "a short row", "x y\n1 2\n3\n", ":3: 1 cell where the header has 2"),
+    ("no header", "no header", "1,2\n3,4\n", None),
+    ("no header", "an unexpected header", "x0,x1\n3,4\n", ":1: column 'x0' has 'x0' where a number was expected"),
+    ("no header", "too few columns", "1\n3\n", ": no column 'x1'"),
+    ("skipped rows", "lines above the header", "Results of 2024\n\nx,y\n1,2\n3,4\n", None),
+    ("skipped rows", "skipped lines that are not CSV", 'say "hi", "\n;;;,"\nx,y\n1,2\n', None),
+    ("skipped rows", "skipped lines that are not text", b"caf\xe9 \x00\n\xff\xfe\nx,y\n1,2\n", None),
+    ("skipped rows", "lines of Windows", "a\r\nb\r\nx;y\r\n1;2\r\n", None),
+    ("skipped rows", "lines of old Macs", "a\rb\rx,y\r1,2\r", None),
+    ("skipped rows", "a byte order mark above", b"\xef\xbb\xbftitle\n\nx,y\n1,2\n", None),
+    ("skipped rows", "an error keeps its line", "a\nb\nx,y\n1,2\n3,b\n", ":5: column 'y' has 'b'"),
+    ("skipped rows", "an error of the header keeps its line", "a\nb\nx,x\n1,2\n", ":3: two columns have the name 'x'"),
+    ("skipped rows", "a short row keeps its line", "a\nb\nx,y\n1,2\n\n1\n", ":6: 1 cell where the header has 2"),
+    (
+        "skipped rows",
+        "an error of the encoding keeps its line",
+        b"a\nb\nx,y\n1,\xe9\n",
+        ":4: byte 0xe9 is not UTF-8 text",
+    ),
+    ("skipped rows", "Excel's sep line is skipped too", "sep=^\ntitle\nx^y\n1^2\n", None),
+    ("skipped rows", "nothing after the skipped lines", "a\nb\n", ":1: nothing follows the 2 skipped lines"),
+    ("skipped rows", "fewer lines than are skipped", "a", ":1: nothing follows the 2 skipped lines"),
+    ("skipped rows", "no rows", "a\nb\nx,y\n", ":3: no row follows the header"),
+    ("skipped rows", "no title, though lines are skipped", "x,y\n1,2\nz,y\n3,4\n", ": no column 'x'"),
+    ("skipped rows, no header", "no header", "a,b,c\n1,2\n3,4\n", None),
+    ("skipped rows, no header", "an error keeps its line", "a\n1,2\n3,b\n", ":3: column 'x1' has 'b'"),
+    ("skipped rows, utf-16", "UTF-16", "title\nx,y\n1,2\n".encode("utf-16"), None),
+    ("skipped rows, comment", "comments above the header", "a\n# b\nx,y\n1,2#3\n", None),
+    ("skipped rows, comment", "an error keeps its line", "a\n# b\nx,y\n1,b\n", ":4: column 'y' has 'b'"),
+    ("white space", "runs of spaces", "  x   y\n 1\t 2 \n3 4\n", None),
+    ("white space", "quoted spaces", 'x y "a b"\n1 2 "c d"\n', None),
+    ("white space", "row names, as R writes them", '"x" "y"\n"1" 1 2\n"b c" 3 4\n', None),
+    ("white space", "a short row", "x y\n1 2\n3\n", ":3: 1 cell where the header has 2"),
 ]
 
 
@@ -324,7 +380,7 @@ def save(path: str, columns: list[dict[str, Any]], metadata: dict[str, Any], cla
 
 
 def load_module(path: Path) -> ModuleType:
-    """Return a Python file as a module."""
+    """Execute a Python file, and return it as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -334,13 +390,13 @@ def load_module(path: Path) -> ModuleType:
 
 
 def run_both(
-    name: str, data: str, module: ModuleType, capsys: pytest.CaptureFixture[str], *words: str
+    name: str, data: str, module: ModuleType, capsys: pytest.CaptureFixture[str], *options: str
 ) -> tuple[tuple[int, str, str], tuple[int, str, str]]:
-    """Return exit status, stdout and stderr of the command, and the same of the exported file."""
+    """Return (exit status, stdout, stderr) of ``deepnotes predict``, and of the exported file, for the file `data`."""
     capsys.readouterr()
     model = f"{name}.safetensors"
-    ours = main(["predict", model, data, "--backend", "numpy", *words]), *capsys.readouterr()
-    theirs = module.main([data, *words]), *capsys.readouterr()
+    ours = main(["predict", model, data, "--backend", "numpy", *options]), *capsys.readouterr()
+    theirs = module.main([data, *options]), *capsys.readouterr()
     return ours, theirs
 
 
@@ -348,7 +404,7 @@ def run_both(
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [(name, content, error) for name, _, content, error in CASES],
-    ids=[f"{name}: {about}" for name, about, _, _ in CASES],
+    ids=[f"{name}: {subject}" for name, subject, _, _ in CASES],
 )
 def test_the_command_and_the_exported_file_give_the_same_result(
     name: str,
@@ -373,18 +429,18 @@ def test_the_command_and_the_exported_file_give_the_same_result(
 
 
 def test_cases_are_unique_and_cover_all_models() -> None:
-    assert len({(name, about) for name, about, _, _ in CASES}) == len(CASES) >= 60
+    assert len({(name, subject) for name, subject, _, _ in CASES}) == len(CASES) >= 60
     assert {name for name, *_ in CASES} == set(MODELS)
 
 
-@pytest.mark.parametrize("words", [[], ["--spreadsheet"]])
-def test_class_names_that_need_quotes_are_written_the_same(
-    words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("options", [[], ["--spreadsheet"]])
+def test_class_names_that_need_quotes_are_written_identically(
+    options: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save("classes.safetensors", TWO, {}, ("a\rb", "=1+1", 'c "d", e;|'))
+    save("classes.safetensors", TWO_COLUMNS, {}, ("a\rb", "=1+1", 'c "d", e;|'))
     assert main(["export", "classes.safetensors", "--python", "classes.py"]) == 0
     Path("data.csv").write_text("x,y\n1,2\n-3,4\n-5,-6\n")
-    ours, theirs = run_both("classes", "data.csv", load_module(Path("classes.py")), capsys, *words)
+    ours, theirs = run_both("classes", "data.csv", load_module(Path("classes.py")), capsys, *options)
     assert ours[:2] == theirs[:2]
     assert ours[0] == 0
 
@@ -413,7 +469,7 @@ def test_files_that_cannot_be_read_are_errors(path: str, exported: Callable[[str
 def test_invalid_data_formats_in_a_model_are_refused(
     metadata: dict[str, Any], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save("odd.safetensors", TWO, metadata)
+    save("odd.safetensors", TWO_COLUMNS, metadata)
     capsys.readouterr()
     assert main(["export", "odd.safetensors", "--python", "odd.py"]) == 1
     assert message in capsys.readouterr().err

@@ -16,7 +16,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns of trainings that have not converged
+        warnings.simplefilter("ignore")  # scikit-learn warns that training has not converged
         for code in re.findall(r"```python\n(.*?)```", PAGE.replace("max_iter=300", "max_iter=5"), flags=re.DOTALL):
             exec(compile(code, "exchange.md", "exec"), names)
     assert (tmp_path / "digits.onnx").exists()

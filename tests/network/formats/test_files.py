@@ -1,4 +1,4 @@
-"""Model files: networks are read back unchanged, and damaged or hostile files are refused with an error."""
+"""Model files: networks are read back unchanged, and damaged or malicious files are refused with an error."""
 
 import json
 import struct
@@ -46,7 +46,7 @@ def build(header: dict[str, Any], data: bytes) -> bytes:
 
 
 def rewrite(path: Path, change: Any, sign: bool = True) -> None:
-    """Apply `change` to the header of deepnotes in a file; if `sign`, update the header's digest."""
+    """Apply `change` to the deepnotes header of a model file; if `sign` is true, update the digest of the header."""
     header, data = split(path.read_bytes())
     inner = json.loads(header["__metadata__"]["deepnotes"])
     changed = change(inner)
@@ -93,10 +93,10 @@ def test_other_tools_can_read_the_tensors(path: Path) -> None:
 
 
 def test_user_defined_layers_and_functions_cannot_be_saved(tmp_path: Path) -> None:
-    class Mine(dn.ActivationFunction):
+    class Custom(dn.ActivationFunction):
         pass
 
-    for layer in (dn.Dense(2, Mine()), dn.Dense(2, initializer=lambda rng, shape: np.ones(shape)), dn.Layer()):
+    for layer in (dn.Dense(2, Custom()), dn.Dense(2, initializer=lambda rng, shape: np.ones(shape)), dn.Layer()):
         with pytest.raises(dn.ModelFileError, match="is or has a user-defined class or function"):
             dn.Network([layer, dn.Dense(1)], inputs=2).save(tmp_path / "a")
     net = network()
@@ -118,7 +118,7 @@ def test_metadata_are_converted_to_json_values(tmp_path: Path) -> None:
     [(None, "metadata is None, wanted a dict"), ([1], "a dict"), ({"x": "y" * 9_000_000}, "wanted at most 8,388,608")],
     ids=["none", "list", "long"],
 )
-def test_metadata_that_could_not_be_read_back_are_refused(tmp_path: Path, metadata: Any, message: str) -> None:
+def test_metadata_that_cannot_be_read_back_are_refused(tmp_path: Path, metadata: Any, message: str) -> None:
     net = network()
     net.metadata = metadata
     with pytest.raises(dn.ModelFileError, match=message):
@@ -134,20 +134,20 @@ def test_invalid_paths_are_refused() -> None:
             call("a\0b")
 
 
-def test_what_was_there_stays_if_the_write_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
-    def full(descriptor: int) -> None:
+    def raise_disk_full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", raise_disk_full)
     with pytest.raises(dn.ModelFileError, match=r"cannot write .*model.safetensors: No space left on device"):
         network().save(path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_directories_and_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(dn.ModelFileError, match="No such file or directory"):
         network().save(tmp_path / "none" / "a")
     with pytest.raises(dn.ModelFileError, match=r"cannot read .*: No such file"):
@@ -170,7 +170,7 @@ def test_every_truncation_is_refused(path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_altered_byte_is_refused_or_harmless(path: Path) -> None:
-    """Only white space and escapes in the JSON can change without a change of meaning."""
+    """Only changes of white space and escapes in the JSON header can leave its meaning unchanged."""
     content = path.read_bytes()
     original = dn.load(path)
     harmless = 0
@@ -186,7 +186,7 @@ def test_every_altered_byte_is_refused_or_harmless(path: Path) -> None:
     assert harmless <= 8  # the padding of the header
 
 
-def test_a_newer_format_says_so(path: Path) -> None:
+def test_the_error_for_a_newer_format_suggests_an_upgrade(path: Path) -> None:
     rewrite(path, lambda header: header.update(format=2))
     with pytest.raises(
         dn.ModelFileError,
@@ -203,7 +203,7 @@ def test_a_newer_format_says_so(path: Path) -> None:
         lambda h: h["network"].update(seed=8),
     ],
 )
-def test_a_header_that_was_altered_is_refused(path: Path, change: Any) -> None:
+def test_an_altered_header_is_refused(path: Path, change: Any) -> None:
     rewrite(path, change, sign=False)
     with pytest.raises(dn.ModelFileError, match="was altered after it was written"):
         dn.load(path)

@@ -19,7 +19,7 @@ TARGETS = {
     "multiclass": np.arange(60) % 3 + 5,
     "multilabel": rng.integers(0, 2, (60, 3)),
     "regression": X[:, 0],
-    "regression of two": X[:, :2],
+    "regression, two outputs": X[:, :2],
 }
 
 
@@ -38,7 +38,7 @@ def fit_estimator(kind: str, dtype: str = "float64", scaled: bool = False, **set
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_the_same_predictions(kind: str, activation: str, dtype: str) -> None:
+def test_converted_networks_make_the_same_predictions(kind: str, activation: str, dtype: str) -> None:
     estimator = fit_estimator(kind, dtype, activation=activation)
     rows = X.astype(dtype)
     theirs = estimator.predict(rows) if kind.startswith("regression") else estimator.predict_proba(rows)
@@ -59,7 +59,9 @@ def test_a_scaler_in_a_pipeline_becomes_the_standardizer() -> None:
     net = dn.from_sklearn(estimator)
     assert net.standardizer is not None
     np.testing.assert_array_equal(net.standardizer.mean.ravel(), estimator[0].mean_)
-    A = expected(Chain.of(net), X.T)  # both standardize in double precision, by the same two operations
+    A = expected(
+        Chain.of(net), X.T
+    )  # deepnotes and scikit-learn standardize in double precision, by the same operations
     assert worst(estimator.predict_proba(X), Vectors(X, A.value.astype(np.float64).T, A.rules.slack * A.error.T)) <= 1
 
 
@@ -85,7 +87,7 @@ def test_our_estimators_are_converted_with_any_activation() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler
 
-    class Own(dn.ActivationFunction):
+    class Custom(dn.ActivationFunction):
         """A user-defined activation."""
 
         def forward(self, ops: Any, Z: Any) -> Any:
@@ -96,7 +98,7 @@ def test_our_estimators_are_converted_with_any_activation() -> None:
 
     for activation in (
         ["tanh", "gelu"], "silu", dn.Activation("leaky_relu", slope=0.2), ["relu", dn.Activation("elu", alpha=0.5)],
-        ["relu", Own()], "logistic",
+        ["relu", Custom()], "logistic",
     ):  # fmt: skip
         ours: Any = dn.DenseClassifier((5, 4), activation, max_iter=3, random_state=0, backend="numpy")
         with warnings.catch_warnings():
@@ -108,7 +110,7 @@ def test_our_estimators_are_converted_with_any_activation() -> None:
         np.testing.assert_array_equal(dn.from_sklearn(ours).flat(), ours.to_network().flat())
 
 
-def test_names_of_features_and_dtype_are_kept_in_a_file(tmp_path: Any) -> None:
+def test_feature_names_and_dtype_are_kept_in_the_model_file(tmp_path: Any) -> None:
     from sklearn.neural_network import MLPRegressor
 
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
@@ -122,7 +124,7 @@ def test_names_of_features_and_dtype_are_kept_in_a_file(tmp_path: Any) -> None:
 
 
 def test_a_poisson_regressor_is_converted_and_exported(tmp_path: Any) -> None:
-    """Its last activation is exp, which model files, ONNX files and Python files can represent."""
+    """The last activation is exp, which model files, ONNX files and Python files can represent."""
     estimator = fit_estimator("regression", loss="poisson")
     net = dn.from_sklearn(estimator)
     np.testing.assert_allclose(net.predict(X.T)[0], estimator.predict(X), rtol=1e-13)
@@ -132,9 +134,9 @@ def test_a_poisson_regressor_is_converted_and_exported(tmp_path: Any) -> None:
     assert "exp(np, linear" in (tmp_path / "model.py").read_text()
     pytest.importorskip("onnx", reason="onnx is not installed")
     net.to_onnx(tmp_path / "model.onnx")
-    again = dn.from_onnx(tmp_path / "model.onnx")
-    assert again.layers[-1].g == dn.Activation("exp")  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(again.predict(X.T), net.predict(X.T))
+    reloaded = dn.from_onnx(tmp_path / "model.onnx")
+    assert reloaded.layers[-1].g == dn.Activation("exp")  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(reloaded.predict(X.T), net.predict(X.T))
 
 
 def test_our_estimators_are_converted_with_an_activation_for_each_layer() -> None:
@@ -154,14 +156,14 @@ def test_estimators_and_steps_without_an_equivalent_layer_are_refused() -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-    net = fit_estimator("regression")
-    net.out_activation_ = "cubed"
+    unsupported = fit_estimator("regression")
+    unsupported.out_activation_ = "cubed"
     for estimator, message in (
         (LinearRegression(), "a LinearRegression, wanted a fitted MLPClassifier, MLPRegressor, DenseClassifier or"),
         (MLPClassifier(), "a MLPClassifier, but is not fitted"),
         (make_pipeline(StandardScaler(), MLPClassifier()), "a MLPClassifier, but is not fitted|a Pipeline, but is"),
         (3, "estimator is a int, wanted a fitted"),
-        (net, "estimator has the activation 'cubed', wanted one of logistic, identity, sigmoid, tanh, .*, exp"),
+        (unsupported, "estimator has the activation 'cubed', wanted one of logistic, identity, sigmoid, tanh, .*, exp"),
     ):
         with pytest.raises(dn.ArgumentError, match=message):
             dn.from_sklearn(estimator)

@@ -37,7 +37,7 @@ def network(activation: Any, dtype: str = "float32", **settings: Any) -> dn.Netw
 
 
 def reference(content: bytes, X: np.ndarray) -> np.ndarray:
-    """Return the outputs of ONNX's reference implementation for rows."""
+    """Return the outputs of ONNX's reference implementation for X, whose rows are samples."""
     from onnx.reference import ReferenceEvaluator
 
     with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -47,7 +47,10 @@ def reference(content: bytes, X: np.ndarray) -> np.ndarray:
 
 
 def check(chain: Chain, X: np.ndarray, random: bool = False) -> None:
-    """Check the outputs of both runtimes and of the network for rows X: shape, dtype and error bounds."""
+    """Check the outputs of ONNX Runtime, ONNX's reference implementation and the network: shape, dtype and errors.
+
+    The rows of X are samples; `random` says whether X and the parameters are random, which gives narrower bounds.
+    """
     A = expected(chain, X.T, random)
     tests = Vectors(X, A.value.astype(np.float64).T, (A.rules.slack * A.error).T)
     content = to_onnx(chain)
@@ -73,7 +76,7 @@ def test_networks_with_each_activation_stay_within_their_bounds(activation: dn.A
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", [g for g in ACTIVATIONS if g.name != "softmax"], ids=str)
-def test_each_activation_at_extremes(activation: dn.Activation, dtype: str) -> None:
+def test_each_activation_stays_within_its_bounds_at_extreme_inputs(activation: dn.Activation, dtype: str) -> None:
     """The network is one neuron with weight 1, so that infinities reach the activation unchanged."""
     net = dn.Network([dn.Dense(1, activation)], inputs=1, dtype=dtype, seed=0)
     net.parameters["W1"] = [[1.0]]
@@ -83,7 +86,7 @@ def test_each_activation_at_extremes(activation: dn.Activation, dtype: str) -> N
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_softmax_at_extremes(dtype: str) -> None:
+def test_softmax_stays_within_its_bounds_at_extreme_inputs(dtype: str) -> None:
     net = dn.Network([dn.Dense(3, "softmax")], inputs=3, dtype=dtype, seed=0)
     net.parameters["W1"] = np.eye(3)
     rows = [[0, 0, 0], [1e30, 0, -1e30], [-1e30, -1e30, -1e30], [0, -50, -80], [1000, 999, 0], [np.nan, 0, 1]]
@@ -91,8 +94,8 @@ def test_softmax_at_extremes(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_inputs_are_standardized_to_the_same_bits(dtype: str) -> None:
-    """Subtracting a mean of a million in single precision would lose digits."""
+def test_onnx_runtime_standardizes_inputs_to_the_same_bits(dtype: str) -> None:
+    """Subtracting a mean of a million in single precision would lose digits, so it must not happen."""
     net = dn.Network([dn.Dense(4)], inputs=4, dtype=dtype, standardizer=network("relu").standardizer, seed=0)
     net.parameters["W1"] = np.eye(4)
     X = np.array([[1, 2, 1e6 + 1.5, 1e-5], [0, -1, 1e6, 3e-5]], dtype)
@@ -117,7 +120,7 @@ def test_outputs_are_converted_to_the_units_of_the_target() -> None:
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_the_file_has_names_metadata_versions_and_shapes(backend: str, tmp_path: Any) -> None:
+def test_the_file_contains_names_metadata_versions_and_shapes(backend: str, tmp_path: Any) -> None:
     if backend == "numba":
         pytest.importorskip("numba", reason='the extra "numba" is not installed')
     net = network("gelu", backend=backend)
@@ -139,19 +142,19 @@ def test_the_file_has_names_metadata_versions_and_shapes(backend: str, tmp_path:
 @pytest.mark.parametrize(
     ("name", "op"), [("relu", "Relu"), ("tanh", "Tanh"), ("softmax", "Softmax"), ("leaky_relu", "LeakyRelu")]
 )
-def test_activations_that_onnx_has_are_one_node(name: str, op: str) -> None:
+def test_activations_defined_by_onnx_become_a_single_node(name: str, op: str) -> None:
     net = dn.Network([dn.Dense(3, name), dn.Dense(2)], inputs=2, seed=0)
     assert [node.op_type for node in onnx.load_from_string(to_onnx(Chain.of(net))).graph.node] == ["Gemm", op, "Gemm"]
 
 
-class Own(dn.ActivationFunction):
+class Custom(dn.ActivationFunction):
     """A user-defined activation."""
 
     def forward(self, ops: Any, Z: Any) -> Any:
         return ops.silu(Z)
 
     def __repr__(self) -> str:
-        return "Own()"
+        return "Custom()"
 
 
 class Twice(dn.Layer):
@@ -165,7 +168,7 @@ class Twice(dn.Layer):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([dn.Dense(3, Own()), dn.Dense(1)], r"layer 1 has the user-defined activation Own\(\)"),
+        ([dn.Dense(3, Custom()), dn.Dense(1)], r"layer 1 has the user-defined activation Custom\(\)"),
         ([dn.Dense(3), Twice(), dn.Dense(1)], r"layer 2 has the user-defined layer Twice\(\)"),
     ],
 )
@@ -207,7 +210,7 @@ def test_metadata_that_are_not_json_are_refused(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["dn.from_onnx('model.onnx')", "net.to_onnx('model.onnx')"])
-def test_without_the_library_the_error_says_how_to_get_it(
+def test_the_error_without_onnx_says_how_to_install_it(
     call: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -226,7 +229,7 @@ def test_networks_too_large_for_the_format_are_refused(monkeypatch: pytest.Monke
         to_onnx(chain)
 
 
-def test_an_error_of_some_units_in_the_last_place_exceeds_the_bounds() -> None:
+def test_an_error_of_a_few_units_in_the_last_place_exceeds_the_bounds() -> None:
     net = dn.Network([dn.Dense(2, "tanh"), dn.Dense(1)], inputs=2, seed=4, dtype="float64")
     chain = Chain.of(net)
     tests = vectors_of(chain)

@@ -1,4 +1,4 @@
-"""ONNX files with weights in a second file, and hostile files with excessive sizes or counts."""
+"""ONNX files whose weights are in a second file, and malicious files with excessive sizes or counts."""
 
 import os
 import shutil
@@ -33,14 +33,14 @@ def write_external(folder: Path, length: str = "48", offset: str = "0", name: st
     return Path(write(content, folder))
 
 
-def test_a_stored_file_of_pytorch_is_read() -> None:
+def test_a_stored_file_written_by_pytorch_is_read() -> None:
     expected = np.load(FIXTURE / "external.npz")
     net = dn.from_onnx(FIXTURE / "torch.onnx", backend="numpy")
     assert net.layers == (dn.Dense(40, "gelu"), dn.Dense(3, "softmax"))
     np.testing.assert_allclose(net.predict(expected["X"].T).T, expected["A"], rtol=1e-5, atol=1e-7)
 
 
-def test_a_file_of_the_installed_pytorch_is_read(tmp_path: Path) -> None:
+def test_a_file_written_by_the_installed_pytorch_is_read(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason='the extra "peers" is not installed')
     pytest.importorskip("onnxscript", reason="PyTorch's exporter needs onnxscript")
     torch.manual_seed(0)
@@ -149,7 +149,7 @@ if sys.platform != "win32":
 
 
 def test_many_tensors_that_share_the_same_bytes_are_refused(tmp_path: Path) -> None:
-    """Otherwise a short model and one file of weights could become a network of hundreds of times their size."""
+    """Otherwise a short model and its file of weights could become a network hundreds of times as large."""
     n, tensors = 300, 400
     (tmp_path / "weights.bin").write_bytes(np.ones((n, n), "float32").tobytes())
     content = chain(("MatMul", np.ones((n, n))), shape=("m", n))
@@ -165,8 +165,8 @@ def test_many_tensors_that_share_the_same_bytes_are_refused(tmp_path: Path) -> N
     content.graph.output[0].name = f"v{tensors - 1}"
     with pytest.raises(dn.ModelFileError, match="compute too many constants for the file's size"):
         dn.from_onnx(write(content, tmp_path))
-    for each in content.graph.node:
-        each.input[1] = tensor.name
+    for node in content.graph.node:
+        node.input[1] = tensor.name
     with pytest.raises(dn.ModelFileError, match="compute too many constants for the file's size"):
         dn.from_onnx(write(content, tmp_path))
 
@@ -179,64 +179,64 @@ MILLION = 1_000_000
 GEMM = ("Gemm", W)
 
 
-def axes_of_a_constant(n: int) -> Any:
+def many_axes_of_a_constant(n: int) -> Any:
     unsqueeze = helper.make_node("Unsqueeze", ["W"], ["V"], axes=list(range(n)))
     return model([unsqueeze, helper.make_node("MatMul", ["in", "V"], ["out"])], {"W": W}, "out", opset=11)
 
 
-def dimensions_of_a_tensor(n: int) -> Any:
+def many_dimensions_of_a_tensor(n: int) -> Any:
     content = chain(GEMM)
     content.graph.initializer[0].dims[:] = [1 << 40] * n
     return content
 
 
-def tensors(n: int) -> Any:
+def many_tensors(n: int) -> Any:
     content = chain(GEMM)
     for i in range(n // 10):
         content.graph.initializer.add(name=f"t{i}", dims=[1], data_type=1, float_data=[1.0])
     return content
 
 
-def operands(n: int) -> Any:
+def many_operands(n: int) -> Any:
     content = chain(GEMM, ("Max", 0.0))
     content.graph.node[1].input.extend(["v0"] * n)
     return content
 
 
-def letters_of_a_name(n: int) -> Any:
+def long_node_name(n: int) -> Any:
     content = chain(GEMM, ("Mish",))
     content.graph.node[1].name = "a/" * n
     return content
 
 
 MODELS: dict[str, Callable[[int], Any]] = {
-    "axes of a constant": axes_of_a_constant,
+    "axes of a constant": many_axes_of_a_constant,
     "axes of a value": lambda n: chain(("Unsqueeze", {"axes": list(range(n))}), GEMM, opset=11),
     "axes in an operand": lambda n: chain(("Squeeze", np.arange(n)), GEMM),
     "sizes of a Reshape": lambda n: chain(("Reshape", np.ones(n, np.int64)), GEMM),
     "order of axes": lambda n: chain(("Transpose", {"perm": list(range(n))}), GEMM),
-    "dimensions of a tensor": dimensions_of_a_tensor,
+    "dimensions of a tensor": many_dimensions_of_a_tensor,
     "dimensions of the input": lambda n: chain(GEMM, shape=[1 << 40] * n),
-    "tensors": tensors,
-    "operands": operands,
-    "letters of a name": letters_of_a_name,
+    "tensors": many_tensors,
+    "operands": many_operands,
+    "letters of a name": long_node_name,
     "nodes": lambda n: chain(GEMM, *[("Identity",)] * (n // 10)),
 }
-"""Functions that return a model with n items of some kind (a tenth of n for whole tensors and nodes)."""
+"""Functions that return a model with n items of a kind (with n / 10 tensors or nodes, which are larger)."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
-def test_a_million_items_take_seconds_and_have_a_short_message(kind: str, tmp_path: Path) -> None:
-    """An algorithm of quadratic complexity would need minutes or hours."""
-    path, began = write(MODELS[kind](MILLION), tmp_path), time.process_time()
+def test_a_million_items_are_read_or_refused_within_seconds(kind: str, tmp_path: Path) -> None:
+    """An algorithm with quadratic complexity would take minutes or hours."""
+    path, start = write(MODELS[kind](MILLION), tmp_path), time.process_time()
     message = ""
     try:
         dn.from_onnx(path)
     except dn.ModelFileError as error:
         message = str(error)
     assert len(message) < 2500
-    assert time.process_time() - began < 60
+    assert time.process_time() - start < 60
 
 
 CHAINS = {
@@ -250,23 +250,23 @@ CHAINS = {
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("kind", CHAINS)
-def test_long_chains_take_seconds(kind: str, tmp_path: Path) -> None:
+def test_long_chains_are_read_or_refused_within_seconds(kind: str, tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["in", "W"], ["v0"])]
     for i in range(2_990):
         op, inputs = CHAINS[kind](i)
         attributes = {"alpha": 0.5 + i / 100_000} if op == "LeakyRelu" else {}
         nodes.append(helper.make_node(op, inputs, [f"v{i + 1}"], **attributes))
     constants = {"W": W, "one": np.float32(1e-3), "each": np.ones(4, "float32"), "sizes": np.array([-1, 4])}
-    path, began = write(model(nodes, constants, "v2990"), tmp_path), time.process_time()
+    path, start = write(model(nodes, constants, "v2990"), tmp_path), time.process_time()
     if kind in {"affine functions", "affine functions of vectors", "Reshapes"}:
         assert dn.from_onnx(path).layers == (dn.Dense(4),)
     else:
         with pytest.raises(dn.ModelFileError, match="cannot be part of a dense chain"):
             dn.from_onnx(path)
-    assert time.process_time() - began < 60
+    assert time.process_time() - start < 60
 
 
-def test_a_data_file_that_lacks_its_last_byte_is_refused(tmp_path: Path) -> None:
+def test_a_data_file_without_its_last_byte_is_refused(tmp_path: Path) -> None:
     for name in ("torch.onnx", "torch.onnx.data"):
         shutil.copy(FIXTURE / name, tmp_path)
     data = tmp_path / "torch.onnx.data"

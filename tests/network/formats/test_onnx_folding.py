@@ -1,4 +1,4 @@
-"""Affine functions and activations as exporters write them are folded into layers, and agree with ONNX Runtime."""
+"""Affine functions and activations written by exporters are folded into layers that agree with ONNX Runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ FIRST, LAST = ("Gemm", W1, b1), ("Gemm", W2, b2)
 
 
 def normalization(n: int, gamma: Any = None) -> tuple[Any, ...]:
-    """Return a BatchNormalization step for n features."""
+    """Return a BatchNormalization node for n features, in the notation of onnx_graphs.chain."""
     scale = rng.normal(size=n) if gamma is None else np.asarray(gamma)
     return (
         "BatchNormalization",
@@ -44,10 +44,10 @@ GRAPHS: dict[str, tuple[list[Any], str]] = {
     "a Clip from 0 to the largest float": ([FIRST, ("Clip", 0.0, 3.4028235e38), LAST], "relu"),
     "a maximum": ([FIRST, ("Max", 0.0, ...), LAST], "relu"),
     "Selu": ([FIRST, ("Selu",), LAST], "elu"),
-    "Selu of other constants": ([FIRST, ("Selu", {"alpha": 1.5, "gamma": 2.0}), LAST], "elu"),
-    "Celu of 1": ([FIRST, ("Celu",), LAST], "elu"),
-    "PRelu of one slope": ([FIRST, ("PRelu", np.array([0.2])), LAST], "leaky_relu"),
-    "PRelu of equal slopes": ([FIRST, ("PRelu", np.full(5, 0.2)), LAST], "leaky_relu"),
+    "Selu with other constants": ([FIRST, ("Selu", {"alpha": 1.5, "gamma": 2.0}), LAST], "elu"),
+    "Celu with alpha 1": ([FIRST, ("Celu",), LAST], "elu"),
+    "PRelu with a single slope": ([FIRST, ("PRelu", np.array([0.2])), LAST], "leaky_relu"),
+    "PRelu with equal slopes": ([FIRST, ("PRelu", np.full(5, 0.2)), LAST], "leaky_relu"),
     "scaled outputs of tanh": ([FIRST, ("Relu",), LAST, ("Tanh",), ("Mul", 2.5)], "relu"),
     "an affine function before the activation": ([FIRST, ("Mul", 0.5), ("Add", 1.0), ("Softplus",), LAST], "softplus"),
     "an unbounded maximum": ([FIRST, ("Max", -np.inf), ("Relu",), ("Min", np.inf), LAST], "relu"),
@@ -65,7 +65,7 @@ def test_affine_functions_are_folded_into_layers(name: str, tmp_path: Path) -> N
     np.testing.assert_allclose(net.predict(X.T).T, expected, rtol=2e-5, atol=2e-5 * abs(expected).max())
 
 
-def test_swish_is_silu(tmp_path: Path) -> None:
+def test_swish_is_read_as_silu(tmp_path: Path) -> None:
     assert dn.from_onnx(write(chain(FIRST, ("Swish",), opset=24), tmp_path)).layers == (dn.Dense(5, "silu"),)
     with pytest.raises(dn.ModelFileError, match=r"'n1' \(Swish\) multiplies the argument of its sigmoid"):
         dn.from_onnx(write(chain(FIRST, ("Swish", {"alpha": 1.7}), opset=24), tmp_path))
@@ -73,7 +73,7 @@ def test_swish_is_silu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reduced", [True, False])
 def test_a_softmax_of_several_nodes_is_recognized(reduced: bool, tmp_path: Path) -> None:
-    """Reductions remove the axis, as jax2onnx writes them, or keep it with size 1."""
+    """The reductions remove the reduced axis, as jax2onnx writes them, or keep it with size 1."""
     keepdims = int(not reduced)
     nodes = [
         helper.make_node("MatMul", ["in", "W"], ["z"]),
@@ -96,7 +96,7 @@ def test_a_softmax_of_several_nodes_is_recognized(reduced: bool, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("transform", "classes"), [("SOFTMAX", 3), ("LOGISTIC", 2), ("NONE", 4)])
-def test_scikit_learns_linear_models_are_read(transform: str, classes: int, tmp_path: Path) -> None:
+def test_linear_models_of_scikit_learn_are_read(transform: str, classes: int, tmp_path: Path) -> None:
     half = rng.normal(size=(classes, 3))
     W = np.vstack([-half[:1], half[:1]]) if transform == "LOGISTIC" else half
     node = helper.make_node(
@@ -132,11 +132,12 @@ def test_weights_in_half_precision_are_read_as_float32(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[list[Any], str]] = {
     "ReLU6": ([FIRST, ("Clip", 0.0, 6.0)], r"'n1' \(Clip\) bounds its input to 0 and 6"),
     "a slope for each feature": ([FIRST, ("PRelu", np.arange(5.0))], r"'n1' \(PRelu\) has a different slope for each"),
-    "Celu of 2": ([FIRST, ("Celu", {"alpha": 2.0})], r"'n1' \(Celu\) has an alpha different from 1"),
+    "Celu with alpha 2": ([FIRST, ("Celu", {"alpha": 2.0})], r"'n1' \(Celu\) has an alpha different from 1"),
     "Mish": ([FIRST, ("Mish",)], r"'n1' \(Mish\) is an unsupported activation"),
-    "normalized as in training": (
+    "BatchNormalization in training mode": (
         [FIRST, ("BatchNormalization", *[np.ones(5)] * 4, {"training_mode": 1})], r"ization\) normalizes by the batch"),
-    "norms of samples": ([("ai.onnx.ml.Normalizer", {"norm": "L2"}), FIRST], r"divides each sample by its own norm"),
+    "division by norms of samples": (
+        [("ai.onnx.ml.Normalizer", {"norm": "L2"}), FIRST], r"divides each sample by its own norm"),
     "missing values replaced": (
         [("ai.onnx.ml.Imputer", {"imputed_value_floats": [0.0]}), FIRST], r"\(ai.onnx.ml.Imputer\) replaces missing"),
     "NaN among the weights": ([("Gemm", np.where(W1 > 1, np.nan, W1))], r"'n0' \(Gemm\) has a constant that is not fi"),
@@ -156,9 +157,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_operations_without_an_equivalent_layer_and_numbers_that_are_not_finite_are_refused(
-    name: str, tmp_path: Path
-) -> None:
+def test_unsupported_operations_and_non_finite_constants_are_refused(name: str, tmp_path: Path) -> None:
     steps, message = REFUSED[name]
     with pytest.raises(dn.ModelFileError, match=message):
         dn.from_onnx(write(chain(*steps, opset=20), tmp_path))
