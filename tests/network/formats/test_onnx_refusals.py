@@ -1,4 +1,4 @@
-"""ONNX files that are not dense chains, or cannot be trusted, are refused with a ModelFileError that names the node."""
+"""ONNX files that are invalid or not dense chains are refused with a ModelFileError that names the node."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ W, b = np.arange(12.0).reshape(3, 4) / 7, np.arange(4.0)
 DENSE = ("Gemm", W, b)
 
 
-def refusal(content: Any, folder: Path, **options: Any) -> str:
+def load_error(content: Any, folder: Path, **options: Any) -> str:
     """Return the error message for a file that must be refused."""
     with pytest.raises(dn.ModelFileError) as caught:
         dn.from_onnx(write(content, folder), **options)
@@ -27,9 +27,9 @@ def refusal(content: Any, folder: Path, **options: Any) -> str:
 
 
 REFUSED: dict[str, Any] = {
-    "another layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) cannot be part of a dense chain"),
-    "another activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is an unsupported activation"),
-    "another domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
+    "an unsupported layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) cannot be part of a dense chain"),
+    "an unsupported activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is an unsupported activation"),
+    "an unsupported domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
     "an activation first": ([("Relu",), DENSE], r"node 'n0' \(Relu\) cannot be part"),
     "two activations": ([DENSE, ("Relu",), ("Tanh",)], r"node 'n2' \(Tanh\) cannot be part"),
     "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, and no"),
@@ -37,57 +37,58 @@ REFUSED: dict[str, Any] = {
     "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"'n1' \(LogSoftmax\) gives logarithms of prob"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
     "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, and the weights have"),
-    "dropout as in training": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
+    "dropout in training mode": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
     "dropout within an activation": (
         [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"'n2' \(Dropout\) drops some of its inputs"),
-    "a product and a sum in one": ([("MatMul", W, b)], r"node 'n0' \(MatMul\) cannot be part"),
-    "samples joined": ([("Flatten", {"axis": 0}), DENSE], r"node 'n0' \(Flatten\) joins samples"),
-    "samples split": ([DENSE, ("Reshape", [-1, 2])], r"node 'n1' \(Reshape\) changes the shape of samples"),
-    "samples in a row": ([DENSE, ("Reshape", [-1])], r"node 'n1' \(Reshape\) changes the shape of samples"),
+    "a MatMul with a bias": ([("MatMul", W, b)], r"node 'n0' \(MatMul\) cannot be part"),
+    "samples joined by a Flatten": ([("Flatten", {"axis": 0}), DENSE], r"node 'n0' \(Flatten\) joins samples"),
+    "samples split into two": ([DENSE, ("Reshape", [-1, 2])], r"node 'n1' \(Reshape\) changes the shape of samples"),
+    "all samples in one vector": ([DENSE, ("Reshape", [-1])], r"node 'n1' \(Reshape\) changes the shape of samples"),
     "samples squeezed": ([DENSE, ("Squeeze", [1])], r"node 'n1' \(Squeeze\) changes the shape of samples"),
-    "features as samples": ([DENSE, ("Transpose",), DENSE], r"node 'n2' \(Gemm\) sums over the samples"),
+    "features transposed into samples": ([DENSE, ("Transpose",), DENSE], r"node 'n2' \(Gemm\) sums over the samples"),
     "too many features": ([DENSE, ("Relu",), DENSE], r"node 'n2' \(Gemm\) needs 3 numbers .* there are 4"),
     "weights with three axes": ([("MatMul", np.ones((1, 3, 4)))], r"node 'n0' \(MatMul\) has no const"),
     "a bias for each sample": ([("MatMul", W), ("Add", np.ones((3, 4)))], r"'n1' \(Add\) has a constant of sh"),
-    "a bias of another size": ([("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
+    "a bias of the wrong size": (
+        [("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
     "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) makes numbers that are not finite"),
     "reciprocals of the inputs": ([("Div", 1.0, ...), DENSE], r"'n0' \(Div\) cannot be part of a dense chain"),
     "reciprocals of the outputs": ([DENSE, ("Div", 1.0, ...)], r"'n1' \(Div\) cannot be part of a dense chain"),
-    "no layer": ([("Identity",)], "it has no dense layer"),
-    "scaled and no layer": ([("Mul", 2.0)], "it has no dense layer"),
+    "no dense layer": ([("Identity",)], "it has no dense layer"),
+    "a scaling without a dense layer": ([("Mul", 2.0)], "it has no dense layer"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_the_node_that_is_not_part_of_a_dense_chain_is_named(name: str, tmp_path: Path) -> None:
+def test_graphs_that_are_not_dense_chains_are_refused(name: str, tmp_path: Path) -> None:
     steps, expected = REFUSED[name]
-    message = refusal(chain(*steps), tmp_path)
+    message = load_error(chain(*steps), tmp_path)
     assert re.search(expected, message)
     if "cannot be part" in message:
         assert "supported: Gemm and MatMul with constant weights" in message
 
 
 def test_a_softmax_over_axis_0_is_refused_before_opset_13(tmp_path: Path) -> None:
-    """Before opset 13, such a softmax is over all samples together."""
+    """Before opset 13, a Softmax with axis 0 normalizes all outputs of all samples together."""
     steps = [("Transpose",), ("MatMul", W.T, ...), ("Softmax", {"axis": 0})]
     assert dn.from_onnx(write(chain(*steps, opset=13), tmp_path)).outputs == 4
-    assert "node 'n2' (Softmax) is not over the features" in refusal(chain(*steps, opset=12), tmp_path)
+    assert "node 'n2' (Softmax) is not over the features" in load_error(chain(*steps, opset=12), tmp_path)
 
 
 def test_a_graph_with_a_skip_connection_is_refused(tmp_path: Path) -> None:
-    f32 = {"W": W.astype("float32"), "V": np.eye(4, dtype="float32")}
+    constants = {"W": W.astype("float32"), "V": np.eye(4, dtype="float32")}
     nodes = [
         helper.make_node("MatMul", ["in", "W"], ["h"], name="first"),
         helper.make_node("MatMul", ["h", "V"], ["z"], name="second"),
         helper.make_node("Add", ["h", "z"], ["out"], name="skip"),
     ]
-    assert "node 'skip' (Add) cannot be part of a dense chain" in refusal(model(nodes, f32, "out"), tmp_path)
+    assert "node 'skip' (Add) cannot be part of a dense chain" in load_error(model(nodes, constants, "out"), tmp_path)
 
 
 def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
-    """GELU as several nodes, with the square root of 2 to eight digits, and to six."""
+    """GELU as several nodes is recognized with √2 to eight digits, but not to six."""
     for root, is_gelu in ((1.4142135, True), (1.41421, False)):
-        f32 = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
+        constants = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
         nodes = [
             helper.make_node("MatMul", ["in", "W"], ["z"]),
             helper.make_node("Div", ["z", "root"], ["a"]),
@@ -96,84 +97,84 @@ def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
             helper.make_node("Mul", ["c", "z"], ["d"]),
             helper.make_node("Mul", ["half", "d"], ["out"]),
         ]
-        content = model(nodes, f32, "out")
+        content = model(nodes, constants, "out")
         if is_gelu:
             assert dn.from_onnx(write(content, tmp_path)).layers == (dn.Dense(4, "gelu"),)
         else:
-            assert "node 'gelu' (Erf) cannot be part of a dense chain" in refusal(content, tmp_path)
+            assert "node 'gelu' (Erf) cannot be part of a dense chain" in load_error(content, tmp_path)
 
 
-def test_weights_that_are_inputs_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_graph_inputs_are_refused(tmp_path: Path) -> None:
     content = chain(DENSE)
     del content.graph.initializer[0]
     content.graph.input.append(helper.make_tensor_value_info("c0_1", 1, [3, 4]))
-    assert "depends on 2 inputs (c0_1, in), and a dense chain has one" in refusal(content, tmp_path)
+    assert "depends on 2 inputs (c0_1, in), and a dense chain has one" in load_error(content, tmp_path)
 
 
 def test_weights_of_different_dtypes_are_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["in", "W"], ["h"]), helper.make_node("MatMul", ["h", "V"], ["out"], name="n")]
     content = model(nodes, {"W": W.astype("float32"), "V": np.eye(4)}, "out")
-    assert "node 'n' (MatMul) has weights of float64, and earlier weights are float32" in refusal(content, tmp_path)
+    assert "node 'n' (MatMul) has weights of float64, and earlier weights are float32" in load_error(content, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [[3, 5], [1 << 40, 1 << 40], [0, 4], [-3, 4], [1 << 62, 4], [12]])
 def test_tensors_whose_data_do_not_fit_their_shape_are_refused(shape: list[int], tmp_path: Path) -> None:
     content = chain(DENSE)
     content.graph.initializer[0].dims[:] = shape
-    message = refusal(content, tmp_path)
+    message = load_error(content, tmp_path)
     assert ("has the shape" in message and "12 numbers" in message) or "has operands that are not matrices" in message
 
 
 def test_an_input_of_a_huge_declared_size_is_refused_without_allocating_it(tmp_path: Path) -> None:
     content = chain(("Mul", 2.0), ("Flatten",), DENSE, shape=("m", 1 << 40, 1 << 20))
-    assert "needs 3 numbers for each sample, and there are" in refusal(content, tmp_path)
+    assert "needs 3 numbers for each sample, and there are" in load_error(content, tmp_path)
     content = chain(("Mul", np.ones((1, 1))), ("Add", np.ones(5)), DENSE, shape=("m", 1 << 40))
-    assert "has a constant of shape (5,)" in refusal(content, tmp_path)
+    assert "has a constant of shape (5,)" in load_error(content, tmp_path)
 
 
 def test_expressions_with_very_long_normal_forms_are_refused(tmp_path: Path) -> None:
-    """60 doublings or squarings of ``x`` would be a sum or product of 2^60 terms."""
+    """Doubling or squaring ``x`` 60 times would give a sum or product of 2^60 terms."""
     for op in ("Add", "Mul"):
         nodes = [helper.make_node("MatMul", ["in", "W"], ["v0"])]
         nodes += [helper.make_node(op, [f"v{i}", f"v{i}"], [f"v{i + 1}"]) for i in range(60)]
-        message = refusal(model(nodes, {"W": W.astype("float32")}, "v60"), tmp_path)
+        message = load_error(model(nodes, {"W": W.astype("float32")}, "v60"), tmp_path)
         assert f"node 'v1' ({op}) cannot be part" in message
 
 
 def test_long_computations_with_constants_are_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Neg", ["W" if i == 0 else f"w{i}"], [f"w{i + 1}"]) for i in range(500)]
     nodes += [helper.make_node("MatMul", ["in", "w500"], ["out"])]
-    message = refusal(model(nodes, {"W": np.ones((300, 300), "float32")}, "out", ("m", 300)), tmp_path)
+    message = load_error(model(nodes, {"W": np.ones((300, 300), "float32")}, "out", ("m", 300)), tmp_path)
     assert "compute too many constants for the file's size" in message
     nodes = [helper.make_node("Exp", ["W"], ["V"], name="e"), helper.make_node("MatMul", ["in", "V"], ["out"])]
-    message = refusal(model(nodes, {"W": W.astype("float32")}, "out"), tmp_path)
+    message = load_error(model(nodes, {"W": W.astype("float32")}, "out"), tmp_path)
     assert "node 'e' (Exp) computes with constants, and only Add, Cast, Div, Identity" in message
 
 
 def test_invalid_graphs_are_refused(tmp_path: Path) -> None:
     content = chain(DENSE, ("Relu",))
     content.graph.node[1].input[0] = "nowhere"
-    assert "node 'n1' (Relu) needs 'nowhere', which no earlier node computes" in refusal(content, tmp_path)
+    assert "node 'n1' (Relu) needs 'nowhere', which no earlier node computes" in load_error(content, tmp_path)
     content = chain(DENSE, ("Relu",))
     content.graph.node[1].output[0] = "v0"
-    assert "node 'n1' (Relu) has the output 'v0', and so has an earlier node or tensor" in refusal(content, tmp_path)
+    assert "node 'n1' (Relu) has the output 'v0', and so has an earlier node or tensor" in load_error(content, tmp_path)
     content = chain(DENSE, ("Relu",))
     content.graph.node.insert(0, content.graph.node.pop(1))
-    assert "needs 'v0', which no earlier node computes" in refusal(content, tmp_path)
+    assert "needs 'v0', which no earlier node computes" in load_error(content, tmp_path)
     content = chain(DENSE)
     content.graph.node[0].input[0] = "c0_1"
-    assert "node 'n0' (Gemm) computes with constants" in refusal(content, tmp_path)
+    assert "node 'n0' (Gemm) computes with constants" in load_error(content, tmp_path)
     content.graph.output[0].name = "c0_1"
-    assert "its output 'c0_1' does not depend on its input" in refusal(content, tmp_path)
+    assert "its output 'c0_1' does not depend on its input" in load_error(content, tmp_path)
     content = chain(DENSE)
     content.graph.initializer.append(content.graph.initializer[0])
-    assert "two tensors of the same name" in refusal(content, tmp_path)
+    assert "two tensors of the same name" in load_error(content, tmp_path)
     content = chain(DENSE)
     content.graph.node[0].ClearField("output")
-    assert "has no output" in refusal(content, tmp_path)
-    assert "has opset 6, wanted at least 7" in refusal(chain(DENSE, opset=6), tmp_path)
-    assert "has 10,001 nodes, wanted at most 10,000" in refusal(chain(DENSE, *[("Identity",)] * 10_000), tmp_path)
-    assert "its graph has no nodes or outputs" in refusal(onnx.ModelProto(ir_version=8), tmp_path)
+    assert "has no output" in load_error(content, tmp_path)
+    assert "has opset 6, wanted at least 7" in load_error(chain(DENSE, opset=6), tmp_path)
+    assert "has 10,001 nodes, wanted at most 10,000" in load_error(chain(DENSE, *[("Identity",)] * 10_000), tmp_path)
+    assert "its graph has no nodes or outputs" in load_error(onnx.ModelProto(ir_version=8), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_invalid_graphs_are_refused(tmp_path: Path) -> None:
     ],
     ids=["empty", "nonsense", "truncated", "npy"],
 )
-def test_other_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_onnx_models_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(dn.ModelFileError, match=message):
