@@ -1,4 +1,4 @@
-"""Imported by a fork server before it forks, so that the forks need not import and compile again."""
+"""Preloaded by a fork server, so that its processes need not import modules and compile kernels again."""
 
 from checkpointed import BACKENDS, fit, network
 
