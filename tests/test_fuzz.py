@@ -25,4 +25,4 @@ def test_readers_survive_damaged_and_malicious_files(name: str, tmp_path: Path) 
         outcomes.add(target.check(content, tmp_path))
 
     try_file()
-    assert outcomes == {True, False}  # some files could be read, and some could not
+    assert outcomes == {True, False}  # some files are readable, others are not

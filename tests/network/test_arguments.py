@@ -204,7 +204,7 @@ def test_parameters_that_are_not_finite_are_refused(value: float) -> None:
         ("max", [1.0, 1.5, 2.5, 3.0], 3),
     ],
 )
-def test_an_improvement_exceeds_min_delta(mode: str, values: list[float], best: int) -> None:
+def test_only_changes_above_min_delta_are_improvements(mode: str, values: list[float], best: int) -> None:
     history = dn.History()
     training: Any = SimpleNamespace(
         history=history, network=network(), watched=("loss",), epoch=0, epochs=len(values), step=1, stop=False

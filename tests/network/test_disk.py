@@ -161,7 +161,7 @@ def test_wrong_rows_and_indices_are_refused(arguments, error, message):
         OnDisk(*arguments)
 
 
-def test_only_samples_can_be_selected():
+def test_indexing_by_features_is_refused():
     with pytest.raises(ArgumentError, match=r"wanted X\[:, samples\]"):
         OnDisk(np.ones((2, 2)))[0]
 
@@ -187,7 +187,7 @@ def test_training_reports_wrong_samples_on_disk(save_and_map):
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "idx", "parquet"])
-def test_an_open_table_has_the_contents_of_the_table_in_memory(tmp_path, kind):
+def test_open_table_and_read_table_give_the_same_contents(tmp_path, kind):
     rows = np.arange(600, dtype=np.uint8).reshape(100, 6)
     y = np.arange(100) % 3
     path = tmp_path / f"images.{kind}"
@@ -272,7 +272,7 @@ def test_a_wrong_local_header_is_refused(tmp_path):
 @pytest.mark.thinned(3)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses the memory limits of Linux")
 @pytest.mark.parametrize("kind", ["npy", "npz", "parquet"])
-def test_memory_is_bounded_whatever_the_size_of_the_data(tmp_path, kind):
+def test_training_from_disk_needs_less_memory_than_the_data(tmp_path, kind):
     """A process that may allocate 16 MB standardizes and trains on 31 MB of data that it cannot read into memory.
 
     With Parquet it may allocate 32 MB and trains on 61 MB, since pyarrow holds some rows both encoded and decoded.

@@ -205,16 +205,16 @@ def test_the_default_loss_matches_the_last_activation() -> None:
 
 def test_partial_fit_continues_with_the_state_of_the_optimizer() -> None:
     X, y = blobs(64)
-    whole, parts = network(), network()
-    whole.fit(X, y, optimizer=dn.Adam(0.01), epochs=2, batch_size=16, shuffle=False)
+    by_fit, by_partial_fit = network(), network()
+    by_fit.fit(X, y, optimizer=dn.Adam(0.01), epochs=2, batch_size=16, shuffle=False)
     for _ in range(2):
         for i in range(0, 64, 16):
-            parts.partial_fit(X[:, i : i + 16], y[i : i + 16], optimizer=dn.Adam(0.01))
-    np.testing.assert_array_equal(whole.flat(), parts.flat())
+            by_partial_fit.partial_fit(X[:, i : i + 16], y[i : i + 16], optimizer=dn.Adam(0.01))
+    np.testing.assert_array_equal(by_fit.flat(), by_partial_fit.flat())
     restarted = network()
     for _ in range(2):
         restarted.fit(X, y, optimizer=dn.Adam(0.01), epochs=1, batch_size=16, shuffle=False)
-    assert not np.array_equal(restarted.flat(), whole.flat())
+    assert not np.array_equal(restarted.flat(), by_fit.flat())
 
 
 def test_partial_fit_returns_the_mean_loss() -> None:

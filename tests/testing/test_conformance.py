@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
 class Loopback(Backend):
-    """A backend with NumPy's equations as kernels, and with its own Program and Inference."""
+    """A backend whose kernels are NumPy's equations, with a Program and an Inference of its own."""
 
     def __init__(self) -> None:
         super().__init__("loopback", np, {name: _kernel(name) for name in EQUATIONS})

@@ -26,7 +26,7 @@ b1, b2 = rng.normal(size=4), rng.normal(size=2)
 X = rng.normal(size=(6, 3)).astype("float32")
 
 
-def check(content: Any, folder: Path, rows: np.ndarray = X, file_input: np.ndarray | None = None) -> dn.Network:
+def check_import(content: Any, folder: Path, rows: np.ndarray = X, file_input: np.ndarray | None = None) -> dn.Network:
     """Check that predictions of the loaded network and of ONNX Runtime are within the network's error bounds.
 
     (None of these graphs has a Sigmoid: ONNX Runtime's is too inaccurate.)
@@ -43,7 +43,7 @@ def check(content: Any, folder: Path, rows: np.ndarray = X, file_input: np.ndarr
         The samples in the layout and dtype of the model's input; by default `rows`.
     """
     net = dn.from_onnx(write(content, folder), backend="numpy")
-    vectors = with_bounds(Chain.of(net), rows)
+    vectors = outputs_with_bounds(Chain.of(net), rows)
     assert worst(net.predict(rows.T).T, vectors) <= 1
     outputs = run(content, rows if file_input is None else file_input)
     transposed = outputs.ndim == 2 and outputs.shape != vectors.A.shape
@@ -51,7 +51,7 @@ def check(content: Any, folder: Path, rows: np.ndarray = X, file_input: np.ndarr
     return net
 
 
-def with_bounds(loaded: Chain, rows: np.ndarray) -> Vectors:
+def outputs_with_bounds(loaded: Chain, rows: np.ndarray) -> Vectors:
     """Return the outputs for `rows`, with error bounds that allow for a standardization in single precision.
 
     Such a standardization has four rounding errors: in two constants, a sum and a product. The first constant and the
@@ -92,25 +92,25 @@ CHAINS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_dense_chains_are_read(name: str, tmp_path: Path) -> None:
-    net = check(chain(*CHAINS[name]), tmp_path)
+    net = check_import(chain(*CHAINS[name]), tmp_path)
     assert (net.inputs, net.dtype, net.standardizer) == (3, "float32", None)
     assert all(type(layer) is dn.Dense for layer in net.layers)
 
 
 def test_graphs_whose_input_has_samples_as_columns_are_read(tmp_path: Path) -> None:
     steps = [("MatMul", W1, ...), ("Add", b1.reshape(4, 1)), ("Tanh",)]
-    check(chain(*steps, shape=(3, "m")), tmp_path, file_input=X.T)
-    check(chain(("Gemm", W1.T, b1, {"transA": 1}), shape=(3, "m")), tmp_path, file_input=X.T)
+    check_import(chain(*steps, shape=(3, "m")), tmp_path, file_input=X.T)
+    check_import(chain(("Gemm", W1.T, b1, {"transA": 1}), shape=(3, "m")), tmp_path, file_input=X.T)
     transposed = [("Transpose",), ("Gemm", W1.T, b1), ("Tanh",)]
-    check(chain(*transposed, shape=(3, "m")), tmp_path, file_input=X.T)
-    check(
+    check_import(chain(*transposed, shape=(3, "m")), tmp_path, file_input=X.T)
+    check_import(
         chain(("Transpose",), ("Sub", np.array([1.0, 2.0, 3.0])), *transposed[1:], shape=(3, "m")),
         tmp_path,
         file_input=X.T,
     )
-    check(chain(("Transpose",), ("Sub", np.array([[1.0], [2.0], [3.0]])), *steps), tmp_path)
+    check_import(chain(("Transpose",), ("Sub", np.array([[1.0], [2.0], [3.0]])), *steps), tmp_path)
     scaled = [("Sub", np.array([[1.0], [2.0], [3.0]])), *steps]
-    assert check(chain(*scaled, shape=(3, "m")), tmp_path, file_input=X.T).standardizer is not None
+    assert check_import(chain(*scaled, shape=(3, "m")), tmp_path, file_input=X.T).standardizer is not None
 
 
 def test_weights_from_constant_nodes_and_constant_expressions_are_read(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_weights_from_constant_nodes_and_constant_expressions_are_read(tmp_path:
         helper.make_node("Mul", ["Z", "slope"], ["scaled"]), helper.make_node("Max", ["scaled", "Z"], ["out"]),
     ]  # fmt: skip
     content = model(nodes, {"shape": np.array([4, 3]), "axis": np.array([0])}, "out")
-    net = check(content, tmp_path)
+    net = check_import(content, tmp_path)
     assert net.layers[0] == dn.Dense(4, dn.Activation("leaky_relu", slope=0.25))
     np.testing.assert_array_equal(net.parameters["W1"], W1.astype("float32"))
 
@@ -141,9 +141,9 @@ STANDARDIZERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", STANDARDIZERS)
-def test_standardization_becomes_a_standardizer(name: str, tmp_path: Path) -> None:
+def test_standardizing_nodes_become_a_standardizer(name: str, tmp_path: Path) -> None:
     steps = [tuple(np.array(x) if isinstance(x, list) else x for x in step) for step in STANDARDIZERS[name]]
-    net = check(chain(*steps, ("Gemm", W1.T, b1), ("Tanh",)), tmp_path)
+    net = check_import(chain(*steps, ("Gemm", W1.T, b1), ("Tanh",)), tmp_path)
     assert net.standardizer is not None
     if name in {"Sub and Div", "Mul and Add", "Scaler"}:
         expected = [[1.0], [2.0], [3.0]]
@@ -156,17 +156,17 @@ def test_images_are_flattened(tmp_path: Path) -> None:
     W = rng.normal(size=(12, 2))
     for flat in [("Flatten",)], [("Reshape", np.array([-1, 12]))], [("Reshape", np.array([0, -1]))]:
         content = chain(("Div", 255.0), *flat, ("Gemm", W, b2), ("Softmax",), shape=("m", 2, 2, 3))
-        assert check(content, tmp_path, pixels.reshape(5, 12), pixels).inputs == 12
+        assert check_import(content, tmp_path, pixels.reshape(5, 12), pixels).inputs == 12
 
 
-def test_integers_are_cast_first(tmp_path: Path) -> None:
+def test_integer_inputs_are_cast_to_floats(tmp_path: Path) -> None:
     content = chain(("Cast", {"to": 1}), ("Gemm", W1.T, b1), inputs="int64")
-    check(content, tmp_path, X.round() * 3, (X.round() * 3).astype(np.int64))
+    check_import(content, tmp_path, X.round() * 3, (X.round() * 3).astype(np.int64))
 
 
 def test_inputs_without_a_shape_are_read(tmp_path: Path) -> None:
-    check(chain(("Reshape", np.array([-1, 3])), ("Gemm", W1.T, b1), shape=(None, None)), tmp_path)
-    check(chain(("Sub", 1.0), ("Gemm", W1.T, b1), shape=None), tmp_path)
+    check_import(chain(("Reshape", np.array([-1, 3])), ("Gemm", W1.T, b1), shape=(None, None)), tmp_path)
+    check_import(chain(("Sub", 1.0), ("Gemm", W1.T, b1), shape=None), tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -198,7 +198,7 @@ def test_a_loaded_network_runs_on_any_backend(backend: str, tmp_path: Path) -> N
         pytest.importorskip("numba", reason='the extra "numba" is not installed')
     net = dn.from_onnx(write(chain(*CHAINS["Gemm"]), tmp_path), backend=backend)
     assert net.backend.name == backend
-    assert worst(net.predict(X.T).T, with_bounds(Chain.of(net), X)) <= 1
+    assert worst(net.predict(X.T).T, outputs_with_bounds(Chain.of(net), X)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_models_from_both_pytorch_exporters_are_read(exporter: str, dtype: str, 
         "relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu", "elu", "leaky_relu",
         *(["softplus"] if dtype == "float32" else []), "softmax",
     ]  # fmt: skip
-    assert worst(loaded.predict(x.numpy().T).T, with_bounds(Chain.of(loaded), x.numpy())) <= 1
-    assert worst(net(x).detach().numpy(), with_bounds(Chain.of(loaded), x.numpy())) <= 1
+    assert worst(loaded.predict(x.numpy().T).T, outputs_with_bounds(Chain.of(loaded), x.numpy())) <= 1
+    assert worst(net(x).detach().numpy(), outputs_with_bounds(Chain.of(loaded), x.numpy())) <= 1
 
 
 @pytest.mark.parametrize("kind", ["binary", "multiclass", "multilabel", "regression"])
@@ -265,7 +265,7 @@ def test_models_from_skl2onnx_are_read(kind: str, zipmap: bool, tmp_path: Path) 
         content = skl2onnx.to_onnx(pipeline, rows[:1], options=options)
     net = dn.from_onnx(write(content, tmp_path))
     expected = pipeline.predict(rows).reshape(-1, 1) if kind == "regression" else pipeline.predict_proba(rows)
-    assert worst(expected, with_bounds(Chain.of(net), rows)) <= 1
+    assert worst(expected, outputs_with_bounds(Chain.of(net), rows)) <= 1
     classes = {"binary": ["no", "yes"], "multiclass": ["5", "6", "7"]}
     assert net.metadata.get("classes") == classes.get(kind)
     assert net.outputs == expected.shape[1]

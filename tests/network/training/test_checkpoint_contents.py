@@ -94,22 +94,22 @@ def test_a_header_that_passes_the_check_can_be_written_and_read(
     monkeypatch.setattr(containers, "HEADER_LIMIT", containers.RESERVE + 30_000)
     net = dn.Network([dn.Dense(1)], 1, seed=0, backend="numpy")
     path = tmp_path / "m.safetensors"
-    outcomes = []
+    results = []
     for count in range(1, 200_000 // len(json.dumps(json.dumps(name))), 97):
         net.metadata = {"features": [name] * count}
         try:
             model_files.check(net)
-            outcomes.append("accepted")
+            results.append("accepted")
         except dn.ModelFileError:
-            outcomes.append("refused, but fits")
+            results.append("refused, but fits")
         try:
             net.save(path)
         except dn.ModelFileError:
-            assert outcomes[-1] != "accepted"
-            outcomes[-1] = "too long"
+            assert results[-1] != "accepted"
+            results[-1] = "too long"
         else:
             assert dn.load(path, backend="numpy").metadata == net.metadata
-    assert set(outcomes) == {"accepted", "refused, but fits", "too long"}
+    assert set(results) == {"accepted", "refused, but fits", "too long"}
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int32", "uint64", "float16", ">f8", ">i4"])

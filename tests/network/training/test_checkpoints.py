@@ -103,7 +103,7 @@ def test_resuming_finished_training_restores_its_outcome(run: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == before
 
 
-def test_resuming_without_a_checkpoint_starts_a_new_training(run: Path) -> None:
+def test_resuming_without_a_checkpoint_starts_at_the_first_epoch(run: Path) -> None:
     uninterrupted, resumed = network(), network()
     assert outcome(resumed, fit(resumed, run, resume=True)) == outcome(uninterrupted, fit(uninterrupted))
 
@@ -250,7 +250,7 @@ def test_a_network_with_a_user_defined_layer_can_be_resumed_but_not_loaded(run: 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_checkpoints_of_another_training_are_not_overwritten(run: Path) -> None:
+def test_existing_checkpoints_are_not_overwritten(run: Path) -> None:
     fit(network(), run, epochs=2)
     net = network()
     before = net.flat()

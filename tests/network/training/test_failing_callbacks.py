@@ -69,7 +69,7 @@ class FailingRecorder(Recorder):
             raise self.error("stopped")
 
 
-class FailsOnce(dn.Callback):
+class FailOnce(dn.Callback):
     """A callback without memory that fails once in the method `method_name`; `record_first` is ignored."""
 
     def __init__(
@@ -91,8 +91,8 @@ class FailsOnce(dn.Callback):
 @pytest.mark.parametrize("every", [1, "0.000000001s", pytest.param("1h", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("record_first", [False, True])
 @pytest.mark.parametrize("method_name", ["on_chunk", "on_epoch"])
-@pytest.mark.parametrize("kind", [FailingRecorder, FailsOnce])
-def test_the_other_callbacks_miss_nothing_when_one_fails(
+@pytest.mark.parametrize("kind", [FailingRecorder, FailOnce])
+def test_the_other_callbacks_miss_no_call_when_one_fails(
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: Any,
@@ -107,12 +107,12 @@ def test_the_other_callbacks_miss_nothing_when_one_fails(
         callbacks = [Recorder("before"), kind("failing", *failure), Recorder("after")]
         net = network()
         history = fit(net, directory, 6, callbacks=callbacks, **options)
-        return [outcome(net, history), *(vars(c) for c in callbacks if type(c) is not FailsOnce)]
+        return [outcome(net, history), *(vars(c) for c in callbacks if type(c) is not FailOnce)]
 
     uninterrupted = train(None)
     with pytest.raises(error, match="stopped"):
         train(run, method_name, record_first, error, every=every)
-    if kind is FailsOnce and error is RuntimeError:  # all callbacks with a memory have finished the chunk or epoch
+    if kind is FailOnce and error is RuntimeError:  # all callbacks with a memory have finished the chunk or epoch
         assert list_checkpoints(run)[0].name == f"step-{40 if method_name == 'on_epoch' else 34:09d}.safetensors"
     resumed = train(run, every=every, resume=True)
     assert resumed[0] == uninterrupted[0]
@@ -122,7 +122,7 @@ def test_the_other_callbacks_miss_nothing_when_one_fails(
 
 
 def test_the_errors_of_several_callbacks_are_all_reported() -> None:
-    class Fails(dn.Callback):
+    class FailingCallback(dn.Callback):
         def __init__(self, message: str) -> None:
             self.message = message
 
@@ -130,11 +130,11 @@ def test_the_errors_of_several_callbacks_are_all_reported() -> None:
             raise RuntimeError(self.message)
 
     with pytest.raises(RuntimeError, match="first") as error:
-        fit(network(), callbacks=[Fails("first"), Fails("second")])
+        fit(network(), callbacks=[FailingCallback("first"), FailingCallback("second")])
     assert "second" in error.value.__notes__[0]
 
 
-def test_a_schedule_that_fails_between_epochs_loses_nothing(run: Path) -> None:
+def test_no_update_is_lost_when_a_schedule_fails_between_epochs(run: Path) -> None:
     class FailingPlateau(dn.ReduceOnPlateau):
         epochs_before_failure = 99
 
@@ -219,16 +219,16 @@ def test_an_error_in_on_ready_leaves_the_checkpoints_unchanged(run: Path) -> Non
 
 
 def test_a_callback_that_fails_to_restore_its_memory_leaves_the_network_unchanged(run: Path) -> None:
-    class FailsToRestore(dn.Callback):
+    class FailToRestore(dn.Callback):
         def memory(self) -> dict[str, Any]:
             return {"x": 1}
 
         def remember(self, memory: Any) -> None:
             raise ValueError("no")
 
-    fit(network(), run, 3, callbacks=[FailsToRestore()])
+    fit(network(), run, 3, callbacks=[FailToRestore()])
     net = network()
     before = net.flat()
     with pytest.raises(dn.ModelFileError, match="the memory of a callback is invalid"):
-        fit(net, run, callbacks=[FailsToRestore()], resume=True)
+        fit(net, run, callbacks=[FailToRestore()], resume=True)
     np.testing.assert_array_equal(net.flat(), before)

@@ -25,7 +25,7 @@ class Plain:
         vars(self).update(values)
 
 
-class Slotted:
+class WithSlots:
     __slots__ = ("a", "b")
 
     def __init__(self, a: Any) -> None:
@@ -80,10 +80,10 @@ def object_with_cycle(a: Any) -> Any:
 HOLDERS: dict[str, Callable[[Any], Any]] = {
     "itself": lambda a: a,
     "vars": lambda a: Plain(a=a),
-    "slots": Slotted,
+    "slots": WithSlots,
     "dataclass": Pair,
     "dataclass with slots": Record,
-    "nested": lambda a: Plain(deep=[(Slotted({"x": Pair(a)}),)]),
+    "nested": lambda a: Plain(deep=[(WithSlots({"x": Pair(a)}),)]),
     "closure": make_closure,
     "defaults": function_with_defaults,
     "partial": lambda a: functools.partial(max, a, key=a),
@@ -101,7 +101,7 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
 """Functions that return an object which contains, or refers to, their argument."""
 
 
-def large(index: int, dtype: str = "f8") -> np.ndarray:
+def large_array(index: int, dtype: str = "f8") -> np.ndarray:
     """Return an array with a 1 at `index`; NumPy's repr abbreviates the array and does not show this element."""
     array = np.zeros(5000, dtype)
     array[index] = 1
@@ -116,9 +116,9 @@ PAIRS: list[tuple[Any, Any]] = [
     (1, True),
     ("1", 1),
     (np.float32(0.5), 0.5),
-    (large(2500), large(2501)),
-    (large(2500), large(2500, "f4")),
-    (large(2500), large(2500).reshape(50, 100)),
+    (large_array(2500), large_array(2501)),
+    (large_array(2500), large_array(2500, "f4")),
+    (large_array(2500), large_array(2500).reshape(50, 100)),
     (np.array([1, "a"], object), np.array([1, "b"], object)),
     ([1, 2], (1, 2)),
     ([1, 2], [2, 1]),
@@ -183,7 +183,7 @@ def test_settings_of_decorators_and_functions_are_included() -> None:
     assert len(fingerprints) == 4
 
 
-class Computed:
+class WithCachedProperty:
     """An object that caches a computed value."""
 
     def __init__(self, base: float) -> None:
@@ -195,19 +195,19 @@ class Computed:
 
 
 def test_cached_properties_are_not_included() -> None:
-    value = Computed(2.0)
+    value = WithCachedProperty(2.0)
     before = fingerprint(value)
     assert value.twice == 4
-    assert fingerprint(value) == before != fingerprint(Computed(3.0))
+    assert fingerprint(value) == before != fingerprint(WithCachedProperty(3.0))
 
 
 def test_values_of_global_variables_are_included(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scaled(x: float) -> float:
+    def scale(x: float) -> float:
         return max(SCALE * y for y in [x])
 
-    before = fingerprint(scaled)
+    before = fingerprint(scale)
     monkeypatch.setitem(globals(), "SCALE", 2000.0)
-    assert fingerprint(scaled) != before
+    assert fingerprint(scale) != before
 
 
 def test_docstrings_and_line_numbers_are_not_included() -> None:

@@ -181,7 +181,7 @@ def test_the_length_of_chunks_does_not_change_the_results(monkeypatch: pytest.Mo
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
-    """The last batch is smaller, and has a smaller weight."""
+    """The last batch is smaller and counts less."""
     net, reference = network(dtype="float64"), network(dtype="float64")
     loss = net.fit(X, Y, epochs=1, batch_size=16, shuffle=False).loss[0]
     batches = [(reference.partial_fit(X[:, i : i + 16], Y[:, i : i + 16]), min(16, 40 - i)) for i in range(0, 40, 16)]
