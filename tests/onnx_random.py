@@ -26,7 +26,7 @@ TOLERANCE = 2e-4
 
 
 class WrongResult(AssertionError):
-    """deepnotes reads a graph that ONNX Runtime refuses or evaluates differently."""
+    """The error for a graph that deepnotes reads, but that ONNX Runtime refuses or evaluates differently."""
 
 
 class RandomGraph:

@@ -1,4 +1,4 @@
-"""Preloaded by a fork server, so that its processes need not import modules and compile kernels again."""
+"""A module for fork servers to preload, so that their processes need not import and compile everything again."""
 
 from checkpointed import BACKENDS, fit, network
 

@@ -148,7 +148,7 @@ def test_minimizing_the_loss_gives_the_quantile(examples: Any) -> None:
 
 @on_each_backend
 def test_the_optimizer_matches_a_loop_in_numpy(backend: Any, examples: Any, data: Any) -> None:
-    """Both fit least squares with all samples in one batch, at the rates of the page's schedule."""
+    """Both minimize the squared error with all samples in one batch, at the rates of the page's schedule."""
     X, Y = data
     net = dn.Network([dn.Dense(2)], inputs=3, backend=require_backend(backend), dtype="float64", seed=0)
     W, b = (np.array(net.backend.to_numpy(net.parameters[name])) for name in ("W1", "b1"))
@@ -160,7 +160,7 @@ def test_the_optimizer_matches_a_loop_in_numpy(backend: Any, examples: Any, data
         rate = 0.05 * 0.5 * (1 + cos(pi * (step % 4) / 4))
         rates.append(rate)
         E = W @ X + b - Y
-        g_W, g_b = E @ X.T / E.shape[1], E.mean(axis=1, keepdims=True)  # of E², averaged over two outputs
+        g_W, g_b = E @ X.T / E.shape[1], E.mean(axis=1, keepdims=True)  # of E², averaged over the two outputs
         W = W - rate * (np.sign(0.9 * m_W + 0.1 * g_W) + 0.1 * W)
         b = b - rate * np.sign(0.9 * m_b + 0.1 * g_b)
         m_W, m_b = 0.99 * m_W + 0.01 * g_W, 0.99 * m_b + 0.01 * g_b

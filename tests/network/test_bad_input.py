@@ -25,7 +25,7 @@ class OnAnotherDevice:
 
 
 class Undetached:
-    """An object that refuses conversion to NumPy, as a PyTorch tensor that requires a gradient does."""
+    """An object that refuses conversion to NumPy, like a PyTorch tensor that requires a gradient."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise RuntimeError("call detach() first")
@@ -203,7 +203,7 @@ def test_native_arrays_are_checked_like_numpy_arrays() -> None:
 
 
 def test_the_prediction_for_a_sample_with_nan_is_nan() -> None:
-    """Unlike training, a prediction accepts NaN."""
+    """Unlike training, prediction accepts NaN."""
     for activation in ("relu", "leaky_relu", "elu", "tanh", "gelu"):
         net = dn.Network([dn.Dense(5, activation), dn.Dense(2)], inputs=4, seed=0)
         A = net.predict(poison(np.nan, (1, 2)))

@@ -32,7 +32,7 @@ def save_and_map(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch):
-    """Hold few samples in memory, so that they are read in many chunks."""
+    """Limit the samples in memory to a few, so that files are read in many chunks."""
     monkeypatch.setattr(disk, "BYTES_IN_MEMORY", 1 << 14)
     monkeypatch.setattr(streaming, "AT_ONCE", 0)
     monkeypatch.setattr(parquet_files, "MAX_BYTES", 1 << 12)
@@ -43,7 +43,7 @@ def load_backend(backend):
     if backend == "numba":
         pytest.importorskip("numba", reason='the extra "numba" is not installed')
     if backend == "host device":
-        import host_device  # the CuPy backend on a CPU that stands in for a GPU; it needs g++
+        import host_device  # the CuPy backend with the CPU in place of a GPU; it needs g++
 
         return host_device.backend()
     return backend
@@ -254,7 +254,7 @@ def test_text_and_missing_values_in_a_parquet_file_are_refused(tmp_path):
 
 
 def test_a_wrong_local_header_is_refused(tmp_path):
-    """The array begins after the local header of its zip entry, but this header has a wrong length."""
+    """The array begins after the local header of its zip entry, but this header states a wrong length."""
     path = tmp_path / "a.npz"
     np.savez(path, X=np.ones((3, 2)))
     with zipfile.ZipFile(path) as archive:

@@ -21,7 +21,7 @@ in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 @dataclass(frozen=True)
 class ExtremeCase(TrainingCase):
-    """A training case with its own samples, or random samples times `factor`; `start` gives initial parameters."""
+    """A training case with given or scaled random samples, and optionally with given initial parameters (`start`)."""
 
     X: Any = None
     labels: Any = None
@@ -29,7 +29,7 @@ class ExtremeCase(TrainingCase):
     start: Any = None
 
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return X, Y and the sample weights or None."""
+        """Return X, Y and the sample weights (or None)."""
         X, Y, w = super().data()
         X = X * np.asarray(self.factor, X.dtype) if self.X is None else np.asarray(self.X, self.dtype)
         return X, Y if self.labels is None else np.asarray(self.labels)[None], w
@@ -74,7 +74,7 @@ def test_training_with_unusual_sizes_stays_within_its_bound(backend: str, dtype:
 def test_training_with_inputs_from_subnormals_to_nearly_the_largest_float(
     backend: str, dtype: str, optimizer: Any, size: str
 ) -> None:
-    """The gradient of the absolute error has the size of the inputs, so it is finite."""
+    """The gradient of the absolute error is of the order of the inputs, so it is finite."""
     limits = np.finfo(dtype)
     factor = float({
         "subnormal": 8 * limits.smallest_subnormal, "smallest normal": limits.tiny, "tiny": limits.tiny**0.8,
@@ -95,7 +95,7 @@ def test_training_with_inputs_from_subnormals_to_nearly_the_largest_float(
         net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer, clip_norm=1.0, epochs=2)
         changes = abs(net.flat() - training.theta())
         largest_rate: Any = optimizer.learning_rate
-        assert 0 < changes.max() <= 2.1 * largest_rate  # two updates, each hardly larger than the rate
+        assert 0 < changes.max() <= 2.1 * largest_rate  # two updates, each at most slightly larger than the rate
         return
     trial = Trial(dn.get_backend(backend), size)
     check_training(trial, training, size, random=False)

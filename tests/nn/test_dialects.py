@@ -82,7 +82,7 @@ def test_training_with_the_defaults_of_a_library_reproduces_its_results(name: st
 
 @every_case
 def test_training_with_the_defaults_of_the_notes_differs(name: str) -> None:
-    """If there were no difference, the previous test could not fail."""
+    """Otherwise, the previous test would pass with any defaults."""
     library, (hidden, optimizer) = name.partition("_")[0], CASES[name]
     net = dn.Network(layers(hidden), inputs=5, dtype="float64")
     is_same = name == "torch_adam"  # both PyTorch and the notes have the defaults of the paper
@@ -119,7 +119,7 @@ INITIAL = {  # the squares of the limits of W and b, for a layer with 300 inputs
 
 
 def is_uniform(largest: float, mean_square: float, square: float, n: int) -> bool:
-    """Return whether n numbers appear uniform within ±sqrt(square), by the criterion in test_optimizers.py."""
+    """Return whether n numbers with these statistics can be uniform within ±sqrt(square), as in test_optimizers.py."""
     if square == 0:
         return largest == mean_square == 0
     limit, variance = math.sqrt(square), square / 3

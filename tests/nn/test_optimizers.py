@@ -258,8 +258,9 @@ SHAPE = n, n_prev = 200, 300
 def test_initial_weights_have_the_expected_variance(name, shape, variance):
     """The mean and the variance of N numbers are within 6 standard deviations of their expected values.
 
-    They are σ / sqrt N and σ² sqrt((κ - 1) / N), where κ is the kurtosis. The limits of a uniform distribution are
-    ±sqrt(3 variance); the probability that none of N numbers comes within a relative distance of 40/N is e^-20.
+    The standard deviations are σ / sqrt N and σ² sqrt((κ - 1) / N), where κ is the kurtosis. The limits of a uniform
+    distribution are ±sqrt(3 variance); the probability that all N numbers have a relative distance of more than 40/N
+    from these limits is e^-40.
     """
     W = as_initializer(f"{name}_{shape}")(np.random.default_rng(0), SHAPE)
     N, kurtosis = n * n_prev, 3 if shape == "normal" else 1.8

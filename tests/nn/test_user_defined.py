@@ -1,4 +1,4 @@
-"""User-defined layers, activations and losses, on every backend."""
+"""User-defined layers, activations and losses train on every backend."""
 
 import logging
 from typing import Any

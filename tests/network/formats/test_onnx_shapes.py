@@ -1,4 +1,4 @@
-"""ONNX graphs that change shapes: only operations that keep the samples apart are imported."""
+"""ONNX graphs that change shapes are imported, unless an operation mixes samples."""
 
 from pathlib import Path
 from typing import Any

@@ -24,7 +24,7 @@ from deepnotes.nn.activations import LIBRARY
 
 RUN = "import sys; sys.modules['deepnotes'] = None; import runpy; sys.argv = sys.argv[1:]; "
 RUN += "runpy.run_path(sys.argv[0], run_name='__main__')"
-"""A program that runs a Python file in a process that cannot import deepnotes."""
+"""A program that runs the Python file named in its arguments, but makes importing deepnotes fail."""
 
 
 def network(activation: str = "relu", dtype: str = "float32", outputs: int = 3, last: str = "softmax") -> dn.Network:

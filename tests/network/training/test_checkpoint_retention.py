@@ -64,7 +64,7 @@ def test_damaged_checkpoints_are_not_counted_as_kept(run: Path, damage: Callable
 @pytest.mark.parametrize("keep", [2, 3])
 def test_an_intact_checkpoint_older_than_all_damaged_ones_is_kept(run: Path, keep: int) -> None:
     class DamageLatest(dn.Callback):
-        saves = True  # so that it is called after the callback that writes the checkpoints
+        saves = True  # called after the callback that writes the checkpoints
 
         def on_epoch(self, training: Any) -> None:
             if training.epoch > 1:

@@ -107,7 +107,7 @@ def test_a_non_finite_loss_stops_the_training_before_the_update(backend: Any) ->
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_non_finite_gradient_stops_the_training_before_the_update(backend: Any) -> None:
-    """The loss is finite in float32, but the derivative by W1, 1e20 times 1e20, is not."""
+    """The loss is finite in float32, but the derivative with respect to W1 (1e20 times 1e20) is not."""
     layers = [dn.Dense(1), dn.Dense(1)]
     net = dn.Network(layers, inputs=1, backend=backend, theta=np.array([1e-20, 1e20, 0.0, 0.0]))
     before = net.flat()
