@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpointed import BACKENDS
-from watchdog import call_concurrently, call_within, run_python
+from watchdog import at_once, python, within
 
 import deepnotes as dn
 
@@ -54,7 +54,7 @@ def test_eight_threads_and_eight_tasks_select_backends_of_their_own() -> None:
     def in_thread(name: str) -> Callable[[], set[str]]:
         return lambda: select(name)
 
-    assert call_concurrently([in_thread(name) for name in names], SECONDS) == [{name, "after: numpy"} for name in names]
+    assert at_once([in_thread(name) for name in names], SECONDS) == [{name, "after: numpy"} for name in names]
 
     async def task(name: str) -> set[str]:
         seen = set()
@@ -81,7 +81,7 @@ def test_eight_threads_predict_and_evaluate_with_one_network_as_one_does(backend
         x, y = parts[number]
         return [(net.predict(x).tobytes(), net.evaluate(x, y)) for _ in range(3)]
 
-    for found, expected in zip(call_concurrently([partial(ask, i) for i in range(8)], SECONDS), wanted, strict=True):
+    for found, expected in zip(at_once([partial(ask, i) for i in range(8)], SECONDS), wanted, strict=True):
         assert found == [expected] * 3
 
 
@@ -94,7 +94,7 @@ def test_networks_train_in_threads_as_they_do_one_after_the_other(backend: dn.Ba
         return net.flat().tobytes(), history.loss + history.val_loss
 
     wanted = [train(seed) for seed in range(4)]
-    assert call_concurrently([partial(train, seed) for seed in range(4)], SECONDS) == wanted
+    assert at_once([partial(train, seed) for seed in range(4)], SECONDS) == wanted
 
 
 def test_a_network_is_asked_while_it_is_trained(backend: dn.Backend) -> None:
@@ -113,7 +113,7 @@ def test_a_network_is_asked_while_it_is_trained(backend: dn.Backend) -> None:
             A = net.predict(X[:, :40])
             np.testing.assert_allclose(A.sum(axis=0), 1, rtol=1e-5)
 
-    call_concurrently([train, ask, ask], SECONDS)
+    at_once([train, ask, ask], SECONDS)
     assert net.flat().tobytes() == alone.flat().tobytes()
 
 
@@ -140,7 +140,7 @@ def test_a_network_that_is_being_trained_refuses_a_second_training(backend: dn.B
         finally:
             go_on.set()
 
-    call_concurrently([lambda: net.fit(X, y, epochs=3, callbacks=[Waits()]), second], SECONDS)
+    at_once([lambda: net.fit(X, y, epochs=3, callbacks=[Waits()]), second], SECONDS)
     assert net.flat().tobytes() == alone.flat().tobytes()
     net.partial_fit(X, y)  # the network is not busy any more
 
@@ -199,7 +199,7 @@ os._exit(0)
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_fork_after_a_training_predicts_and_trains_as_its_parent_does(name: str) -> None:
     wide(name).fit(*data(), epochs=1)  # compiles before the time limit starts
-    told = run_python(FORK.format(backend=name, training=False), SECONDS).splitlines()
+    told = python(FORK.format(backend=name, training=False), SECONDS).splitlines()
     assert len(told) == 2
     assert told[0] == told[1]
 
@@ -208,7 +208,7 @@ def test_a_fork_after_a_training_predicts_and_trains_as_its_parent_does(name: st
 def test_a_fork_amid_a_training_of_another_thread_is_right_too() -> None:
     """The network that was being trained at that moment is refused, in parent and child; a BLAS may hang instead."""
     wide("numba").fit(*data(), epochs=1)
-    told = run_python(FORK.format(backend="numba", training=True), SECONDS).splitlines()
+    told = python(FORK.format(backend="numba", training=True), SECONDS).splitlines()
     assert sorted(told)[2:] == ["refused", "refused"]
     assert len(set(told)) == 2
 
@@ -235,7 +235,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_pool_of_forks_trains_as_one_process_does(name: str) -> None:
     wide(name).fit(*data(), epochs=1)
-    run_python(POOL.format(backend=name), SECONDS)
+    python(POOL.format(backend=name), SECONDS)
 
 
 def scored(net: dn.Network, rate: float) -> tuple[list[float], bytes]:
@@ -260,5 +260,5 @@ def test_workers_of_joblib_train_as_one_process_does(workers: str) -> None:
     threads = {"inner_max_num_threads": max(blas, default=1)} if workers == "loky" else {}
     with joblib.parallel_config(backend=workers, n_jobs=2, **threads):
         work = joblib.Parallel(timeout=2 * SECONDS)
-        found = call_within(2 * SECONDS, lambda: work(joblib.delayed(scored)(*task) for task in tasks))
+        found = within(2 * SECONDS, lambda: work(joblib.delayed(scored)(*task) for task in tasks))
     assert found == wanted

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from watchdog import call_within
+from watchdog import within
 
 pytest.importorskip("numba")
 from deepnotes_numba import thread_team
@@ -73,7 +73,7 @@ def test_an_error_in_one_thread_ends_all_and_is_raised(culprit: int, error: type
         ended.append(rank)
 
     with pytest.raises(error, match="one failed"):
-        call_within(60, thread_team.run, 3, function)
+        within(60, thread_team.run, 3, function)
     assert sorted(ended) == sorted({0, 1, 2} - {culprit})
 
 
@@ -88,7 +88,7 @@ def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
         results.append(meet(team))
 
     with pytest.raises(ValueError, match="too late"):
-        call_within(60, thread_team.run, 3, function)
+        within(60, thread_team.run, 3, function)
     assert results == [False, False]
 
 
@@ -96,7 +96,7 @@ def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_no_thread_passes_a_barrier_before_all_have_reached_it(size: int) -> None:
     """More threads than processors make no difference."""
-    assert call_within(60, thread_team.run, size, meet_often, 1000, np.zeros((size, 16), np.int64)) == 0
+    assert within(60, thread_team.run, size, meet_often, 1000, np.zeros((size, 16), np.int64)) == 0
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def _no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thread_that_cannot_be_started_leaves_no_other_waiting() -> None:
     results = []
     with pytest.raises(RuntimeError, match="can't start"):
-        call_within(60, thread_team.run, 3, lambda team: results.append(meet(team)))
+        within(60, thread_team.run, 3, lambda team: results.append(meet(team)))
     assert results == [False]
 
 

@@ -16,7 +16,7 @@ W, b = np.arange(12.0).reshape(3, 4) / 7, np.arange(4.0)
 DENSE = ("Gemm", W, b)
 
 
-def load_error(content: Any, folder: Path, **options: Any) -> str:
+def refusal(content: Any, folder: Path, **options: Any) -> str:
     """Return the error message for a file that must be refused."""
     with pytest.raises(dn.ModelFileError) as caught:
         dn.from_onnx(write(content, folder), **options)
@@ -62,7 +62,7 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_graphs_that_are_not_dense_chains_are_refused(name: str, tmp_path: Path) -> None:
     steps, expected = REFUSED[name]
-    message = load_error(chain(*steps), tmp_path)
+    message = refusal(chain(*steps), tmp_path)
     assert re.search(expected, message)
     if "cannot be part" in message:
         assert "supported: Gemm and MatMul with constant weights" in message
@@ -72,7 +72,7 @@ def test_a_softmax_over_axis_0_is_refused_before_opset_13(tmp_path: Path) -> Non
     """Before opset 13, a Softmax with axis 0 normalizes all outputs of all samples together."""
     steps = [("Transpose",), ("MatMul", W.T, ...), ("Softmax", {"axis": 0})]
     assert dn.from_onnx(write(chain(*steps, opset=13), tmp_path)).outputs == 4
-    assert "node 'n2' (Softmax) is not over the features" in load_error(chain(*steps, opset=12), tmp_path)
+    assert "node 'n2' (Softmax) is not over the features" in refusal(chain(*steps, opset=12), tmp_path)
 
 
 def test_a_graph_with_a_skip_connection_is_refused(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_graph_with_a_skip_connection_is_refused(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["h", "V"], ["z"], name="second"),
         helper.make_node("Add", ["h", "z"], ["out"], name="skip"),
     ]
-    assert "node 'skip' (Add) cannot be part of a dense chain" in load_error(model(nodes, constants, "out"), tmp_path)
+    assert "node 'skip' (Add) cannot be part of a dense chain" in refusal(model(nodes, constants, "out"), tmp_path)
 
 
 def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
@@ -101,35 +101,35 @@ def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
         if is_gelu:
             assert dn.from_onnx(write(content, tmp_path)).layers == (dn.Dense(4, "gelu"),)
         else:
-            assert "node 'gelu' (Erf) cannot be part of a dense chain" in load_error(content, tmp_path)
+            assert "node 'gelu' (Erf) cannot be part of a dense chain" in refusal(content, tmp_path)
 
 
 def test_weights_that_are_graph_inputs_are_refused(tmp_path: Path) -> None:
     content = chain(DENSE)
     del content.graph.initializer[0]
     content.graph.input.append(helper.make_tensor_value_info("c0_1", 1, [3, 4]))
-    assert "depends on 2 inputs (c0_1, in), and a dense chain has one" in load_error(content, tmp_path)
+    assert "depends on 2 inputs (c0_1, in), and a dense chain has one" in refusal(content, tmp_path)
 
 
 def test_weights_of_different_dtypes_are_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["in", "W"], ["h"]), helper.make_node("MatMul", ["h", "V"], ["out"], name="n")]
     content = model(nodes, {"W": W.astype("float32"), "V": np.eye(4)}, "out")
-    assert "node 'n' (MatMul) has weights of float64, and earlier weights are float32" in load_error(content, tmp_path)
+    assert "node 'n' (MatMul) has weights of float64, and earlier weights are float32" in refusal(content, tmp_path)
 
 
 @pytest.mark.parametrize("shape", [[3, 5], [1 << 40, 1 << 40], [0, 4], [-3, 4], [1 << 62, 4], [12]])
 def test_tensors_whose_data_do_not_fit_their_shape_are_refused(shape: list[int], tmp_path: Path) -> None:
     content = chain(DENSE)
     content.graph.initializer[0].dims[:] = shape
-    message = load_error(content, tmp_path)
+    message = refusal(content, tmp_path)
     assert ("has the shape" in message and "12 numbers" in message) or "has operands that are not matrices" in message
 
 
 def test_an_input_of_a_huge_declared_size_is_refused_without_allocating_it(tmp_path: Path) -> None:
     content = chain(("Mul", 2.0), ("Flatten",), DENSE, shape=("m", 1 << 40, 1 << 20))
-    assert "needs 3 numbers for each sample, and there are" in load_error(content, tmp_path)
+    assert "needs 3 numbers for each sample, and there are" in refusal(content, tmp_path)
     content = chain(("Mul", np.ones((1, 1))), ("Add", np.ones(5)), DENSE, shape=("m", 1 << 40))
-    assert "has a constant of shape (5,)" in load_error(content, tmp_path)
+    assert "has a constant of shape (5,)" in refusal(content, tmp_path)
 
 
 def test_expressions_with_very_long_normal_forms_are_refused(tmp_path: Path) -> None:
@@ -137,44 +137,44 @@ def test_expressions_with_very_long_normal_forms_are_refused(tmp_path: Path) -> 
     for op in ("Add", "Mul"):
         nodes = [helper.make_node("MatMul", ["in", "W"], ["v0"])]
         nodes += [helper.make_node(op, [f"v{i}", f"v{i}"], [f"v{i + 1}"]) for i in range(60)]
-        message = load_error(model(nodes, {"W": W.astype("float32")}, "v60"), tmp_path)
+        message = refusal(model(nodes, {"W": W.astype("float32")}, "v60"), tmp_path)
         assert f"node 'v1' ({op}) cannot be part" in message
 
 
 def test_long_computations_with_constants_are_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Neg", ["W" if i == 0 else f"w{i}"], [f"w{i + 1}"]) for i in range(500)]
     nodes += [helper.make_node("MatMul", ["in", "w500"], ["out"])]
-    message = load_error(model(nodes, {"W": np.ones((300, 300), "float32")}, "out", ("m", 300)), tmp_path)
+    message = refusal(model(nodes, {"W": np.ones((300, 300), "float32")}, "out", ("m", 300)), tmp_path)
     assert "compute too many constants for the file's size" in message
     nodes = [helper.make_node("Exp", ["W"], ["V"], name="e"), helper.make_node("MatMul", ["in", "V"], ["out"])]
-    message = load_error(model(nodes, {"W": W.astype("float32")}, "out"), tmp_path)
+    message = refusal(model(nodes, {"W": W.astype("float32")}, "out"), tmp_path)
     assert "node 'e' (Exp) computes with constants, and only Add, Cast, Div, Identity" in message
 
 
 def test_invalid_graphs_are_refused(tmp_path: Path) -> None:
     content = chain(DENSE, ("Relu",))
     content.graph.node[1].input[0] = "nowhere"
-    assert "node 'n1' (Relu) needs 'nowhere', which no earlier node computes" in load_error(content, tmp_path)
+    assert "node 'n1' (Relu) needs 'nowhere', which no earlier node computes" in refusal(content, tmp_path)
     content = chain(DENSE, ("Relu",))
     content.graph.node[1].output[0] = "v0"
-    assert "node 'n1' (Relu) has the output 'v0', and so has an earlier node or tensor" in load_error(content, tmp_path)
+    assert "node 'n1' (Relu) has the output 'v0', and so has an earlier node or tensor" in refusal(content, tmp_path)
     content = chain(DENSE, ("Relu",))
     content.graph.node.insert(0, content.graph.node.pop(1))
-    assert "needs 'v0', which no earlier node computes" in load_error(content, tmp_path)
+    assert "needs 'v0', which no earlier node computes" in refusal(content, tmp_path)
     content = chain(DENSE)
     content.graph.node[0].input[0] = "c0_1"
-    assert "node 'n0' (Gemm) computes with constants" in load_error(content, tmp_path)
+    assert "node 'n0' (Gemm) computes with constants" in refusal(content, tmp_path)
     content.graph.output[0].name = "c0_1"
-    assert "its output 'c0_1' does not depend on its input" in load_error(content, tmp_path)
+    assert "its output 'c0_1' does not depend on its input" in refusal(content, tmp_path)
     content = chain(DENSE)
     content.graph.initializer.append(content.graph.initializer[0])
-    assert "two tensors of the same name" in load_error(content, tmp_path)
+    assert "two tensors of the same name" in refusal(content, tmp_path)
     content = chain(DENSE)
     content.graph.node[0].ClearField("output")
-    assert "has no output" in load_error(content, tmp_path)
-    assert "has opset 6, wanted at least 7" in load_error(chain(DENSE, opset=6), tmp_path)
-    assert "has 10,001 nodes, wanted at most 10,000" in load_error(chain(DENSE, *[("Identity",)] * 10_000), tmp_path)
-    assert "its graph has no nodes or outputs" in load_error(onnx.ModelProto(ir_version=8), tmp_path)
+    assert "has no output" in refusal(content, tmp_path)
+    assert "has opset 6, wanted at least 7" in refusal(chain(DENSE, opset=6), tmp_path)
+    assert "has 10,001 nodes, wanted at most 10,000" in refusal(chain(DENSE, *[("Identity",)] * 10_000), tmp_path)
+    assert "its graph has no nodes or outputs" in refusal(onnx.ModelProto(ir_version=8), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def _train_and_kill(processes: Any, backend: str, run: Path, rng: np.random.Gene
 
 
 def _damage_at_random(run: Path, rng: np.random.Generator) -> bool:
-    """Flip a bit of an intact checkpoint or truncate it, unless it is the only one; return whether one was damaged."""
+    """Flip a bit of a checkpoint or truncate it, unless it is the only intact one; return whether it was damaged."""
     intact = [path for path in list_checkpoints(run) if containers.is_whole(path)]
     if len(intact) < 2:
         return False
