@@ -1,4 +1,4 @@
-"""Hand-made ONNX models, for the tests of ``from_onnx``."""
+"""Hand-made ONNX models for the tests of ``from_onnx``."""
 
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ Step = tuple[Any, ...]
 def chain(
     *steps: Step, shape: Any = ("m", 3), dtype: str = "float32", opset: int = 17, inputs: str = "float32"
 ) -> onnx.ModelProto:
-    """Return a model in which the input of each node is the output of the node before it.
+    """Return a model in which the input of each node is the output of the previous node.
 
     Parameters
     ----------
     *steps : (str, ...) or (str, ..., dict)
-        An operation, its operands and its attributes. Arrays become initializers, and ``...`` is the output of the node
-        before; without ``...``, it is the first operand.
+        An operation, its operands and its attributes. Arrays become initializers, and ``...`` is the output of the
+        previous node; if ``...`` is not given, this output is the first operand.
     shape : tuple
         The shape of the input.
     dtype, inputs : str
         The dtype of floats in initializers, and the dtype of the input.
     opset : int
+        The version of the ONNX operators.
     """
     nodes, constants, last = [], {}, "in"
     for i, (op, *operands) in enumerate(steps):
@@ -51,7 +52,7 @@ def model(
     nodes: list[Any], constants: dict[str, Any], output: str, shape: Any = ("m", 3), inputs: str = "float32",
     opset: int = 17,
 ) -> onnx.ModelProto:  # fmt: skip
-    """Return a model of nodes, whose input ``in`` has the given shape."""
+    """Return a model with these nodes; its input ``in`` has the given shape."""
     graph = helper.make_graph(
         nodes,
         "g",
@@ -65,11 +66,11 @@ def model(
 
 
 def run(content: onnx.ModelProto, X: np.ndarray, output: str | None = None) -> np.ndarray:
-    """Return the output of ONNX Runtime."""
+    """Run a model in ONNX Runtime and return its output."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # Version 1.21 fuses a Transpose that has no effect with the product after it, and transposes wrongly.
+    # ONNX Runtime 1.21 fuses a Transpose without effect with the product after it, and gives wrong results.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content.SerializeToString(), options, providers=["CPUExecutionProvider"])

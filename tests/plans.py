@@ -14,7 +14,7 @@ BACKENDS = ["numpy", STRICT, dn.Backend("eager", np)]
 
 
 def blobs(m: int = 200, k: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return well separated classes: X of shape (4, m), labels of shape (m,)."""
+    """Return well-separated classes: X of shape (4, m) and labels of shape (m,)."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, k, m)
     return 4 * np.eye(4)[:, y] + rng.normal(size=(4, m)), y
@@ -32,7 +32,7 @@ OPTIMIZERS = [dn.SGD(0.1), dn.SGD(0.1, 0.9), dn.SGD(0.1, 0.9, nesterov=True), dn
 def programs(
     backend: str, layers: list[dn.Layer], dtype: str = "float64", **settings: Any
 ) -> tuple[list[Program], list[State], dn.Network]:
-    """Return the eager Program and the backend's own Program for a plan, a state for each, and the network."""
+    """Return the eager Program and the backend's own Program for one plan, a State for each, and the network."""
     net = dn.Network(layers, inputs=5, backend=backend, seed=0, dtype=dtype)
     plan = net._plan(
         net._loss(settings.pop("loss", None)), **{"l2": 0.01, "clip_norm": 1.0, "class_indices": False} | settings

@@ -1,4 +1,4 @@
-"""Imported by a fork server before it forks, so that the forks need not import and compile again."""
+"""A module for fork servers to preload, so that their processes need not import and compile everything again."""
 
 from checkpointed import BACKENDS, fit, network
 

@@ -1,4 +1,4 @@
-"""A helper of the tests of tables: the message of an error."""
+"""A helper for the table tests that returns error messages."""
 
 import os
 
@@ -9,7 +9,7 @@ from deepnotes.utils.errors import TableError
 
 
 def error_of(path):
-    """Return the message of the TableError raised by reading `path`, which must be one line, without the directory."""
+    """Read `path`, and return the message of its TableError without the directory; the message must be one line."""
     with pytest.raises(TableError) as caught:
         read_table(path)
     message = str(caught.value)

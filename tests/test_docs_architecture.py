@@ -1,4 +1,4 @@
-"""docs/architecture.md agrees with the code: its drawing, and the modules that it names."""
+"""The drawing and the module names in docs/architecture.md agree with the code."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ def test_every_package_is_described() -> None:
     assert set(architecture.read_descriptions()) == set(architecture.find_packages())
 
 
-def test_the_imports_include_those_in_functions_and_for_types(tmp_path: Path) -> None:
+def test_imports_in_functions_and_for_type_checking_are_found(tmp_path: Path) -> None:
     for name in ("upper", "middle", "lower"):
         (tmp_path / name).mkdir()
     (tmp_path / "upper" / "a.py").write_text("if TYPE_CHECKING:\n    from deepnotes.middle.b import B\n")
@@ -39,11 +39,11 @@ def test_the_imports_include_those_in_functions_and_for_types(tmp_path: Path) ->
     assert architecture.find_levels(imports) == [["lower"], ["middle"], ["upper"]]
 
 
-def test_an_import_that_follows_from_two_others_is_not_drawn() -> None:
+def test_an_import_implied_by_others_is_not_drawn() -> None:
     imports = {"a": frozenset("bc"), "b": frozenset("c"), "c": frozenset()}
     assert architecture.find_direct_imports(imports) == {"a": {"b"}, "b": {"c"}, "c": set()}
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(deepnotes(?:\.\w+)+)`", PAGE))))
-def test_the_modules_that_the_page_names_exist(name: str) -> None:
+def test_modules_named_on_the_page_exist(name: str) -> None:
     assert import_module(name) is sys.modules[name]

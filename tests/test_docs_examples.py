@@ -1,4 +1,4 @@
-"""The examples of pages under docs/ run, and their results are those in the comments."""
+"""The examples in docs/ run and give the results stated in their comments."""
 
 import ast
 import re
@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-NEEDS = {"arrays.md": ("torch",), "backends.md": (), "defaults.md": (), "plots.md": ("matplotlib", "tensorboardX")}
+REQUIRED_MODULES = {
+    "arrays.md": ("torch",),
+    "backends.md": (),
+    "defaults.md": (),
+    "plots.md": ("matplotlib", "tensorboardX"),
+}
 
 
-@pytest.mark.parametrize("page", NEEDS)
+@pytest.mark.parametrize("page", REQUIRED_MODULES)
 def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in NEEDS[page]:
+    for module in REQUIRED_MODULES[page]:
         pytest.importorskip(module, reason=f"the examples of docs/{page} need {module}")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -25,7 +30,7 @@ def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 assert eval(claim[1], names) == ast.literal_eval(claim[2]), line
 
 
-@pytest.mark.parametrize("page", NEEDS)
-def test_links_lead_somewhere(page: str) -> None:
+@pytest.mark.parametrize("page", REQUIRED_MODULES)
+def test_linked_files_exist(page: str) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (DOCS / page).read_text(encoding="utf-8")):
         assert (DOCS / target).exists(), target

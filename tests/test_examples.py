@@ -32,26 +32,26 @@ def test_each_script_runs_and_prints_its_result(name: str, tmp_path: Path) -> No
         folder.mkdir()
     before = sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error", str(FOLDER / f"{name}.py"), str(output)],
         cwd=current, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert re.search(pattern, done.stdout), done.stdout
+    assert process.returncode == 0, process.stderr
+    assert re.search(pattern, process.stdout), process.stdout
     assert not list(current.iterdir())
     assert not [path for path in temporary.iterdir() if path.name != ".ses"]  # ONNX Runtime creates .ses
     assert before == sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
 
 
 @pytest.mark.slow
-def test_without_a_folder_a_script_writes_to_a_temporary_one(tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_a_script_writes_to_a_temporary_folder_by_default(tmp_path: Path) -> None:
+    process = subprocess.run(
         [sys.executable, str(FOLDER / "train_and_save.py")],
         cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (written,) = tmp_path.rglob("*.safetensors")
-    assert str(written) in done.stdout
+    assert process.returncode == 0, process.stderr
+    (path,) = tmp_path.rglob("*.safetensors")
+    assert str(path) in process.stdout
 
 
 @pytest.mark.slow

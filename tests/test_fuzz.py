@@ -1,4 +1,4 @@
-"""Fuzzing of all readers of files: each either returns a valid result or raises a DeepnotesError."""
+"""Fuzzing of all file readers: a reader either returns a valid result or raises a DeepnotesError."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ EXAMPLES = 250
 @pytest.mark.slow
 @pytest.mark.parametrize("name", load_targets())
 def test_readers_survive_damaged_and_malicious_files(name: str, tmp_path: Path) -> None:
-    """There is no other exception, no hang, and memory is in proportion to the file; `fuzz.py` tries more files."""
+    """No reader raises another exception, hangs, or uses memory out of proportion to the file."""
     target, outcomes = TARGETS[name], set()
 
     @settings(
@@ -25,4 +25,4 @@ def test_readers_survive_damaged_and_malicious_files(name: str, tmp_path: Path) 
         outcomes.add(target.check(content, tmp_path))
 
     try_file()
-    assert outcomes == {True, False}  # some files could be read, and some could not
+    assert outcomes == {True, False}  # some files are readable, others are not

@@ -21,13 +21,13 @@ def test_no_code_compares_the_name_of_a_backend() -> None:
 def test_importing_deepnotes_loads_no_backend_and_no_array_library_but_numpy() -> None:
     code = "import sys, deepnotes; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    tops = {name.partition(".")[0] for name in loaded}
-    assert "numpy" in tops
-    assert not tops & (ARRAY_LIBRARIES | {"rich", "safetensors", "matplotlib", "deepnotes_numpy"})
+    top_level = {name.partition(".")[0] for name in loaded}
+    assert "numpy" in top_level
+    assert not top_level & (ARRAY_LIBRARIES | {"rich", "safetensors", "matplotlib", "deepnotes_numpy"})
 
 
 def test_importing_deepnotes_costs_little_more_than_numpy() -> None:
-    """Only these modules of the standard library, and their own imports, are loaded in addition to deepnotes."""
+    """Besides NumPy, deepnotes imports only these modules of the standard library (which have imports of their own)."""
     code = (
         "import sys, numpy, contextvars, copy, dataclasses, json, pathlib, signal, threading; "
         "before = set(sys.modules); "
@@ -38,7 +38,7 @@ def test_importing_deepnotes_costs_little_more_than_numpy() -> None:
     assert {name for name in loaded if name.partition(".")[0] != "deepnotes"} == set()
 
 
-def test_using_a_backend_loads_that_one_only() -> None:
+def test_using_a_backend_loads_only_that_backend() -> None:
     code = "import sys, deepnotes; deepnotes.get_backend('numpy'); print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {name for name in loaded if name.startswith("deepnotes_") and "." not in name} == {"deepnotes_numpy"}

@@ -1,4 +1,4 @@
-"""Invalid arguments, which are refused with an error that names them, and extreme numbers, which are accepted."""
+"""Invalid arguments are refused with an error that names them; extreme but valid numbers are accepted."""
 
 import math
 from types import SimpleNamespace
@@ -73,7 +73,7 @@ def test_metrics_with_the_same_name_are_refused(metrics: Any, name: str) -> None
         network().fit(X, Y, metrics=metrics)
 
 
-def test_a_metric_that_returns_no_finite_float_is_named() -> None:
+def test_the_error_names_a_metric_whose_value_is_too_large_for_a_float() -> None:
     def huge(A: np.ndarray, Y: np.ndarray) -> float:
         return 10**400
 
@@ -81,7 +81,7 @@ def test_a_metric_that_returns_no_finite_float_is_named() -> None:
         network().evaluate(X, Y, metrics=[huge])
 
 
-def test_metrics_by_name_and_as_functions() -> None:
+def test_metrics_are_names_or_functions() -> None:
     assert as_metrics(()) == {}
     assert list(as_metrics(["r2", max])) == ["r2", "max"]
     assert list(as_metrics("r2")) == ["r2"]
@@ -104,7 +104,7 @@ def test_an_integer_too_large_for_a_float_is_refused(make: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, int])
-def test_numbers_of_numpy_are_accepted_as_options(kind: Any) -> None:
+def test_numpy_numbers_are_accepted_as_options(kind: Any) -> None:
     functions: list[tuple[Any, str]] = [
         (dn.Activation("leaky_relu", slope=kind(2)), "slope"),
         (dn.Activation("elu", alpha=kind(2)), "alpha"),
@@ -136,12 +136,14 @@ def test_slope_and_alpha_may_be_negative_or_0_and_delta_must_be_positive() -> No
 def test_hyperparameters_that_are_numpy_scalars_do_not_change_the_dtype_of_the_parameters() -> None:
     theta, slots = np.ones(2, np.float32), (np.ones(2, np.float32),)
     for optimizer in (dn.RMSProp(rho=np.float64(0.5)), dn.SGD(momentum=np.float64(0.5))):
-        found, _ = optimizer.update(dn.get_backend("numpy").ops, theta, theta, slots, theta, optimizer.scalars(1, 0.5))
-        assert found.dtype == np.float32
+        updated, _ = optimizer.update(
+            dn.get_backend("numpy").ops, theta, theta, slots, theta, optimizer.scalars(1, 0.5)
+        )
+        assert updated.dtype == np.float32
 
 
 @pytest.mark.parametrize("rate", [0.1, 1, dn.Constant(0.1)])
-def test_a_minimum_rate_above_the_rate_is_refused(rate: Any) -> None:
+def test_a_minimum_rate_above_the_learning_rate_is_refused(rate: Any) -> None:
     with pytest.raises(dn.ArgumentError, match=r"min_rate=1.5, wanted between 0 and learning_rate="):
         dn.ReduceOnPlateau(rate, min_rate=1.5)
     dn.ReduceOnPlateau(0.5, min_rate=0.5)
@@ -202,7 +204,7 @@ def test_parameters_that_are_not_finite_are_refused(value: float) -> None:
         ("max", [1.0, 1.5, 2.5, 3.0], 3),
     ],
 )
-def test_an_improvement_exceeds_min_delta(mode: str, values: list[float], best: int) -> None:
+def test_only_changes_above_min_delta_are_improvements(mode: str, values: list[float], best: int) -> None:
     history = dn.History()
     training: Any = SimpleNamespace(
         history=history, network=network(), watched=("loss",), epoch=0, epochs=len(values), step=1, stop=False
@@ -231,13 +233,13 @@ def test_a_constant_feature_has_the_scale_1(value: float, m: int, order: Any) ->
     assert standardizer.scale[0, 0] == 1
 
 
-def test_a_feature_that_varies_by_one_rounding_has_the_scale_1() -> None:
+def test_a_feature_that_varies_by_one_rounding_error_has_the_scale_1() -> None:
     standardizer = dn.Standardizer.fit(np.array([[1.0, 1.0 + 2.0**-52, 1.0, 1.0]]))
     assert standardizer.scale.tolist() == [[1.0]]
 
 
 @pytest.mark.parametrize("power", [-1000, -500, 0, 500, 1000, 1020])
-def test_features_whose_squares_or_sums_overflow(power: int) -> None:
+def test_features_whose_squares_or_sums_overflow_are_standardized(power: int) -> None:
     """Multiplying the samples by a power of 2 is exact, and multiplies mean and scale by the same power."""
     samples = np.random.default_rng(0).normal(1, 1, (3, 50))
     standardizer, scaled = dn.Standardizer.fit(samples), dn.Standardizer.fit(np.ldexp(samples, power))
@@ -248,7 +250,7 @@ def test_features_whose_squares_or_sums_overflow(power: int) -> None:
     np.testing.assert_array_equal(scaled(np.ldexp(samples, power)), standardizer(samples))
 
 
-def test_features_around_1e300() -> None:
+def test_features_around_1e300_are_standardized() -> None:
     standardizer = dn.Standardizer.fit(np.array([[1e300, -1e300], [3e300, 1e300], [1.0, 3.0]]))
     np.testing.assert_allclose(standardizer.mean, [[0], [2e300], [2]], rtol=1e-15)
     np.testing.assert_allclose(standardizer.scale, [[1e300], [1e300], [1]], rtol=1e-15)

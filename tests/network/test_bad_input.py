@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - one line for each case
-"""Invalid input is refused with an error that names the argument, its value and the wanted values, without changes."""
+"""Invalid input is refused with an error that names the argument, its value and the valid values; nothing changes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ class OnAnotherDevice:
 
 
 class Undetached:
-    """An object that refuses conversion to NumPy, as a PyTorch tensor that requires a gradient does."""
+    """An object that refuses conversion to NumPy, like a PyTorch tensor that requires a gradient."""
 
     def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
         raise RuntimeError("call detach() first")
@@ -68,7 +68,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("nan", lambda n: n.fit(poison(np.nan, (1, 2), (3, 0)), Y), dn.DataError,
      r"X\[1, 2\] is nan, the first of 2 values that are not finite", None),
     ("inf", lambda n: n.fit(poison(-np.inf, (2, 5)), Y), dn.DataError, r"X\[2, 5\] is -inf; wanted finite", None),
-    ("nan, rows", lambda n: n.fit(np.asfortranarray(poison(np.nan, (2, 1))), Y), dn.DataError, r"X\[2, 1\]", None),
+    ("nan, Fortran order", lambda n: n.fit(np.asfortranarray(poison(np.nan, (2, 1))), Y), dn.DataError, r"X\[2, 1\]", None),
     ("nan in Y", lambda n: n.fit(X, [0, 1, np.nan, 0, 1, 0]), dn.DataError, r"Y\[2\] is nan", LINEAR),
     ("label too large", lambda n: n.fit(X, Y + 1), dn.DataError, r"Y\[2\] is 3, wanted a class of 0 \.\. 2 \(2 lab", None),
     ("label negative", lambda n: n.fit(X, Y - 1), dn.DataError, r"Y\[0\] is -1, wanted a class of 0 \.\. 2", None),
@@ -85,11 +85,11 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
      r"X is a cupy\.OnAnotherDevice on another device, .* runs on 'numpy'.*to_numpy\(X\)", None),
     ("loss", lambda n: n.fit(X, Y, loss="categorical_crossentropy"), dn.UnknownNameError,
      "unknown loss 'categorical_crossentropy'; did you mean 'categorical_cross_entropy'", None),
-    ("loss, initials", lambda n: n.fit(X, BITS, loss="mse"), dn.UnknownNameError, "mean 'mean_squared_error'", LINEAR),
+    ("loss by initials", lambda n: n.fit(X, BITS, loss="mse"), dn.UnknownNameError, "mean 'mean_squared_error'", LINEAR),
     ("optimizer", lambda n: n.fit(X, Y, optimizer="adamm"), dn.UnknownNameError, "did you mean 'adam'", None),
     ("metric", lambda n: n.fit(X, Y, metrics=["acuracy"]), dn.UnknownNameError, "did you mean 'accuracy'", None),
-    ("pair", lambda n: n.fit(X, BITS, loss="binary_cross_entropy"), dn.ArgumentError,
-     "'binary_cross_entropy' needs outputs that are unit or simplex, but .*'identity' gives real outputs: use sigmoid", LINEAR),
+    ("loss and activation", lambda n: n.fit(X, BITS, loss="binary_cross_entropy"), dn.ArgumentError,
+     "'binary_cross_entropy' needs outputs that are unit or simplex; .*'identity' gives real outputs: use sigmoid", LINEAR),
     ("batch size", lambda n: n.fit(X, Y, batch_size=0), dn.ArgumentError, "batch_size=0, wanted a whole number", None),
     ("batch size", lambda n: n.fit(X, Y, batch_size=2.5), dn.ArgumentError, "batch_size=2.5", None),
     ("epochs", lambda n: n.fit(X, Y, epochs=-1), dn.ArgumentError, "epochs=-1, wanted a whole number of at least 1", None),
@@ -106,7 +106,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("beyond the dtype", lambda n: n.fit(np.where(X[1, 2] == X, 1e39, X), Y), dn.DataError,
      r"X\[1, 2\] is 1e\+39, beyond the range of float32; use dtype='float64'", None),
     ("beyond the dtype", lambda n: n.fit(X, [0, 0, 0, 1e39, 0, 0]), dn.DataError, r"Y\[0, 3\] is 1e\+39, beyond", LINEAR),
-    ("label beyond all", lambda n: n.fit(X, [0, 1, 2, 1e300, 0, 0]), dn.DataError, r"Y\[3\] is 1e\+300, wanted", None),
+    ("label beyond float32", lambda n: n.fit(X, [0, 1, 2, 1e300, 0, 0]), dn.DataError, r"Y\[3\] is 1e\+300, wanted", None),
     ("class weight", lambda n: n.fit(X, Y, class_weight={"a": 1}), dn.ArgumentError, "class_weight: class='a'", None),
     ("class weight", lambda n: n.fit(X, Y, class_weight=3), dn.ArgumentError, "class_weight=3, wanted 'balanced'", None),
     ("theta", lambda n: n.set_flat([1, 2]), dn.ShapeError, r"theta has shape \(2,\), wanted \(43,\)", None),
@@ -193,7 +193,7 @@ def test_invalid_arguments_of_constructors_are_refused(
         make()
 
 
-def test_arrays_of_the_backend_are_checked_as_numpy_arrays_are() -> None:
+def test_native_arrays_are_checked_like_numpy_arrays() -> None:
     net = network(backend=dn.Backend("strict", array_api_strict), dtype="float64")
     native = array_api_strict.asarray
     with pytest.raises(dn.DataError, match=r"X\[1, 2\] is nan, the first of 2"):
@@ -210,8 +210,8 @@ def test_arrays_of_the_backend_are_checked_as_numpy_arrays_are() -> None:
     bits.fit(native(X > 0), native(BITS > 0))
 
 
-def test_a_sample_with_nan_has_a_prediction_of_nan() -> None:
-    """Unlike training, a prediction accepts NaN."""
+def test_the_prediction_for_a_sample_with_nan_is_nan() -> None:
+    """Unlike training, prediction accepts NaN."""
     for activation in ("relu", "leaky_relu", "elu", "tanh", "gelu"):
         net = dn.Network([dn.Dense(5, activation), dn.Dense(2)], inputs=4, seed=0)
         A = net.predict(poison(np.nan, (1, 2)))

@@ -42,7 +42,7 @@ def test_a_schedule_gives_finite_rates_or_an_argument_error() -> None:
 
 
 @pytest.mark.parametrize("schedule", [dn.StepDecay(0.1, 1, 2), dn.ExponentialDecay(0.1, 1, 2.0)], ids=repr)
-def test_a_schedule_that_grows_beyond_all_numbers_is_an_argument_error(schedule: dn.Schedule) -> None:
+def test_a_schedule_that_overflows_is_an_argument_error(schedule: dn.Schedule) -> None:
     with pytest.raises(ArgumentError, match=r"learning_rate: got .*, wanted finite rates .* for updates 4999 to 5000"):
         _rates(schedule, 4999, 2, {})
 

@@ -83,7 +83,7 @@ def test_a_network_without_a_seed_draws_one_and_stores_it() -> None:
     np.testing.assert_array_equal(dn.Network([dn.Dense(3)], inputs=4, seed=first.seed).flat(), first.flat())
 
 
-def test_start_order_and_masks_are_the_same_on_every_backend() -> None:
+def test_initial_parameters_batches_and_dropout_masks_are_the_same_on_every_backend() -> None:
     X, y = blobs()
 
     def train(backend: Any) -> np.ndarray:
@@ -94,7 +94,7 @@ def test_start_order_and_masks_are_the_same_on_every_backend() -> None:
 
     reference = train("numpy")
     for backend in BACKENDS[1:]:
-        # In these 14 steps, results differ only by the order of summation in products.
+        # In these 14 steps, results differ only by the order of summation in matrix products.
         np.testing.assert_allclose(train(backend), reference, rtol=0, atol=1e-13)
 
 
@@ -109,7 +109,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert not np.array_equal(net.flat(), plain.flat())
 
 
-def test_predictions_are_numpy_or_native_arrays_like_the_inputs() -> None:
+def test_predictions_have_the_array_type_of_the_inputs() -> None:
     net = network(STRICT)
     X, _ = blobs(5)
     assert isinstance(net.predict(X), np.ndarray)
@@ -169,15 +169,15 @@ def test_the_prediction_for_no_samples_is_empty() -> None:
     assert network().predict(np.zeros((4, 0))).shape == (3, 0)
 
 
-def test_predictions_in_chunks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_in_chunks_are_equal_up_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs(103)
     net = network()
-    whole, figures = net.predict(X), net.evaluate(X, y, metrics=["accuracy"])
+    predictions, metrics = net.predict(X), net.evaluate(X, y, metrics=["accuracy"])
     monkeypatch.setattr("deepnotes.backends.eager.ELEMENTS", 80)
-    # For products of fewer columns, BLAS may use a different kernel, whose results differ by rounding errors.
-    np.testing.assert_allclose(net.predict(X), whole, rtol=1e-14)
-    assert net.evaluate(X, y, metrics=["accuracy"])["accuracy"] == figures["accuracy"]
-    np.testing.assert_allclose(net.evaluate(X, y)["loss"], figures["loss"], rtol=1e-14)
+    # For products with fewer columns, BLAS may use a different kernel, whose results differ by rounding errors.
+    np.testing.assert_allclose(net.predict(X), predictions, rtol=1e-14)
+    assert net.evaluate(X, y, metrics=["accuracy"])["accuracy"] == metrics["accuracy"]
+    np.testing.assert_allclose(net.evaluate(X, y)["loss"], metrics["loss"], rtol=1e-14)
 
 
 def test_labels_may_be_indices_or_one_hot() -> None:
@@ -205,16 +205,16 @@ def test_the_default_loss_matches_the_last_activation() -> None:
 
 def test_partial_fit_continues_with_the_state_of_the_optimizer() -> None:
     X, y = blobs(64)
-    whole, parts = network(), network()
-    whole.fit(X, y, optimizer=dn.Adam(0.01), epochs=2, batch_size=16, shuffle=False)
+    by_fit, by_partial_fit = network(), network()
+    by_fit.fit(X, y, optimizer=dn.Adam(0.01), epochs=2, batch_size=16, shuffle=False)
     for _ in range(2):
         for i in range(0, 64, 16):
-            parts.partial_fit(X[:, i : i + 16], y[i : i + 16], optimizer=dn.Adam(0.01))
-    np.testing.assert_array_equal(whole.flat(), parts.flat())
-    afresh = network()
+            by_partial_fit.partial_fit(X[:, i : i + 16], y[i : i + 16], optimizer=dn.Adam(0.01))
+    np.testing.assert_array_equal(by_fit.flat(), by_partial_fit.flat())
+    restarted = network()
     for _ in range(2):
-        afresh.fit(X, y, optimizer=dn.Adam(0.01), epochs=1, batch_size=16, shuffle=False)
-    assert not np.array_equal(afresh.flat(), whole.flat())
+        restarted.fit(X, y, optimizer=dn.Adam(0.01), epochs=1, batch_size=16, shuffle=False)
+    assert not np.array_equal(restarted.flat(), by_fit.flat())
 
 
 def test_partial_fit_returns_the_mean_loss() -> None:
@@ -291,12 +291,12 @@ def test_a_summary_is_an_aligned_table() -> None:
     )
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
-def test_a_copy_is_independent_and_has_the_same_state(copied: Any) -> None:
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_a_copy_is_independent_and_has_the_same_state(clone: Any) -> None:
     X, y = blobs(20)
     net = network()
     net.partial_fit(X, y)
-    other = copied(net)
+    other = clone(net)
     other.partial_fit(X, y)
     assert not np.array_equal(net.flat(), other.flat())
     net.partial_fit(X, y)

@@ -1,4 +1,4 @@
-"""Predictions and evaluations of many samples: Ctrl-C ends them soon, and their memory is limited."""
+"""Predictions and evaluations of many samples stop soon after Ctrl-C, and their memory is bounded."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def test_an_interrupt_ends_a_long_prediction_soon(backend: str, call: str) -> No
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_memory_of_a_prediction_does_not_grow_with_the_hidden_outputs(backend: str) -> None:
+def test_predictions_do_not_store_the_hidden_outputs_of_all_samples(backend: str) -> None:
     net = dn.Network([dn.Dense(256, "tanh"), dn.Dense(256, "tanh"), dn.Dense(1)], 2, backend=backend, seed=0)
     peaks = []
     for samples in (2, 50_000, 150_000):
@@ -69,19 +69,18 @@ def test_the_memory_of_a_prediction_does_not_grow_with_the_hidden_outputs(backen
     assert peaks[2] - peaks[1] < 100_000 * 256 * 4 / 8
 
 
-@pytest.mark.skipif("numba" not in BACKENDS, reason="Numba does not work here")
+@pytest.mark.skipif("numba" not in BACKENDS, reason="Numba is not available")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("units", [300, 7])
 def test_predictions_in_chunks_have_the_same_bits(
     threads: int, dtype: Any, units: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deepnotes_numba import inference
-    from deepnotes_numba import thread_count as rule
+    from deepnotes_numba import inference, thread_count
     from deepnotes_numba.thread_team import run
 
-    monkeypatch.setattr(rule, "WORK_PER_START", 1000)
-    monkeypatch.setattr(rule, "WORK_PER_THREAD", 1000)
+    monkeypatch.setattr(thread_count, "WORK_PER_START", 1000)
+    monkeypatch.setattr(thread_count, "WORK_PER_THREAD", 1000)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(5, 6001)).astype(dtype), rng.integers(0, 3, 6001)
     results = []
@@ -89,7 +88,7 @@ def test_predictions_in_chunks_have_the_same_bits(
         monkeypatch.setattr(inference, "FIRST_CHUNK_WORK", work)
         monkeypatch.setattr(inference, "CHUNK_SECONDS", seconds)
         calls: list[Any] = []
-        monkeypatch.setattr(inference, "run", lambda *given, calls=calls: calls.append(given) or run(*given))
+        monkeypatch.setattr(inference, "run", lambda *args, calls=calls: calls.append(args) or run(*args))
         net = dn.Network(
             [dn.Dense(units, "gelu"), dn.Dense(3, "softmax")], 5, dtype=dtype, seed=0,
             backend=dn.get_backend("numba", threads=threads),

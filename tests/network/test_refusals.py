@@ -1,4 +1,4 @@
-"""Input that is refused: masked arrays, invalid weights, text that ends in NUL, metrics of unknown direction."""
+"""Masked arrays, invalid weights, strings that end in NUL and metrics without a known direction are refused."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ MASKED = {
     "fit validation weights": lambda net: net.fit(X, Y, validation=(X, Y, W_MASKED)),
     "partial_fit": lambda net: net.partial_fit(X_MASKED, Y),
     "predict": lambda net: net.predict(X_MASKED),
-    "predict one": lambda net: net.predict(X_MASKED[:, 4:5]),
+    "predict one sample": lambda net: net.predict(X_MASKED[:, 4:5]),
     "predict a list": lambda net: net.predict(list(X_MASKED)),
     "evaluate X": lambda net: net.evaluate(X_MASKED, Y),
     "evaluate Y": lambda net: net.evaluate(X, Y_MASKED),
@@ -144,8 +144,8 @@ def test_weights_that_are_all_0_or_out_of_range_are_refused() -> None:
         net.fit(X, Y, validation=(X, Y, Y, Y))
 
 
-def test_text_that_ends_in_nul_is_refused(tmp_path: Path) -> None:
-    """Arrays of strings drop NULs at the end, so two classes could become one. CSV files must not contain any NUL."""
+def test_strings_that_end_in_nul_are_refused(tmp_path: Path) -> None:
+    """NumPy's strings drop NULs at the end, so two classes could become one. A CSV file must not contain any NUL."""
     with pytest.raises(dn.DataError, match="column 'kind' has text that ends in NUL"):
         dn.write_table(tmp_path / "out.csv", ["kind"], [["a", "a\0"]])
     (tmp_path / "table.csv").write_bytes(b"x,kind\n1,a\n2,a\0\n")
@@ -174,8 +174,8 @@ def test_classes_and_categories_of_a_model_file_that_end_in_nul_are_refused() ->
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("dialect", ["keras", "sklearn"])
-def test_momentum_with_a_changing_rate_is_that_of_the_dialect(dialect: str, nesterov: bool, backend: str) -> None:
-    """``v = m v - rate g``, ``w += v`` (Nesterov: ``w += m v - rate g``): a gradient keeps the rate of its update."""
+def test_momentum_with_a_changing_rate_follows_the_dialect(dialect: str, nesterov: bool, backend: str) -> None:
+    """``v = m v - rate g``, ``w += v`` (Nesterov: ``w += m v - rate g``): a gradient keeps its own rate."""
     if backend == "numba":
         pytest.importorskip("numba")
     schedule = dn.ExponentialDecay(0.5, every=1, factor=0.8)
@@ -183,16 +183,16 @@ def test_momentum_with_a_changing_rate_is_that_of_the_dialect(dialect: str, nest
         optimizer = dn.SGD(schedule, 0.9, nesterov)
         net = dn.Network([dn.Dense(1)], 3, backend=backend, dtype="float64", seed=0)
     target = X.sum(axis=0)
-    by_hand = dn.Network([dn.Dense(1)], 3, backend="numpy", dtype="float64", theta=net.flat())
+    reference = dn.Network([dn.Dense(1)], 3, backend="numpy", dtype="float64", theta=net.flat())
     v = np.zeros(4)
     for step in range(40):
-        gradients = by_hand.gradients(X, target)
+        gradients = reference.gradients(X, target)
         g = np.concatenate([np.ravel(gradients["W1"]), np.ravel(gradients["b1"])])
         rate = schedule(step)
         v = 0.9 * v - rate * g
-        by_hand.set_flat(by_hand.flat() + (0.9 * v - rate * g if nesterov else v))
+        reference.set_flat(reference.flat() + (0.9 * v - rate * g if nesterov else v))
     net.fit(X, target, optimizer=optimizer, epochs=40, batch_size=12, shuffle=False)
-    np.testing.assert_allclose(net.flat(), by_hand.flat(), rtol=1e-10)
+    np.testing.assert_allclose(net.flat(), reference.flat(), rtol=1e-10)
     plain = dn.Network([dn.Dense(1)], 3, dtype="float64", seed=0)
     plain.fit(X, target, optimizer=dn.SGD(schedule, 0.9, nesterov), epochs=40, batch_size=12, shuffle=False)
     assert abs(plain.flat() - net.flat()).max() > 1e-3

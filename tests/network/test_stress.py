@@ -1,4 +1,4 @@
-"""Trainings with extreme sizes and numbers: the results are within the error bounds, or an error explains the cause."""
+"""Training with extreme sizes and numbers: results are within the error bounds, or an error explains the cause."""
 
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
@@ -21,7 +21,7 @@ in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 @dataclass(frozen=True)
 class ExtremeCase(TrainingCase):
-    """A training on given samples, or on random samples times a factor, optionally from given parameters."""
+    """A training case with given or scaled random samples, and optionally with given initial parameters (`start`)."""
 
     X: Any = None
     labels: Any = None
@@ -29,13 +29,13 @@ class ExtremeCase(TrainingCase):
     start: Any = None
 
     def data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return X, Y and no weights."""
+        """Return X, Y and the sample weights (or None)."""
         X, Y, w = super().data()
         X = X * np.asarray(self.factor, X.dtype) if self.X is None else np.asarray(self.X, self.dtype)
         return X, Y if self.labels is None else np.asarray(self.labels)[None], w
 
     def theta(self) -> np.ndarray:
-        """Return the parameters to start from."""
+        """Return the initial parameters."""
         return super().theta() if self.start is None else np.asarray(self.start, self.dtype)
 
 
@@ -59,7 +59,7 @@ LAYERS: dict[str, list[dn.Layer]] = {
 @on_every_backend
 @in_both_precisions
 @pytest.mark.parametrize("case", STRESS)
-def test_unusual_numbers_of_samples_batches_and_features(backend: str, dtype: str, case: str) -> None:
+def test_training_with_unusual_sizes_stays_within_its_bound(backend: str, dtype: str, case: str) -> None:
     settings = STRESS[case]
     layers = LAYERS[settings.get("targets", "real")] if settings.get("inputs") != 10**6 else [dn.Dense(1, "tanh")]
     trial = Trial(dn.get_backend(backend), case)
@@ -71,10 +71,10 @@ def test_unusual_numbers_of_samples_batches_and_features(backend: str, dtype: st
 @in_both_precisions
 @pytest.mark.parametrize("optimizer", [dn.SGD(), dn.Adam()], ids=["sgd", "adam"])
 @pytest.mark.parametrize("size", ["subnormal", "smallest normal", "tiny", "large", "near the largest"])
-def test_inputs_from_subnormals_to_nearly_the_largest_float(
+def test_training_with_inputs_from_subnormals_to_nearly_the_largest_float(
     backend: str, dtype: str, optimizer: Any, size: str
 ) -> None:
-    """The gradient of the absolute error has the size of the inputs, so it is finite."""
+    """The gradient of the absolute error is of the order of the inputs, so it is finite."""
     limits = np.finfo(dtype)
     factor = float({
         "subnormal": 8 * limits.smallest_subnormal, "smallest normal": limits.tiny, "tiny": limits.tiny**0.8,
@@ -93,9 +93,9 @@ def test_inputs_from_subnormals_to_nearly_the_largest_float(
         assert net._training is not None
         assert all(np.isfinite(net.backend.to_numpy(slot)).all() for slot in net._training[2].slots)
         net.fit(*training.data()[:2], loss=training.loss, optimizer=optimizer, clip_norm=1.0, epochs=2)
-        moved = abs(net.flat() - training.theta())
+        changes = abs(net.flat() - training.theta())
         largest_rate: Any = optimizer.learning_rate
-        assert 0 < moved.max() <= 2.1 * largest_rate  # two updates, each at most about the rate
+        assert 0 < changes.max() <= 2.1 * largest_rate  # two updates, each at most slightly larger than the rate
         return
     trial = Trial(dn.get_backend(backend), size)
     check_training(trial, training, size, random=False)
@@ -180,7 +180,7 @@ def test_the_argument_with_a_non_finite_number_is_named(backend: str, value: flo
         net.fit(np.ones((2, 4)), np.full((1, 4), value))
 
 
-def test_standardizers_of_constants_of_one_sample_and_of_the_largest_floats() -> None:
+def test_standardizers_accept_constants_single_samples_and_the_largest_floats() -> None:
     largest = np.finfo(np.float64).max
     X = np.array([[3.0, 3.0], [0.1, 0.1], [0.0, 0.0], [largest, -largest], [largest, largest], [5e-324, 0.0]])
     standardizer = dn.Standardizer.fit(X)
@@ -189,8 +189,8 @@ def test_standardizers_of_constants_of_one_sample_and_of_the_largest_floats() ->
     np.testing.assert_array_equal(standardizer(X)[[0, 1, 2, 4]], np.zeros((4, 2)))
     np.testing.assert_array_equal(standardizer(X)[3], [1.0, -1.0])
     assert np.isfinite(standardizer(X)).all()
-    of_one_sample = dn.Standardizer.fit(X[:, :1])
-    np.testing.assert_array_equal(of_one_sample(X[:, :1]), np.zeros((6, 1)))
+    single = dn.Standardizer.fit(X[:, :1])
+    np.testing.assert_array_equal(single(X[:, :1]), np.zeros((6, 1)))
 
 
 # --- a million updates of Adam ----------------------------------------------------------------------------------------
@@ -199,11 +199,11 @@ STEPS, RATE = 10**6, 2.0**-20
 
 
 def drift(dtype: str, steps: int, beta1: float = 0.9, beta2: float = 0.999) -> float:
-    """Return the bound on the relative error of θ after a number of updates of Adam with a gradient of 1.
+    """Return a bound on the relative error of θ after `steps` updates of Adam with a constant gradient of 1.
 
-    The rounding of a decay by u has a relative effect of u / (1 - beta) on its discounted sum, and the roundings of the
-    sum have the same effect; for v, the root halves both. The other terms are a few roundings within an update, and one
-    rounding for each sum of θ and an update.
+    u is the unit roundoff. A relative error of u in beta changes the discounted sum by a relative u / (1 - beta), and
+    so do the rounding errors of the sum; for v, the square root halves both effects. The other terms are a few rounding
+    errors within one update, and one rounding error for each addition of an update to θ.
     """
     u = UNIT[dtype]
     return 2 * u / (1 - beta1) + u / (1 - beta2) + 8 * u + steps * u
@@ -226,7 +226,7 @@ def test_a_million_updates_of_adam_stay_within_the_error_bound(dtype: str) -> No
 @in_both_precisions
 @pytest.mark.parametrize("step", [10**6, 2**31 - 1, 2**32, 10**12, 2**53])
 def test_adam_continues_from_any_step(backend: str, dtype: str, step: int) -> None:
-    """The slots are set to the sums that a training with a gradient of 1 would have after `step` updates."""
+    """The slots are set to the sums that `step` updates with a gradient of 1 would give."""
     net = dn.Network([dn.Dense(1), dn.Dropout(0.5)], 1, backend=backend, dtype=dtype, theta=np.zeros(2), seed=0)
     X, Y = np.ones((1, 64), dtype), np.full((1, 64), 1e6, dtype)
     settings: dict[str, Any] = {"loss": "mean_absolute_error", "optimizer": dn.Adam(RATE)}
@@ -239,7 +239,7 @@ def test_adam_continues_from_any_step(backend: str, dtype: str, step: int) -> No
     net.partial_fit(X, Y, **settings)
     assert state.step == step + 1
     theta = net.flat()
-    # Dropout doubles or drops the contribution of each sample, so the gradient is not exactly 1; m contains its value.
+    # Dropout doubles or drops the contribution of each sample, so the gradient is not exactly 1; m contains it.
     g = -(net.backend.to_numpy(state.slots[0]) + 0.9 / (1 - 0.9))
     m, v = 0.9 / (1 - 0.9) + g, 0.999 / (1 - 0.999) + g * g
     expected = RATE * (m * (1 - 0.9)) / (np.sqrt(v * (1 - 0.999)) + 1e-8)
@@ -249,7 +249,7 @@ def test_adam_continues_from_any_step(backend: str, dtype: str, step: int) -> No
 
 @pytest.mark.parametrize("step", [1, 2, 10, 1000, 10**5, 10**6, 2**31, 10**12])
 def test_the_bias_corrections_of_adam_are_accurate_at_any_step(step: int) -> None:
-    """Their error is that of ``β^t``, which has one or two roundings and is subtracted from 1."""
+    """Their error comes from ``β^t``, which is rounded once or twice and then subtracted from 1."""
     with localcontext() as context:
         context.prec = 60
         powers = [Decimal(beta) ** step for beta in (0.9, 0.999)]

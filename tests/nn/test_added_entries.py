@@ -1,4 +1,4 @@
-"""An activation, a loss or an optimizer that is only added to a table trains on every backend, without a kernel."""
+"""Activations, losses and optimizers that are only added to a table train on every backend, without a kernel."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -72,13 +72,13 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 
 
 def make_plan(g: str = "tanh", loss: str = "mean_squared_error", optimizer: str = "sgd") -> Plan:
-    """Return a plan with this hidden activation, loss and optimizer."""
+    """Return a plan with the hidden activation `g`, and this loss and optimizer."""
     layers = (dn.Dense(6, g), dn.Dense(2))
     return Plan(3, layers, "float64", 0, Loss(loss), optimizers.as_optimizer(optimizer))
 
 
 def train(backend: Backend, plan: Plan) -> tuple[np.ndarray, float]:
-    """Return the parameters after some updates, and the sum of the losses."""
+    """Return the parameters after five updates, and the sum of the losses."""
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(3, 40)), rng.normal(size=(2, 40))
     theta = plan.layout.initial(rng)
@@ -90,13 +90,13 @@ def train(backend: Backend, plan: Plan) -> tuple[np.ndarray, float]:
     return np.array(backend.to_numpy(state.theta)), chunk.loss_sum
 
 
-ADDED = [{"g": "hard_tanh"}, {"loss": "log_cosh"}, {"optimizer": "sign_sgd"}]
+NEW_ENTRIES = [{"g": "hard_tanh"}, {"loss": "log_cosh"}, {"optimizer": "sign_sgd"}]
 
 
 @pytest.mark.usefixtures("_added_entries")
-@pytest.mark.parametrize("entries", [*ADDED, ADDED[0] | ADDED[1] | ADDED[2]], ids=str)
+@pytest.mark.parametrize("entries", [*NEW_ENTRIES, NEW_ENTRIES[0] | NEW_ENTRIES[1] | NEW_ENTRIES[2]], ids=str)
 @pytest.mark.parametrize("name", ["numba", "cupy"])
-def test_added_entries_train_as_on_numpy(name: str, entries: dict[str, str]) -> None:
+def test_training_with_added_entries_agrees_with_numpy(name: str, entries: dict[str, str]) -> None:
     expected, expected_loss = train(BACKENDS["numpy"](), make_plan(**entries))
     theta, loss = train(BACKENDS[name](), make_plan(**entries))
     np.testing.assert_allclose(theta, expected, rtol=1e-10, atol=1e-12)
@@ -106,7 +106,7 @@ def test_added_entries_train_as_on_numpy(name: str, entries: dict[str, str]) -> 
 
 
 @pytest.mark.usefixtures("_added_entries")
-@pytest.mark.parametrize("entries", ADDED, ids=str)
+@pytest.mark.parametrize("entries", NEW_ENTRIES, ids=str)
 def test_numpy_records_added_entries_and_numba_leaves_them_to_the_eager_program(entries: dict[str, str]) -> None:
     assert isinstance(BACKENDS["numpy"]().compile(make_plan(**entries)), RecordedProgram)
     assert BACKENDS["numba"]().compile(make_plan(**entries)) is None
@@ -132,7 +132,7 @@ def test_networks_with_added_entries_predict_and_evaluate(name: str) -> None:
     ids=lambda o: type(o).__name__,
 )
 def test_lowering_an_optimizer_without_a_kernel_is_an_error(name: str, optimizer: Any) -> None:
-    """The lowering must not select the kernel of another optimizer, even if the plan was not checked before."""
+    """The lowering must not select the kernel of another optimizer, even for a plan that was not checked."""
     unsupported = replace(make_plan(), optimizer=optimizer)
     if name == "numba":
         from deepnotes_numba.lowering import lower_optimizer
@@ -152,7 +152,7 @@ def test_lowering_an_optimizer_without_a_kernel_is_an_error(name: str, optimizer
             program.train(State(theta, slots), Batches(data, np.arange(4), 2, np.full(2, 0.1)))
 
 
-def test_supported_refuses_derived_classes_and_other_names() -> None:
+def test_supported_refuses_derived_classes_and_unlisted_names() -> None:
     class Derived(dn.Dense):
         pass
 

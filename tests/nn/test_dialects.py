@@ -1,4 +1,4 @@
-"""The defaults of PyTorch, Keras and scikit-learn, against results that tests/fixtures/make_dialects.py stored."""
+"""The defaults of PyTorch, Keras and scikit-learn, compared with results stored by tests/fixtures/make_dialects.py."""
 
 import asyncio
 import copy
@@ -26,7 +26,7 @@ with np.load(Path(__file__).parents[1] / "fixtures" / "dialects.npz") as file:
 
 SETTINGS: dict[str, dict[str, Any]] = json.loads(str(STORED["settings"]))
 TOLERANCE = 1e-10
-"""The error of a parameter after up to 30 updates, relative to the largest parameter, as in test_pytorch.py."""
+"""The allowed error of a parameter after up to 30 updates, relative to the largest parameter."""
 
 CASES = {
     "torch_sgd": ("leaky_relu", "sgd"),
@@ -41,21 +41,21 @@ CASES = {
     "sklearn_adam": ("tanh", "adam"),
 }
 every_case = pytest.mark.parametrize("name", CASES)
-others = pytest.mark.parametrize("dialect", ["torch", "keras", "sklearn"])
+every_library = pytest.mark.parametrize("dialect", ["torch", "keras", "sklearn"])
 
 
 def layers(hidden: str) -> list[dn.Layer]:
     return [dn.Dense(7, hidden), dn.Dense(6, hidden), dn.Dense(3, "softmax")]
 
 
-def train(net: dn.Network, optimizer: Any, system: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the parameters, in the order W1, b1, W2, ..., after 1 and after 30 updates from the stored parameters."""
+def train(net: dn.Network, optimizer: Any, library: str) -> tuple[np.ndarray, np.ndarray]:
+    """Train from the stored parameters; return the parameters (W1, b1, W2, ...) after 1 and after 30 updates."""
     start = 0
     for name, parameter in net.parameters.items():
         shape = parameter.shape
         net.parameters[name] = STORED["start"][start : start + math.prod(shape)].reshape(shape)
         start += math.prod(shape)
-    l2 = 1e-4 / 37 if system == "sklearn" else 0.0  # the default alpha of scikit-learn, divided by the samples
+    l2 = 1e-4 / 37 if library == "sklearn" else 0.0  # scikit-learn's default alpha, divided by the number of samples
     parameters = []
     for _ in range(30):
         net.partial_fit(STORED["X"], STORED["labels"], optimizer=optimizer, l2=l2)
@@ -63,40 +63,40 @@ def train(net: dn.Network, optimizer: Any, system: str) -> tuple[np.ndarray, np.
     return parameters[0], parameters[-1]
 
 
-def distance(result: np.ndarray, expected: np.ndarray) -> float:
+def relative_error(result: np.ndarray, expected: np.ndarray) -> float:
     return float(abs(result - expected).max() / abs(expected).max())
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @every_case
-def test_a_training_with_the_defaults_of_a_system_reproduces_its_training(name: str, backend: str) -> None:
-    """The network is created under the dialect, and the optimizer is passed by name afterwards."""
+def test_training_with_the_defaults_of_a_library_reproduces_its_results(name: str, backend: str) -> None:
+    """The network is created within ``dn.defaults``; the optimizer is passed by name after the block."""
     if backend == "numba":
         pytest.importorskip("numba", reason="the Numba backend needs deepnotes[numba]")
-    system, (hidden, optimizer) = name.partition("_")[0], CASES[name]
-    with dn.defaults(system):
+    library, (hidden, optimizer) = name.partition("_")[0], CASES[name]
+    with dn.defaults(library):
         net = dn.Network(layers(hidden), inputs=5, dtype="float64", backend=backend)
-    for parameters, update in zip(train(net, optimizer, system), ("first", "last"), strict=True):
-        assert distance(parameters, STORED[f"{name}/{update}"]) < TOLERANCE
+    for parameters, update in zip(train(net, optimizer, library), ("first", "last"), strict=True):
+        assert relative_error(parameters, STORED[f"{name}/{update}"]) < TOLERANCE
 
 
 @every_case
-def test_a_training_with_the_defaults_of_the_notes_differs(name: str) -> None:
-    """Without a difference, the previous test could not fail."""
-    system, (hidden, optimizer) = name.partition("_")[0], CASES[name]
+def test_training_with_the_defaults_of_the_notes_differs(name: str) -> None:
+    """Otherwise, the previous test would pass with any defaults."""
+    library, (hidden, optimizer) = name.partition("_")[0], CASES[name]
     net = dn.Network(layers(hidden), inputs=5, dtype="float64")
     is_same = name == "torch_adam"  # both PyTorch and the notes have the defaults of the paper
-    _, last = train(net, optimizer, system)
-    assert (distance(last, STORED[f"{name}/last"]) < TOLERANCE) is is_same
+    _, last = train(net, optimizer, library)
+    assert (relative_error(last, STORED[f"{name}/last"]) < TOLERANCE) is is_same
 
 
-@others
-def test_settings_are_those_of_the_constructors_of_the_system(dialect: str) -> None:
+@every_library
+def test_settings_match_the_constructors_of_the_library(dialect: str) -> None:
     expected = SETTINGS[dialect]
     assert {key: DIALECTS[dialect][key] for key in expected} == expected
 
 
-def test_no_setting_is_missing() -> None:
+def test_every_dialect_has_all_settings() -> None:
     for dialect, table in DIALECTS.items():
         assert table.keys() == NOTES.keys(), dialect
     optimizer_settings = {key for key in NOTES if key[0].isupper() and not key.startswith("Dense")}
@@ -118,47 +118,48 @@ INITIAL = {  # the squares of the limits of W and b, for a layer with 300 inputs
 }
 
 
-def is_uniform(greatest: float, mean_square: float, square: float, n: int) -> bool:
-    """Return whether n random numbers appear uniform within ±sqrt(square), by the test of test_optimizers.py."""
+def is_uniform(largest: float, mean_square: float, square: float, n: int) -> bool:
+    """Return whether n numbers with these statistics can be uniform within ±sqrt(square), as in test_optimizers.py."""
     if square == 0:
-        return greatest == mean_square == 0
+        return largest == mean_square == 0
     limit, variance = math.sqrt(square), square / 3
     spread = 6 * variance * math.sqrt(0.8 / n)
-    return limit * (1 - 40 / n) < greatest <= limit and abs(mean_square - variance) < spread
+    return limit * (1 - 40 / n) < largest <= limit and abs(mean_square - variance) < spread
 
 
 @pytest.mark.parametrize("name", INITIAL)
-def test_initial_weights_and_biases_have_the_distribution_of_the_system(name: str) -> None:
-    """The numbers of the system and of deepnotes lie within the limits, come close to them, and have the variance."""
-    system, activation = name.split("_")
-    with dn.defaults(system):
+def test_initial_weights_and_biases_have_the_distribution_of_the_library(name: str) -> None:
+    """The values of the library and of deepnotes lie within the limits, come close to them, and have the variance."""
+    library, activation = name.split("_")
+    with dn.defaults(library):
         # in scikit-learn, the activation of the hidden layers determines the distribution
-        last = "identity" if system == "sklearn" else activation
+        last = "identity" if library == "sklearn" else activation
         net = dn.Network([dn.Dense(300, activation), dn.Dense(200, last)], inputs=4, seed=0, dtype="float64")
     W, b = np.asarray(net.parameters["W2"]), np.asarray(net.parameters["b2"])
-    of_network = (abs(W).max(), (W**2).mean(), abs(b).max(), (b**2).mean())
-    for statistics in (of_network, STORED[f"initial/{name}"]):
+    network_statistics = (abs(W).max(), (W**2).mean(), abs(b).max(), (b**2).mean())
+    for statistics in (network_statistics, STORED[f"initial/{name}"]):
         assert is_uniform(statistics[0], statistics[1], INITIAL[name][0], 60_000)
         assert is_uniform(statistics[2], statistics[3], INITIAL[name][1], 200)
 
 
 def test_hidden_layers_determine_the_initializer_of_scikit_learn_even_for_a_sigmoid_output() -> None:
     with dn.defaults("sklearn"):
-        one = dn.Network([dn.Dense(1, "sigmoid")], inputs=3)
-        two = dn.Network([dn.Dense(4, "relu"), dn.Dropout(0.1), dn.Dense(1, "sigmoid")], inputs=3)
-        three = dn.Network([dn.Dense(4, "sigmoid"), dn.Dense(2)], inputs=3)
-    assert [layer.initializer for layer in (*one.layers, two.layers[0], two.layers[2])] == ["sklearn_uniform"] * 3
-    assert [layer.bias_initializer for layer in three.layers] == ["sklearn_sigmoid_uniform"] * 2
+        single = dn.Network([dn.Dense(1, "sigmoid")], inputs=3)
+        relu = dn.Network([dn.Dense(4, "relu"), dn.Dropout(0.1), dn.Dense(1, "sigmoid")], inputs=3)
+        sigmoid = dn.Network([dn.Dense(4, "sigmoid"), dn.Dense(2)], inputs=3)
+    assert [layer.initializer for layer in (*single.layers, relu.layers[0], relu.layers[2])] == ["sklearn_uniform"] * 3
+    assert [layer.bias_initializer for layer in sigmoid.layers] == ["sklearn_sigmoid_uniform"] * 2
 
 
 def test_named_initializers_of_biases_have_the_variance_of_the_weights() -> None:
     net = dn.Network([dn.Dense(5_000, bias_initializer="lecun_normal")], inputs=16, seed=0, dtype="float64")
-    assert np.var(net.parameters["b1"]) == pytest.approx(1 / 16, rel=6 * math.sqrt(2 / 5_000))  # six deviations
+    six_deviations = 6 * math.sqrt(2 / 5_000)
+    assert np.var(net.parameters["b1"]) == pytest.approx(1 / 16, rel=six_deviations)
     with pytest.raises(dn.UnknownNameError, match="did you mean 'lecun_normal'"):
         dn.Dense(3, bias_initializer="lecun_norml")
 
 
-@others
+@every_library
 def test_explicit_arguments_take_precedence(dialect: str) -> None:
     layer = dn.Dense(3, dn.Activation("leaky_relu", slope=0.5), "he_normal", "zeros")
     optimizers = {
@@ -267,7 +268,7 @@ def test_a_dialect_applies_only_to_its_thread() -> None:
     }
 
 
-def test_a_dialect_applies_only_to_its_task() -> None:
+def test_a_dialect_applies_only_to_its_asyncio_task() -> None:
     async def create_optimizers(dialect: str) -> list[float]:
         epsilons = []
         with dn.defaults(dialect):
@@ -286,7 +287,7 @@ def test_a_dialect_applies_only_to_its_task() -> None:
 # The dialect of a network
 
 
-@others
+@every_library
 def test_a_network_shows_and_saves_its_dialect(dialect: str, tmp_path: Path) -> None:
     with dn.defaults(dialect):
         net = dn.Network(layers("leaky_relu"), inputs=5, seed=1)
@@ -368,8 +369,8 @@ def test_epsilon_hat_is_added_before_the_bias_correction() -> None:
         ops = dn.get_backend("numpy").ops
         theta, slots = adam.update(ops, theta, np.array([g]), slots, np.ones(1), adam.scalars(t, 0.1))
         assert theta[0] == pytest.approx(expected, rel=1e-13)
-    many = adam.scalars(np.arange(1, 4), np.full(3, 0.1))
-    assert np.broadcast_to(many["epsilon"], 3).tolist() == [adam.scalars(t, 0.1)["epsilon"] for t in (1, 2, 3)]
+    scalars = adam.scalars(np.arange(1, 4), np.full(3, 0.1))
+    assert np.broadcast_to(scalars["epsilon"], 3).tolist() == [adam.scalars(t, 0.1)["epsilon"] for t in (1, 2, 3)]
 
 
 VARIANTS = ("epsilon_inside", "epsilon_hat", "decay_biases")
@@ -391,4 +392,4 @@ def test_backends_do_not_ignore_variants_of_optimizers(optimizer: dn.Optimizer, 
         net.fit(STORED["X"], STORED["labels"], **settings | {"optimizer": variant})
         parameters.append(net.flat())
     compiled, eager, other = parameters
-    assert distance(compiled, eager) < TOLERANCE < distance(compiled, other)
+    assert relative_error(compiled, eager) < TOLERANCE < relative_error(compiled, other)

@@ -1,12 +1,12 @@
-"""The gradients of whole networks against central differences of the cost, parameter by parameter, in float64.
+"""Gradients of whole networks, compared with central differences of the cost for each parameter, in float64.
 
 A central difference over 2 h with h = 2^-17 has an error of about h² f'''/6 + u f / h, about 1e-11 if all values are of
-size 1. The relative error (the norm of the difference divided by the norm of the gradient) must stay below 1e-7 if two
+order 1. The relative error (the norm of the difference divided by the norm of the gradient) must stay below 1e-7 if two
 conditions hold; otherwise, the test is repeated with the data of the next seed:
 
 - No kink (of relu, leaky_relu, elu, the absolute error or huber) is crossed between -h and h. This is checked exactly:
   each pre-activation and each residual is on the same side of its kinks at all points.
-- The gradient is not almost zero, as it is if all output neurons of a relu are inactive.
+- The gradient is not almost zero, as when all output neurons are relus and inactive.
 """
 
 import numpy as np
@@ -35,12 +35,12 @@ def is_allowed(activation, loss):
 
 
 def pairs(allowed):
-    """Return the pairs of an activation and a loss that are allowed, or those that are not."""
+    """Return all pairs of an activation and a loss that are allowed, or all pairs that are not."""
     return [(a, loss) for a in ACTIVATIONS for loss in LOSSES if is_allowed(a, loss) == allowed]
 
 
 class Case:
-    """A random network of two layers with random data; `single` is the name of a size to set to 1."""
+    """A random network with two layers and random data; `single` names a size to set to 1."""
 
     def __init__(self, seed, hidden, last, loss, *, single=None, weighted=False, l2=0.0, rate=0.0):
         rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ class Case:
         return np.concatenate([np.ravel(gradients[name]) for name in self.net.layout.entries])
 
     def losses(self, theta):
-        """Return the loss of each sample with the dropout mask of step 0, and the sides of all kinks as bytes."""
+        """Return the loss of each sample (with the dropout mask of step 0), and the side of each kink as bytes."""
         layers, parameters = self.net.layers, self.net.layout.split(np, theta)
         A, caches = forward(OPS, layers, parameters, self.X, self.net.seed, np.asarray(0))
         kinks = [cache[1] > 0 for layer, cache in zip(layers, caches, strict=True) if _is_kinked(layer)]
@@ -78,64 +78,65 @@ class Case:
         return L, b"".join(side.tobytes() for side in kinks)
 
     def cost(self, theta):
-        """Return the mean loss with the L2 penalty, and the sides of all kinks as bytes."""
+        """Return the mean loss with the L2 penalty, and the side of each kink as bytes."""
         L, sides = self.losses(theta)
         penalty = self.l2 / 2 * (theta**2 * self.net.layout.decays()).sum()
         return np.average(L, weights=self.w) + penalty, sides
 
-    def differences(self):
+    def central_differences(self):
         """Return the central differences, or None if a kink is crossed."""
         theta = self.net.flat()
         _, sides = self.cost(theta)
-        differences = np.empty(theta.shape)
+        central_differences = np.empty(theta.shape)
         for i in range(theta.size):
             step = H * (np.arange(theta.size) == i)
             (up, above), (down, below) = self.cost(theta + step), self.cost(theta - step)
             if not above == below == sides:
                 return None
-            differences[i] = (up - down) / (2 * H)
-        return differences
+            central_differences[i] = (up - down) / (2 * H)
+        return central_differences
 
 
 def _is_kinked(layer):
     return isinstance(layer, Dense) and layer.g.name in KINKED  # type: ignore[attr-defined]
 
 
-def assert_gradient_is_right(*names, **options):
+def assert_gradient_matches(*names, **options):
+    """Compare the gradient with central differences, for the first seed that meets the conditions above."""
     for seed in range(100):
         case = Case(seed, *names, **options)
         g = case.gradient()
         if np.linalg.norm(g) < 1 / 256:
             continue
-        numeric = case.differences()
+        numeric = case.central_differences()
         if numeric is not None:
             assert np.linalg.norm(g - numeric) <= 1e-7 * np.linalg.norm(g)
             return
-    pytest.fail("no seed without kinks and with a gradient")
+    pytest.fail("no seed meets the conditions")
 
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("regularization", REGULARIZATIONS)
 @pytest.mark.parametrize(("activation", "loss"), pairs(allowed=True))
-def test_gradients_are_those_of_the_cost(activation, loss, regularization, weighted):
-    """N11 to N16: every allowed pair, on shapes that include one feature, one neuron, one output and one sample.
+def test_gradients_match_central_differences(activation, loss, regularization, weighted):
+    """N11 to N16, for every allowed pair, also with one feature, one neuron, one output or one sample.
 
     A softmax of one output is constant, so softmax has at least two outputs.
     """
     for single in (None, "features", "neurons", "outputs", "samples"):
         if not (single == "outputs" and activation == "softmax"):
             options = REGULARIZATIONS[regularization]
-            assert_gradient_is_right(activation, activation, loss, single=single, weighted=weighted, **options)
+            assert_gradient_matches(activation, activation, loss, single=single, weighted=weighted, **options)
 
 
 @pytest.mark.parametrize("hidden", ACTIVATIONS)
 @pytest.mark.parametrize(
     ("last", "loss"), [("sigmoid", "binary_cross_entropy"), ("softmax", "categorical_cross_entropy")]
 )
-def test_fused_outputs_after_every_hidden_activation(last, loss, hidden):
+def test_gradients_of_fused_outputs_match_for_every_hidden_activation(last, loss, hidden):
     """N16 with N11: (W[2]ᵀ (A[2] - Y) * g'[1](Z[1])) Xᵀ for every g[1]."""
-    assert_gradient_is_right(hidden, last, loss)
+    assert_gradient_matches(hidden, last, loss)
 
 
 @pytest.mark.parametrize(("activation", "loss"), pairs(allowed=False))
@@ -149,7 +150,7 @@ def test_pairs_that_are_not_allowed_are_refused(activation, loss):
 def test_the_cost_of_a_step_is_the_weighted_mean_of_the_losses(activation, loss):
     """N10: ``gradient_step`` and ``evaluate`` return the cost whose differences are taken above.
 
-    Each of them has m + 4 roundings.
+    Each cost has m + 4 rounding errors.
     """
     case = Case(0, activation, activation, loss, weighted=True)
     net, w = case.net, case.w

@@ -1,4 +1,4 @@
-"""Optimizers against scalar loops; schedules and initial weights against their definitions."""
+"""Optimizers compared with scalar loops; schedules and initial weights compared with their definitions."""
 
 import math
 from typing import Any
@@ -18,12 +18,12 @@ U = 2.0**-53  # unit roundoff of float64
 OPS = dn.get_backend("numpy").ops
 T = 20  # updates
 BOUND = 8 * T * T * 4 * U
-"""The bound on the error of θ after T updates. Each update adds at most 8 roundings to a slot, so an update has the
-error of 8 T roundings of its size. The size is below 4, since gradients are between 1/2 and 2, the rate is 1/10 and the
-velocity is at most 10 gradients. θ has the error of T such updates."""
+"""The bound on the error of θ after T updates. Each update adds at most 8 rounding errors to a slot, so the relative
+error of the last update is at most 8 T U. Each update is smaller than 4, since gradients are between 1/2 and 2, the
+rate is 1/10, and the velocity is at most 10 gradients. The errors of T updates add up in θ."""
 
 
-# The equations, on powers of 2, for which they are exact
+# The equations, evaluated at powers of 2, where they are exact
 
 
 def test_gradient_descent():
@@ -54,7 +54,7 @@ def test_weight_decay_applies_to_the_weights_only():
     assert eq.weight_decay(np, theta, decays, 0.25).tolist() == [0.75, -1.5, 3.0]
 
 
-# The classes, over T updates, against scalar loops
+# The classes, compared with scalar loops over T updates
 
 
 def sgd(theta, gradients, rate):
@@ -91,14 +91,14 @@ def adam(theta, gradients, rate, beta1, beta2, epsilon, decay=0.0):
     return theta
 
 
-def slopes(p=6, seed=0):
+def random_gradients(p=6, seed=0):
     """Return T gradients of p parameters, with absolute values between 1/2 and 2 and random signs."""
     rng = np.random.default_rng(seed)
     return rng.choice([-1, 1], (T, p)) * rng.uniform(0.5, 2, (T, p))
 
 
 def train(optimizer, theta, gradients):
-    """Return θ after the updates; the second half of θ is biases."""
+    """Return θ after the updates; the second half of θ contains biases."""
     p = len(theta)
     decays = (np.arange(p) < p // 2).astype(float)
     slots = tuple(np.zeros(p) for _ in optimizer.slots)
@@ -119,18 +119,20 @@ LOOPS = [
 ]
 
 
-@pytest.mark.parametrize(("optimizer", "loop", "numbers"), LOOPS, ids=[repr(optimizer) for optimizer, *_ in LOOPS])
-def test_updates_are_those_of_the_scalar_loop(optimizer, loop, numbers):
+@pytest.mark.parametrize(
+    ("optimizer", "loop", "hyperparameters"), LOOPS, ids=[repr(optimizer) for optimizer, *_ in LOOPS]
+)
+def test_updates_match_the_scalar_loop(optimizer, loop, hyperparameters):
     """The cases include the defaults, and an epsilon large enough to show where it is added."""
-    theta, gradients = np.linspace(-1, 1, 6), slopes()
+    theta, gradients = np.linspace(-1, 1, 6), random_gradients()
     result = train(optimizer, theta, gradients)
-    expected = [loop(theta[i], gradients[:, i].tolist(), *numbers) for i in range(6)]
+    expected = [loop(theta[i], gradients[:, i].tolist(), *hyperparameters) for i in range(6)]
     assert abs(result - expected).max() <= BOUND
     assert abs(result - theta).min() > 1e6 * BOUND
 
 
-def test_adamw_decays_weights_and_not_biases():
-    theta, gradients = np.linspace(1, 2, 6), slopes()
+def test_adamw_decays_weights_but_not_biases():
+    theta, gradients = np.linspace(1, 2, 6), random_gradients()
     result = train(dn.AdamW(0.1, epsilon=0.1, weight_decay=0.5), theta, gradients)
     for i, start in enumerate(theta.tolist()):
         decay = 0.5 if i < 3 else 0.0
@@ -138,7 +140,7 @@ def test_adamw_decays_weights_and_not_biases():
         assert abs(result[i] - expected) <= BOUND
 
 
-def test_nesterov_is_sutskevers_method_with_theta_plus_momentum_v_as_parameters():
+def test_nesterov_matches_the_method_of_sutskever():
     """For f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4); the θ of SGD is θ + μ v."""
     rate, momentum = 0.1, 0.9
     optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
@@ -156,8 +158,8 @@ def test_nesterov_is_sutskevers_method_with_theta_plus_momentum_v_as_parameters(
 # In a network
 
 
-def slope_of_one():
-    """Return a network of two parameters, and data for which both gradients are 1 while the parameters exceed -100."""
+def network_with_unit_gradients():
+    """Return a network with two parameters, X and Y; both gradients are 1 while the parameters exceed -100."""
     net = dn.Network([dn.Dense(1)], 1, backend="numpy", dtype="float64", seed=0)
     net.set_flat(np.array([3.0, 1.0]))
     return net, np.array([[1.0]]), np.array([[-200.0]])
@@ -165,7 +167,7 @@ def slope_of_one():
 
 def test_adam_counts_updates_from_1_across_calls():
     """With a constant gradient the corrected means are 1, so every step has the size rate / (1 + epsilon)."""
-    net, X, Y = slope_of_one()
+    net, X, Y = network_with_unit_gradients()
     optimizer = dn.Adam(0.5, epsilon=0.25)
     net.fit(X, Y, loss="mean_absolute_error", optimizer=optimizer, epochs=1)
     for t in range(1, T + 1):
@@ -173,8 +175,8 @@ def test_adam_counts_updates_from_1_across_calls():
         net.partial_fit(X, Y, loss="mean_absolute_error", optimizer=optimizer)
 
 
-def test_fit_calls_the_schedule_from_update_0():
-    net, X, Y = slope_of_one()
+def test_fit_starts_the_schedule_at_update_0():
+    net, X, Y = network_with_unit_gradients()
     rate = dn.StepDecay(1.0, every=2, factor=0.5)
     history = net.fit(X, Y, loss="mean_absolute_error", optimizer=dn.SGD(rate), epochs=5)
     assert history.learning_rate == [1.0, 1.0, 0.5, 0.5, 0.25]
@@ -183,14 +185,14 @@ def test_fit_calls_the_schedule_from_update_0():
 
 def test_fit_reduces_the_rate_on_a_plateau():
     """The loss is constant and the patience 1, so the rate is halved every second epoch, but not below min_rate."""
-    net, X, _ = slope_of_one()
+    net, X, _ = network_with_unit_gradients()
     rate = dn.ReduceOnPlateau(1.0, factor=0.5, patience=1, min_rate=0.125)
     history = net.fit(X, net.predict(X), loss="mean_absolute_error", optimizer=dn.SGD(rate), epochs=10)
     assert history.learning_rate == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125, 0.125]
 
 
 def test_adamw_decays_the_weights_of_a_network():
-    net, X, _ = slope_of_one()
+    net, X, _ = network_with_unit_gradients()
     net.fit(X, net.predict(X), loss="mean_squared_error", optimizer=dn.AdamW(0.5, weight_decay=0.5), epochs=1)
     assert net.flat().tolist() == [3 - 0.25 * 3, 1.0]
 
@@ -212,17 +214,17 @@ def test_adamw_decays_the_weights_of_a_network():
     ],
     ids=repr,
 )
-def test_rates(rate, steps, expected):
-    """The factors are powers of 2, and cos(π/2) = 6e-17 is lost in the sum, so the rates are exact."""
+def test_schedules_give_the_expected_rates(rate, steps, expected):
+    """The factors are powers of 2, and cos(π/2) = 6e-17 is lost when 1 is added, so the rates are exact."""
     assert [rate(step) for step in steps] == expected
 
 
 def test_cosine_decay_at_45_degrees():
-    """After 2 of 8 updates the angle is 45°; the bound is 4 roundings."""
+    """After 2 of 8 updates the angle is 45°; the bound allows 4 rounding errors."""
     assert abs(dn.CosineDecay(1.0, steps=8)(2) - (1 + math.sqrt(0.5)) / 2) <= 4 * U
 
 
-def test_the_rate_is_reduced_after_the_patience():
+def test_the_rate_is_reduced_when_the_patience_is_exceeded():
     schedule = dn.ReduceOnPlateau(1.0, factor=0.5, patience=2, min_delta=0.125)
     memory: Any = {}
     for value, best, waited, scale in [
@@ -253,11 +255,12 @@ SHAPE = n, n_prev = 200, 300
     ("name", "variance"), [("he", 2 / n_prev), ("glorot", 2 / (n + n_prev)), ("lecun", 1 / n_prev)]
 )
 @pytest.mark.parametrize("shape", ["normal", "uniform"])
-def test_the_variance_of_initial_weights(name, shape, variance):
+def test_initial_weights_have_the_expected_variance(name, shape, variance):
     """The mean and the variance of N numbers are within 6 standard deviations of their expected values.
 
-    These are σ / sqrt N and σ² sqrt((κ - 1) / N), where κ is the kurtosis. The limits of a uniform distribution are
-    ±sqrt(3 variance); the probability that none of N numbers comes within a relative distance of 40/N is e^-20.
+    The standard deviations are σ / sqrt N and σ² sqrt((κ - 1) / N), where κ is the kurtosis. The limits of a uniform
+    distribution are ±sqrt(3 variance); the probability that all N numbers have a relative distance of more than 40/N
+    from these limits is e^-40.
     """
     W = as_initializer(f"{name}_{shape}")(np.random.default_rng(0), SHAPE)
     N, kurtosis = n * n_prev, 3 if shape == "normal" else 1.8
@@ -279,7 +282,7 @@ def test_every_initializer_is_tested():
     }
 
 
-def test_biases_start_at_0_and_zeros_are_zeros():
+def test_the_zeros_initializer_gives_zeros_and_is_the_default_for_biases():
     parameters = dn.Dense(3, initializer="zeros").parameters(2)
     for p in parameters.values():
         assert p.initializer(np.random.default_rng(0), p.shape).tolist() == np.zeros(p.shape).tolist()
@@ -332,7 +335,7 @@ def test_invalid_options_are_refused(make, message):
     assert message in str(error.value)
 
 
-def test_names_of_optimizers_and_initializers():
+def test_optimizers_and_initializers_are_found_by_name():
     assert as_optimizer("sgd", learning_rate=0.5, momentum=0.9) == dn.SGD(0.5, momentum=0.9)
     assert as_optimizer("adamw") == dn.AdamW()
     with pytest.raises(dn.UnknownNameError, match="unknown optimizer 'adamm'; did you mean 'adam'"):

@@ -1,4 +1,4 @@
-"""The table of an optimizer's scalars for a run of updates."""
+"""The table of an optimizer's scalars for consecutive updates."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def test_each_column_has_the_scalars_of_its_update(optimizer: dn.Optimizer) -> N
         np.testing.assert_allclose(table[:, update], [expected[name] for name in NAMES], rtol=1e-14)
 
 
-class Unusual(dn.Optimizer):
+class OptimizerWithScalars(dn.Optimizer):
     def __init__(self, *names: str) -> None:
         self.names = names
 
@@ -31,11 +31,11 @@ class Unusual(dn.Optimizer):
 
 def test_a_scalar_that_no_kernel_reads_is_refused() -> None:
     with pytest.raises(KeyError, match="got temperature, wanted only rate, epsilon"):
-        scalar_table(Unusual("rate", "temperature"), ("rate", "epsilon"), 0, RATES)
+        scalar_table(OptimizerWithScalars("rate", "temperature"), ("rate", "epsilon"), 0, RATES)
     with pytest.raises(KeyError, match="got gain, wanted only rate"):
         scalar_table(dn.SGD(0.1, 0.9, rate_in_velocity=True), ("rate", "epsilon", "share"), 0, RATES)
 
 
 def test_an_optimizer_without_a_rate_is_refused() -> None:
     with pytest.raises(KeyError, match="rate"):
-        scalar_table(Unusual("epsilon"), NAMES, 0, RATES)
+        scalar_table(OptimizerWithScalars("epsilon"), NAMES, 0, RATES)

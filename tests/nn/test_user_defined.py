@@ -1,4 +1,4 @@
-"""User-defined layers, activations and losses, on every backend."""
+"""User-defined layers, activations and losses train on every backend."""
 
 import logging
 from typing import Any
@@ -74,7 +74,7 @@ def test_user_defined_layers_activations_and_losses_train_on_every_backend(
     np.testing.assert_allclose((costs[0] - costs[1]) / (2 * h), g[3, 0], rtol=1e-6)
 
 
-class Half(dn.Dense):
+class HalvedDense(dn.Dense):
     """A dense layer whose output is half of its activation."""
 
     def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
@@ -86,10 +86,10 @@ class Half(dn.Dense):
 
 
 def test_the_loss_is_not_fused_with_a_layer_derived_from_dense() -> None:
-    """The outputs of the sigmoid are halved before the loss, so N11 does not hold."""
+    """The outputs of the sigmoid are halved before the loss, so the fused gradient N11 does not apply."""
     X, _ = blobs(40)
     Y = (X[:1] > 1).astype(float)
-    net = dn.Network([Half(1, "sigmoid")], inputs=4, seed=0, dtype="float64")
+    net = dn.Network([HalvedDense(1, "sigmoid")], inputs=4, seed=0, dtype="float64")
     A = net.predict(X)
     expected = -np.mean(Y * np.log(A) + (1 - Y) * np.log(1 - A))
     np.testing.assert_allclose(net.evaluate(X, Y)["loss"], expected, rtol=1e-12)

@@ -1,4 +1,4 @@
-"""Plots of trainings, and the properties that all plots share. The appearance was checked by eye."""
+"""Plots of training histories, and properties that all plots share. The appearance was checked by eye."""
 
 import json
 import sys
@@ -16,13 +16,13 @@ from deepnotes.cli import main
 
 
 @pytest.fixture(autouse=True)
-def figure() -> ModuleType:
+def figure_module() -> ModuleType:
     return pytest.importorskip("matplotlib.figure", reason=REASON)
 
 
-def history(epochs: int, **more: Any) -> dn.History:
+def history(epochs: int, **options: Any) -> dn.History:
     loss = list(2.0 * 0.9 ** np.arange(epochs))
-    return dn.History(loss=loss, val_loss=[1.1 * value for value in loss], **more)
+    return dn.History(loss=loss, val_loss=[1.1 * value for value in loss], **options)
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -59,8 +59,8 @@ def test_training_and_validation_differ_in_more_than_colour() -> None:
     assert training.get_marker() != validation.get_marker()
     from matplotlib.colors import to_rgb
 
-    # The colours also differ in lightness: the luminance of Rec. 709.
-    light, dark = (np.dot(to_rgb(each.get_color()), (0.2126, 0.7152, 0.0722)) for each in (validation, training))
+    # The colours also differ in lightness (the luminance of Rec. 709).
+    light, dark = (np.dot(to_rgb(curve.get_color()), (0.2126, 0.7152, 0.0722)) for curve in (validation, training))
     assert abs(light - dark) > 0.05
 
 
@@ -89,8 +89,8 @@ def test_the_best_epoch_has_the_lowest_validation_loss() -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 1000])
-def test_ticks_are_at_epochs_of_the_training(epochs: int, tmp_path: Path) -> None:
-    (ax,) = save_figure(history(epochs).plot(), tmp_path).axes
+def test_ticks_are_at_whole_epochs(epochs: int, tmp_path: Path) -> None:
+    (ax,) = drawn(history(epochs).plot(), tmp_path).axes
     low, high = ax.get_xlim()
     ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
     assert ticks
@@ -109,29 +109,29 @@ def test_values_that_are_not_finite_leave_a_gap_and_are_marked(tmp_path: Path) -
     assert "no finite value" in visible_text(plotted)
 
 
-def test_curves_are_drawn_into_the_given_axes(figure: ModuleType) -> None:
+def test_curves_are_drawn_into_the_given_axes(figure_module: ModuleType) -> None:
     short = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
-    own = figure.Figure()
-    ax = own.add_subplot()
-    assert short.plot(ax=ax) is own
+    given = figure_module.Figure()
+    ax = given.add_subplot()
+    assert short.plot(ax=ax) is given
     assert ax.get_ylabel() == "loss"
-    two = figure.Figure().subplots(1, 2)
-    short.plot(ax=two)
-    assert [ax.get_ylabel() for ax in two] == ["loss", "accuracy"]
+    pair = figure_module.Figure().subplots(1, 2)
+    short.plot(ax=pair)
+    assert [ax.get_ylabel() for ax in pair] == ["loss", "accuracy"]
     (ax,) = short.plot("accuracy").axes
     assert list(line_with_label(ax, "validation").get_ydata()) == [0.1, 0.2, 0.3]
     plotted = short.plot(["accuracy", "loss"])
     assert [ax.get_ylabel() for ax in plotted.axes] == ["accuracy", "loss"]
 
 
-def test_curves_that_cannot_be_drawn(figure: ModuleType) -> None:
+def test_invalid_curves_are_refused(figure_module: ModuleType) -> None:
     short = history(3, metrics={"val_accuracy": [0.1, 0.2, 0.3]})
     with pytest.raises(dn.ArgumentError, match="no epoch has finished"):
         dn.History().plot()
     with pytest.raises(dn.UnknownNameError, match="unknown curve 'acuracy'; did you mean 'accuracy'"):
         short.plot("acuracy")
     with pytest.raises(dn.ArgumentError, match="ax: got 1 axes, wanted one for each of loss, accuracy"):
-        short.plot(["loss", "accuracy"], ax=figure.Figure().add_subplot())
+        short.plot(["loss", "accuracy"], ax=figure_module.Figure().add_subplot())
     with pytest.raises(dn.ArgumentError, match=r"ax\[0\]=3, wanted matplotlib Axes"):
         short.plot(ax=3)
     with pytest.raises(dn.ArgumentError, match=r"show=\[\], wanted at least one of loss, accuracy"):
@@ -168,7 +168,7 @@ def test_saving_the_same_plot_twice_gives_the_same_bytes(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("path", "message"), [("a.gif", "ends in '.gif'"), ("a", "has no ending"), (3, "path=3")])
-def test_other_file_formats_are_refused(path: Any, message: str) -> None:
+def test_unsupported_file_formats_are_refused(path: Any, message: str) -> None:
     with pytest.raises(dn.ArgumentError, match=message):
         plots.save(history(3).plot(), path)
 
@@ -177,12 +177,12 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.PNG"
     target.write_text("old")
 
-    class Broken:
+    class FailingFigure:
         def savefig(self, *args: Any, **kwargs: Any) -> None:
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        plots.save(Broken(), target)
+        plots.save(FailingFigure(), target)
     assert target.read_text() == "old"
     plots.save(history(3).plot(), target)
     assert target.read_bytes().startswith(b"\x89PNG")
@@ -239,7 +239,7 @@ def test_train_writes_a_plot(kind: str, tmp_path: Path, run: Any) -> None:
         ("m.svg", 2, "--plot m.svg and --output m.svg are the same file"),
     ],
 )
-def test_an_invalid_path_of_a_plot_is_refused_before_the_training(
+def test_an_invalid_plot_path_is_refused_before_training(
     plot: str, status: int, message: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Plots of networks: their contents. The appearance was checked by eye."""
+"""The contents of plots of networks. The appearance was checked by eye."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def test_a_confusion_matrix_counts_and_shades_by_true_class(convert: Any, tmp_pa
     assert names == ["a class wit…mber one", "a class wit…mber two", r"\$c_3\$ & co"]
 
 
-def test_the_confusion_matrix_of_a_network(tmp_path: Path) -> None:
+def test_confusion_of_uses_the_predictions_and_class_names_of_a_network(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(3, "softmax")], inputs=2, seed=0)
     net.metadata = {"classes": ["x", "y", "z"]}
     plotted = save_figure(plots.confusion_of(net, X2, Y2), tmp_path)
@@ -85,7 +85,7 @@ def test_a_class_that_never_occurs_has_an_empty_row(tmp_path: Path) -> None:
         ([0, 1], [0, 1], {"ax": "here"}, dn.ArgumentError, "ax='here', wanted matplotlib Axes"),
     ],
 )
-def test_confusions_that_cannot_be_drawn(
+def test_invalid_confusion_matrices_are_refused(
     predictions: Any, Y: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -130,7 +130,7 @@ def test_each_class_has_its_own_points(k: int, tmp_path: Path) -> None:
     assert len(shapes) == min(k, 10)
 
 
-def test_a_quantity_is_drawn_as_its_values(tmp_path: Path) -> None:
+def test_the_outputs_of_a_regression_are_drawn_as_an_image(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(1)], inputs=2, dtype="float64")
     net.parameters["W1"] = [[1.0, 0.0]]
     net.metadata = {"features": ["length (cm)", "cost in $"]}
@@ -144,14 +144,14 @@ def test_a_quantity_is_drawn_as_its_values(tmp_path: Path) -> None:
     assert plotted.axes[1].get_ylabel() == "output"
 
 
-def test_a_boundary_around_one_point_without_targets(tmp_path: Path) -> None:
+def test_a_boundary_needs_only_one_point_and_no_targets(tmp_path: Path) -> None:
     for net in (network_of_first_input(), dn.Network([dn.Dense(1)], inputs=2, seed=0)):
         (ax, *_) = save_figure(plots.boundary(net, np.zeros((2, 1)), resolution=8), tmp_path).axes
         assert ax.get_xlim() == (-1, 1)
         assert ax.get_legend() is None
 
 
-def test_boundaries_that_cannot_be_drawn() -> None:
+def test_invalid_boundaries_are_refused() -> None:
     net = network_of_first_input()
     cases: list[tuple[Any, tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
         (dn.Network([dn.Dense(1)], inputs=3), (X2,), {}, dn.ShapeError, "the network has 3 inputs, wanted 2"),
@@ -195,7 +195,7 @@ def test_the_weights_of_each_neuron_are_an_image(units: int, inputs: int, shape:
     )
 
 
-def test_weights_that_cannot_be_drawn_as_images() -> None:
+def test_weights_that_cannot_be_drawn_as_images_are_refused() -> None:
     net = dn.Network([dn.Dense(2)], inputs=30)
     for options, message in (
         ({}, r"30 inputs, which is not a square number; wanted shape=\(height, width\)"),
@@ -222,14 +222,14 @@ def test_a_diagram_shows_every_layer_and_shape(tmp_path: Path) -> None:
         assert text in texts
     assert texts.count("(2,048, m)") == 2
     ax = plotted.axes[0]
-    lines = [each for each in ax.collections if hasattr(each, "get_segments")]
-    neurons = [each for each in ax.collections if not hasattr(each, "get_segments")]
-    assert [len(each.get_offsets()) for each in neurons] == [8, 8, 8, 10]
-    assert [len(each.get_segments()) for each in lines] == [8 * 8, 8, 8 * 10]
+    lines = [collection for collection in ax.collections if hasattr(collection, "get_segments")]
+    neurons = [collection for collection in ax.collections if not hasattr(collection, "get_segments")]
+    assert [len(collection.get_offsets()) for collection in neurons] == [8, 8, 8, 10]
+    assert [len(collection.get_segments()) for collection in lines] == [8 * 8, 8, 8 * 10]
     assert texts.count("⋮") == 3
 
 
-def test_a_diagram_of_custom_layers(tmp_path: Path) -> None:
+def test_a_diagram_names_user_defined_layers_and_activations(tmp_path: Path) -> None:
     class Square(dn.Layer):
         pass
 

@@ -1,4 +1,4 @@
-"""The conformance suite: correct backends pass, each fault is detected by its check, and known gaps are strict."""
+"""The conformance suite: correct backends pass, each fault fails its check, and a known gap must really fail."""
 
 import json
 from functools import wraps
@@ -24,7 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "conformance.md"
 
 
 class Loopback(Backend):
-    """A backend with NumPy's equations as kernels, and with its own Program and Inference."""
+    """A backend whose kernels are NumPy's equations, with a Program and an Inference of its own."""
 
     def __init__(self) -> None:
         super().__init__("loopback", np, {name: _kernel(name) for name in EQUATIONS})
@@ -54,7 +54,7 @@ class TestLoopback(BackendConformance):
 
 @pytest.mark.slow
 class TestStrict(BackendConformance):
-    """An array library with the standard's functions only."""
+    """An array library that has only the functions of the array API standard."""
 
     backend = Backend("strict", array_api_strict)
     quick = True
@@ -67,9 +67,9 @@ def test_every_equation_is_checked() -> None:
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
-def test_a_fault_is_found_by_the_check_named_for_it(mutant: Mutant) -> None:
+def test_each_fault_is_detected_by_its_check(mutant: Mutant) -> None:
     result = run_check(mutant.make(), mutant.check, quick=True)
-    assert result.verdict == "failed", f"{mutant.check} does not find it: worst {result.worst} at {result.where}"
+    assert result.verdict == "failed", f"{mutant.check} does not detect it: worst {result.worst} at {result.where}"
     assert "Error: " not in result.message.split(": ")[0]
     assert run_check("numpy", mutant.check, quick=True).verdict == "passed"
 
@@ -82,7 +82,7 @@ def test_the_table_of_faults_matches_the_mutants() -> None:
 
 
 @pytest.mark.slow
-def test_three_runs_give_the_same_verdict_to_the_last_digit() -> None:
+def test_repeated_runs_give_identical_results() -> None:
     reports = [run_suite("numpy", checks=["equations.s*", "programs.optimizer.adam"], quick=True) for _ in range(3)]
     first, *others = [
         [(r.check, r.verdict, r.worst, r.where, r.compared) for r in report.results] for report in reports
@@ -93,38 +93,40 @@ def test_three_runs_give_the_same_verdict_to_the_last_digit() -> None:
 # --- known gaps -------------------------------------------------------------------------------------------------------
 
 
-def _broken() -> Backend:
+def _make_broken_backend() -> Backend:
     return next(mutant for mutant in MUTANTS if mutant.check == "semantics.nan.relu").make()
 
 
-def test_a_known_gap_is_reported_and_does_not_fail() -> None:
+def test_a_known_gap_is_reported_but_is_not_a_failure() -> None:
     report = run_suite(
-        _broken(), checks=["semantics.nan.relu"], known_gaps={"semantics.nan.relu": "a comparison drops NaN"}
+        _make_broken_backend(),
+        checks=["semantics.nan.relu"],
+        known_gaps={"semantics.nan.relu": "a comparison drops NaN"},
     )
     assert report.passed
     assert report.results[0].verdict == "known gap"
     assert report.results[0].message.startswith("a comparison drops NaN (")
 
 
-def test_a_known_gap_that_passes_fails() -> None:
+def test_a_known_gap_whose_check_passes_is_a_failure() -> None:
     report = run_suite("numpy", checks=["semantics.nan.relu"], known_gaps={"semantics.nan.relu": "none"})
     assert not report.passed
     assert "remove it from known_gaps" in report.results[0].message
 
 
-def test_a_gap_that_is_not_the_id_of_a_check_fails() -> None:
+def test_a_known_gap_for_an_unknown_check_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"known_gaps: unknown check 'semantics\.nan\.rleu'; did you mean"):
         run_suite("numpy", checks=["semantics.nan.relu"], known_gaps={"semantics.nan.rleu": "typing"})
 
 
 @pytest.mark.parametrize("reason", ["", " ", None])
-def test_a_gap_without_a_reason_fails(reason: Any) -> None:
+def test_a_known_gap_without_a_reason_is_refused(reason: Any) -> None:
     with pytest.raises(ArgumentError, match="wanted the reason"):
         run_suite("numpy", checks=["semantics.nan.relu"], known_gaps={"semantics.nan.relu": reason})
 
 
 def test_a_backend_declares_its_known_gaps() -> None:
-    backend = _broken()
+    backend = _make_broken_backend()
     backend.known_gaps = {"semantics.nan.relu": "a comparison drops NaN"}
     assert run_check(backend, "semantics.nan.relu").verdict == "known gap"
 
@@ -159,20 +161,20 @@ def test_the_report_is_a_table_and_json(run: Any, tmp_path: Path) -> None:
         assert word in out
 
 
-def test_json_alone_goes_to_stdout(run: Any) -> None:
+def test_json_without_a_path_is_the_only_output_to_stdout(run: Any) -> None:
     out, err = run("conformance", "--backend", "numpy", "--check", "semantics.ties", "--json")
     assert json.loads(out)["passed"]
     assert "semantics.ties" in err
 
 
-def test_the_exit_code_says_whether_a_check_failed(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr("deepnotes.cli.conformance.chosen_backend", lambda args: _broken())
+def test_a_failed_check_gives_exit_status_1(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("deepnotes.cli.conformance.chosen_backend", lambda args: _make_broken_backend())
     assert main(["conformance", "--check", "semantics.nan.*"]) == 1
     out, err = capsys.readouterr()
     assert "FAIL  semantics.nan.relu" in out
     assert "fails 1 of" in err
 
 
-def test_an_unknown_check_is_wrong_usage(capsys: Any) -> None:
+def test_an_unknown_check_is_a_usage_error(capsys: Any) -> None:
     assert main(["conformance", "--backend", "numpy", "--check", "equations.rleu"]) == 2
     assert "did you mean 'equations.relu'" in capsys.readouterr().err

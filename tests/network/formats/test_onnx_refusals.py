@@ -1,4 +1,4 @@
-"""ONNX files that are not dense chains, or cannot be trusted, are refused with a ModelFileError that names the node."""
+"""ONNX files that are invalid or not dense chains are refused with a ModelFileError that names the node."""
 
 import re
 from pathlib import Path
@@ -27,39 +27,40 @@ def refusal(content: Any, folder: Path, **options: Any) -> str:
 
 
 REFUSED: dict[str, Any] = {
-    "another layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) cannot be part of a dense chain"),
-    "another activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is an unsupported activation"),
-    "another domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
+    "an unsupported layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) cannot be part of a dense chain"),
+    "an unsupported activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is an unsupported activation"),
+    "an unsupported domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
     "an activation first": ([("Relu",), DENSE], r"node 'n0' \(Relu\) cannot be part"),
     "two activations": ([DENSE, ("Relu",), ("Tanh",)], r"node 'n2' \(Tanh\) cannot be part"),
     "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, which"),
     "a softmax over samples": ([DENSE, ("Softmax", {"axis": 0})], r"'n1' \(Softmax\) is not over the features"),
     "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"'n1' \(LogSoftmax\) gives logarithms of prob"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
-    "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, but the weights have"),
-    "dropout as in training": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
+    "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, and the weights have"),
+    "dropout in training mode": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
     "dropout within an activation": (
         [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"'n2' \(Dropout\) drops some of its inputs"),
-    "a product and a sum in one": ([("MatMul", W, b)], r"node 'n0' \(MatMul\) cannot be part"),
-    "samples joined": ([("Flatten", {"axis": 0}), DENSE], r"node 'n0' \(Flatten\) joins samples"),
-    "samples split": ([DENSE, ("Reshape", [-1, 2])], r"node 'n1' \(Reshape\) changes the shape of samples"),
-    "samples in a row": ([DENSE, ("Reshape", [-1])], r"node 'n1' \(Reshape\) changes the shape of samples"),
+    "a MatMul with a bias": ([("MatMul", W, b)], r"node 'n0' \(MatMul\) cannot be part"),
+    "samples joined by a Flatten": ([("Flatten", {"axis": 0}), DENSE], r"node 'n0' \(Flatten\) joins samples"),
+    "samples split into two": ([DENSE, ("Reshape", [-1, 2])], r"node 'n1' \(Reshape\) changes the shape of samples"),
+    "all samples in one vector": ([DENSE, ("Reshape", [-1])], r"node 'n1' \(Reshape\) changes the shape of samples"),
     "samples squeezed": ([DENSE, ("Squeeze", [1])], r"node 'n1' \(Squeeze\) changes the shape of samples"),
-    "features as samples": ([DENSE, ("Transpose",), DENSE], r"node 'n2' \(Gemm\) sums over the samples"),
+    "features transposed into samples": ([DENSE, ("Transpose",), DENSE], r"node 'n2' \(Gemm\) sums over the samples"),
     "too many features": ([DENSE, ("Relu",), DENSE], r"node 'n2' \(Gemm\) needs 3 numbers .* there are 4"),
     "weights with three axes": ([("MatMul", np.ones((1, 3, 4)))], r"node 'n0' \(MatMul\) has no const"),
     "a bias for each sample": ([("MatMul", W), ("Add", np.ones((3, 4)))], r"'n1' \(Add\) has a constant of sh"),
-    "a bias of another size": ([("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
-    "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) produces numbers that are not finite"),
+    "a bias of the wrong size": (
+        [("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
+    "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) makes numbers that are not finite"),
     "reciprocals of the inputs": ([("Div", 1.0, ...), DENSE], r"'n0' \(Div\) cannot be part of a dense chain"),
     "reciprocals of the outputs": ([DENSE, ("Div", 1.0, ...)], r"'n1' \(Div\) cannot be part of a dense chain"),
-    "no layer": ([("Identity",)], "it has no dense layer"),
-    "scaled and no layer": ([("Mul", 2.0)], "it has no dense layer"),
+    "no dense layer": ([("Identity",)], "it has no dense layer"),
+    "a scaling without a dense layer": ([("Mul", 2.0)], "it has no dense layer"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_the_node_that_is_not_part_of_a_dense_chain_is_named(name: str, tmp_path: Path) -> None:
+def test_graphs_that_are_not_dense_chains_are_refused(name: str, tmp_path: Path) -> None:
     steps, expected = REFUSED[name]
     message = refusal(chain(*steps), tmp_path)
     assert re.search(expected, message)
@@ -68,26 +69,26 @@ def test_the_node_that_is_not_part_of_a_dense_chain_is_named(name: str, tmp_path
 
 
 def test_a_softmax_over_axis_0_is_refused_before_opset_13(tmp_path: Path) -> None:
-    """Before opset 13, such a softmax is over all samples together."""
+    """Before opset 13, a Softmax with axis 0 normalizes all outputs of all samples together."""
     steps = [("Transpose",), ("MatMul", W.T, ...), ("Softmax", {"axis": 0})]
     assert dn.from_onnx(write(chain(*steps, opset=13), tmp_path)).outputs == 4
     assert "node 'n2' (Softmax) is not over the features" in refusal(chain(*steps, opset=12), tmp_path)
 
 
 def test_a_graph_with_a_skip_connection_is_refused(tmp_path: Path) -> None:
-    f32 = {"W": W.astype("float32"), "V": np.eye(4, dtype="float32")}
+    constants = {"W": W.astype("float32"), "V": np.eye(4, dtype="float32")}
     nodes = [
         helper.make_node("MatMul", ["in", "W"], ["h"], name="first"),
         helper.make_node("MatMul", ["h", "V"], ["z"], name="second"),
         helper.make_node("Add", ["h", "z"], ["out"], name="skip"),
     ]
-    assert "node 'skip' (Add) cannot be part of a dense chain" in refusal(model(nodes, f32, "out"), tmp_path)
+    assert "node 'skip' (Add) cannot be part of a dense chain" in refusal(model(nodes, constants, "out"), tmp_path)
 
 
 def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
-    """GELU as several nodes, with the square root of 2 to eight digits, and to six."""
+    """GELU as several nodes is recognized with √2 to eight digits, but not to six."""
     for root, is_gelu in ((1.4142135, True), (1.41421, False)):
-        f32 = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
+        constants = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
         nodes = [
             helper.make_node("MatMul", ["in", "W"], ["z"]),
             helper.make_node("Div", ["z", "root"], ["a"]),
@@ -96,14 +97,14 @@ def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
             helper.make_node("Mul", ["c", "z"], ["d"]),
             helper.make_node("Mul", ["half", "d"], ["out"]),
         ]
-        content = model(nodes, f32, "out")
+        content = model(nodes, constants, "out")
         if is_gelu:
             assert dn.from_onnx(write(content, tmp_path)).layers == (dn.Dense(4, "gelu"),)
         else:
             assert "node 'gelu' (Erf) cannot be part of a dense chain" in refusal(content, tmp_path)
 
 
-def test_weights_that_are_inputs_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_graph_inputs_are_refused(tmp_path: Path) -> None:
     content = chain(DENSE)
     del content.graph.initializer[0]
     content.graph.input.append(helper.make_tensor_value_info("c0_1", 1, [3, 4]))
@@ -132,7 +133,7 @@ def test_an_input_of_a_huge_declared_size_is_refused_without_allocating_it(tmp_p
 
 
 def test_expressions_with_very_long_normal_forms_are_refused(tmp_path: Path) -> None:
-    """60 doublings or squarings of ``x`` would be a sum or product of 2^60 terms."""
+    """Doubling or squaring ``x`` 60 times would give a sum or product of 2^60 terms."""
     for op in ("Add", "Mul"):
         nodes = [helper.make_node("MatMul", ["in", "W"], ["v0"])]
         nodes += [helper.make_node(op, [f"v{i}", f"v{i}"], [f"v{i + 1}"]) for i in range(60)]
@@ -188,7 +189,7 @@ def test_invalid_graphs_are_refused(tmp_path: Path) -> None:
     ],
     ids=["empty", "nonsense", "truncated", "npy"],
 )
-def test_other_files_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
+def test_files_that_are_not_onnx_models_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(dn.ModelFileError, match=message):

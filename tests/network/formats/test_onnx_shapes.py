@@ -1,4 +1,4 @@
-"""Shapes of values in ONNX graphs, one axis of which is the axis of samples: random graphs and special cases."""
+"""ONNX graphs that change shapes are imported, unless an operation mixes samples."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ X = rng.normal(size=(6, 3)).astype("float32")
 
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize("block", range(4))
-def test_random_graphs_are_refused_or_the_same_in_onnx_runtime(block: int, tmp_path: Path) -> None:
+def test_random_graphs_are_refused_or_match_onnx_runtime(block: int, tmp_path: Path) -> None:
     """`python tests/onnx_random.py` runs the same check on more graphs."""
     results = [onnx_random.check_graph(seed, tmp_path) for seed in range(150 * block, 150 * (block + 1))]
     assert 15 < results.count("read") < 135
@@ -36,22 +36,22 @@ REFUSED: dict[str, Any] = {
         [("Gemm", W), ("Unsqueeze", [2]), ("Softmax", {"axis": 2})], r"'n2' \(Softmax\) is not over"),
     "samples in one row": ([("Reshape", [1, -1]), ("Gemm", W)], r"'n0' \(Reshape\) changes the shape of samples"),
     "a Reshape to one sample": ([("Reshape", [1, 3]), ("Gemm", W)], r"'n0' \(Reshape\) has a fixed number of samples"),
-    "a constant for each of k samples": (
+    "a constant with a value for each sample": (
         [("MatMul", W), ("Add", np.ones((5, 1)))], r"'n1' \(Add\) has a constant of .* differs between samples"),
-    "a constant that makes one output several": (
+    "a constant that broadcasts one output to three": (
         [("Gemm", W1), ("Add", np.ones(3))], r"'n1' \(Add\) has a constant of shape \(3,\) that does not fit"),
-    "a constant for samples without an axis of features": (
+    "a constant after the axis of features is removed": (
         [("Gemm", W1), ("Squeeze", [1]), ("Mul", np.ones(4))], r"'n2' \(Mul\) has .* differs between samples"),
     "all axes of size 1 removed": ([("Gemm", W1), ("Squeeze",)], r"'n1' \(Squeeze\) names no axes"),
-    "weights used for each of two rows": (
-        [("Reshape", [-1, 2, 2]), ("MatMul", np.ones((2, 2)))], r"'n1' \(MatMul\) applies its weights several times"),
-    "numbers in another order": ([("Transpose", {"perm": [0, 2, 1]}), ("Flatten",)], r"'n0' \(Transpose\) changes the"),
+    "weights applied to two rows of a sample": (
+        [("Reshape", [-1, 2, 2]), ("MatMul", np.ones((2, 2)))], r"'n1' \(MatMul\) uses its weights several times"),
+    "features reordered": ([("Transpose", {"perm": [0, 2, 1]}), ("Flatten",)], r"'n0' \(Transpose\) changes the"),
     "samples joined with features": ([("Gemm", W), ("Flatten", {"axis": 2})], r"'n1' \(Flatten\) joins samples"),
-    "an axis that is not there": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 for a"),
+    "an axis out of range": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 for a"),
     "an integer division": ([("Div", np.array(2)), ("Cast", {"to": 1}), ("Gemm", W)], r"'n0' \(Div\) computes with"),
 }  # fmt: skip
 SHAPES = {
-    "weights used for each of two rows": ("m", 4), "numbers in another order": ("m", 2, 3),
+    "weights applied to two rows of a sample": ("m", 4), "features reordered": ("m", 2, 3),
 }  # fmt: skip
 
 
@@ -65,14 +65,14 @@ def test_operations_that_mix_samples_are_refused(name: str, tmp_path: Path) -> N
 
 
 READ: dict[str, Any] = {
-    "one output, without its axis": [("Gemm", W1), ("Tanh",), ("Squeeze", [-1])],
-    "softmax over features, with another axis": [("Gemm", W, b), ("Unsqueeze", [0]), ("Softmax", {"axis": 2})],
+    "one output, with its axis removed": [("Gemm", W1), ("Tanh",), ("Squeeze", [-1])],
+    "softmax over features, after an added axis": [("Gemm", W, b), ("Unsqueeze", [0]), ("Softmax", {"axis": 2})],
     "three axes": [("Unsqueeze", [1]), ("MatMul", W), ("Add", b.reshape(1, 1, 4)), ("Relu",), ("Squeeze", [1])],
     "an identity Transpose": [("Transpose", {"perm": [0, 1]}), ("Gemm", W, b), ("Unsqueeze", [1]), ("Transpose", {
         "perm": [1, 0, 2]}), ("Relu",)],
     "a vector of weights": [("Gemm", W, b), ("Relu",), ("MatMul", rng.normal(size=4))],
-    "a constant of more axes": [("Gemm", W), ("Add", b.reshape(1, 1, 4)), ("Relu",)],
-    "columns of columns": [("Unsqueeze", [2]), ("MatMul", W.T, ...), ("Squeeze", [2]), ("Softmax", {"axis": 1})],
+    "a constant with an additional axis": [("Gemm", W), ("Add", b.reshape(1, 1, 4)), ("Relu",)],
+    "samples as column vectors": [("Unsqueeze", [2]), ("MatMul", W.T, ...), ("Squeeze", [2]), ("Softmax", {"axis": 1})],
 }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_operations_on_each_sample_separately_are_read(name: str, tmp_path: Path
 
 
 def reshape_by_samples(rest: int) -> Any:
-    """Return a model whose Reshape depends on the number of samples, as PyTorch writes ``x.view(x.size(0), rest)``."""
+    """Return a model whose Reshape depends on the number of samples, as PyTorch exports ``x.view(x.size(0), rest)``."""
     nodes = [
         helper.make_node("Shape", ["in"], ["shape"]),
         helper.make_node("Gather", ["shape", "zero"], ["m"], axis=0),
@@ -108,7 +108,7 @@ def test_a_reshape_that_depends_on_the_number_of_samples_is_read(tmp_path: Path)
 
 
 def test_a_file_with_a_fixed_batch_size_is_read(tmp_path: Path) -> None:
-    """PyTorch exports such a file unless an axis is declared dynamic; the network takes any number of samples."""
+    """PyTorch fixes the batch size unless the axis is declared dynamic; the network accepts any number of samples."""
     content = chain(("Reshape", [6, 3]), ("Gemm", W, b), ("Reshape", [6, -1]), ("Relu",), shape=(6, 3))
     net = dn.from_onnx(write(content, tmp_path))
     np.testing.assert_allclose(net.predict(X.T).T, run(content, X), rtol=1e-5, atol=1e-6)

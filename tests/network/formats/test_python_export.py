@@ -1,4 +1,4 @@
-"""Networks as a Python file: it runs without deepnotes, makes the same predictions, and detects changes to it."""
+"""Networks exported as Python files, which run without deepnotes, make the same predictions and detect changes."""
 
 import ast
 import csv
@@ -24,7 +24,7 @@ from deepnotes.nn.activations import LIBRARY
 
 RUN = "import sys; sys.modules['deepnotes'] = None; import runpy; sys.argv = sys.argv[1:]; "
 RUN += "runpy.run_path(sys.argv[0], run_name='__main__')"
-"""A program that runs a Python file in a process that cannot import deepnotes."""
+"""A program that runs the Python file named in its arguments, but makes importing deepnotes fail."""
 
 
 def network(activation: str = "relu", dtype: str = "float32", outputs: int = 3, last: str = "softmax") -> dn.Network:
@@ -35,7 +35,7 @@ def network(activation: str = "relu", dtype: str = "float32", outputs: int = 3, 
 
 
 def load_module(path: Path) -> ModuleType:
-    """Return a Python file as a module."""
+    """Import a Python file and return the module."""
     spec = importlib.util.spec_from_file_location("exported", path)
     assert spec is not None
     assert spec.loader is not None
@@ -44,12 +44,12 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-def run_without_deepnotes(*words: Any, status: int = 0) -> tuple[str, str]:
-    """Return stdout and stderr of a Python file, in a process that cannot import deepnotes."""
-    command = [sys.executable, "-W", "error", "-c", RUN, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
-    return done.stdout, done.stderr
+def run_without_deepnotes(*arguments: Any, status: int = 0) -> tuple[str, str]:
+    """Run a Python file in a process that cannot import deepnotes, and return its stdout and stderr."""
+    command = [sys.executable, "-W", "error", "-c", RUN, *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == status, process.stderr
+    return process.stdout, process.stderr
 
 
 @pytest.mark.thinned(3)
@@ -85,7 +85,7 @@ def test_the_file_needs_only_numpy_and_contains_only_the_equations_of_its_layers
     assert not functions & {"relu", "gelu_backward", "elu", "weight_gradient"}  # not used by this network
     assert max(map(len, text.splitlines())) <= 120
     assert text.isascii() or "Φ" in text
-    for name in ("gelu", "normal_cdf"):  # word for word
+    for name in ("gelu", "normal_cdf"):  # copied verbatim
         source = ast.get_source_segment(text, next(n for n in tree.body if getattr(n, "name", "") == name))
         assert source is not None
         assert source in Path(activations.__file__).read_text(encoding="utf-8")
@@ -120,7 +120,7 @@ def test_the_file_predicts_the_rows_of_a_csv_file(tmp_path: Path) -> None:
         (3, "sigmoid", ["prediction_1", "prediction_2", "prediction_3"]),
     ],
 )
-def test_names_of_the_columns_of_predictions(outputs: int, last: str, expected: list[str], tmp_path: Path) -> None:
+def test_column_names_of_predictions(outputs: int, last: str, expected: list[str], tmp_path: Path) -> None:
     net = network(outputs=outputs, last=last)
     net.metadata = {"classes": ["no", "yes"] if outputs == 1 else ["x", "y", "z"][:outputs]}
     net.to_python(tmp_path / "model.py")
@@ -163,7 +163,7 @@ def test_changed_numbers_are_detected(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("formula", "other"),
+    ("formula", "replacement"),
     [
         ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0 * Z)"),  # correct: NaN stays NaN, and -0 equals 0
         ("xp.maximum(Z, _number(xp, 0, Z))", "xp.maximum(Z, -0.1 * Z)"),
@@ -173,14 +173,14 @@ def test_changed_numbers_are_detected(name: str) -> None:
         ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0)"),  # NaN becomes 0
     ],
 )
-def test_changed_formulas_are_detected(formula: str, other: str) -> None:
+def test_changed_formulas_are_detected(formula: str, replacement: str) -> None:
     net = network()
     net.parameters["b1"] = np.linspace(-1, 1, 6).reshape(-1, 1)
     net.parameters["b2"] = [[0.5], [-0.5], [0.1]]
     text = to_python(Chain.of(net))
     assert text.count(formula) == 1
-    altered = text.replace(formula, other)
-    if other == "xp.where(Z > 0, Z, 0 * Z)":
+    altered = text.replace(formula, replacement)
+    if replacement == "xp.where(Z > 0, Z, 0 * Z)":
         check(altered)
         return
     with pytest.raises(dn.ModelFileError, match=r"of 24 outputs for 8 test vectors are wrong"):
@@ -203,7 +203,7 @@ def test_a_failed_check_has_exit_status_1(tmp_path: Path) -> None:
         ("", "data.csv:1: the file is empty"),
     ],
 )
-def test_data_that_cannot_be_read_are_an_error(
+def test_unreadable_data_are_an_error(
     content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     net = network()
@@ -217,8 +217,8 @@ def test_data_that_cannot_be_read_are_an_error(
 def test_wrong_arguments_are_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     network().to_python(tmp_path / "model.py")
     module = load_module(tmp_path / "model.py")
-    for words in ([], ["--help"], ["a", "b"]):
-        assert module.main(words) == 2
+    for arguments in ([], ["--help"], ["a", "b"]):
+        assert module.main(arguments) == 2
         assert "usage: python" in capsys.readouterr().err
     assert module.main(["none.csv"]) == 1
     assert "No such file" in capsys.readouterr().err
@@ -237,14 +237,14 @@ def test_names_are_never_executed_as_code(tmp_path: Path) -> None:
         assert names == load_module(tmp_path / "model.py").FEATURES
 
 
-def test_without_the_source_of_deepnotes_there_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_export_needs_the_source_of_deepnotes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(python_writing, "find_spec", lambda name: None)
     with pytest.raises(dn.ModelFileError, match="installed without its source"):
         network().to_python(tmp_path / "model.py")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_source_of_equations_includes_everything_that_they_refer_to() -> None:
+def test_exported_equations_include_everything_that_they_refer_to() -> None:
     functions, imports = equations_of(["relu", "linear", "gelu_tanh"])
     names = [text.partition("(")[0].removeprefix("def ") for text in functions]
     assert names == ["relu", "gelu_tanh", "_number", "linear"]

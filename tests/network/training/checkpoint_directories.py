@@ -1,4 +1,4 @@
-"""Functions and callbacks for tests that look into the directory of a training's checkpoints."""
+"""Helpers for tests that examine checkpoint directories."""
 
 import os
 import tempfile
@@ -14,12 +14,12 @@ from deepnotes.network.training.checkpoints import list_checkpoints
 
 UPDATES_PER_EPOCH = -(-SAMPLES // BATCH)
 SIMPLE: dict[str, Any] = {"early_stopping": None, "metrics": ()}
-"""Settings of a training that is neither stopped early nor evaluated by a metric."""
+"""Settings for training without early stopping and without metrics."""
 
 
 @contextmanager
 def memory_folder(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory if the system has such a file system, else `tmp_path`; flushing to a disk is slow."""
+    """Yield a directory in /dev/shm if possible, else `tmp_path`: flushing files to a disk is slow."""
     memory = Path("/dev/shm")
     if not (memory.is_dir() and os.access(memory, os.W_OK)):
         yield tmp_path
@@ -29,12 +29,12 @@ def memory_folder(tmp_path: Path) -> Iterator[Path]:
 
 
 def epochs_in(run: Path) -> list[int]:
-    """Return the epochs after which the checkpoints in a directory were written, the latest first."""
+    """Return the epochs of the checkpoints in the directory `run`, the latest first."""
     return [int(path.stem.removeprefix("step-")) // UPDATES_PER_EPOCH for path in list_checkpoints(run)]
 
 
 class AtEpoch(dn.Callback):
-    """A callback that calls a function after one epoch."""
+    """A callback that calls `action` after the epoch with the number `epoch`."""
 
     def __init__(self, epoch: int, action: Callable[[], object]) -> None:
         self.epoch, self.action = epoch, action

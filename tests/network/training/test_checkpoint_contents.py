@@ -1,4 +1,4 @@
-"""The contents of a checkpoint: the size of its header, the memories of callbacks, older formats."""
+"""The contents of checkpoints: the size of the header, the memory of callbacks, older formats."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
         yield folder / "run"
 
 
-def test_the_header_does_not_grow_with_the_training(tmp_path: Path) -> None:
+def test_the_header_does_not_grow_with_the_number_of_epochs(tmp_path: Path) -> None:
     class LossRecorder(dn.Callback):
         losses: list[float]
 
@@ -90,31 +90,31 @@ def test_the_command_line_checks_the_header_before_training(
 def test_a_header_that_passes_the_check_can_be_written_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The check before a training may refuse a header that would just fit, but never accepts one that does not."""
+    """The check before training may refuse a header that would barely fit, but never accepts one that is too long."""
     monkeypatch.setattr(containers, "HEADER_LIMIT", containers.RESERVE + 30_000)
     net = dn.Network([dn.Dense(1)], 1, seed=0, backend="numpy")
     path = tmp_path / "m.safetensors"
-    outcomes = []
+    results = []
     for count in range(1, 200_000 // len(json.dumps(json.dumps(name))), 97):
         net.metadata = {"features": [name] * count}
         try:
             model_files.check(net)
-            outcomes.append("accepted")
+            results.append("accepted")
         except dn.ModelFileError:
-            outcomes.append("refused, but fits")
+            results.append("refused, but fits")
         try:
             net.save(path)
         except dn.ModelFileError:
-            assert outcomes[-1] != "accepted"
-            outcomes[-1] = "too long"
+            assert results[-1] != "accepted"
+            results[-1] = "too long"
         else:
             assert dn.load(path, backend="numpy").metadata == net.metadata
-    assert set(outcomes) == {"accepted", "refused, but fits", "too long"}
+    assert set(results) == {"accepted", "refused, but fits", "too long"}
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "uint16", "int32", "uint64", "float16", ">f8", ">i4"])
 def test_arrays_in_the_memory_of_a_callback_are_restored(run: Path, dtype: str) -> None:
-    class Remembers(dn.Callback):
+    class ArrayMemory(dn.Callback):
         def __init__(self) -> None:
             self.scalar, self.transposed = np.array(3).astype(dtype), np.arange(6).reshape(2, 3).T.astype(dtype)
             self.number = np.float32(0.5)
@@ -130,8 +130,8 @@ def test_arrays_in_the_memory_of_a_callback_are_restored(run: Path, dtype: str) 
         def remember(self, memory: Any) -> None:
             self.restored = memory
 
-    fit(network(), run, 1, callbacks=[Remembers()])
-    resumed = Remembers()
+    fit(network(), run, 1, callbacks=[ArrayMemory()])
+    resumed = ArrayMemory()
     fit(network(), run, 2, callbacks=[resumed], resume=True)
     for name in ("scalar", "transposed", "odd\nname"):
         expected = resumed.memory()[name]
@@ -143,13 +143,15 @@ def test_arrays_in_the_memory_of_a_callback_are_restored(run: Path, dtype: str) 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), np.array([object()]), np.array(["a"]), 1j, [np.zeros(2)]])
 def test_a_memory_that_cannot_be_saved_is_refused(run: Path, value: Any) -> None:
-    class Remembers(dn.Callback):
+    class InvalidMemory(dn.Callback):
         def memory(self) -> dict[str, Any]:
             return {"content": value}
 
     net = network()
-    with pytest.raises(dn.CheckpointError, match=r"Remembers.memory\(\) has .* as 'content', wanted .*after update 10"):
-        fit(net, run, every=1, callbacks=[Remembers()])
+    with pytest.raises(
+        dn.CheckpointError, match=r"InvalidMemory.memory\(\) has .* as 'content', wanted .*after update 10"
+    ):
+        fit(net, run, every=1, callbacks=[InvalidMemory()])
 
 
 def test_a_checkpoint_in_an_older_format_is_refused(run: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_directory_that_is_removed_or_replaced_is_an_error(run: Path, change: 
     assert not other.exists() or not list(other.iterdir())
 
 
-def test_a_directory_that_is_moved_and_linked_to_is_still_written_to(run: Path) -> None:
+def test_a_moved_directory_with_a_link_in_its_place_is_still_used(run: Path) -> None:
     def move_and_link() -> None:
         move(run)
         run.symlink_to(run.with_name("moved"))
@@ -84,7 +84,7 @@ def test_a_directory_that_is_moved_and_linked_to_is_still_written_to(run: Path) 
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_directories_with_the_names_of_checkpoints_are_ignored(run: Path, resume: bool) -> None:
+def test_directories_named_like_checkpoints_are_ignored(run: Path, resume: bool) -> None:
     fit(network(), run, 2, every=1, **SIMPLE) if resume else run.mkdir()
     (run / ".step-000000007.safetensors.0123456789ab.tmp").mkdir()
     (run / "step-9223372036854775806.safetensors").mkdir()
@@ -95,7 +95,7 @@ def test_directories_with_the_names_of_checkpoints_are_ignored(run: Path, resume
     assert not (run / ".step-dangling.tmp").is_symlink()
 
 
-def test_a_renamed_checkpoint_of_step_2_to_the_63_is_passed_over(run: Path) -> None:
+def test_a_checkpoint_renamed_to_a_huge_step_is_skipped(run: Path) -> None:
     fit(network(), run, 2, every=1, **SIMPLE)
     renamed = run / f"step-{2**63 - 2}.safetensors"
     renamed.write_bytes(list_checkpoints(run)[0].read_bytes())
@@ -125,10 +125,10 @@ try:
 except dn.CheckpointError as error:
     print(error)
 """
-"""A training by an unprivileged user, whose directory becomes read-only before it or after one of its epochs."""
+"""A training script of an unprivileged user; its directory becomes read-only before training or after an epoch."""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX file modes")
 @pytest.mark.parametrize(
     ("epoch", "before", "message"),
     [
@@ -144,10 +144,10 @@ def test_a_directory_without_permissions_is_an_error(epoch: int, before: str, me
         run.mkdir()
         if os.getuid() == 0:
             os.chown(run, 65534, 65534)
-        printed = python(AS_NOBODY.format(run=str(run), epoch=epoch, before=before), seconds=60)
+        output = python(AS_NOBODY.format(run=str(run), epoch=epoch, before=before), seconds=60)
         run.chmod(0o777)
-    assert message in printed
-    assert ("the latest checkpoint is" in printed) == (epoch == 3)
+    assert message in output
+    assert ("the latest checkpoint is" in output) == (epoch == 3)
 
 
 def test_a_relative_directory_does_not_follow_the_working_directory(
@@ -160,7 +160,7 @@ def test_a_relative_directory_does_not_follow_the_working_directory(
     assert not list(tmp_path.glob("**/step-*"))
 
 
-def test_a_link_to_another_checkpoint_is_replaced_and_not_written_through(run: Path) -> None:
+def test_a_link_to_another_checkpoint_is_replaced_not_followed(run: Path) -> None:
     fit(network(), epochs=2, callbacks=[dn.Checkpoints(run, every=1, keep=9)], **SIMPLE)
     latest = list_checkpoints(run)[0]
     before = latest.read_bytes()

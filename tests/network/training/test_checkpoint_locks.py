@@ -1,4 +1,4 @@
-"""The lock of a checkpoint directory: one training at a time, across processes, threads and forks."""
+"""The lock of a checkpoint directory excludes other processes and threads, and is not inherited by forks."""
 
 import errno
 import logging
@@ -33,7 +33,7 @@ import sys, time
 from pathlib import Path
 from deepnotes.network.training.locks import Lock
 lock = Lock(Path({run!r}))
-{more}
+{extra_code}
 sys.stdout.write("ready" + chr(10))  # one call for the whole line, since a fork writes to the same pipe
 sys.stdout.flush()
 time.sleep(60)
@@ -41,15 +41,15 @@ time.sleep(60)
 FORK = "import os\nif os.fork() == 0:\n    sys.stdout.write(f'{os.getpid()}\\n'); sys.stdout.flush(); time.sleep(60)"
 
 
-def start_process_with_lock(run: Path, more: str = "") -> subprocess.Popen[str]:
-    """Start a process that locks a directory, runs the code `more`, prints ``ready`` and waits."""
+def start_process_with_lock(run: Path, extra_code: str = "") -> subprocess.Popen[str]:
+    """Start a process that locks a directory, runs `extra_code`, prints ``ready`` and waits."""
     run.mkdir(exist_ok=True)
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD_LOCK.format(run=str(run), more=more)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD_LOCK.format(run=str(run), extra_code=extra_code)], stdout=subprocess.PIPE, text=True
     )
 
 
-def test_a_directory_in_use_is_refused_with_its_owner(run: Path) -> None:
+def test_the_error_for_a_directory_in_use_names_the_process(run: Path) -> None:
     with start_process_with_lock(run) as process:
         try:
             assert process.stdout is not None
@@ -66,13 +66,13 @@ def test_a_directory_in_use_is_refused_with_its_owner(run: Path) -> None:
             process.kill()
         process.wait(30)
     assert (run / ".lock").exists()  # the process was killed and could not remove the file, but the lock is released
-    (run / ".lock").write_text(f"process {os.getpid()} on here, since then\n")  # as if its process id were used again
+    (run / ".lock").write_text(f"process {os.getpid()} on here, since then\n")  # as if the process id had been reused
     fit(network(), run, 1)
     assert not (run / ".lock").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_fork_neither_holds_nor_keeps_a_lock(run: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_lock_is_not_inherited_by_a_forked_process(run: Path) -> None:
     child = None
     with start_process_with_lock(run, FORK) as process:
         try:
@@ -91,8 +91,8 @@ def test_a_fork_neither_holds_nor_keeps_a_lock(run: Path) -> None:
                 os.kill(child, 9)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_fork_of_a_training_writes_nothing(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_process_forked_during_training_writes_nothing(tmp_path: Path) -> None:
     script = """
     import os, sys
     from pathlib import Path
@@ -115,31 +115,31 @@ def test_a_fork_of_a_training_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_threads_of_one_process_exclude_each_other(run: Path) -> None:
-    started, done = threading.Event(), threading.Event()
+    started, finished = threading.Event(), threading.Event()
 
-    class Waits(dn.Callback):
+    class WaitForOther(dn.Callback):
         def on_epoch(self, training: Any) -> None:
             started.set()
-            assert done.wait(30)
+            assert finished.wait(30)
 
-    def second() -> None:
+    def train_meanwhile() -> None:
         assert started.wait(30)
         try:
             with pytest.raises(dn.CheckpointError, match=f"in use by another training run, .*: process {os.getpid()} "):
                 fit(network(), run, 1)
         finally:
-            done.set()
+            finished.set()
 
-    at_once([lambda: fit(network(), run, 1, callbacks=[Waits()]), second])
+    at_once([lambda: fit(network(), run, 1, callbacks=[WaitForOther()]), train_meanwhile])
     fit(network(), run, 2, resume=True)
 
 
-@pytest.mark.parametrize("moment", ["on_start", "on_ready", "on_epoch", "on_end"])
-def test_the_lock_is_released_whichever_method_fails(run: Path, moment: str) -> None:
+@pytest.mark.parametrize("method", ["on_start", "on_ready", "on_epoch", "on_end"])
+def test_the_lock_is_released_whichever_method_fails(run: Path, method: str) -> None:
     def fail(self: Any, training: Any) -> None:
         raise RuntimeError("stopped")
 
-    callback = type("Fails", (dn.Callback,), {moment: fail})()
+    callback = type("FailingCallback", (dn.Callback,), {method: fail})()
     with pytest.raises(RuntimeError, match="stopped"):
         fit(network(), run, 1, callbacks=[callback])
     assert not (run / ".lock").exists()
@@ -159,7 +159,7 @@ def test_a_lock_file_that_is_a_directory_or_a_link_is_an_error(run: Path, tmp_pa
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_a_file_system_without_locks_is_a_warning(
+def test_a_file_system_without_locks_causes_a_warning(
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(descriptor: int) -> None:
@@ -173,7 +173,7 @@ def test_a_file_system_without_locks_is_a_warning(
 
 
 def test_threads_that_lock_in_turn_never_overlap(run: Path) -> None:
-    """Each release removes the file, so a thread could hold the lock on a removed file and another on its successor."""
+    """Releasing removes the file: one thread could lock the removed file while another locks a new one."""
     run.mkdir()
     holders: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The checkpoints that are kept: damaged files are not counted, and old files are deleted."""
+"""Retention of checkpoints: damaged files are not counted, and old files are deleted."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def empty(path: Path) -> None:
+def clear(path: Path) -> None:
     path.write_bytes(b"")
 
 
@@ -43,7 +43,7 @@ def replace_by_an_older_checkpoint(path: Path) -> None:
 
 
 @pytest.mark.thinned(3)
-@pytest.mark.parametrize("damage", [flip_a_bit, truncate, empty, replace_by_a_model, replace_by_an_older_checkpoint])
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, clear, replace_by_a_model, replace_by_an_older_checkpoint])
 def test_damaged_checkpoints_are_not_counted_as_kept(run: Path, damage: Callable[[Path], None]) -> None:
     uninterrupted, resumed = network(), network()
     expected = outcome(uninterrupted, fit(uninterrupted, early_stopping=None))
@@ -53,7 +53,7 @@ def test_damaged_checkpoints_are_not_counted_as_kept(run: Path, damage: Callable
         damage(path)
     with pytest.raises(RuntimeError, match="stopped"):
         fit(network(), run, every=1, early_stopping=None, resume=True, callbacks=[AtEpoch(3, fail)])
-    assert epochs_in(run) == [8, 6, 4, 3, 2]  # 2 is the checkpoint that was resumed, 3 the new one
+    assert epochs_in(run) == [8, 6, 4, 3, 2]  # epoch 2 was resumed, epoch 3 is new
     with pytest.raises(RuntimeError, match="stopped"):
         fit(network(), run, every=3, early_stopping=None, resume=True, callbacks=[AtEpoch(4, fail)])
     assert epochs_in(run) == [8, 6, 4, 3, 2]
@@ -64,7 +64,7 @@ def test_damaged_checkpoints_are_not_counted_as_kept(run: Path, damage: Callable
 @pytest.mark.parametrize("keep", [2, 3])
 def test_an_intact_checkpoint_older_than_all_damaged_ones_is_kept(run: Path, keep: int) -> None:
     class DamageLatest(dn.Callback):
-        saves = True  # so that it is called after the callback that writes the checkpoints
+        saves = True  # called after the callback that writes the checkpoints
 
         def on_epoch(self, training: Any) -> None:
             if training.epoch > 1:
@@ -116,7 +116,7 @@ def test_resuming_is_not_suggested_if_all_checkpoints_are_damaged(run: Path) -> 
         fit(network(), run, **SIMPLE)
 
 
-def test_an_old_file_that_cannot_be_deleted_does_not_stop_a_training(
+def test_an_old_file_that_cannot_be_deleted_does_not_stop_training(
     run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     unlink = Path.unlink

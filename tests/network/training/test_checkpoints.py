@@ -1,4 +1,4 @@
-"""Checkpoints: trainings resume to the same bits, and files that do not belong to a training are refused."""
+"""Checkpoints: resumed training gives the same bits; checkpoints that do not match are refused."""
 
 import json
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ def run(tmp_path: Path) -> Iterator[Path]:
 STRICT = dn.Backend("strict", array_api_strict)
 
 
-class FailsAfter(dn.Callback):
-    """A callback that ends a training with an error after a number of chunks or epochs."""
+class FailAfter(dn.Callback):
+    """A callback that raises an error after a number of chunks or epochs."""
 
     def __init__(self, chunks: int | None = None, epochs: int | None = None) -> None:
         self.chunks, self.epochs = chunks, epochs
@@ -44,14 +44,14 @@ class FailsAfter(dn.Callback):
 
 
 @pytest.fixture
-def written(run: Path) -> Path:
-    """Return a directory with the checkpoints of a training that stopped after 4 epochs."""
+def saved_run(run: Path) -> Path:
+    """Return a directory with the checkpoints of 4 epochs of training."""
     fit(network(), run, epochs=4, every=1)
     return run
 
 
 def rewrite(path: Path, change: Any) -> None:
-    """Change the description of the training in a checkpoint, with correct digests."""
+    """Apply `change` to the training state in a checkpoint, and write the checkpoint with correct digests."""
     content = path.read_bytes()
     tensors = hostile.tensors(content)
     entries = json.loads(tensors["training.json"].tobytes())
@@ -71,22 +71,22 @@ CASES = [
 
 
 @pytest.mark.parametrize(("backend", "dtype", "stop"), CASES, ids=lambda value: getattr(value, "name", value))
-def test_an_interrupted_training_resumes_to_the_same_bits(
+def test_interrupted_training_resumes_to_the_same_bits(
     run: Path, monkeypatch: pytest.MonkeyPatch, backend: Any, dtype: str, stop: str
 ) -> None:
     if backend == "numba":
         pytest.importorskip("numba")
     uninterrupted = network(backend, dtype)
     expected = outcome(uninterrupted, fit(uninterrupted))
-    if "chunks" in STOPS[stop]:  # end a chunk, and so the training, within an epoch
+    if "chunks" in STOPS[stop]:  # end a chunk, and hence the training, within an epoch
         monkeypatch.setattr("deepnotes.network.training.loop.CHUNK_SECONDS", 1e-9)
     with pytest.raises(RuntimeError, match="stopped"):
-        fit(network(backend, dtype), run, callbacks=[FailsAfter(**STOPS[stop])])
+        fit(network(backend, dtype), run, callbacks=[FailAfter(**STOPS[stop])])
     resumed = network(backend, dtype)
     assert outcome(resumed, fit(resumed, run, resume=True)) == expected
 
 
-def test_a_finished_training_can_be_resumed_with_more_epochs(run: Path) -> None:
+def test_finished_training_can_be_resumed_with_more_epochs(run: Path) -> None:
     uninterrupted, first, second = network(), network(), network()
     expected = outcome(uninterrupted, fit(uninterrupted, early_stopping=None))
     fit(first, run, epochs=5, early_stopping=None)
@@ -95,7 +95,7 @@ def test_a_finished_training_can_be_resumed_with_more_epochs(run: Path) -> None:
     assert history.epochs == EPOCHS
 
 
-def test_resuming_a_finished_training_restores_its_outcome(run: Path) -> None:
+def test_resuming_finished_training_restores_its_outcome(run: Path) -> None:
     first, second = network(), network()
     expected = outcome(first, fit(first, run))
     before = sorted(path.name for path in run.iterdir())
@@ -103,15 +103,13 @@ def test_resuming_a_finished_training_restores_its_outcome(run: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == before
 
 
-def test_resuming_without_a_checkpoint_starts_a_new_training(run: Path) -> None:
+def test_resuming_without_a_checkpoint_starts_at_the_first_epoch(run: Path) -> None:
     uninterrupted, resumed = network(), network()
     assert outcome(resumed, fit(resumed, run, resume=True)) == outcome(uninterrupted, fit(uninterrupted))
 
 
 @pytest.mark.parametrize(("before", "after"), [("numpy", "numba"), ("numba", "numpy")])
-def test_a_training_resumed_on_another_backend_stays_within_the_bounds_of_both(
-    run: Path, before: str, after: str
-) -> None:
+def test_training_resumed_on_another_backend_stays_within_the_bounds(run: Path, before: str, after: str) -> None:
     pytest.importorskip("numba")
     X, y = data()
     settings = {"optimizer": "sgd", "batch_size": BATCH, "shuffle": False}
@@ -168,7 +166,7 @@ def test_incomplete_files_are_deleted(run: Path) -> None:
 
 
 def test_the_memory_of_a_user_defined_callback_is_restored(run: Path) -> None:
-    class Averages(dn.Callback):
+    class ParameterSum(dn.Callback):
         def on_start(self, training: Any) -> None:
             self.sum, self.epochs = np.zeros(training.plan.layout.size), 0
 
@@ -181,7 +179,7 @@ def test_the_memory_of_a_user_defined_callback_is_restored(run: Path) -> None:
         def remember(self, memory: Any) -> None:
             self.sum, self.epochs = memory["sum"], memory["epochs"]
 
-    uninterrupted, first, second = Averages(), Averages(), Averages()
+    uninterrupted, first, second = ParameterSum(), ParameterSum(), ParameterSum()
     fit(network(), callbacks=[uninterrupted], early_stopping=None)
     fit(network(), run, epochs=4, callbacks=[first], early_stopping=None)
     fit(network(), run, callbacks=[second], early_stopping=None, resume=True)
@@ -211,25 +209,27 @@ def test_no_update_is_lost_when_a_metric_fails(run: Path) -> None:
     assert outcome(resumed, fit(resumed, run, metrics=failing_metric(never), resume=True)) == expected
 
 
-def test_a_checkpoint_of_other_versions_is_a_warning(written: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = list_checkpoints(written)[0]
+def test_a_checkpoint_of_another_numpy_version_causes_a_warning(
+    saved_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = list_checkpoints(saved_run)[0]
     rewrite(path, lambda entries: entries["versions"].update(numpy="1.0"))
-    fit(network(), written, resume=True)
+    fit(network(), saved_run, resume=True)
     assert f"numpy was 1.0 and is {np.__version__}" in caplog.text
 
 
-def test_early_stopping_refuses_an_invalid_memory(written: Path) -> None:
+def test_early_stopping_refuses_an_invalid_memory(saved_run: Path) -> None:
     net = network()
     before = net.flat()
-    for path in list_checkpoints(written):
+    for path in list_checkpoints(saved_run):
         rewrite(path, lambda entries: entries["memories"][0].update(best="low"))
     with pytest.raises(dn.ModelFileError, match=r"the memory of a callback is invalid .*best='low'"):
-        fit(net, written, resume=True)
+        fit(net, saved_run, resume=True)
     np.testing.assert_array_equal(net.flat(), before)
 
 
 def test_a_network_with_a_user_defined_layer_can_be_resumed_but_not_loaded(run: Path) -> None:
-    class Doubled(dn.Layer):
+    class DoubleOutputs(dn.Layer):
         def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
             return 2.0 * A_prev, None
 
@@ -237,7 +237,7 @@ def test_a_network_with_a_user_defined_layer_can_be_resumed_but_not_loaded(run: 
             return 2.0 * dA, {}
 
     def create_network() -> dn.Network:
-        return dn.Network([dn.Dense(4, "tanh"), Doubled(), dn.Dense(3, "softmax")], 4, seed=0)
+        return dn.Network([dn.Dense(4, "tanh"), DoubleOutputs(), dn.Dense(3, "softmax")], 4, seed=0)
 
     uninterrupted, resumed = create_network(), create_network()
     expected = outcome(uninterrupted, fit(uninterrupted))
@@ -250,7 +250,7 @@ def test_a_network_with_a_user_defined_layer_can_be_resumed_but_not_loaded(run: 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_checkpoints_of_another_training_are_not_overwritten(run: Path) -> None:
+def test_existing_checkpoints_are_not_overwritten(run: Path) -> None:
     fit(network(), run, epochs=2)
     net = network()
     before = net.flat()
@@ -275,9 +275,7 @@ def test_checkpoints_of_another_training_are_not_overwritten(run: Path) -> None:
     ],
     ids=str,
 )
-def test_a_training_with_other_settings_or_data_is_not_resumed(
-    run: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_training_with_other_settings_or_data_is_not_resumed(run: Path, changes: dict[str, Any], message: str) -> None:
     fit(network(), run, epochs=1)
     net = network()
     before = net.flat()
@@ -327,33 +325,33 @@ def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
 # --- damaged files ----------------------------------------------------------------------------------------------------
 
 
-def test_a_training_resumes_from_the_latest_intact_checkpoint(written: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_resumes_from_the_latest_intact_checkpoint(saved_run: Path, caplog: pytest.LogCaptureFixture) -> None:
     uninterrupted, resumed = network(), network()
     expected = outcome(uninterrupted, fit(uninterrupted))
-    latest, second, _ = list_checkpoints(written)
+    latest, second, _ = list_checkpoints(saved_run)
     latest.write_bytes(latest.read_bytes()[:-100])
     content = bytearray(second.read_bytes())
     content[-50] ^= 1
     second.write_bytes(content)
-    assert outcome(resumed, fit(resumed, written, resume=True)) == expected
-    assert "skipped" in caplog.text
+    assert outcome(resumed, fit(resumed, saved_run, resume=True)) == expected
+    assert "passed over" in caplog.text
     assert "truncated" in caplog.text
-    assert "was altered after it was written: the digest of" in caplog.text
+    assert "was altered after it was saved_run: the digest of" in caplog.text
 
 
-def test_the_error_gives_the_reasons_if_no_checkpoint_is_intact(written: Path) -> None:
-    for path in list_checkpoints(written):
+def test_the_error_gives_the_reasons_if_no_checkpoint_is_intact(saved_run: Path) -> None:
+    for path in list_checkpoints(saved_run):
         path.write_bytes(path.read_bytes()[:1000])
     net = network()
     before = net.flat()
     with pytest.raises(dn.CheckpointError, match=r"no file is intact: .*step-000000040.*step-000000020"):
-        fit(net, written, resume=True)
+        fit(net, saved_run, resume=True)
     np.testing.assert_array_equal(net.flat(), before)
 
 
 @pytest.mark.slow
-def test_a_flipped_bit_or_a_truncation_anywhere_is_detected(written: Path) -> None:
-    latest, *others = list_checkpoints(written)
+def test_a_flipped_bit_or_a_truncation_anywhere_is_detected(saved_run: Path) -> None:
+    latest, *others = list_checkpoints(saved_run)
     for path in others:
         path.unlink()
     content = latest.read_bytes()
@@ -363,11 +361,11 @@ def test_a_flipped_bit_or_a_truncation_anywhere_is_detected(written: Path) -> No
         damaged[offset] ^= 1 << rng.integers(8)
         latest.write_bytes(damaged)
         with pytest.raises(dn.CheckpointError):
-            fit(network(), written, resume=True)
+            fit(network(), saved_run, resume=True)
     for length in rng.choice(len(content), 50, replace=False):
         latest.write_bytes(content[:length])
         with pytest.raises(dn.CheckpointError):
-            fit(network(), written, resume=True)
+            fit(network(), saved_run, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -394,10 +392,10 @@ def test_a_flipped_bit_or_a_truncation_anywhere_is_detected(written: Path) -> No
         (lambda t: t.update(versions={"numpy": [7]}), "is invalid .*versions"),
     ],
 )
-def test_a_checkpoint_with_an_invalid_training_state_is_refused(written: Path, change: Any, message: str) -> None:
-    latest, *others = list_checkpoints(written)
+def test_a_checkpoint_with_an_invalid_training_state_is_refused(saved_run: Path, change: Any, message: str) -> None:
+    latest, *others = list_checkpoints(saved_run)
     for path in others:
         path.unlink()
     rewrite(latest, change)
     with pytest.raises(dn.CheckpointError, match=f"no file is intact: .*{message}"):
-        fit(network(), written, resume=True)
+        fit(network(), saved_run, resume=True)

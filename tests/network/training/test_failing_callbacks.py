@@ -1,4 +1,4 @@
-"""Callbacks and schedules that fail: the other callbacks are called, and the training can be resumed."""
+"""If a callback or schedule fails, the other callbacks are still called, and training can be resumed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
 
 
 class Recorder(dn.Callback):
-    """Records the number of each epoch and each update, and keeps the record in checkpoints."""
+    """A callback that records the numbers of epochs and updates, and stores them in checkpoints."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,22 +44,22 @@ class Recorder(dn.Callback):
 
 
 class FailingRecorder(Recorder):
-    """A recorder that fails once in the method `moment`: before it records, or after it if `record_first`."""
+    """A recorder that fails once in the method `method_name`, before recording or, if `record_first`, after it."""
 
     def __init__(
-        self, name: str, moment: str = "", record_first: bool = False, error: type[BaseException] = RuntimeError
+        self, name: str, method_name: str = "", record_first: bool = False, error: type[BaseException] = RuntimeError
     ) -> None:
         super().__init__(name)
-        self.failing, self.record_first, self.error = moment, record_first, error
+        self.failing_method, self.record_first, self.error = method_name, record_first, error
 
     def fingerprint(self) -> str:
         return self.name
 
     def on_chunk(self, training: Any) -> None:
-        self._call(super().on_chunk, training, self.failing == "on_chunk" and training.step == 34)
+        self._call(super().on_chunk, training, self.failing_method == "on_chunk" and training.step == 34)
 
     def on_epoch(self, training: Any) -> None:
-        self._call(super().on_epoch, training, self.failing == "on_epoch" and training.epoch == 4)
+        self._call(super().on_epoch, training, self.failing_method == "on_epoch" and training.epoch == 4)
 
     def _call(self, method: Any, training: Any, fails: bool) -> None:
         if fails and not self.record_first:
@@ -69,20 +69,20 @@ class FailingRecorder(Recorder):
             raise self.error("stopped")
 
 
-class FailsOnce(dn.Callback):
-    """A callback without a memory that fails once in the method `moment`."""
+class FailOnce(dn.Callback):
+    """A callback without memory that fails once in the method `method_name`; `record_first` is ignored."""
 
     def __init__(
-        self, name: str, moment: str = "", record_first: bool = False, error: type[BaseException] = RuntimeError
+        self, name: str, method_name: str = "", record_first: bool = False, error: type[BaseException] = RuntimeError
     ) -> None:
-        self.failing, self.error = moment, error
+        self.failing_method, self.error = method_name, error
 
     def on_chunk(self, training: Any) -> None:
-        if self.failing == "on_chunk" and training.step == 34:
+        if self.failing_method == "on_chunk" and training.step == 34:
             raise self.error("stopped")
 
     def on_epoch(self, training: Any) -> None:
-        if self.failing == "on_epoch" and training.epoch == 4:
+        if self.failing_method == "on_epoch" and training.epoch == 4:
             raise self.error("stopped")
 
 
@@ -90,13 +90,13 @@ class FailsOnce(dn.Callback):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, pytest.param(SystemExit, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("every", [1, "0.000000001s", pytest.param("1h", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("record_first", [False, True])
-@pytest.mark.parametrize("moment", ["on_chunk", "on_epoch"])
-@pytest.mark.parametrize("kind", [FailingRecorder, FailsOnce])
-def test_the_other_callbacks_miss_nothing_when_one_fails(
+@pytest.mark.parametrize("method_name", ["on_chunk", "on_epoch"])
+@pytest.mark.parametrize("kind", [FailingRecorder, FailOnce])
+def test_the_other_callbacks_miss_no_call_when_one_fails(
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: Any,
-    moment: str,
+    method_name: str,
     record_first: bool,
     every: Any,
     error: type[BaseException],
@@ -107,13 +107,13 @@ def test_the_other_callbacks_miss_nothing_when_one_fails(
         callbacks = [Recorder("before"), kind("failing", *failure), Recorder("after")]
         net = network()
         history = fit(net, directory, 6, callbacks=callbacks, **options)
-        return [outcome(net, history), *(vars(c) for c in callbacks if type(c) is not FailsOnce)]
+        return [outcome(net, history), *(vars(c) for c in callbacks if type(c) is not FailOnce)]
 
     uninterrupted = train(None)
     with pytest.raises(error, match="stopped"):
-        train(run, moment, record_first, error, every=every)
-    if kind is FailsOnce and error is RuntimeError:  # all callbacks with a memory have finished the chunk or epoch
-        assert list_checkpoints(run)[0].name == f"step-{40 if moment == 'on_epoch' else 34:09d}.safetensors"
+        train(run, method_name, record_first, error, every=every)
+    if kind is FailOnce and error is RuntimeError:  # all callbacks with a memory have finished the chunk or epoch
+        assert list_checkpoints(run)[0].name == f"step-{40 if method_name == 'on_epoch' else 34:09d}.safetensors"
     resumed = train(run, every=every, resume=True)
     assert resumed[0] == uninterrupted[0]
     for recorder, expected in zip(resumed[1:], uninterrupted[1:], strict=True):
@@ -122,7 +122,7 @@ def test_the_other_callbacks_miss_nothing_when_one_fails(
 
 
 def test_the_errors_of_several_callbacks_are_all_reported() -> None:
-    class Fails(dn.Callback):
+    class FailingCallback(dn.Callback):
         def __init__(self, message: str) -> None:
             self.message = message
 
@@ -130,11 +130,11 @@ def test_the_errors_of_several_callbacks_are_all_reported() -> None:
             raise RuntimeError(self.message)
 
     with pytest.raises(RuntimeError, match="first") as error:
-        fit(network(), callbacks=[Fails("first"), Fails("second")])
+        fit(network(), callbacks=[FailingCallback("first"), FailingCallback("second")])
     assert "second" in error.value.__notes__[0]
 
 
-def test_a_schedule_that_fails_between_epochs_loses_nothing(run: Path) -> None:
+def test_no_update_is_lost_when_a_schedule_fails_between_epochs(run: Path) -> None:
     class FailingPlateau(dn.ReduceOnPlateau):
         epochs_before_failure = 99
 
@@ -157,15 +157,15 @@ def test_a_schedule_that_fails_between_epochs_loses_nothing(run: Path) -> None:
 
 
 class CallLog(dn.Callback):
-    """Appends the calls of its methods to a list, and fails in some of them."""
+    """A callback that appends each call of its methods to `calls`, and fails in the methods named in `failures`."""
 
     def __init__(self, name: str, calls: list[str], *failures: str) -> None:
         self.name, self.calls, self.failures = name, calls, failures
 
-    def _log(self, moment: str) -> None:
-        self.calls.append(f"{self.name}.{moment}")
-        if moment in self.failures:
-            raise RuntimeError(f"{self.name}.{moment}")
+    def _log(self, event: str) -> None:
+        self.calls.append(f"{self.name}.{event}")
+        if event in self.failures:
+            raise RuntimeError(f"{self.name}.{event}")
 
     def on_start(self, training: Any) -> None:
         self._log("start")
@@ -185,7 +185,7 @@ class CallLog(dn.Callback):
         ("end", "a.start b.start c.start c.ready b.ready a.ready c.end b.end a.end"),
     ],
 )
-def test_callbacks_that_were_started_are_ended(failure: str, expected: str) -> None:
+def test_started_callbacks_are_ended_after_a_failure(failure: str, expected: str) -> None:
     calls: list[str] = []
     callbacks = [CallLog("a", calls), CallLog("b", calls, failure), CallLog("c", calls)]
     with pytest.raises(RuntimeError, match=f"b.{failure}"):
@@ -204,7 +204,7 @@ def test_estimators_end_callbacks_that_were_started() -> None:
     assert calls == ["a.start", "b.start", "a.end", "a.start", "b.start", "b.ready", "b.end", "a.end"]
 
 
-def test_an_error_of_on_ready_leaves_the_checkpoints_as_they_were(run: Path) -> None:
+def test_an_error_in_on_ready_leaves_the_checkpoints_unchanged(run: Path) -> None:
     fit(network(), run, 2)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.raises(RuntimeError, match=r"a\.ready"):
@@ -219,16 +219,16 @@ def test_an_error_of_on_ready_leaves_the_checkpoints_as_they_were(run: Path) -> 
 
 
 def test_a_callback_that_fails_to_restore_its_memory_leaves_the_network_unchanged(run: Path) -> None:
-    class FailsToRestore(dn.Callback):
+    class FailToRestore(dn.Callback):
         def memory(self) -> dict[str, Any]:
             return {"x": 1}
 
         def remember(self, memory: Any) -> None:
             raise ValueError("no")
 
-    fit(network(), run, 3, callbacks=[FailsToRestore()])
+    fit(network(), run, 3, callbacks=[FailToRestore()])
     net = network()
     before = net.flat()
     with pytest.raises(dn.ModelFileError, match="the memory of a callback is invalid"):
-        fit(net, run, callbacks=[FailsToRestore()], resume=True)
+        fit(net, run, callbacks=[FailToRestore()], resume=True)
     np.testing.assert_array_equal(net.flat(), before)

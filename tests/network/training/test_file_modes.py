@@ -1,4 +1,4 @@
-"""The mode and the owner of model files and checkpoints, new and replaced."""
+"""The mode and owner of new and replaced model files and checkpoints."""
 
 import os
 import stat
@@ -21,7 +21,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
         yield folder / "run"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX file modes")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o444, 0o755])
 def test_a_replaced_file_keeps_its_mode_and_owner(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "model.safetensors"
@@ -37,12 +37,12 @@ def test_a_replaced_file_keeps_its_mode_and_owner(tmp_path: Path, mode: int) -> 
     after = path.stat()
     assert path.read_bytes() == b"new"
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
-    assert temporary_modes == {mode}  # a secret file must be so before it is complete
+    assert temporary_modes == {mode}  # a private file must be private while it is written
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX file modes")
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_a_new_file_has_the_mode_of_the_umask(run: Path, umask: int) -> None:
+def test_new_files_respect_the_umask(run: Path, umask: int) -> None:
     original = os.umask(umask)
     try:
         fit(network(), run, 1)
@@ -53,8 +53,10 @@ def test_a_new_file_has_the_mode_of_the_umask(run: Path, umask: int) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
-def test_an_owner_that_cannot_be_restored_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX file modes")
+def test_the_setuid_bit_is_dropped_if_the_owner_cannot_be_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError(1, "Operation not permitted")
 

@@ -1,4 +1,4 @@
-"""Fingerprints: different objects have different fingerprints, and equal objects have the same one in any process."""
+"""Different objects have different fingerprints; equal objects have the same fingerprint in every process."""
 
 import functools
 import re
@@ -25,7 +25,7 @@ class Plain:
         vars(self).update(values)
 
 
-class Slotted:
+class WithSlots:
     __slots__ = ("a", "b")
 
     def __init__(self, a: Any) -> None:
@@ -43,65 +43,66 @@ class Pair(Plain):
     b: int = 0
 
 
-def closure(a: Any) -> Callable[[], Any]:
+def make_closure(a: Any) -> Callable[[], Any]:
     return lambda: a
 
 
-def default(a: Any) -> Callable[..., Any]:
+def function_with_defaults(a: Any) -> Callable[..., Any]:
     def with_default(x: Any, y: Any = a, *, z: Any = a) -> Any:
         return x, y, z
 
     return with_default
 
 
-def by_class_attribute(a: Any) -> Any:
-    return type("Own", (Plain,), {"a": a})()
+def object_with_class_attribute(a: Any) -> Any:
+    return type("Custom", (Plain,), {"a": a})()
 
 
-def by_inherited_attribute(a: Any) -> Any:
+def object_with_inherited_attribute(a: Any) -> Any:
     return type("Child", (type("Parent", (Plain,), {"a": a}),), {})()
 
 
-def by_method(a: Any) -> Any:
-    class Own:
+def object_with_method(a: Any) -> Any:
+    class Custom:
         def value(self) -> Any:
             return a
 
-    return Own()
+    return Custom()
 
 
-def cyclic(a: Any) -> Any:
+def object_with_cycle(a: Any) -> Any:
     others: list[Any] = []
     value = Plain(a=a, others=others)
-    others += [value, {"self": value}, closure(value)]
+    others += [value, {"self": value}, make_closure(value)]
     return value
 
 
 HOLDERS: dict[str, Callable[[Any], Any]] = {
     "itself": lambda a: a,
     "vars": lambda a: Plain(a=a),
-    "slots": Slotted,
+    "slots": WithSlots,
     "dataclass": Pair,
     "dataclass with slots": Record,
-    "nested": lambda a: Plain(deep=[(Slotted({"x": Pair(a)}),)]),
-    "closure": closure,
-    "defaults": default,
+    "nested": lambda a: Plain(deep=[(WithSlots({"x": Pair(a)}),)]),
+    "closure": make_closure,
+    "defaults": function_with_defaults,
     "partial": lambda a: functools.partial(max, a, key=a),
-    "partial of a closure": lambda a: functools.partial(closure(a)),
+    "partial of a closure": lambda a: functools.partial(make_closure(a)),
     "bound method": lambda a: Plain(a=a).__init__,  # type: ignore[misc]
-    "class attribute": by_class_attribute,
-    "inherited attribute": by_inherited_attribute,
-    "method": by_method,
-    "property": lambda a: type("Own", (), {"p": property(closure(a))})(),
-    "cached": lambda a: functools.lru_cache(closure(a)),
+    "class attribute": object_with_class_attribute,
+    "inherited attribute": object_with_inherited_attribute,
+    "method": object_with_method,
+    "property": lambda a: type("Custom", (), {"p": property(make_closure(a))})(),
+    "cached": lambda a: functools.lru_cache(make_closure(a)),
     "namespace": lambda a: SimpleNamespace(a=a),
-    "cycle": cyclic,
-    "layer": lambda a: dn.Dense(2, "tanh", closure(a)),
+    "cycle": object_with_cycle,
+    "layer": lambda a: dn.Dense(2, "tanh", make_closure(a)),
 }
+"""Functions that return an object which contains, or refers to, their argument."""
 
 
-def large(index: int, dtype: str = "f8") -> np.ndarray:
-    """Return an array with a 1 at `index`, which the repr of NumPy does not show."""
+def large_array(index: int, dtype: str = "f8") -> np.ndarray:
+    """Return an array with a 1 at `index`; NumPy's repr abbreviates the array and does not show this element."""
     array = np.zeros(5000, dtype)
     array[index] = 1
     return array
@@ -115,9 +116,9 @@ PAIRS: list[tuple[Any, Any]] = [
     (1, True),
     ("1", 1),
     (np.float32(0.5), 0.5),
-    (large(2500), large(2501)),
-    (large(2500), large(2500, "f4")),
-    (large(2500), large(2500).reshape(50, 100)),
+    (large_array(2500), large_array(2501)),
+    (large_array(2500), large_array(2500, "f4")),
+    (large_array(2500), large_array(2500).reshape(50, 100)),
     (np.array([1, "a"], object), np.array([1, "b"], object)),
     ([1, 2], (1, 2)),
     ([1, 2], [2, 1]),
@@ -131,6 +132,7 @@ PAIRS: list[tuple[Any, Any]] = [
     (lambda x: 2 * x, lambda x: 3 * x),
     (lambda x: x.a, lambda x: x.b),
 ]
+"""Pairs of values that must have different fingerprints."""
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
@@ -142,25 +144,25 @@ def test_different_values_have_different_fingerprints(holder: str, pair: tuple[A
 
 
 def test_equal_objects_have_the_same_fingerprint_in_every_process(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(
+    (tmp_path / "custom.py").write_text(
         "import functools, numpy as np, deepnotes as dn\n"
         "SCALE = 3\n"
         "def helper(x): return SCALE * x in {'a', 'b', 'c'}\n"
-        "class Own(dn.LossFunction):\n"
+        "class Custom(dn.LossFunction):\n"
         "    kinds = {'x', 'y', 'z'}\n"
         "    def __init__(self): self.weights, self.me, self.f = np.arange(3000.), self, functools.partial(helper, 2)\n"
         "    def value(self, ops, A, Y): return helper(A) * super().value(ops, A, Y)\n"
-        "print(__import__('importlib').import_module('deepnotes.network.training.object_fingerprint').fingerprint(Own()))\n"
+        "print(__import__('importlib').import_module('deepnotes.network.training.object_fingerprint').fingerprint(Custom()))\n"
     )
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import own"
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import custom"
     fingerprints = {python(program, PYTHONHASHSEED=str(seed)) for seed in range(2)}
     assert len(fingerprints) == 1
     (text,) = fingerprints
     assert "0x" not in text
 
 
-class Times:
-    """A decorated function with a setting."""
+class ScaledFunction:
+    """A function whose result is multiplied by a factor."""
 
     def __init__(self, function: Any, factor: float) -> None:
         functools.update_wrapper(self, function)
@@ -177,11 +179,11 @@ def test_settings_of_decorators_and_functions_are_included() -> None:
     fingerprints = set()
     for rate in (1.0, 2.0):
         scale.rate = rate  # type: ignore[attr-defined]
-        fingerprints |= {fingerprint(scale), fingerprint(Times(abs, rate))}
+        fingerprints |= {fingerprint(scale), fingerprint(ScaledFunction(abs, rate))}
     assert len(fingerprints) == 4
 
 
-class Computed:
+class WithCachedProperty:
     """An object that caches a computed value."""
 
     def __init__(self, base: float) -> None:
@@ -193,19 +195,19 @@ class Computed:
 
 
 def test_cached_properties_are_not_included() -> None:
-    value = Computed(2.0)
+    value = WithCachedProperty(2.0)
     before = fingerprint(value)
     assert value.twice == 4
-    assert fingerprint(value) == before != fingerprint(Computed(3.0))
+    assert fingerprint(value) == before != fingerprint(WithCachedProperty(3.0))
 
 
 def test_values_of_global_variables_are_included(monkeypatch: pytest.MonkeyPatch) -> None:
-    def scaled(x: float) -> float:
+    def scale(x: float) -> float:
         return max(SCALE * y for y in [x])
 
-    before = fingerprint(scaled)
+    before = fingerprint(scale)
     monkeypatch.setitem(globals(), "SCALE", 2000.0)
-    assert fingerprint(scaled) != before
+    assert fingerprint(scale) != before
 
 
 def test_docstrings_and_line_numbers_are_not_included() -> None:
@@ -238,8 +240,8 @@ def test_very_deep_nesting_is_an_error() -> None:
         fingerprint(nested)
 
 
-def test_a_method_fingerprint_replaces_the_description_of_an_object() -> None:
-    class Own:
+def test_an_object_may_define_its_own_fingerprint() -> None:
+    class Custom:
         lock = threading.Lock()
 
         def __init__(self, a: float) -> None:
@@ -248,22 +250,22 @@ def test_a_method_fingerprint_replaces_the_description_of_an_object() -> None:
         def fingerprint(self) -> Any:
             return {"a": np.array([self.a])}
 
-    assert fingerprint(Own(1.0)) == fingerprint(Own(1.0)) != fingerprint(Own(2.0))
+    assert fingerprint(Custom(1.0)) == fingerprint(Custom(1.0)) != fingerprint(Custom(2.0))
 
 
-# --- callbacks: settings without the state that they have gathered ----------------------------------------------------
+# --- callbacks: settings without state --------------------------------------------------------------------------------
 
 
 class Averages(dn.Callback):
     def __init__(self, decay: float, every: int = 1) -> None:
-        self.decay, self._every, self.gathered = decay, every, [0.0]
+        self.decay, self._every, self.values = decay, every, [0.0]
 
 
 def test_the_settings_of_a_callback_are_compared_without_its_state() -> None:
-    used = Averages(0.9)
-    used.gathered.append(1.0)
-    used.lock = threading.Lock()  # type: ignore[attr-defined]
-    assert fingerprint_settings(used) == fingerprint_settings(Averages(0.9)) != fingerprint_settings(Averages(0.99))
+    callback = Averages(0.9)
+    callback.values.append(1.0)
+    callback.lock = threading.Lock()  # type: ignore[attr-defined]
+    assert fingerprint_settings(callback) == fingerprint_settings(Averages(0.9)) != fingerprint_settings(Averages(0.99))
     assert fingerprint_settings(Averages(0.9)) != fingerprint_settings(Averages(0.9, 2))
     assert fingerprint_settings(dn.EarlyStopping(3)) != fingerprint_settings(dn.EarlyStopping(3, min_delta=0.1))
 
@@ -282,10 +284,10 @@ def test_the_settings_of_a_callback_are_compared_without_its_state() -> None:
         fingerprint_settings(DropsArgument(0.5))
 
 
-# --- trainings --------------------------------------------------------------------------------------------------------
+# --- resuming training ------------------------------------------------------------------------------------------------
 
 
-class Scaled(dn.LossFunction):
+class ScaledLoss(dn.LossFunction):
     targets = "simplex"
 
     def __init__(self, scale: Any) -> None:
@@ -298,7 +300,7 @@ class Scaled(dn.LossFunction):
         return self.scale * ops.mean_squared_error_derivative(A, Y)
 
 
-class Table(dn.Schedule):
+class RateTable(dn.Schedule):
     def __init__(self, table: np.ndarray) -> None:
         self.table = table
 
@@ -317,9 +319,9 @@ def scaled_sgd(factor: float) -> dn.Optimizer:
     return optimizer
 
 
-class Remembers(Averages):
+class AveragesWithMemory(Averages):
     def memory(self) -> dict[str, Any]:
-        return {"gathered": self.gathered}
+        return {"values": self.values}
 
 
 RATES, OTHER_RATES = np.full(5000, 0.01), np.full(5000, 0.01)
@@ -329,13 +331,13 @@ OTHER_RATES[2500] = 0.02
 @pytest.mark.parametrize(
     ("name", "one", "other"),
     [
-        ("loss", {"loss": Scaled(1.0)}, {"loss": Scaled(1000.0)}),
-        ("optimizer", {"optimizer": dn.SGD(Table(RATES))}, {"optimizer": dn.SGD(Table(OTHER_RATES))}),
+        ("loss", {"loss": ScaledLoss(1.0)}, {"loss": ScaledLoss(1000.0)}),
+        ("optimizer", {"optimizer": dn.SGD(RateTable(RATES))}, {"optimizer": dn.SGD(RateTable(OTHER_RATES))}),
         ("optimizer", {"optimizer": scaled_sgd(0.5)}, {"optimizer": scaled_sgd(0.25)}),
-        ("callbacks", {"callbacks": [Remembers(0.5)]}, {"callbacks": [Remembers(0.6)]}),
+        ("callbacks", {"callbacks": [AveragesWithMemory(0.5)]}, {"callbacks": [AveragesWithMemory(0.6)]}),
     ],
 )
-def test_a_training_with_another_user_defined_object_is_not_resumed(
+def test_training_with_another_user_defined_object_is_not_resumed(
     tmp_path: Path, name: str, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     fit(network(), tmp_path, 1, **one)
@@ -347,7 +349,7 @@ def test_a_training_with_another_user_defined_object_is_not_resumed(
     assert fit(network(), tmp_path, 2, resume=True, **one).epochs == 2
 
 
-def test_a_training_with_another_initializer_is_not_resumed(tmp_path: Path) -> None:
+def test_training_with_another_initializer_is_not_resumed(tmp_path: Path) -> None:
     def normal(scale: float) -> Any:
         return lambda rng, shape: rng.normal(0, scale, shape)
 
@@ -360,12 +362,12 @@ def test_a_training_with_another_initializer_is_not_resumed(tmp_path: Path) -> N
     assert fit(create_network(0.5), tmp_path, 2, resume=True).epochs == 2
 
 
-def test_a_training_with_an_object_without_a_fingerprint_is_not_resumed(
+def test_training_with_an_object_without_a_fingerprint_is_not_resumed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    loss = Scaled(1.0)
+    loss = ScaledLoss(1.0)
     loss.lock = threading.Lock()  # type: ignore[attr-defined]
     fit(network(), tmp_path, 1, loss=loss)
     assert "this training cannot be resumed: loss contains a user-defined object" in caplog.text
-    with pytest.raises(dn.CheckpointError, match=r"cannot be resumed: loss .*lock.* in Scaled; give it a method"):
+    with pytest.raises(dn.CheckpointError, match=r"cannot be resumed: loss .*lock.* in ScaledLoss; give it a method"):
         fit(network(), tmp_path, 2, loss=loss, resume=True)

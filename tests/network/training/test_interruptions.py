@@ -1,4 +1,4 @@
-"""Trainings that are killed, interrupted or cannot write: intact checkpoints remain, and resume to the same bits."""
+"""Training that is killed, interrupted or cannot write leaves intact checkpoints, and resumes to the same bits."""
 
 import errno
 import multiprocessing
@@ -25,14 +25,14 @@ from deepnotes.network.training.checkpoints import list_checkpoints
 from deepnotes.utils import atomic_files
 
 KILLS = 25
-"""The number of trainings that are killed."""
-DAMAGED = int(os.environ.get("DEEPNOTES_DAMAGED_RUNS", "6"))
-"""The number of trainings that are killed twice, each time with one of their checkpoints damaged afterwards."""
+"""The number of training runs that are killed, for each backend."""
+DAMAGED_RUNS = int(os.environ.get("DEEPNOTES_DAMAGED_RUNS", "6"))
+"""The number of training runs that are killed twice; each time, one checkpoint is damaged afterwards."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder in memory; a process that is killed leaves the same files there as on a disk."""
+    """Yield a directory in memory, where a killed process leaves the same files as on a disk."""
     with memory_folder(tmp_path) as path:
         yield path
 
@@ -45,13 +45,13 @@ def run(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted() -> dict[str, list[Any]]:
-    """Return the outcome of an uninterrupted training, by backend."""
+    """Return the outcome of uninterrupted training for each backend."""
     networks = {backend: network(backend) for backend in BACKENDS}
     return {backend: outcome(net, fit(net)) for backend, net in networks.items()}
 
 
 def resume(backend: str, run: Path) -> list[Any]:
-    """Resume a training from a directory, and return its outcome."""
+    """Resume training from the directory `run`, and return its outcome."""
     net = network(backend)
     return outcome(net, fit(net, run, resume=True))
 
@@ -74,7 +74,7 @@ def processes() -> Any:
 
 
 def resume_in_process(processes: Any, backend: str, run: Path) -> list[Any]:
-    """Resume a training in a new process, and return its outcome."""
+    """Resume training in a new process, and return its outcome."""
     receiver, sender = processes.Pipe(duplex=False)
     process = processes.Process(target=_resume_and_send, args=(backend, run, sender))
     process.start()
@@ -91,7 +91,7 @@ def _resume_and_send(backend: str, run: Path, sender: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_training_killed_at_random_moments_resumes_to_the_same_bits(
+def test_training_killed_at_random_moments_resumes_to_the_same_bits(
     folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
 ) -> None:
     rng = np.random.default_rng(11)
@@ -100,28 +100,28 @@ def test_a_training_killed_at_random_moments_resumes_to_the_same_bits(
         run = folder / str(number)
         killed += _train_and_kill(processes, backend, run, rng)
         assert resume_in_process(processes, backend, run) == uninterrupted[backend], f"kill number {number + 1}"
-    assert killed >= KILLS // 2  # the other trainings ended before they could be killed
+    assert killed >= KILLS // 2  # the other processes ended before they could be killed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_training_killed_and_damaged_at_random_resumes_to_the_same_bits(
+def test_training_with_damaged_checkpoints_resumes_to_the_same_bits(
     folder: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str
 ) -> None:
     rng = np.random.default_rng(12)
     killed = damaged = 0
-    for number in range(DAMAGED):
+    for number in range(DAMAGED_RUNS):
         run = folder / str(number)
-        for _ in range(2):  # the second training resumes from the damaged directory, and is killed as well
+        for _ in range(2):  # the second process resumes from the damaged directory, and is killed as well
             killed += _train_and_kill(processes, backend, run, rng)
             damaged += _damage_at_random(run, rng)
         assert resume_in_process(processes, backend, run) == uninterrupted[backend], f"run {number + 1}"
-    assert killed >= DAMAGED
-    assert damaged >= DAMAGED
+    assert killed >= DAMAGED_RUNS
+    assert damaged >= DAMAGED_RUNS
 
 
 def _train_and_kill(processes: Any, backend: str, run: Path, rng: np.random.Generator) -> bool:
-    """Train in a process, and kill it after a random number of chunks; return whether it was killed before its end."""
+    """Train in a process and kill it after a random number of chunks; return whether it was still running."""
     reader, writer = os.pipe()
     process = processes.Process(target=_train_with_pipe, args=(backend, run, processes.reducer.DupFd(writer)))
     process.start()
@@ -160,16 +160,16 @@ CALLS = ["open", "write", "flush", "fsync", "replace", "open directory", "fsync 
 
 
 class Fault:
-    """A function that runs when a call is made for the first time after it was made a number of times.
+    """A fault in a system call: `function` is called at each call named `call` except for the first `after` calls.
 
     Parameters
     ----------
     call : str
         One of CALLS.
     function : callable
-        Raises an error or kills the process.
+        A function that raises an error or kills the process.
     after : int
-        The number of files that are written before.
+        The number of files that are written without a fault.
     """
 
     def __init__(self, call: str, function: Callable[[], None], after: int) -> None:
@@ -177,7 +177,7 @@ class Fault:
         self.count = 0
 
     def count_call(self, call: str) -> None:
-        """Count a call, and run the function if it is due."""
+        """Count a call, and call the function if the fault is due."""
         if call == self.call:
             self.count += 1
             if self.count > self.after:
@@ -185,7 +185,7 @@ class Fault:
 
 
 class FaultyFile:
-    """A file open for writing whose calls are counted; half of the content is written before a fault in ``write``."""
+    """A file whose calls are counted by a fault; a fault in ``write`` occurs after half of the content is written."""
 
     def __init__(self, file: Any, fault: Fault) -> None:
         self.file, self.fault = file, fault
@@ -211,7 +211,7 @@ class FaultyFile:
 
 
 class FaultySystem:
-    """The module ``os``, with calls that are counted."""
+    """The module ``os``, with calls that are counted by a fault."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
@@ -234,7 +234,7 @@ class FaultySystem:
 
 @contextmanager
 def inject(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let a fault occur while files are written within the block, and check that it occurred."""
+    """Inject a fault into the files written within the block, and check that the fault occurred."""
     path_open = Path.open
 
     def open_path(path: Path, mode: str = "r", **options: Any) -> Any:
@@ -250,8 +250,8 @@ def inject(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert fault.count > fault.after, "the fault never occurred"
 
 
-def raise_os_error(number: int) -> Callable[[], None]:
-    """Return a function that raises the error of the operating system with this number."""
+def make_os_error_raiser(number: int) -> Callable[[], None]:
+    """Return a function that raises OSError with this error number."""
 
     def raise_error() -> None:
         raise OSError(number, os.strerror(number))
@@ -263,7 +263,7 @@ def raise_os_error(number: int) -> Callable[[], None]:
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT], ids=errno.errorcode.get)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_training_whose_checkpoint_cannot_be_written_resumes_from_the_latest_one(
+def test_training_that_cannot_write_a_checkpoint_resumes_from_the_latest(
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
     uninterrupted: dict[str, list[Any]],
@@ -273,7 +273,7 @@ def test_a_training_whose_checkpoint_cannot_be_written_resumes_from_the_latest_o
 ) -> None:
     net = network(backend)
     with (
-        inject(Fault(call, raise_os_error(error), after=2), monkeypatch),
+        inject(Fault(call, make_os_error_raiser(error), after=2), monkeypatch),
         pytest.raises(
             dn.CheckpointError, match=f"cannot write .*{os.strerror(error)}; training stopped, and"
         ) as caught,
@@ -289,7 +289,7 @@ def test_a_training_whose_checkpoint_cannot_be_written_resumes_from_the_latest_o
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_training_killed_while_writing_a_checkpoint_resumes_to_the_same_bits(
+def test_training_killed_while_writing_a_checkpoint_resumes_to_the_same_bits(
     run: Path, processes: Any, uninterrupted: dict[str, list[Any]], backend: str, call: str
 ) -> None:
     process = processes.Process(target=_train_and_die_at, args=(backend, run, call))
@@ -323,10 +323,10 @@ def test_a_disk_that_fills_up_within_a_file_leaves_the_previous_checkpoint(
     assert resume("numpy", run) == uninterrupted["numpy"]
 
 
-def test_the_error_says_so_if_no_checkpoint_could_be_written(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_states_that_there_is_no_checkpoint(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     with (
-        inject(Fault("write", raise_os_error(errno.ENOSPC), after=0), monkeypatch),
+        inject(Fault("write", make_os_error_raiser(errno.ENOSPC), after=0), monkeypatch),
         pytest.raises(
             dn.CheckpointError, match=r"No space left on device; .* after update 10; there is no checkpoint"
         ),
@@ -351,7 +351,7 @@ fit(network({backend!r}), Path({run!r}), epochs=10**7, early_stopping=None, ever
 @pytest.mark.thinned(4)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -signal.SIGINT)], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, number: int, code: int) -> None:
+def test_a_signal_ends_training_after_a_checkpoint(run: Path, backend: str, number: int, code: int) -> None:
     run.mkdir()
     script = ENDLESS.format(path=[*map(str, Path(__file__).parents[:3])], backend=backend, run=str(run))
     with subprocess.Popen(
@@ -370,21 +370,21 @@ def test_a_signal_ends_a_training_after_a_checkpoint(run: Path, backend: str, nu
     assert process.returncode == code, err
     latest = list_checkpoints(run)[0]
     net = network(backend)
-    history = fit(net, run, epochs=10**7, early_stopping=None, resume=True, callbacks=[_StopsAtOnce()])
+    history = fit(net, run, epochs=10**7, early_stopping=None, resume=True, callbacks=[_StopImmediately()])
     assert history.epochs >= int(latest.stem[5:]) // 10
 
 
-class _StopsAtOnce(dn.Callback):
+class _StopImmediately(dn.Callback):
     def on_chunk(self, training: Any) -> None:
         training.stop = True
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_signal_acts_at_once_during_the_evaluation_after_an_epoch(
+def test_a_signal_acts_immediately_during_the_evaluation_after_an_epoch(
     run: Path, backend: str, number: int, error: type[BaseException]
 ) -> None:
-    """The updates of the epoch are in a checkpoint, and a resumed training repeats the evaluation."""
+    """The updates of the epoch are in a checkpoint; resuming repeats the evaluation."""
     events: list[str] = []
 
     def half(A: Any, Y: Any) -> float:

@@ -1,4 +1,4 @@
-"""Trainings against PyTorch, update by update; tests/fixtures/make_pytorch.py stored the results of the same cases."""
+"""Training compared with PyTorch, update by update; tests/fixtures/make_pytorch.py stored PyTorch's results."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,12 @@ with np.load(Path(__file__).parents[2] / "fixtures" / "pytorch.npz") as file:
 SAMPLES, BATCH, EPOCHS = 37, 8, 10
 BATCHES = [slice(start, start + BATCH) for start in range(0, SAMPLES, BATCH)]  # the last batch is smaller
 TOLERANCE = 1e-10
-"""The relative error of a loss, and the error of an element of W or b relative to the largest element of that array."""
+"""The allowed relative error of a loss; for W and b, the error relative to the largest element of the array."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """The settings of a training: by default a softmax classifier with hidden layers of tanh, trained by Adam."""
+    """The settings of a training run: by default a softmax classifier with tanh in hidden layers, trained with Adam."""
 
     hidden: str | dn.Activation = "tanh"
     output: str = "softmax"
@@ -36,7 +36,7 @@ class Case:
 
 
 def regression(hidden: str, **options: float) -> Case:
-    """Return a case of a regression with the hidden activation `hidden`."""
+    """Return a regression case with the activation `hidden` in hidden layers."""
     return Case(dn.Activation(hidden, **options), "identity", "mean_squared_error", "real")
 
 
@@ -91,16 +91,16 @@ both_programs = pytest.mark.parametrize("program", PROGRAMS)
 
 
 def network(case: Case, program: str) -> dn.Network:
-    """Return the network of a case with PyTorch's initial parameters."""
+    """Return the network for a case, with PyTorch's initial parameters."""
     outputs = 3 if case.targets == "labels" else len(STORED[case.targets])
     layers = [dn.Dense(7, case.hidden), dn.Dense(6, case.hidden), dn.Dense(outputs, case.output)]
     net = dn.Network(layers, inputs=5, backend=PROGRAMS[program][0], dtype="float64", seed=0)
-    net.parameters.update(by_name(net, STORED[f"start/{outputs}"]))
+    net.parameters.update(split_by_name(net, STORED[f"start/{outputs}"]))
     return net
 
 
-def by_name(net: dn.Network, flat: np.ndarray) -> dict[str, np.ndarray]:
-    """Return parameters by name, from a vector in the order W1, b1, W2, b2, ..."""
+def split_by_name(net: dn.Network, flat: np.ndarray) -> dict[str, np.ndarray]:
+    """Split a vector in the order W1, b1, W2, b2, ... into parameters by name."""
     shapes = {name: parameter.shape for name, parameter in net.parameters.items()}
     ends = np.cumsum([np.prod(shape) for shape in shapes.values()])
     parts = np.split(flat, ends[:-1])
@@ -121,7 +121,7 @@ def weights(case: Case) -> np.ndarray | None:
 
 
 def train_by_batch(case: Case, net: dn.Network) -> list[float]:
-    """Train by one call for each update, and return the costs, which are the losses times the mean weight."""
+    """Train with one ``partial_fit`` for each update; return the costs (the loss of a batch times its mean weight)."""
     X, Y, w = STORED["X"], STORED[case.targets], weights(case)
     costs = []
     for part in EPOCHS * BATCHES:
@@ -145,18 +145,18 @@ def train_by_epoch(case: Case, net: dn.Network) -> dn.History:
     )
 
 
-def test_the_cases_are_those_of_the_fixture():
+def test_cases_match_the_fixture():
     assert list(CASES) == [name.removesuffix("/losses") for name in STORED if name.endswith("/losses")]
 
 
 @pytest.mark.thinned(3)
 @both_programs
 @every_case
-def test_losses_and_final_parameters_are_those_of_pytorch(name, program):
+def test_losses_and_final_parameters_match_pytorch(name, program):
     net = network(CASES[name], program)
     losses = train_by_batch(CASES[name], net)
     np.testing.assert_allclose(losses, STORED[f"{name}/losses"], rtol=TOLERANCE, atol=0)
-    for key, expected in by_name(net, STORED[f"{name}/parameters"]).items():
+    for key, expected in split_by_name(net, STORED[f"{name}/parameters"]).items():
         np.testing.assert_allclose(net.parameters[key], expected, rtol=0, atol=TOLERANCE * abs(expected).max())
     assert net._training is not None
     assert type(net._training[1]) is PROGRAMS[program][1]
@@ -165,7 +165,7 @@ def test_losses_and_final_parameters_are_those_of_pytorch(name, program):
 @pytest.mark.thinned(3)
 @both_programs
 @every_case
-def test_fit_makes_the_same_updates_bit_for_bit(name, program):
+def test_fit_and_partial_fit_make_bit_identical_updates(name, program):
     case = CASES[name]
     by_batch, by_epoch = network(case, program), network(case, program)
     losses, history = train_by_batch(case, by_batch), train_by_epoch(case, by_epoch)

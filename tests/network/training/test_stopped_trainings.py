@@ -1,4 +1,4 @@
-"""Trainings that a callback stops, and that are resumed afterwards."""
+"""Training that is stopped by a callback and resumed afterwards."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ def run(tmp_path: Path) -> Iterator[Path]:
 
 
 class Budget(dn.Callback):
-    """A callback that stops a training, also a resumed one, after a number of chunks or epochs."""
+    """A callback that stops training after a number of chunks or epochs; the count restarts when training resumes."""
 
     def __init__(self, chunks: int | None = None, epochs: int | None = None) -> None:
         self.chunks, self.epochs = chunks, epochs
@@ -37,7 +37,7 @@ class Budget(dn.Callback):
 
 
 @pytest.mark.parametrize("budget", [{"chunks": 5}, {"epochs": 2}])
-def test_a_stopped_training_can_be_resumed_repeatedly(
+def test_stopped_training_can_be_resumed_repeatedly(
     run: Path, monkeypatch: pytest.MonkeyPatch, budget: dict[str, int]
 ) -> None:
     monkeypatch.setattr("deepnotes.network.training.loop.CHUNK_SECONDS", 1e-9)
@@ -60,14 +60,14 @@ def test_a_stop_requested_within_an_epoch_is_not_saved_in_a_checkpoint(
     uninterrupted, resumed = network(), network()
     expected = outcome(uninterrupted, fit(uninterrupted))
 
-    class Interrupts(dn.Callback):
+    class FailAtStep17(dn.Callback):
         def on_chunk(self, training: Any) -> None:
             if training.step == 17:
                 assert training.stop
                 raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        fit(network(), run, callbacks=[Budget(chunks=14), Interrupts()])
+        fit(network(), run, callbacks=[Budget(chunks=14), FailAtStep17()])
     assert outcome(resumed, fit(resumed, run, resume=True)) == expected
 
 
@@ -80,14 +80,14 @@ class StepRecorder(dn.Callback):
 
 
 @pytest.mark.parametrize("epochs_before", [60, 5], ids=["stopped-early", "not-yet-stopped"])
-def test_early_stopping_ends_a_resumed_training_at_once(run: Path, epochs_before: int) -> None:
+def test_resuming_after_early_stopping_makes_no_updates(run: Path, epochs_before: int) -> None:
     uninterrupted = network()
-    early = {"early_stopping": dn.EarlyStopping(2)}
-    expected = outcome(uninterrupted, fit(uninterrupted, epochs=60, **early))
+    settings = {"early_stopping": dn.EarlyStopping(2)}
+    expected = outcome(uninterrupted, fit(uninterrupted, epochs=60, **settings))
     assert expected[-1]["best_epoch"] is not None
     assert len(expected[-1]["loss"]) < 60
-    fit(network(), run, epochs=epochs_before, every=1 if epochs_before == 60 else "60s", **early)
+    fit(network(), run, epochs=epochs_before, every=1 if epochs_before == 60 else "60s", **settings)
     for is_over in (epochs_before == 60, True):
         recorder, net = StepRecorder(), network()
-        assert outcome(net, fit(net, run, epochs=60, callbacks=[recorder], resume=True, **early)) == expected
+        assert outcome(net, fit(net, run, epochs=60, callbacks=[recorder], resume=True, **settings)) == expected
         assert bool(recorder.steps) == (not is_over)

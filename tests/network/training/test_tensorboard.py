@@ -1,4 +1,4 @@
-"""The callback for TensorBoard: the contents of its event files."""
+"""The event files written by the TensorBoard callback."""
 
 import struct
 import sys
@@ -22,7 +22,7 @@ def network() -> dn.Network:
 
 
 def events(directory: Path) -> Iterator[Any]:
-    """Yield the events of a run, from all its files, in the order of their names, as TensorBoard does.
+    """Yield the events in the files of a directory, sorted by file name, as TensorBoard reads them.
 
     A file is a sequence of records: a length (8 bytes), its checksum (4 bytes), an event, and its checksum (4 bytes).
     """
@@ -36,7 +36,7 @@ def events(directory: Path) -> Iterator[Any]:
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the steps and values of the scalars of a run, by tag."""
+    """Return the scalars in a directory as (step, value) pairs, for each tag."""
     by_tag: dict[str, list[tuple[int, float]]] = {}
     for event in events(directory):
         for value in event.summary.value:
@@ -46,7 +46,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def histograms(directory: Path) -> dict[str, list[tuple[int, Any]]]:
-    """Return the steps and histograms of a run, by tag."""
+    """Return the histograms in a directory as (step, histogram) pairs, for each tag."""
     by_tag: dict[str, list[tuple[int, Any]]] = {}
     for event in events(directory):
         for value in event.summary.value:
@@ -56,7 +56,7 @@ def histograms(directory: Path) -> dict[str, list[tuple[int, Any]]]:
 
 
 def with_epochs(values: list[float]) -> list[tuple[int, float]]:
-    """Return values, rounded to the float32 of event files, with their epochs."""
+    """Return (epoch, value) pairs, with values rounded to float32 as in event files."""
     return [(epoch, float(np.float32(value))) for epoch, value in enumerate(values, start=1)]
 
 
@@ -115,24 +115,24 @@ def test_parameters_that_are_all_equal_have_a_histogram(tmp_path: Path) -> None:
     assert (step, histogram.num, histogram.min, histogram.max) == (1, 8, 0, 0)
 
 
-def test_a_resumed_training_continues_the_curves(tmp_path: Path) -> None:
+def test_resumed_training_continues_the_curves(tmp_path: Path) -> None:
     settings = {"checkpoint": tmp_path / "run", "every": 2, "shuffle": False}
     network().fit(X, Y, epochs=4, callbacks=[dn.TensorBoard(tmp_path / "board")], **settings)
     net = dn.load(next((tmp_path / "run").glob("*.safetensors")))
     history = net.fit(X, Y, epochs=6, resume=True, callbacks=[dn.TensorBoard(tmp_path / "board")], **settings)
     assert scalars(tmp_path / "board" / "training")["loss"] == with_epochs(history.loss)
     starts = [event.step for event in events(tmp_path / "board" / "training") if event.HasField("session_log")]
-    assert starts == [1, 5]  # TensorBoard discards earlier events of the run from these epochs on
+    assert starts == [1, 5]  # TensorBoard discards older events from these epochs on
 
 
-def test_one_callback_can_be_used_for_several_trainings(tmp_path: Path) -> None:
+def test_one_callback_can_be_used_for_several_training_runs(tmp_path: Path) -> None:
     board = dn.TensorBoard(tmp_path)
     for _ in range(2):
         network().fit(X, Y, epochs=2, callbacks=[board])
     assert [step for step, _ in scalars(tmp_path / "training")["loss"]] == [1, 2, 1, 2]
 
 
-def test_an_interrupted_training_leaves_complete_files(tmp_path: Path) -> None:
+def test_interrupted_training_leaves_complete_files(tmp_path: Path) -> None:
     class Stop(dn.Callback):
         def on_epoch(self, training: Any) -> None:
             if training.epoch == 3:
@@ -144,7 +144,7 @@ def test_an_interrupted_training_leaves_complete_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uses the POSIX limit of file sizes")
-def test_a_full_disk_ends_the_curves_and_not_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_ends_the_curves_but_not_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -161,11 +161,11 @@ def test_a_full_disk_ends_the_curves_and_not_the_training(tmp_path: Path, caplog
 
 
 def test_tensorboard_reads_the_files(tmp_path: Path) -> None:
-    reading = pytest.importorskip(
+    event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard itself is not installed"
     )
     history = network().fit(X, Y, epochs=3, callbacks=[dn.TensorBoard(tmp_path, histograms=1)])
-    run = reading.EventAccumulator(str(tmp_path / "training"), size_guidance={"histograms": 0})
+    run = event_accumulator.EventAccumulator(str(tmp_path / "training"), size_guidance={"histograms": 0})
     run.Reload()
     assert [(event.step, event.value) for event in run.Scalars("loss")] == with_epochs(history.loss)
     assert len(run.Histograms("W1")) == 3
@@ -181,7 +181,7 @@ def test_invalid_arguments_are_refused(value: Any, message: str, tmp_path: Path)
         dn.TensorBoard(3)
 
 
-def test_a_directory_that_cannot_be_created_is_refused_before_the_training(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     net = network()
     before = net.flat()
@@ -191,7 +191,7 @@ def test_a_directory_that_cannot_be_created_is_refused_before_the_training(tmp_p
     assert np.array_equal(net.flat(), before)
 
 
-def test_without_tensorboardx_the_error_has_the_command_that_installs_it(
+def test_without_tensorboardx_the_error_shows_the_install_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboardX", None)

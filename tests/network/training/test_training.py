@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.network.training import loop as training
+from deepnotes.network.training import loop
 from deepnotes.network.training.state import Training
 
 X = np.random.default_rng(0).normal(size=(3, 40))
@@ -54,7 +54,7 @@ def test_callbacks_are_called_after_chunks_and_epochs_and_at_the_end() -> None:
     assert recorder.ends == 1
 
 
-def test_a_callback_can_stop_the_training() -> None:
+def test_a_callback_can_stop_training() -> None:
     class Stop(dn.Callback):
         def on_epoch(self, training: Training) -> None:
             training.stop = training.epoch == 2
@@ -93,7 +93,7 @@ def test_early_stopping_monitors_the_given_metric() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_non_finite_loss_stops_the_training_before_the_update(backend: Any) -> None:
-    """At this rate the first update is finite, and the loss before the second update is not."""
+    """At this rate the first update is finite, but the loss before the second update is not."""
     net, recorder = network(backend), Recorder()
     reference = network(backend)
     reference.fit(X[:, :8], Y[:, :8], optimizer=dn.SGD(1e25), epochs=1, batch_size=8, shuffle=False)
@@ -107,7 +107,7 @@ def test_a_non_finite_loss_stops_the_training_before_the_update(backend: Any) ->
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_non_finite_gradient_stops_the_training_before_the_update(backend: Any) -> None:
-    """The loss is finite in float32, but the derivative by W1, 1e20 times 1e20, is not."""
+    """The loss is finite in float32, but the derivative with respect to W1 (1e20 times 1e20) is not."""
     layers = [dn.Dense(1), dn.Dense(1)]
     net = dn.Network(layers, inputs=1, backend=backend, theta=np.array([1e-20, 1e20, 0.0, 0.0]))
     before = net.flat()
@@ -121,7 +121,7 @@ def test_a_non_finite_gradient_stops_the_training_before_the_update(backend: Any
     "optimizer", [dn.SGD(1e300), dn.SGD(1e39, momentum=0.9), dn.Adam(1e39), dn.RMSProp(1e300)], ids=repr
 )
 def test_an_update_that_would_overflow_is_not_made(backend: Any, optimizer: dn.Optimizer) -> None:
-    """Loss and gradient are finite, but the updated parameters would not be; there is no second update to show it."""
+    """Loss and gradient are finite, but the updated parameters would not be; no later update could detect this."""
     net = network(backend)
     before = net.flat()
     with pytest.raises(dn.NonFiniteLossError, match="before update 1") as caught:
@@ -134,7 +134,7 @@ def test_an_update_that_would_overflow_is_not_made(backend: Any, optimizer: dn.O
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_large_finite_update_is_made(backend: Any) -> None:
-    """The check for overflow must not change or refuse the update at a rate of 1e36."""
+    """The check for overflow must neither change nor refuse an update with a rate of 1e36."""
     net = network(backend, dtype="float32")
     g = {name: np.array(value, dtype=np.float64) for name, value in net.gradients(X, Y).items()}
     net.fit(X, Y, optimizer=dn.SGD(1e36), epochs=1, batch_size=40, shuffle=False)
@@ -149,7 +149,7 @@ def test_a_gradient_whose_square_overflows_is_used() -> None:
     np.testing.assert_allclose(net.parameters["W1"], [[1.0]], rtol=1e-6)
 
 
-def test_one_early_stopping_can_be_used_for_several_trainings() -> None:
+def test_an_early_stopping_object_can_be_used_for_several_training_runs() -> None:
     stopper, first = dn.EarlyStopping(1), network()
     first.fit(X, Y, epochs=2, early_stopping=stopper)
     second = dn.Network([dn.Dense(1)], inputs=3, seed=1)
@@ -171,7 +171,7 @@ def test_a_second_fit_resets_the_optimizer() -> None:
 def test_the_length_of_chunks_does_not_change_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for seconds in (0.0, 1e-4, 10.0):
-        monkeypatch.setattr(training, "CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
         net = network()
         history = net.fit(X, Y, epochs=3, batch_size=7)
         results.append((net.flat(), history.loss))
@@ -181,14 +181,14 @@ def test_the_length_of_chunks_does_not_change_the_results(monkeypatch: pytest.Mo
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
-    """The last batch is smaller, and has a smaller weight."""
+    """The last batch is smaller and counts less."""
     net, reference = network(dtype="float64"), network(dtype="float64")
     loss = net.fit(X, Y, epochs=1, batch_size=16, shuffle=False).loss[0]
     batches = [(reference.partial_fit(X[:, i : i + 16], Y[:, i : i + 16]), min(16, 40 - i)) for i in range(0, 40, 16)]
     np.testing.assert_allclose(loss, sum(value * m for value, m in batches) / 40, rtol=1e-14)
 
 
-def test_rates_follow_the_schedule_update_by_update() -> None:
+def test_the_learning_rate_follows_the_schedule_update_by_update() -> None:
     steps: list[int] = []
 
     class StepRecorder(dn.Schedule):
@@ -201,7 +201,7 @@ def test_rates_follow_the_schedule_update_by_update() -> None:
     np.testing.assert_allclose(history.learning_rate, [0.1 / 3, 0.1 / 6])
 
 
-def test_the_rate_falls_on_a_plateau() -> None:
+def test_the_learning_rate_falls_on_a_plateau() -> None:
     schedule = dn.ReduceOnPlateau(1e-9, factor=0.5, patience=1, min_rate=2e-10)
     history = network().fit(X, Y, optimizer=dn.SGD(schedule), epochs=8)
     assert history.learning_rate == [1e-9, 1e-9, 1e-9, 5e-10, 5e-10, 2.5e-10, 2.5e-10, 2e-10]
@@ -215,7 +215,7 @@ def test_a_history_converts_to_a_dict() -> None:
     assert all(math.isfinite(s) and s > 0 for s in content["seconds"])
 
 
-def test_ctrl_c_ends_the_training_after_a_complete_update() -> None:
+def test_ctrl_c_ends_training_after_a_complete_update() -> None:
     net = network()
 
     class Interrupt(dn.Callback):

@@ -12,7 +12,7 @@ from deepnotes.network.training import loop
 
 
 class BoldDriver(dn.Schedule):
-    """A rate that grows by a tenth while the loss falls, and is halved when it rises."""
+    """A schedule whose rate grows by a tenth while the loss falls, and is halved when the loss rises."""
 
     def __call__(self, step: int) -> float:
         return 0.01
@@ -25,7 +25,7 @@ class BoldDriver(dn.Schedule):
         return [rate * memory.get("scale", 1.0) for rate in rates]
 
 
-class FailsWithinEpoch(dn.Callback):
+class FailWithinEpoch(dn.Callback):
     """A callback that fails within an epoch, after some of its chunks."""
 
     def __init__(self, epoch: int) -> None:
@@ -50,7 +50,7 @@ def test_a_schedule_observes_the_validation_loss_of_every_epoch(backend: str) ->
 @pytest.mark.parametrize(
     "rate", [BoldDriver(), dn.ReduceOnPlateau(0.02, patience=0, factor=0.5)], ids=["user-defined", "ReduceOnPlateau"]
 )
-def test_a_resumed_training_restores_the_memory_of_the_schedule(
+def test_resuming_restores_the_memory_of_the_schedule(
     backend: str, rate: dn.Schedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
@@ -58,10 +58,10 @@ def test_a_resumed_training_restores_the_memory_of_the_schedule(
     settings: dict[str, Any] = {"optimizer": dn.Adam(rate), "early_stopping": None}
     expected = outcome(uninterrupted, fit(uninterrupted, **settings))
     assert len(set(expected[-1]["learning_rate"])) > 1
-    for epoch in (4, 7):  # the second training is resumed and fails again
-        failing = {"callbacks": [FailsWithinEpoch(epoch)], "every": "0.000000001s"}
+    for epoch in (4, 7):  # the second run resumes the first one, and fails again
+        failure = {"callbacks": [FailWithinEpoch(epoch)], "every": "0.000000001s"}
         with pytest.raises(InterruptedError):
-            fit(network(backend), tmp_path, resume=True, **settings, **failing)
+            fit(network(backend), tmp_path, resume=True, **settings, **failure)
     assert outcome(resumed, fit(resumed, tmp_path, resume=True, **settings)) == expected
 
 
