@@ -63,7 +63,9 @@ def limits() -> Callable[[Backend], PerformanceLimits]:
 
 
 @pytest.fixture
-def time_calls(benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], PerformanceLimits]) -> TimeCalls:
+def time_calls(
+    benchmark: Any, request: pytest.FixtureRequest, limits: Callable[[Backend], PerformanceLimits]
+) -> TimeCalls:
     """Return a function that times calls, in rounds of about equal length, and compares the time with the limit."""
     config = request.config
 

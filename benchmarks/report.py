@@ -113,7 +113,10 @@ def estimators_rows(results: dict[str, Any], in_full: bool) -> Rows:
             f"{name}, {r['network']}",
             *(f"{r[what]:,}" for what in ("samples", "batch", "epochs")),
             " ".join(f"{100 * a:.1f}" for a in r["accuracy"].values()),
-            *(format_number(us / 1000, contender in r.get("unreliable", [])) for contender, us in r["microseconds"].items()),
+            *(
+                format_number(us / 1000, contender in r.get("unreliable", []))
+                for contender, us in r["microseconds"].items()
+            ),
             *(_spread(r["ratios"][pair]) for pair in pairs),
         ]
         for name, r in results.items()
@@ -139,7 +142,12 @@ def memory_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``memory.json``."""
     first = next(iter(results.values()))
     rows = [
-        [name, *(format_number(growth) for growth in r["growth"].values()), format_number(r["allowed"]), format_number(r["samples"])]
+        [
+            name,
+            *(format_number(growth) for growth in r["growth"].values()),
+            format_number(r["allowed"]),
+            format_number(r["samples"]),
+        ]
         for name, r in results.items()
     ]
     return [["backend", *(f"{form}, MB" for form in first["growth"]), "allowed, MB", "the samples, MB"], *rows]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+def call_within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function and return its result; fail if it takes longer than `seconds`."""
     outcome: list[Any] = []
 
@@ -29,7 +29,7 @@ def within(seconds: float, function: Callable[..., Any], *arguments: Any) -> Any
     return result
 
 
-def at_once(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list[Any]:
+def call_concurrently(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list[Any]:
     """Call functions at the same time, each in its own thread; return their results, or raise the first error."""
     start = threading.Barrier(len(functions))
     outcomes: dict[int, tuple[Any, BaseException | None]] = {}
@@ -55,7 +55,7 @@ def at_once(functions: Sequence[Callable[[], Any]], seconds: float = 30) -> list
     return [outcomes[number][0] for number in range(len(functions))]
 
 
-def python(code: str, seconds: float = 30, **environment: str) -> str:
+def run_python(code: str, seconds: float = 30, **environment: str) -> str:
     """Run code in a new process that can import the test modules; return its standard output, or fail."""
     folders = sorted({str(path.parent) for path in Path(__file__).parent.rglob("test_*.py")})
     path = os.pathsep.join(filter(None, [*folders, os.environ.get("PYTHONPATH")]))

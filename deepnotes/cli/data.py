@@ -15,7 +15,7 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import EVERYTHING, Request
 from deepnotes.datasets.tables import Column, Table, files_to_read
 from deepnotes.utils.errors import ArgumentError, TableError, unknown_name
-from deepnotes.utils.wording import listed
+from deepnotes.utils.wording import join_names
 
 DIGITS = "digits"
 SETS = {DIGITS: "digit", "moons": "moon", "spirals": "spiral", "blobs": "blob", "teacher": "y"}
@@ -85,7 +85,7 @@ def target_of(table: Table | DiskTable, requested: str | None) -> str:
     if requested is None:
         default = default_target(table.source)
         if default is None or (default not in table.columns and default not in table.names):
-            raise ArgumentError(f"--target COLUMN is needed; the columns of {table.source}: {listed(table.names)}")
+            raise ArgumentError(f"--target COLUMN is needed; the columns of {table.source}: {join_names(table.names)}")
         return default
     table.column(requested)
     return requested
@@ -117,7 +117,7 @@ def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str
     excluded = {target, *exclude}
     names = [name for name in table.names if name not in excluded]
     if not names:
-        raise TableError(f"{table.source}: no column is left as a feature; columns: {listed(table.names)}")
+        raise TableError(f"{table.source}: no column is left as a feature; columns: {join_names(table.names)}")
     return names
 
 

@@ -11,7 +11,7 @@ from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.tasks import Regression, from_metadata
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
-from deepnotes.utils.wording import listed
+from deepnotes.utils.wording import join_names
 
 if TYPE_CHECKING:
     from deepnotes.network.formats.chain import Chain, Target
@@ -73,7 +73,7 @@ def _require_no_encoding(path: str, chain: "Chain") -> None:
     encoded = [f.name for f in chain.encoder.features if f.categories is not None or f.fill is not None]
     raise with_hint(
         ArgumentError(
-            f"--onnx: {path} encodes or imputes columns ({listed(encoded)}), but an ONNX file exported by "
+            f"--onnx: {path} encodes or imputes columns ({join_names(encoded)}), but an ONNX file exported by "
             "deepnotes takes columns that are already encoded"
         ),
         "use --python, which includes the encoding, or Network.to_onnx, which exports the network without it",

@@ -18,7 +18,7 @@ from deepnotes.nn import metrics
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.utils.errors import ArgumentError, DataError
-from deepnotes.utils.wording import listed, shown
+from deepnotes.utils.wording import join_names, quote
 
 MOST_CLASSES = 20
 """A target of whole numbers with more distinct values than this is treated as a quantity, not as classes."""
@@ -55,7 +55,7 @@ class Classification:
                 f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write it in one way"
             )
         if len(classes) == 1:
-            raise DataError(f"the target has only one class, {shown(classes[0])}: there is nothing to learn")
+            raise DataError(f"the target has only one class, {quote(classes[0])}: there is nothing to learn")
         return cls(classes, loss or "categorical_cross_entropy")
 
     def output_layer(self) -> Dense:
@@ -74,8 +74,8 @@ class Classification:
         codes = codes_of(values.tolist(), self.classes)
         if (codes < 0).any():
             raise DataError(
-                f"the target has the class {shown(values[codes < 0][0])}, but the model knows only "
-                f"{listed(self.classes)}"
+                f"the target has the class {quote(values[codes < 0][0])}, but the model knows only "
+                f"{join_names(self.classes)}"
             )
         indices: np.ndarray = codes[inverse]
         return indices
@@ -103,7 +103,7 @@ class Classification:
         ]
 
     def __str__(self) -> str:
-        return f"{len(self.classes)} classes: {listed(self.classes)}"
+        return f"{len(self.classes)} classes: {join_names(self.classes)}"
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class Regression:
         """Return `column` after checking that it holds numbers."""
         if column.dtype.kind == "U":
             raise DataError(
-                f"the target is text (its first value is {shown(column[0])}), but a regression needs numbers"
+                f"the target is text (its first value is {quote(column[0])}), but a regression needs numbers"
             )
         return column
 
@@ -205,12 +205,12 @@ def suggest_task(column: Column) -> tuple[type[Task], str]:
         hints = [hint for value in values.tolist() if (hint := hint_of(value))]
         if 2 * len(hints) > len(values):
             raise DataError(
-                f"the target is text that looks like numbers or dates, such as {shown(values[0])}: {hints[0]}, or "
+                f"the target is text that looks like numbers or dates, such as {quote(values[0])}: {hints[0]}, or "
                 "--task classification to use it as it is"
             )
         if len(values) > MOST_CLASSES and are_numbers(values.tolist()):
             raise DataError(
-                f"the target is text of {len(values):,} distinct numbers, such as {shown(values[0])}: use --numeric to "
+                f"the target is text of {len(values):,} distinct numbers, such as {quote(values[0])}: use --numeric to "
                 "read it as numbers, or --task classification to use it as it is"
             )
         return Classification, "is text"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.reading import EXACT, Column, Format, Request, require_distinct, require_memory
-from deepnotes.utils.wording import shown
+from deepnotes.utils.wording import quote
 
 MISSING = (
     "", "?", "-", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "nat", "null", "none", "\\n",
@@ -348,7 +348,7 @@ def _require_finite(values: NDArray[np.float64], cell: Callable[[int], str]) -> 
     """Raise CellError if a number is infinite; `cell` returns the text of the cell in a given row."""
     if (is_infinite := np.isinf(values)).any():
         row = int(np.argmax(is_infinite))
-        raise CellError(row, f"{shown(cell(row))} where a finite number was expected")
+        raise CellError(row, f"{quote(cell(row))} where a finite number was expected")
 
 
 def _convert_dates(coded: CodedCells, form: Format) -> TypedColumn:
@@ -362,7 +362,7 @@ def _convert_dates(coded: CodedCells, form: Format) -> TypedColumn:
         is_iso = form.date_format is None
         expected = "an ISO 8601 date, such as 2024-01-31," if is_iso else f"a date like {form.date_format!r}"
         hint = "to read other dates, use an option such as --date-format '%d/%m/%Y'" if is_iso else ""
-        raise CellError(row, f"{shown(distinct[codes[row]])} where {expected} was expected", hint)
+        raise CellError(row, f"{quote(distinct[codes[row]])} where {expected} was expected", hint)
     return TypedColumn(days[codes], is_missing[codes])
 
 
@@ -442,7 +442,7 @@ def describe_missing(cell: str, column: Column, form: Format) -> str:
     """Describe a cell with a missing value for an error message: its content, and what was expected instead."""
     if column.dtype.kind == "f":
         return describe_cell(cell, form)
-    return f"{shown(cell)} where a value was expected" if cell else "an empty cell where a value was expected"
+    return f"{quote(cell)} where a value was expected" if cell else "an empty cell where a value was expected"
 
 
 def describe_cell(cell: str, form: Format) -> str:
@@ -451,7 +451,7 @@ def describe_cell(cell: str, form: Format) -> str:
     kind = "a finite number" if is_not_finite else "a number"
     if form.decimal != "." and kind == "a number" and cell:
         kind = f"a number with the decimal point {form.decimal!r}"
-    return f"{shown(cell) if cell else 'an empty cell'} where {kind} was expected"
+    return f"{quote(cell) if cell else 'an empty cell'} where {kind} was expected"
 
 
 def _quote(text: str) -> str:

@@ -45,7 +45,7 @@ from deepnotes.datasets.reading import (
 )
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import TableError
-from deepnotes.utils.wording import listed, reason
+from deepnotes.utils.wording import join_names, reason
 
 __all__ = ["NEEDS", "TextStream", "name_fault", "number_of", "read", "write_file", "write_rows"]
 
@@ -467,7 +467,7 @@ def read_header(text: Text, request: Request) -> tuple[Header, Text]:
     below = text.after(lines)
     if all(number_of(name) is not None for name in names):
         raise TableError(
-            f"{place}: the first row must hold the column names, but it holds numbers: {listed(names)}"
+            f"{place}: the first row must hold the column names, but it holds numbers: {join_names(names)}"
             f"{numbers_advice(len(names), below)}"
         )
     if _has_row_names(names, below, form):

@@ -16,7 +16,7 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import Column, Request, index_note, labels_of, missing_in, require_memory, require_names
 from deepnotes.datasets.tables import as_path
 from deepnotes.utils.errors import DeepnotesError, TableError
-from deepnotes.utils.wording import brief, listed, one_line, reason
+from deepnotes.utils.wording import brief, join_names, one_line, reason
 
 __all__ = ["DiskTable", "open_table"]
 
@@ -115,7 +115,7 @@ class DiskTable:
             names = [name for name in known if name not in left_out]
         require_names(self.source, names, known)
         if not names:
-            raise TableError(f"{self.source}: no column is left as a feature; columns: {listed(self.names)}")
+            raise TableError(f"{self.source}: no column is left as a feature; columns: {join_names(self.names)}")
         if others := [name for name in names if name not in self.numbered]:
             raise TableError(
                 f"{self.source}: column {others[0]!r} is not part of the numeric matrix that stays on disk; exclude it"

@@ -13,7 +13,7 @@ from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
 from deepnotes.datasets.reading import Column, first_duplicate, labels_of, missing_in
 from deepnotes.datasets.tables import Table
 from deepnotes.utils.errors import ArgumentError, TableError
-from deepnotes.utils.wording import listed, shown
+from deepnotes.utils.wording import join_names, quote
 
 MAX_CATEGORIES = 64
 """A text column with more distinct values is assumed to hold names or notes unless it is declared categorical."""
@@ -125,7 +125,7 @@ class Encoder:
         for name in (*names, *categorical):
             table.column(name)
         if not names:
-            raise TableError(f"{table.source}: no column is left as a feature; columns: {listed(table.names)}")
+            raise TableError(f"{table.source}: no column is left as a feature; columns: {join_names(table.names)}")
         if impute is None:
             table.require_complete(names, IMPUTE_THEM)
         chosen = set(categorical)
@@ -257,7 +257,7 @@ def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: 
     values, counts = np.unique(present, return_counts=True)
     if is_text and not categorical and (fault := category_fault(values, len(present))):
         raise TableError(
-            f"{table.place(name)}: column {name!r} is text {fault}, its first value is {shown(present[0])}, but "
+            f"{table.place(name)}: column {name!r} is text {fault}, its first value is {quote(present[0])}, but "
             f"features must be numbers, or text with at most {MAX_CATEGORIES} recurring values: exclude the column, or "
             f"declare it categorical{_option_hint(values)}"
         )
@@ -342,7 +342,7 @@ def _fill_missing(table: Table, feature: Feature) -> Column:
         column = np.full(column.shape, np.nan)
     elif column.dtype.kind == "U" and feature.categories is None:
         raise TableError(
-            f"{table.place(feature.name)}: column {feature.name!r} is text, its first value is {shown(column[0])}, "
+            f"{table.place(feature.name)}: column {feature.name!r} is text, its first value is {quote(column[0])}, "
             "wanted numbers"
         )
     elif column.dtype.kind == "U":
@@ -361,10 +361,10 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
     codes = _codes(feature, column)
     if unknown == "error" and (codes < 0).any():
         row = int(np.argmax(codes < 0))
-        value = shown(column[row]) if feature.is_text else _category_name(float(column[row]))
+        value = quote(column[row]) if feature.is_text else _category_name(float(column[row]))
         raise TableError(
             f"{table.source}: row {row + 1}: column {feature.name!r} has the unknown category {value}; known "
-            f"categories: {listed(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
+            f"categories: {join_names(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
         )
     one_hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return one_hot

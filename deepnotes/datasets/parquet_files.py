@@ -27,7 +27,7 @@ from deepnotes.datasets.reading import (
     require_memory,
 )
 from deepnotes.utils.errors import TableError
-from deepnotes.utils.wording import brief, reason, shown
+from deepnotes.utils.wording import brief, quote, reason
 
 INSTALL_COMMAND = 'pip install "deepnotes[data]"'
 """The command that installs pyarrow."""
@@ -297,7 +297,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     if invalid := next((text for text in texts if text.endswith("\0")), None):
         # NumPy's string arrays drop a NUL at the end, which could make two strings equal.
-        raise TableError(f"{source}: column {name!r} has {shown(invalid)}, wanted text that does not end in NUL")
+        raise TableError(f"{source}: column {name!r} has {quote(invalid)}, wanted text that does not end in NUL")
     width = max(map(len, texts))
     require_memory(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} strings of up to {width:,}")
     column: NDArray[np.str_] = np.array(texts, np.str_)[codes + 1]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.utils.errors import ArgumentError, TableError
-from deepnotes.utils.wording import listed
+from deepnotes.utils.wording import join_names
 
 Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table, shape (m,): numbers, or text. A missing value is NaN, or an empty string."""
@@ -436,7 +436,7 @@ def require_names(
         lower = {name.lower(): name for name in known}
         faults = ", ".join(f"no column {name!r}{_suggest(name, lower)}" for name in missing[:10])
         more = ", ..." if len(missing) > 10 else ""
-        raise TableError(f"{source}: {faults}{more}; columns: {listed(known)}")
+        raise TableError(f"{source}: {faults}{more}; columns: {join_names(known)}")
 
 
 def _suggest(name: object, lower: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
 from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError, TableError
 from deepnotes.utils.safe_text import inert
 from deepnotes.utils.streams import CompleteWriter
-from deepnotes.utils.wording import listed, one_line, reason
+from deepnotes.utils.wording import join_names, one_line, reason
 
 
 def write_table(
@@ -62,7 +62,7 @@ def write_table(
     if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
         raise ArgumentError.of("names", names, "a sequence of at least one column name")
     if fault := csv_files.name_fault(names):
-        raise ArgumentError(f"names is {listed(names)}: {fault}")
+        raise ArgumentError(f"names is {join_names(names)}: {fault}")
     cells = _cells(names, columns)
     if spreadsheet:
         names, *cells = [  # type: ignore[assignment]
@@ -94,7 +94,7 @@ def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[Arr
     """Return the columns as lists of values that the csv module writes correctly."""
     if isinstance(columns, Mapping):
         if missing := [name for name in names if name not in columns]:
-            raise ArgumentError(f"columns lacks {listed(missing)}, wanted one column for each name")
+            raise ArgumentError(f"columns lacks {join_names(missing)}, wanted one column for each name")
         columns = [columns[name] for name in names]
     if len(columns) != len(names):
         raise ArgumentError(f"columns has {len(columns)} columns, wanted {len(names)}: one for each name")

@@ -26,7 +26,7 @@ from deepnotes.datasets.reading import (
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError
-from deepnotes.utils.wording import listed, one_line, reason, shown
+from deepnotes.utils.wording import join_names, one_line, quote, reason
 
 __all__ = ["Column", "Table", "read_table", "write_table"]
 
@@ -97,7 +97,7 @@ class Table:
     def __post_init__(self) -> None:
         if not self.names or self.names != list(self.columns):
             raise ArgumentError(
-                f"names is {listed(self.names)} and columns has {listed(self.columns)}, "
+                f"names is {join_names(self.names)} and columns has {join_names(self.columns)}, "
                 "wanted at least one name, and the same names in the same order"
             )
         rows = self.n_rows
@@ -171,12 +171,12 @@ class Table:
             names = [name for name in self.names if name not in left_out]
         self.require(names)
         if not names:
-            raise TableError(f"{self.source}: no column is left as a feature; columns: {listed(self.names)}")
+            raise TableError(f"{self.source}: no column is left as a feature; columns: {join_names(self.names)}")
         for name in names:
             if self.columns[name].dtype.kind == "U":
                 raise TableError(
                     f"{self.place(name)}: column {name!r} is text, its first value is "
-                    f"{shown(self.columns[name][0])}, but features must be numbers"
+                    f"{quote(self.columns[name][0])}, but features must be numbers"
                 )
         return np.column_stack([self.columns[name] for name in names]).astype(np.float64, copy=False), list(names)
 
@@ -351,7 +351,7 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
     if not content.columns:
-        raise TableError(f"{source}: no column is left to read; columns: {listed(content.names)}")
+        raise TableError(f"{source}: no column is left to read; columns: {join_names(content.names)}")
     return _drop_rows(content, request.resolve(source, content.names).drop_missing, source)
 
 
@@ -365,7 +365,7 @@ def _drop_rows(content: Content, names: Collection[str], source: str) -> Table:
             keep &= ~missing_in(columns[name])
     if not keep.all():
         if not keep.any():
-            raise TableError(f"{source}: every row has a missing value in one of the columns {listed(names)}")
+            raise TableError(f"{source}: every row has a missing value in one of the columns {join_names(names)}")
         columns = {name: column[keep] for name, column in columns.items()}
         spelled = {name: column[keep] for name, column in spelled.items()}
         original_rows = np.flatnonzero(keep) + 1
@@ -375,7 +375,7 @@ def _drop_rows(content: Content, names: Collection[str], source: str) -> Table:
         }
         dropped = int((~keep).sum())
         rows, were = ("1 row", "was") if dropped == 1 else (f"{dropped:,} rows", "were")
-        notes = [*notes, f"{rows} without a value in {listed(names)} {were} dropped"]
+        notes = [*notes, f"{rows} without a value in {join_names(names)} {were} dropped"]
     return Table(list(columns), columns, source, content.lines, gaps, others, spelled, notes)
 
 

@@ -24,7 +24,7 @@ from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.arguments import number
 from deepnotes.utils.array_checks import refuse_lost_nuls
 from deepnotes.utils.errors import ArgumentError, DataError
-from deepnotes.utils.wording import listed
+from deepnotes.utils.wording import join_names
 
 
 class DenseClassifier(ClassifierMixin, DenseEstimator):
@@ -333,8 +333,8 @@ def _sample_weights(
         number(f"{name}[{c!r}]", weight)
     missing = [c for c in classes if c not in class_weight]
     if class_weight and missing and len(class_weight) != len(classes) - len(missing):
-        unknown = listed(repr(c) for c in class_weight if c not in classes)
+        unknown = join_names(repr(c) for c in class_weight if c not in classes)
         raise ArgumentError(
-            f"{name} has weights for unknown classes {unknown}, but not for the classes {listed(map(repr, missing))}"
+            f"{name} has weights for unknown classes {unknown}, but not for the classes {join_names(map(repr, missing))}"
         )
     return cast(np.ndarray, np.array([float(class_weight.get(c, 1.0)) for c in classes])[labels])

@@ -12,7 +12,7 @@ import numpy as np
 from deepnotes.network.formats.chain import Chain
 from deepnotes.network.formats.onnx_writing import trace_chain
 from deepnotes.utils.errors import ModelFileError
-from deepnotes.utils.extras import needed
+from deepnotes.utils.extras import import_optional
 
 OPSET = 13
 """The opset of the nodes that are traced from the equations."""
@@ -38,7 +38,7 @@ def register_skl2onnx() -> None:
     >>> model = skl2onnx.to_onnx(make_pipeline(StandardScaler(), dn.DenseClassifier()).fit(X, y), X[:1])
     ... # doctest: +SKIP
     """
-    skl2onnx = needed("skl2onnx", "skl2onnx", "converting an estimator with skl2onnx")
+    skl2onnx = import_optional("skl2onnx", "skl2onnx", "converting an estimator with skl2onnx")
     from deepnotes.estimators import DenseClassifier, DenseRegressor
 
     skl2onnx.update_registered_converter(
@@ -51,7 +51,7 @@ def register_skl2onnx() -> None:
 
 def _classifier_shapes(operator: Any) -> None:
     """Set the types and shapes of a classifier's outputs."""
-    types = needed("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
+    types = import_optional("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
     model, samples = operator.raw_operator, operator.inputs[0].get_first_dimension()
     kind = types.StringTensorType if model.classes_.dtype.kind in "UO" else types.Int64TensorType
     operator.outputs[0].set_type(kind([samples, len(model.classes_)] if model._multilabel else [samples]))
@@ -69,8 +69,8 @@ class _Graph:
 
     def __init__(self, scope: Any, operator: Any, container: Any) -> None:
         self.scope, self.operator, self.container = scope, operator, container
-        self.onnx = needed("onnx", "onnx", "an ONNX file")
-        common = needed("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
+        self.onnx = import_optional("onnx", "onnx", "an ONNX file")
+        common = import_optional("skl2onnx.common.data_types", "skl2onnx", "converting an estimator with skl2onnx")
         kinds = self.onnx.TensorProto
         is_double = common.guess_proto_type(operator.inputs[0].type) == kinds.DOUBLE
         self.result = kinds.DOUBLE if is_double else kinds.FLOAT

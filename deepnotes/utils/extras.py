@@ -6,7 +6,7 @@ from typing import Any
 from deepnotes.utils.errors import MissingExtraError
 
 
-def needed(module: str, extra: str, what: str) -> Any:
+def import_optional(module: str, extra: str, what: str) -> Any:
     """Import and return a module of an optional library.
 
     Parameters
@@ -24,7 +24,7 @@ def needed(module: str, extra: str, what: str) -> Any:
 
     Examples
     --------
-    >>> needed("no_such", "onnx", "it")
+    >>> import_optional("no_such", "onnx", "it")
     Traceback (most recent call last):
     deepnotes.utils.errors.MissingExtraError: it: No module named 'no_such'; to fix it: pip install "deepnotes[onnx]"
     """

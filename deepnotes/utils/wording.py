@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Return names separated by commas; if there are more than ten, the first ten and an ellipsis."""
     names = list(names)
     return ", ".join(map(one_line, names[:10])) + (", ..." if len(names) > 10 else "")
@@ -15,7 +15,7 @@ def one_line(name: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def shown(cell: object) -> str:
+def quote(cell: object) -> str:
     """Return a cell's text in quotes, on one line and cut to a readable length."""
     text = repr(str(cell))
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpointed import BACKENDS
-from watchdog import at_once, python, within
+from watchdog import call_concurrently, call_within, run_python
 
 import deepnotes as dn
 
@@ -55,7 +55,7 @@ def test_eight_threads_and_eight_tasks_each_select_a_backend() -> None:
     def in_thread(name: str) -> Callable[[], set[str]]:
         return lambda: select(name)
 
-    assert at_once([in_thread(name) for name in names], SECONDS) == [{name, "after: numpy"} for name in names]
+    assert call_concurrently([in_thread(name) for name in names], SECONDS) == [{name, "after: numpy"} for name in names]
 
     async def task(name: str) -> set[str]:
         selected = set()
@@ -82,7 +82,7 @@ def test_eight_threads_that_share_a_network_get_the_results_of_one_thread(backen
         x, y = parts[number]
         return [(net.predict(x).tobytes(), net.evaluate(x, y)) for _ in range(3)]
 
-    results = at_once([partial(predict, i) for i in range(8)], SECONDS)
+    results = call_concurrently([partial(predict, i) for i in range(8)], SECONDS)
     assert results == [[outputs] * 3 for outputs in expected]
 
 
@@ -95,7 +95,7 @@ def test_training_networks_in_parallel_threads_gives_the_same_bits_as_in_sequenc
         return net.flat().tobytes(), history.loss + history.val_loss
 
     expected = [train(seed) for seed in range(4)]
-    assert at_once([partial(train, seed) for seed in range(4)], SECONDS) == expected
+    assert call_concurrently([partial(train, seed) for seed in range(4)], SECONDS) == expected
 
 
 def test_a_network_predicts_while_it_is_trained(backend: dn.Backend) -> None:
@@ -114,7 +114,7 @@ def test_a_network_predicts_while_it_is_trained(backend: dn.Backend) -> None:
             A = net.predict(X[:, :40])
             np.testing.assert_allclose(A.sum(axis=0), 1, rtol=1e-5)
 
-    at_once([train, predict, predict], SECONDS)
+    call_concurrently([train, predict, predict], SECONDS)
     assert net.flat().tobytes() == undisturbed.flat().tobytes()
 
 
@@ -141,7 +141,7 @@ def test_a_network_that_is_being_trained_refuses_a_second_training(backend: dn.B
         finally:
             resume.set()
 
-    at_once([lambda: net.fit(X, y, epochs=3, callbacks=[PauseTraining()]), train_again], SECONDS)
+    call_concurrently([lambda: net.fit(X, y, epochs=3, callbacks=[PauseTraining()]), train_again], SECONDS)
     assert net.flat().tobytes() == undisturbed.flat().tobytes()
     net.partial_fit(X, y)  # the network is not busy any more
 
@@ -200,7 +200,7 @@ os._exit(0)
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_process_forked_after_training_computes_the_same_bits_as_its_parent(name: str) -> None:
     wide_network(name).fit(*data(), epochs=1)  # compiles before the time limit starts
-    lines = python(FORK.format(backend=name, training=False), SECONDS).splitlines()
+    lines = run_python(FORK.format(backend=name, training=False), SECONDS).splitlines()
     assert len(lines) == 2
     assert lines[0] == lines[1]
 
@@ -209,7 +209,7 @@ def test_a_process_forked_after_training_computes_the_same_bits_as_its_parent(na
 def test_a_process_forked_while_another_thread_trains_computes_the_same_bits() -> None:
     """Both refuse to train the network that was being trained. On NumPy, the BLAS may hang after such a fork."""
     wide_network("numba").fit(*data(), epochs=1)
-    lines = python(FORK.format(backend="numba", training=True), SECONDS).splitlines()
+    lines = run_python(FORK.format(backend="numba", training=True), SECONDS).splitlines()
     assert sorted(lines)[2:] == ["refused", "refused"]
     assert len(set(lines)) == 2
 
@@ -236,7 +236,7 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_pool_of_forked_processes_computes_the_same_bits_as_one_process(name: str) -> None:
     wide_network(name).fit(*data(), epochs=1)
-    python(POOL.format(backend=name), SECONDS)
+    run_python(POOL.format(backend=name), SECONDS)
 
 
 def train_and_score(net: dn.Network, rate: float) -> tuple[list[float], bytes]:
@@ -261,5 +261,5 @@ def test_joblib_workers_compute_the_same_bits_as_one_process(workers: str) -> No
     threads = {"inner_max_num_threads": max(blas, default=1)} if workers == "loky" else {}
     with joblib.parallel_config(backend=workers, n_jobs=2, **threads):
         work = joblib.Parallel(timeout=2 * SECONDS)
-        results = within(2 * SECONDS, lambda: work(joblib.delayed(train_and_score)(*task) for task in tasks))
+        results = call_within(2 * SECONDS, lambda: work(joblib.delayed(train_and_score)(*task) for task in tasks))
     assert results == expected

@@ -251,9 +251,7 @@ squares(np.arange(4, dtype=np.float32))
                 path.chmod(0o755)
     for_int, for_float32 = log_lines(process)
     assert "compiling a sum of squares takes" in for_int
-    assert (
-        "compiling a sum of squares for float32 takes some seconds, in every process, since nothing" in for_float32
-    )
+    assert "compiling a sum of squares for float32 takes some seconds, in every process, since nothing" in for_float32
 
 
 def test_a_file_in_place_of_the_cache_folder_is_left_alone(

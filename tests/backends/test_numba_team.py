@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from watchdog import within
+from watchdog import call_within
 
 pytest.importorskip("numba")
 from deepnotes_numba import thread_team
@@ -73,7 +73,7 @@ def test_an_error_in_one_thread_ends_all_threads_and_is_raised(failing_rank: int
         ended.append(rank)
 
     with pytest.raises(error, match="one failed"):
-        within(60, thread_team.run, 3, function)
+        call_within(60, thread_team.run, 3, function)
     assert sorted(ended) == sorted({0, 1, 2} - {failing_rank})
 
 
@@ -88,7 +88,7 @@ def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
         results.append(meet(team))
 
     with pytest.raises(ValueError, match="too late"):
-        within(60, thread_team.run, 3, function)
+        call_within(60, thread_team.run, 3, function)
     assert results == [False, False]
 
 
@@ -96,7 +96,7 @@ def test_an_error_releases_threads_that_wait_in_compiled_code() -> None:
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_no_thread_passes_a_barrier_before_all_have_reached_it(size: int) -> None:
     """There may be more threads than processors."""
-    assert within(60, thread_team.run, size, meet_in_rounds, 1000, np.zeros((size, 16), np.int64)) == 0
+    assert call_within(60, thread_team.run, size, meet_in_rounds, 1000, np.zeros((size, 16), np.int64)) == 0
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def _no_second_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_thread_that_cannot_be_started_releases_the_waiting_threads() -> None:
     results = []
     with pytest.raises(RuntimeError, match="can't start"):
-        within(60, thread_team.run, 3, lambda team: results.append(meet(team)))
+        call_within(60, thread_team.run, 3, lambda team: results.append(meet(team)))
     assert results == [False]
 
 

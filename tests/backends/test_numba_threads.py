@@ -15,7 +15,7 @@ from deepnotes.backends.program import Batches, Data, State
 from deepnotes.nn.losses import Loss
 
 pytest.importorskip("numba")
-from test_numba_team import _no_second_thread, within  # noqa: F401
+from test_numba_team import _no_second_thread, call_within  # noqa: F401
 
 from deepnotes_numba import inference, program, thread_count
 from deepnotes_numba.lowering import block_of
@@ -302,7 +302,7 @@ def test_training_that_cannot_start_its_threads_changes_no_parameters(m: int, ch
     before = net.flat()
     for call in (net.partial_fit, net.evaluate):
         with pytest.raises(RuntimeError, match="can't start"):
-            within(60, call, X, Y)
+            call_within(60, call, X, Y)
         assert choices.pop() == (3, m == 7)
     np.testing.assert_array_equal(net.flat(), before)
 

@@ -89,7 +89,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("optimizer", lambda n: n.fit(X, Y, optimizer="adamm"), dn.UnknownNameError, "did you mean 'adam'", None),
     ("metric", lambda n: n.fit(X, Y, metrics=["acuracy"]), dn.UnknownNameError, "did you mean 'accuracy'", None),
     ("loss and activation", lambda n: n.fit(X, BITS, loss="binary_cross_entropy"), dn.ArgumentError,
-     "'binary_cross_entropy' needs outputs that are unit or simplex; .*'identity' gives real outputs: use sigmoid", LINEAR),
+     "'binary_cross_entropy' needs outputs that are unit or simplex, but .*'identity' gives real outputs: use sigmoid", LINEAR),
     ("batch size", lambda n: n.fit(X, Y, batch_size=0), dn.ArgumentError, "batch_size=0, wanted a whole number", None),
     ("batch size", lambda n: n.fit(X, Y, batch_size=2.5), dn.ArgumentError, "batch_size=2.5", None),
     ("epochs", lambda n: n.fit(X, Y, epochs=-1), dn.ArgumentError, "epochs=-1, wanted a whole number of at least 1", None),

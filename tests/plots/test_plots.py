@@ -30,10 +30,10 @@ def history(epochs: int, **options: Any) -> dn.History:
 
 def test_the_loss_and_each_metric_have_a_panel_with_their_values(tmp_path: Path) -> None:
     full = history(12, metrics={"val_accuracy": list(np.linspace(0.5, 0.9, 12)), "r2": [0.5] * 12}, best_epoch=7)
-    plotted = save_figure(full.plot(), tmp_path)
-    loss, accuracy, r2 = plotted.axes
-    assert [ax.get_ylabel() for ax in plotted.axes] == ["loss", "accuracy", "r2"]
-    assert [ax.get_xlabel() for ax in plotted.axes] == ["epoch"] * 3
+    figure = save_figure(full.plot(), tmp_path)
+    loss, accuracy, r2 = figure.axes
+    assert [ax.get_ylabel() for ax in figure.axes] == ["loss", "accuracy", "r2"]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["epoch"] * 3
     for ax, label, values in (
         (loss, "training", full.loss),
         (loss, "validation", full.val_loss),
@@ -76,9 +76,9 @@ def test_training_and_validation_differ_in_more_than_colour() -> None:
     ],
 )
 def test_a_loss_that_falls_far_has_a_logarithmic_scale(loss: list[float], scale: str, tmp_path: Path) -> None:
-    plotted = save_figure(dn.History(loss=loss).plot(), tmp_path)
-    assert plotted.axes[0].get_yscale() == scale
-    assert "10^" not in visible_text(plotted)
+    figure = save_figure(dn.History(loss=loss).plot(), tmp_path)
+    assert figure.axes[0].get_yscale() == scale
+    assert "10^" not in visible_text(figure)
 
 
 def test_the_best_epoch_has_the_lowest_validation_loss() -> None:
@@ -90,7 +90,7 @@ def test_the_best_epoch_has_the_lowest_validation_loss() -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 1000])
 def test_ticks_are_at_whole_epochs(epochs: int, tmp_path: Path) -> None:
-    (ax,) = drawn(history(epochs).plot(), tmp_path).axes
+    (ax,) = save_figure(history(epochs).plot(), tmp_path).axes
     low, high = ax.get_xlim()
     ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
     assert ticks
@@ -105,8 +105,8 @@ def test_values_that_are_not_finite_leave_a_gap_and_are_marked(tmp_path: Path) -
     assert list(line_with_label(ax, "not finite").get_xdata()) == [2, 4]
     assert np.isnan(line_with_label(ax, "training").get_ydata()[[1, 3]]).all()
     assert line_with_label(ax, "training").get_marker() == "o"  # a line would not show epoch 3, which has no neighbour
-    plotted = save_figure(dn.History(loss=[1.0], metrics={"r2": [np.nan]}).plot(), tmp_path)
-    assert "no finite value" in visible_text(plotted)
+    figure = save_figure(dn.History(loss=[1.0], metrics={"r2": [np.nan]}).plot(), tmp_path)
+    assert "no finite value" in visible_text(figure)
 
 
 def test_curves_are_drawn_into_the_given_axes(figure_module: ModuleType) -> None:
@@ -120,8 +120,8 @@ def test_curves_are_drawn_into_the_given_axes(figure_module: ModuleType) -> None
     assert [ax.get_ylabel() for ax in pair] == ["loss", "accuracy"]
     (ax,) = short.plot("accuracy").axes
     assert list(line_with_label(ax, "validation").get_ydata()) == [0.1, 0.2, 0.3]
-    plotted = short.plot(["accuracy", "loss"])
-    assert [ax.get_ylabel() for ax in plotted.axes] == ["accuracy", "loss"]
+    figure = short.plot(["accuracy", "loss"])
+    assert [ax.get_ylabel() for ax in figure.axes] == ["accuracy", "loss"]
 
 
 def test_invalid_curves_are_refused(figure_module: ModuleType) -> None:

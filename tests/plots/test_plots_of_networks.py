@@ -11,7 +11,7 @@ import deepnotes as dn
 from deepnotes import plots
 
 RNG = np.random.default_rng(0)
-LONG = ["a class with a very long name, number one", "a class with a very long name, number two", "$c_3$ & co"]
+LONG_NAMES = ["a class with a very long name, number one", "a class with a very long name, number two", "$c_3$ & co"]
 X2 = RNG.normal(size=(2, 60))
 Y2 = (X2[0] > 0).astype(np.int64) + (X2[1] > 0)
 
@@ -31,8 +31,8 @@ def matplotlib() -> None:
 )
 def test_a_confusion_matrix_counts_and_shades_by_true_class(convert: Any, tmp_path: Path) -> None:
     true, predicted = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2, 2]), np.array([0, 1, 0, 1, 1, 2, 0, 2, 2, 2])
-    plotted = save_figure(plots.confusion(convert(predicted), convert(true), classes=LONG), tmp_path)
-    ax = plotted.axes[0]
+    figure = save_figure(plots.confusion(convert(predicted), convert(true), classes=LONG_NAMES), tmp_path)
+    ax = figure.axes[0]
     assert np.allclose(ax.images[0].get_array(), [[2 / 3, 1 / 3, 0], [0, 1, 0], [1 / 5, 0, 4 / 5]], rtol=1e-15)
     cells = {text.get_position(): text.get_text() for text in ax.texts}
     assert cells[0, 0] == "2\n67%"
@@ -47,21 +47,21 @@ def test_a_confusion_matrix_counts_and_shades_by_true_class(convert: Any, tmp_pa
 def test_confusion_of_uses_the_predictions_and_class_names_of_a_network(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(3, "softmax")], inputs=2, seed=0)
     net.metadata = {"classes": ["x", "y", "z"]}
-    plotted = save_figure(plots.confusion_of(net, X2, Y2), tmp_path)
+    figure = save_figure(plots.confusion_of(net, X2, Y2), tmp_path)
     accuracy = net.evaluate(X2, Y2, metrics="accuracy")["accuracy"]
-    assert plotted.axes[0].get_title() == f"{accuracy:.1%} of 60 right"
-    assert [label.get_text() for label in plotted.axes[0].get_xticklabels()] == ["x", "y", "z"]
+    assert figure.axes[0].get_title() == f"{accuracy:.1%} of 60 right"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["x", "y", "z"]
     one_output = dn.Network([dn.Dense(1, "sigmoid")], inputs=2, seed=0)
-    plotted = plots.confusion_of(one_output, X2, Y2 > 0)
-    assert np.shape(plotted.axes[0].images[0].get_array()) == (2, 2)
+    figure = plots.confusion_of(one_output, X2, Y2 > 0)
+    assert np.shape(figure.axes[0].images[0].get_array()) == (2, 2)
 
 
 def test_cells_of_many_classes_show_only_counts_or_nothing(tmp_path: Path) -> None:
-    ten = save_figure(plots.confusion(np.arange(10), np.arange(10)), tmp_path).axes[0]
-    assert sorted(text.get_text() for text in ten.texts) == [""] * 90 + ["1"] * 10
-    many = save_figure(plots.confusion(np.arange(25), np.arange(25)), tmp_path).axes[0]
-    assert len(many.texts) == 0
-    assert many.images[0].get_array().shape == (25, 25)
+    ax_of_10 = save_figure(plots.confusion(np.arange(10), np.arange(10)), tmp_path).axes[0]
+    assert sorted(text.get_text() for text in ax_of_10.texts) == [""] * 90 + ["1"] * 10
+    ax_of_25 = save_figure(plots.confusion(np.arange(25), np.arange(25)), tmp_path).axes[0]
+    assert len(ax_of_25.texts) == 0
+    assert ax_of_25.images[0].get_array().shape == (25, 25)
 
 
 def test_a_class_that_never_occurs_has_an_empty_row(tmp_path: Path) -> None:
@@ -103,8 +103,8 @@ def network_of_first_input() -> dn.Network:
 
 
 def test_the_line_between_regions_is_where_the_predicted_class_changes(tmp_path: Path) -> None:
-    plotted = save_figure(plots.boundary(network_of_first_input(), X2, X2[0] > 0, classes=LONG[:2]), tmp_path)
-    ax = plotted.axes[0]
+    figure = save_figure(plots.boundary(network_of_first_input(), X2, X2[0] > 0, classes=LONG_NAMES[:2]), tmp_path)
+    ax = figure.axes[0]
     image = ax.images[0].get_array()
     assert image.shape == (256, 256, 3)
     left, right = image[:, 5], image[:, -5]
@@ -124,9 +124,11 @@ def test_each_class_has_its_own_points(k: int, tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(k, "softmax")], inputs=2, seed=0)
     labels = np.arange(60) % k
     (ax,) = save_figure(plots.boundary(net, X2, np.eye(k)[:, labels], resolution=40), tmp_path).axes
-    scatters = [each for each in ax.collections if not hasattr(each, "levels")]
-    assert [len(each.get_offsets()) for each in scatters] == [int((labels == i).sum()) for i in range(k)]
-    shapes = {(each.get_paths()[0].vertices.tobytes(), tuple(each.get_facecolor()[0])) for each in scatters}
+    scatters = [collection for collection in ax.collections if not hasattr(collection, "levels")]
+    assert [len(collection.get_offsets()) for collection in scatters] == [int((labels == i).sum()) for i in range(k)]
+    shapes = {
+        (collection.get_paths()[0].vertices.tobytes(), tuple(collection.get_facecolor()[0])) for collection in scatters
+    }
     assert len(shapes) == min(k, 10)
 
 
@@ -134,14 +136,14 @@ def test_the_outputs_of_a_regression_are_drawn_as_an_image(tmp_path: Path) -> No
     net = dn.Network([dn.Dense(1)], inputs=2, dtype="float64")
     net.parameters["W1"] = [[1.0, 0.0]]
     net.metadata = {"features": ["length (cm)", "cost in $"]}
-    plotted = save_figure(plots.boundary(net, X2, X2[0], resolution=16), tmp_path)
-    ax = plotted.axes[0]
+    figure = save_figure(plots.boundary(net, X2, X2[0], resolution=16), tmp_path)
+    ax = figure.axes[0]
     values = np.asarray(ax.images[0].get_array())
     assert values.shape == (16, 16)
     low, high = ax.get_xlim()
     assert np.allclose(values, np.linspace(low, high, 16), rtol=0, atol=1e-12)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("length (cm)", r"cost in \$")
-    assert plotted.axes[1].get_ylabel() == "output"
+    assert figure.axes[1].get_ylabel() == "output"
 
 
 def test_a_boundary_needs_only_one_point_and_no_targets(tmp_path: Path) -> None:
@@ -177,8 +179,8 @@ def test_invalid_boundaries_are_refused() -> None:
 )
 def test_the_weights_of_each_neuron_are_an_image(units: int, inputs: int, shape: Any, tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(units, "relu"), dn.Dense(2)], inputs=inputs, seed=0)
-    plotted = save_figure(plots.weights(net, shape=shape), tmp_path)
-    ax = plotted.axes[0]
+    figure = save_figure(plots.weights(net, shape=shape), tmp_path)
+    ax = figure.axes[0]
     (image,) = ax.images
     mosaic = np.ma.filled(image.get_array(), np.nan)
     n = min(units, 64)
@@ -214,14 +216,14 @@ def test_weights_that_cannot_be_drawn_as_images_are_refused() -> None:
 
 def test_a_diagram_shows_every_layer_and_shape(tmp_path: Path) -> None:
     net = dn.Network([dn.Dense(2048, "leaky_relu"), dn.Dropout(0.25), dn.Dense(10, "softmax")], inputs=784)
-    plotted = save_figure(plots.diagram(net), tmp_path)
-    texts = visible_text(plotted).split("\n")
+    figure = save_figure(plots.diagram(net), tmp_path)
+    texts = visible_text(figure).split("\n")
     for text in ("input", "(784, m)", "dense", "leaky relu", "(2,048, m)", "W1 2,048×784", "b1 2,048×1", "dropout"):
         assert text in texts
     for text in ("0.25", "W2 10×2,048", "b2 10×1", "softmax", "(10, m)", "1,628,170 parameters, float32"):
         assert text in texts
     assert texts.count("(2,048, m)") == 2
-    ax = plotted.axes[0]
+    ax = figure.axes[0]
     lines = [collection for collection in ax.collections if hasattr(collection, "get_segments")]
     neurons = [collection for collection in ax.collections if not hasattr(collection, "get_segments")]
     assert [len(collection.get_offsets()) for collection in neurons] == [8, 8, 8, 10]

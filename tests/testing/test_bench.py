@@ -89,7 +89,7 @@ def test_a_limit_is_the_slower_of_arithmetic_and_memory() -> None:
 
 @pytest.mark.parametrize("backend", ["numpy", dn.Backend("strict", array_api_strict)])
 def test_limits_are_measured_on_the_device_of_the_backend(backend: Any) -> None:
-    measured = limits.ceilings(dn.get_backend(backend), ["float32"], rounds=1)
+    measured = limits.measure_limits(dn.get_backend(backend), ["float32"], rounds=1)
     assert 0 < measured.call < 1e-2
     assert measured.flops["float32"] > 1e6
     assert [size for size, _ in measured.copies] == list(limits.COPY_BYTES)
@@ -266,7 +266,7 @@ def test_advice_prefers_the_fastest_and_among_equals_the_fewest_threads() -> Non
     b = advice.best(result({"one": 10.0, "two": 5.0, "other": 50.0}), group)
     assert (b.contender.name, b.equivalents, b.runner_up, b.speedup, b.is_reliable) == ("two", [], "other", 10.0, True)
     b = advice.best(result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
-    assert (b.contender.name, b.equals) == ("one", ["two"])
+    assert (b.contender.name, b.equivalents) == ("one", ["two"])
     text = advice.advice("training", result({"one": 10.1, "two": 10.0, "other": 50.0}), group)
     assert text.startswith("for training use one: --backend numpy, with OMP_NUM_THREADS=1 in the environment; 5.0 ")
     assert text.endswith("equally fast within the noise: two")

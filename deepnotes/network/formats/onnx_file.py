@@ -20,8 +20,8 @@ from deepnotes.network.formats.external_data import ExternalData
 from deepnotes.network.formats.normal_forms import attributes_of
 from deepnotes.network.formats.onnx_shapes import RANK
 from deepnotes.utils.errors import ModelFileError
-from deepnotes.utils.extras import needed
-from deepnotes.utils.wording import brief, listed, reason
+from deepnotes.utils.extras import import_optional
+from deepnotes.utils.wording import brief, join_names, reason
 
 MAX_NODES = 10_000
 """The largest number of nodes in a file; a dense chain of a hundred layers has about a thousand."""
@@ -106,7 +106,7 @@ def read(path: Path, output: str | None = None) -> Graph:
     ModelFileError
         If the file cannot be read, or is not a complete ONNX file with one input.
     """
-    onnx = needed("onnx", "onnx", "reading an ONNX file")
+    onnx = import_optional("onnx", "onnx", "reading an ONNX file")
     content = _read_bytes(path)
     try:
         model, size = onnx.ModelProto.FromString(content), len(content)
@@ -122,7 +122,7 @@ def read(path: Path, output: str | None = None) -> Graph:
 
 def _decode_error() -> type[Exception]:
     """Return the class of the errors that Protocol Buffers raise for invalid files."""
-    error: type[Exception] = needed("google.protobuf.message", "onnx", "reading an ONNX file").DecodeError
+    error: type[Exception] = import_optional("google.protobuf.message", "onnx", "reading an ONNX file").DecodeError
     return error
 
 
@@ -178,7 +178,7 @@ class _Reader:
         nodes, inputs = self._dependencies(output, producers)
         if len(inputs) != 1:
             raise ModelFileError(
-                f"its output {brief(repr(output))} depends on {len(inputs)} inputs ({brief(listed(inputs))}), "
+                f"its output {brief(repr(output))} depends on {len(inputs)} inputs ({brief(join_names(inputs))}), "
                 "but a dense chain has one input"
             )
         classes = self._classes([node for node, _ in producers.values()])
@@ -211,7 +211,7 @@ class _Reader:
         """Return the name of the value to compute: the requested output, or the only numeric output."""
         outputs = [value.name for value in self.raw.output]
         if requested is not None and requested not in outputs:
-            raise ModelFileError(f"it has no output {brief(repr(requested))}; outputs: {brief(listed(outputs))}")
+            raise ModelFileError(f"it has no output {brief(repr(requested))}; outputs: {brief(join_names(outputs))}")
         kinds = self.onnx.TensorProto
         floats = {kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16}
         numeric = [
@@ -221,7 +221,7 @@ class _Reader:
         ]
         if requested is None and len(numeric) != 1:
             raise ModelFileError(
-                f"it has {len(numeric)} numeric outputs among {brief(listed(outputs))}; choose one with output=..."
+                f"it has {len(numeric)} numeric outputs among {brief(join_names(outputs))}; choose one with output=..."
             )
         output = requested or numeric[0]
         node = producers.get(output)

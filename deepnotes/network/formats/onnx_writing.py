@@ -14,7 +14,7 @@ from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.tracing import KERNELS, Trace, Value
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ModelFileError
-from deepnotes.utils.extras import needed
+from deepnotes.utils.extras import import_optional
 from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief, reason
 
@@ -38,7 +38,7 @@ def to_onnx(chain: Chain) -> bytes:
         If the metadata cannot be written as JSON, or the file would be too large for the format.
     MissingExtraError
     """
-    onnx = needed("onnx", "onnx", "an ONNX file")
+    onnx = import_optional("onnx", "onnx", "an ONNX file")
     trace, A = trace_chain(chain)
     trace.nodes[-1].output[0] = OUTPUT
     size = sum(x.nbytes for x in trace.constants.values())
@@ -95,7 +95,7 @@ def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
     ------
     MissingExtraError
     """
-    runtime = needed("onnxruntime", "onnx", "running an ONNX file")
+    runtime = import_optional("onnxruntime", "onnx", "running an ONNX file")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

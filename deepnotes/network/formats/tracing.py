@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes import equations
-from deepnotes.utils.extras import needed
+from deepnotes.utils.extras import import_optional
 
 
 class Value:
@@ -72,7 +72,7 @@ class Trace:
     float32, float64 = np.dtype("float32"), np.dtype("float64")
 
     def __init__(self, dtype: str) -> None:
-        self.onnx = needed("onnx", "onnx", "an ONNX file")
+        self.onnx = import_optional("onnx", "onnx", "an ONNX file")
         self.dtype = np.dtype(dtype)
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}

@@ -36,7 +36,7 @@ REFUSED: dict[str, Any] = {
     "a softmax over samples": ([DENSE, ("Softmax", {"axis": 0})], r"'n1' \(Softmax\) is not over the features"),
     "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"'n1' \(LogSoftmax\) gives logarithms of prob"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
-    "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, and the weights have"),
+    "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, but the weights have"),
     "dropout in training mode": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
     "dropout within an activation": (
         [DENSE, ("Sigmoid",), ("Dropout", 0.5, np.array(True)), DENSE], r"'n2' \(Dropout\) drops some of its inputs"),
@@ -51,7 +51,7 @@ REFUSED: dict[str, Any] = {
     "a bias for each sample": ([("MatMul", W), ("Add", np.ones((3, 4)))], r"'n1' \(Add\) has a constant of sh"),
     "a bias of the wrong size": (
         [("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
-    "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) makes numbers that are not finite"),
+    "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) produces numbers that are not finite"),
     "reciprocals of the inputs": ([("Div", 1.0, ...), DENSE], r"'n0' \(Div\) cannot be part of a dense chain"),
     "reciprocals of the outputs": ([DENSE, ("Div", 1.0, ...)], r"'n1' \(Div\) cannot be part of a dense chain"),
     "no dense layer": ([("Identity",)], "it has no dense layer"),

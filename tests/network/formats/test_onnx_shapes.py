@@ -44,7 +44,7 @@ REFUSED: dict[str, Any] = {
         [("Gemm", W1), ("Squeeze", [1]), ("Mul", np.ones(4))], r"'n2' \(Mul\) has .* differs between samples"),
     "all axes of size 1 removed": ([("Gemm", W1), ("Squeeze",)], r"'n1' \(Squeeze\) names no axes"),
     "weights applied to two rows of a sample": (
-        [("Reshape", [-1, 2, 2]), ("MatMul", np.ones((2, 2)))], r"'n1' \(MatMul\) uses its weights several times"),
+        [("Reshape", [-1, 2, 2]), ("MatMul", np.ones((2, 2)))], r"'n1' \(MatMul\) applies its weights several times"),
     "features reordered": ([("Transpose", {"perm": [0, 2, 1]}), ("Flatten",)], r"'n0' \(Transpose\) changes the"),
     "samples joined with features": ([("Gemm", W), ("Flatten", {"axis": 2})], r"'n1' \(Flatten\) joins samples"),
     "an axis out of range": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 for a"),

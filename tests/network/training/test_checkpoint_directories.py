@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from checkpoint_directories import SIMPLE, UPDATES_PER_EPOCH, AtEpoch, epochs_in, memory_folder
 from checkpointed import EPOCHS, fit, network, outcome
-from watchdog import python
+from watchdog import run_python
 
 import deepnotes as dn
 from deepnotes.network.training.checkpoints import list_checkpoints
@@ -144,7 +144,7 @@ def test_a_directory_without_permissions_is_an_error(epoch: int, before: str, me
         run.mkdir()
         if os.getuid() == 0:
             os.chown(run, 65534, 65534)
-        output = python(AS_NOBODY.format(run=str(run), epoch=epoch, before=before), seconds=60)
+        output = run_python(AS_NOBODY.format(run=str(run), epoch=epoch, before=before), seconds=60)
         run.chmod(0o777)
     assert message in output
     assert ("the latest checkpoint is" in output) == (epoch == 3)

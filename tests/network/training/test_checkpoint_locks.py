@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from checkpoint_directories import epochs_in, memory_folder
 from checkpointed import fit, network
-from watchdog import at_once, python
+from watchdog import call_concurrently, run_python
 
 import deepnotes as dn
 from deepnotes.network.training.locks import HeldError, Lock
@@ -110,7 +110,7 @@ def test_a_process_forked_during_training_writes_nothing(tmp_path: Path) -> None
     fit(network(), run, 4, every=2, early_stopping=None, callbacks=[ForkInEpoch3()])
     """
     code = f"import sys\nsys.argv[1:] = [{str(tmp_path / 'run')!r}]\n" + textwrap.dedent(script)
-    python(code, seconds=60)
+    run_python(code, seconds=60)
     assert epochs_in(tmp_path / "run") == [4, 2]
 
 
@@ -130,7 +130,7 @@ def test_threads_of_one_process_exclude_each_other(run: Path) -> None:
         finally:
             finished.set()
 
-    at_once([lambda: fit(network(), run, 1, callbacks=[WaitForOther()]), train_meanwhile])
+    call_concurrently([lambda: fit(network(), run, 1, callbacks=[WaitForOther()]), train_meanwhile])
     fit(network(), run, 2, resume=True)
 
 
@@ -190,4 +190,4 @@ def test_threads_that_lock_in_turn_never_overlap(run: Path) -> None:
             lock.release()
             count += 1
 
-    at_once([lock_and_release_50_times] * 4)
+    call_concurrently([lock_and_release_50_times] * 4)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpointed import fit, network
-from watchdog import python
+from watchdog import run_python
 
 import deepnotes as dn
 from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, fingerprint_settings
@@ -155,7 +155,7 @@ def test_equal_objects_have_the_same_fingerprint_in_every_process(tmp_path: Path
         "print(__import__('importlib').import_module('deepnotes.network.training.object_fingerprint').fingerprint(Custom()))\n"
     )
     program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import custom"
-    fingerprints = {python(program, PYTHONHASHSEED=str(seed)) for seed in range(2)}
+    fingerprints = {run_python(program, PYTHONHASHSEED=str(seed)) for seed in range(2)}
     assert len(fingerprints) == 1
     (text,) = fingerprints
     assert "0x" not in text

@@ -327,9 +327,7 @@ def test_the_error_states_that_there_is_no_checkpoint(run: Path, monkeypatch: py
     net = network()
     with (
         inject(Fault("write", make_os_error_raiser(errno.ENOSPC), after=0), monkeypatch),
-        pytest.raises(
-            dn.CheckpointError, match=r"No space left on device; .* after update 10; there is no checkpoint"
-        ),
+        pytest.raises(dn.CheckpointError, match=r"No space left on device; .* after update 10; there is no checkpoint"),
     ):
         fit(net, run, every=1)
     assert np.isfinite(net.flat()).all()
