@@ -335,6 +335,7 @@ def _sample_weights(
     if class_weight and missing and len(class_weight) != len(classes) - len(missing):
         unknown = join_names(repr(c) for c in class_weight if c not in classes)
         raise ArgumentError(
-            f"{name} has weights for unknown classes {unknown}, but not for the classes {join_names(map(repr, missing))}"
+            f"{name} has weights for unknown classes {unknown}, but none for the classes "
+            f"{join_names(map(repr, missing))}"
         )
     return cast(np.ndarray, np.array([float(class_weight.get(c, 1.0)) for c in classes])[labels])
