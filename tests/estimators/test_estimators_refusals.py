@@ -56,7 +56,7 @@ def test_balanced_class_weights_match_scikit_learn() -> None:
 @pytest.mark.parametrize(
     ("class_weight", "targets", "message"),
     [
-        ({1: 1.0, 2: 10.0}, y, r"class_weight has weights for unknown classes 2, but not for the classes 0"),
+        ({1: 1.0, 2: 10.0}, y, r"class_weight has weights for unknown classes 2, but none for the classes 0"),
         ({"yes": 2.0}, y, "class_weight has weights for unknown classes 'yes'"),
         ({0: np.nan, 1: 1.0}, y, r"class_weight\[0\]=nan, wanted a finite number"),
         ({0: -1.0, 1: 1.0}, y, r"class_weight\[0\]=-1.0, wanted a finite number of at least 0"),
