@@ -68,7 +68,7 @@ def main() -> None:
     if "numba" not in options.backends:
         options.command_line.error("--backends: this benchmark measures only numba, but numba is not among these")
     thread_count.WORK_PER_THREAD = thread_count.WORK_PER_START = 1
-    thread_count.candidates = lambda largest: [largest]
+    thread_count.candidates = lambda maximum: [maximum]
     cases = [Case(sizes, batch) for sizes in SIZES for batch in BATCHES]
     results = {f"{case.network}, {case.batch}": measure(case, options.rounds) for case in cases}
     publish("threads", "one Adam step, float32, numba", results, options.json)
