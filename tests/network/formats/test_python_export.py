@@ -165,12 +165,12 @@ def test_changed_numbers_are_detected(name: str) -> None:
 @pytest.mark.parametrize(
     ("formula", "replacement"),
     [
-        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0 * Z)"),  # correct: NaN stays NaN, and -0 equals 0
-        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.maximum(Z, -0.1 * Z)"),
+        ("xp.maximum(Z, _scalar(xp, 0, Z))", "xp.where(Z > 0, Z, 0 * Z)"),  # correct: NaN stays NaN, and -0 equals 0
+        ("xp.maximum(Z, _scalar(xp, 0, Z))", "xp.maximum(Z, -0.1 * Z)"),
         ("W @ A_prev + b", "W @ A_prev"),
         ("return (X - mean) / scale", "return X / scale"),
         ("E / xp.sum(E, axis=0, keepdims=True)", "E"),
-        ("xp.maximum(Z, _number(xp, 0, Z))", "xp.where(Z > 0, Z, 0)"),  # NaN becomes 0
+        ("xp.maximum(Z, _scalar(xp, 0, Z))", "xp.where(Z > 0, Z, 0)"),  # NaN becomes 0
     ],
 )
 def test_changed_formulas_are_detected(formula: str, replacement: str) -> None:
@@ -247,5 +247,5 @@ def test_export_needs_the_source_of_deepnotes(monkeypatch: pytest.MonkeyPatch, t
 def test_exported_equations_include_everything_that_they_refer_to() -> None:
     functions, imports = equations_of(["relu", "linear", "gelu_tanh"])
     names = [text.partition("(")[0].removeprefix("def ") for text in functions]
-    assert names == ["relu", "gelu_tanh", "_number", "linear"]
+    assert names == ["relu", "gelu_tanh", "_scalar", "linear"]
     assert imports == ["from math import pi", "from math import sqrt"]

@@ -177,7 +177,7 @@ def test_tensorboard_reads_the_files(tmp_path: Path) -> None:
 def test_invalid_arguments_are_refused(value: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(dn.ArgumentError, match=message):
         dn.TensorBoard(tmp_path, histograms=value)
-    with pytest.raises(dn.ArgumentError, match="path=3, wanted the path"):
+    with pytest.raises(dn.ArgumentError, match="path=3, wanted a path"):
         dn.TensorBoard(3)
 
 

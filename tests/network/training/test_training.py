@@ -111,7 +111,7 @@ def test_a_non_finite_gradient_stops_the_training_before_the_update(backend: Any
     layers = [dn.Dense(1), dn.Dense(1)]
     net = dn.Network(layers, inputs=1, backend=backend, theta=np.array([1e-20, 1e20, 0.0, 0.0]))
     before = net.flat()
-    with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the gradient, the parameters after the update"):
+    with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the gradient, the updated parameters"):
         net.fit(np.array([[1e20]]), np.array([[0.0]]), loss="mean_absolute_error", optimizer="sgd")
     np.testing.assert_array_equal(net.flat(), before)
 
