@@ -336,7 +336,7 @@ def test_training_resumes_from_the_latest_intact_checkpoint(saved_run: Path, cap
     assert outcome(resumed, fit(resumed, saved_run, resume=True)) == expected
     assert "skipped" in caplog.text
     assert "truncated" in caplog.text
-    assert "was altered after it was written_run: the digest of" in caplog.text
+    assert "was altered after it was written: the digest of" in caplog.text
 
 
 def test_the_error_gives_the_reasons_if_no_checkpoint_is_intact(saved_run: Path) -> None:
