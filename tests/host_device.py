@@ -32,7 +32,7 @@ def host(dtype: str, checked: bool, flush: bool) -> Host:
 
 
 def round_factor(x: np.ndarray, factors: str) -> np.ndarray:
-    """Return a factor of a product in single precision, rounded to the precision `factors`; decode 16-bit integers."""
+    """Return a factor as float32, rounded to the precision `factors`; 16-bit factors are stored as integers."""
     if factors == "tf32":
         bits = x.view(np.uint32)
         rounded = (bits + 0xFFF + (bits >> 13 & 1)) & np.uint32(0xFFFFE000)

@@ -9,13 +9,13 @@ from deepnotes_cupy.sources import kernels
 LINE = 128
 """The bytes in a row of a tile, see ``Tile`` in kernels/common.cuh."""
 MIN_ROWS = 4
-"""The smallest number of rows per thread of ``activation_backward`` for which samples are split into chunks."""
+"""If samples are split into chunks, each thread of ``activation_backward`` gets at least about this many rows."""
 MAX_ROWS = 256
 """The largest number of rows that a thread of ``activation_backward`` adds one after the other."""
 STRIP = 4
 """The number of packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
-"""The largest number of blocks per multiprocessor; threads of larger arrays loop more often."""
+"""The largest number of blocks per multiprocessor; for larger arrays, each thread processes more elements."""
 ONE_BLOCK = ("check_update",)
 PER_SAMPLE = (
     "softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "exp_half_poisson_deviance",
@@ -86,7 +86,8 @@ def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> t
     """
     tiles, height = _tiles(n, dtype, kernels()["activation_backward"].threads)
     enough_blocks = -(-4 * processors // tiles)
-    # Few, since adding the sums of the chunks takes time; but the rounding error of a sum must not grow with the batch.
+    # Use few chunks, since adding their sums takes time, but enough that the rounding error of a sum does not grow with
+    # the batch.
     count = max(1, min(enough_blocks, -(-m // (MIN_ROWS * height)), isqrt(m)))
     count = max(count, -(-m // (MAX_ROWS * height)))
     rows = max(1, -(-m // count))

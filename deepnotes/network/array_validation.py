@@ -24,7 +24,7 @@ class ClassWeight(NamedTuple):
     ----------
     weights : mapping of int to float, sequence of float or "balanced"
         The weight of each class. A mapping may omit classes of weight 1. With ``"balanced"``, the weights of the
-        samples of a class have the same sum for every class.
+        samples of each class add up to the same total.
     labels : ndarray of int64, shape (m,), or None
         The class of each sample, or None if the targets are not classes.
     classes : int

@@ -222,9 +222,9 @@ class Dropout(Layer):
 
 
 def with_default_initializers(layers: tuple["Layer", ...]) -> tuple["Layer", ...]:
-    """Return `layers` with the initializers of the current dialect where a layer specifies none.
+    """Return `layers` with the default initializers of the current dialect where a layer specifies none.
 
-    The dialect "notes" has no initializers: with it, they remain unspecified, and a layer's activation determines them.
+    The dialect "notes" defines no initializers, so each layer's activation determines them.
     """
     names = [(key, default(f"Dense.{key}")) for key in ("initializer", "bias_initializer")]
     if not any(name for _, name in names):

@@ -152,7 +152,7 @@ def as_loss(loss: str | LossFunction) -> LossFunction:
 
 
 def check_pair(loss: LossFunction, activation: Any) -> None:
-    """Raise ArgumentError if `loss` is not defined for the outputs of `activation`, that of the last layer."""
+    """Raise ArgumentError if `loss` is not defined for the outputs of `activation`, the last layer's activation."""
     output_range = getattr(activation, "range", "real")
     if output_range not in loss.outputs:
         name = getattr(activation, "name", type(activation).__name__)

@@ -1,4 +1,4 @@
-"""The arithmetic of error bounds overflows without a warning, to infinity or to an infinite bound."""
+"""If the arithmetic of error bounds overflows, the value or the bound is infinite, and no warning is raised."""
 
 from typing import Any
 
@@ -50,8 +50,8 @@ def test_exp_is_infinite_if_it_overflows_and_unbounded_for_an_unbounded_argument
     expected = bounds.xp.exp(BoundedArray(bounds.rules, x.astype(bounds.rules.wide), [[0.0, 1e-3, 1e-3, np.inf]]))
 
     def is_accepted(result: Any) -> list[bool]:
-        times: np.ndarray = excess(np.full((1, 4), result, dtype), expected)
-        return [bool(accepted) for accepted in times[0] <= 1]
+        multiples: np.ndarray = excess(np.full((1, 4), result, dtype), expected)
+        return [bool(accepted) for accepted in multiples[0] <= 1]
 
     assert is_accepted(np.inf) == [True, True, False, True]
     assert is_accepted(-np.inf) == [False, False, False, True]

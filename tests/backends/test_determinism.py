@@ -64,7 +64,7 @@ def run_in_processes(name: str, runs: list[tuple[list[str], dict[str, str]]]) ->
 
 
 @pytest.mark.parametrize("name", ["numpy", "numba", "cupy"])
-def test_separate_processes_compute_the_bits_that_a_backend_promises(name: str) -> None:
+def test_separate_processes_compute_the_same_bits(name: str) -> None:
     try:
         backend = dn.get_backend(name)
     except dn.DeepnotesError as error:

@@ -1,4 +1,4 @@
-"""Conversion of chains to networks."""
+"""Conversion of a chain, the dense layers that were read from a file of another format, to a network."""
 
 from typing import Any, cast
 

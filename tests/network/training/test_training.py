@@ -121,7 +121,7 @@ def test_a_non_finite_gradient_stops_the_training_before_the_update(backend: Any
     "optimizer", [dn.SGD(1e300), dn.SGD(1e39, momentum=0.9), dn.Adam(1e39), dn.RMSProp(1e300)], ids=repr
 )
 def test_an_update_that_would_overflow_is_not_made(backend: Any, optimizer: dn.Optimizer) -> None:
-    """Loss and gradient are finite, but the updated parameters would not be; no later update could detect this."""
+    """Loss and gradient are finite, but the updated parameters would not be; it is the only update of the run."""
     net = network(backend)
     before = net.flat()
     with pytest.raises(dn.NonFiniteLossError, match="before update 1") as caught:
@@ -149,7 +149,7 @@ def test_a_gradient_whose_square_overflows_is_used() -> None:
     np.testing.assert_allclose(net.parameters["W1"], [[1.0]], rtol=1e-6)
 
 
-def test_an_early_stopping_object_can_be_used_for_several_training_runs() -> None:
+def test_early_stopping_does_not_restore_parameters_of_an_earlier_run() -> None:
     stopper, first = dn.EarlyStopping(1), network()
     first.fit(X, Y, epochs=2, early_stopping=stopper)
     second = dn.Network([dn.Dense(1)], inputs=3, seed=1)
