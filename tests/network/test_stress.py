@@ -160,7 +160,8 @@ def test_an_overflow_is_infinite_in_predictions_and_an_error_in_training(backend
     net = dn.Network([dn.Dense(1), dn.Dense(1)], 1, backend=backend, dtype=dtype, theta=np.array([4.0, 1.0, 0.0, 0.0]))
     before = net.flat()
     np.testing.assert_array_equal(net.predict(X), np.full((1, 3), np.inf))
-    with pytest.raises(dn.NonFiniteLossError, match=r"before update 1 .*the first non-finite output is that of layer 1") as error:
+    message = r"before update 1 .*the first non-finite output is that of layer 1"
+    with pytest.raises(dn.NonFiniteLossError, match=message) as error:
         net.fit(X, Y)
     assert (error.value.step, error.value.layer) == (1, 1)
     with pytest.raises(dn.NonFiniteLossError, match="the outputs of all layers are finite"):
