@@ -22,7 +22,7 @@ def write(path: Path, environment: dict[str, Any], results: dict[str, Any]) -> N
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Return all results as text: lines for conformance and the measured limits, then tables of the steps and of the crossover."""
+    """Return all results as text: conformance and measured limits, then tables of the steps and of the crossover."""
     blocks = []
     for name, result in results.items():
         if "error" in result:
@@ -49,7 +49,7 @@ def align(rows: list[list[str]]) -> str:
 
 
 def _steps(results: dict[str, Any]) -> list[list[str]]:
-    """Return a row for each case and precision: each library's time in µs, and the ratios of the first to the others."""
+    """Return a row for each case and precision: each library's time in µs, and the first one's ratio to the others."""
     names = list(dict.fromkeys(name for r in results.values() for name in (*r["microseconds"], *r["missing"])))
     rows = [["network", "products in", *(f"{name}, µs" for name in names), *(f"to {name}" for name in names[1:])]]
     for r in results.values():
