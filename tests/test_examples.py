@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent.parent / "examples"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 SCRIPTS = {
     "train_and_save": ((), r"epoch 15: loss 0\.\d+, accuracy on held-out digits [89]\d\.\d%"),
-    "regression_from_csv": (("pyarrow",), r"mean absolute error on held-out rows: [1-4]\d,"),
+    "regression_from_csv": (("pyarrow",), r"mean absolute error on held-out rows: [1-4]\d;"),
     "early_stopping_and_checkpoints": ((), r"the same bits as without an interruption: True"),
     "sklearn_pipeline": (("sklearn",), r"accuracy on held-out wines: (9\d\.\d|100\.0)%"),
     "export": (("onnx", "onnxruntime"), r"--check: passed"),

@@ -85,7 +85,7 @@ def test_a_part_is_sent_while_training_on_the_previous_part() -> None:
     target = streaming(1)
     events: list[str] = []
     device = target.device
-    methods = {name: getattr(HostDevice, name) for name in ("send", "mark", "await_event", "settle")}
+    methods = {name: getattr(HostDevice, name) for name in ("send", "record_event", "await_event", "synchronize")}
     for name, method in methods.items():
 
         def log(*arguments: Any, name: str = name, method: Any = method) -> Any:
@@ -98,7 +98,11 @@ def test_a_part_is_sent_while_training_on_the_previous_part() -> None:
     for number in range(4):
         stage.send(number, arrays, np.arange(8))
         stage.release(number)
-    assert events == ["mark", *["send", "await_event", "mark"] * 2, *["settle", "send", "await_event", "mark"] * 2]
+    assert events == [
+        "record_event",
+        *["send", "await_event", "record_event"] * 2,
+        *["synchronize", "send", "await_event", "record_event"] * 2,
+    ]
 
 
 def test_predictions_from_streamed_samples_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def try_backend(before: str = "", **environment: str) -> tuple[str, str, str]:
         ("NUMBA_DISABLE_JIT", "1", "NUMBA_DISABLE_JIT switches the compiler off"),
         ("NUMBA_NUM_THREADS", "0", "Numba cannot be imported: ValueError: Number of threads"),
         ("NUMBA_FUNCTION_CACHE_SIZE", "-1", "Numba cannot be imported: ValueError: maxlen"),
-        ("NUMBA_CPU_FEATURES", "avx2", "NUMBA_CPU_FEATURES holds 'avx2', wanted + or - and"),
+        ("NUMBA_CPU_FEATURES", "avx2", "NUMBA_CPU_FEATURES contains 'avx2', wanted + or - and"),
     ],
 )
 def test_a_setting_that_disables_numba_is_named(name: str, value: str, cause: str) -> None:

@@ -42,13 +42,13 @@ class ExtremeCase(TrainingCase):
 CLASSES: dict[str, Any] = {"loss": "categorical_cross_entropy", "targets": "labels"}
 EXTREME = np.array([[1e4, -1e4, 1e4], [-1e4, 1e4, 1e4]])
 STRESS: dict[str, dict[str, Any]] = {
-    "one sample": {"samples": 1, "updates": (1, 1, 1), **CLASSES},
+    "one sample": {"samples": 1, "call_sizes": (1, 1, 1), **CLASSES},
     "a batch of one": {"batch": 1, **CLASSES},
     "a batch larger than the data": {"batch": 1000, **CLASSES},
     "one class of three": {"labels": [0] * 23, **CLASSES},
     "a constant feature": {"X": np.vstack([np.full(23, 7.0), np.linspace(-1, 1, 23)]), "inputs": 2},
     "a feature of zeros": {"X": np.vstack([np.zeros(23), np.linspace(-1, 1, 23)]), "inputs": 2},
-    "a million features": {"inputs": 10**6, "samples": 2, "batch": 1, "updates": (2,), "rate": 1e-6},
+    "a million features": {"inputs": 10**6, "samples": 2, "batch": 1, "call_sizes": (2,), "rate": 1e-6},
 }
 LAYERS: dict[str, list[dn.Layer]] = {
     "labels": [dn.Dense(4, "tanh"), dn.Dense(3, "softmax")], "real": [dn.Dense(2, "tanh"), dn.Dense(1)],
@@ -144,7 +144,7 @@ def test_training_with_logits_of_ten_thousand_stays_within_its_bound(
 def test_a_softmax_of_one_class_is_refused_with_alternatives(backend: str) -> None:
     net = dn.Network([dn.Dense(1, "softmax")], 3, backend=backend, seed=0)
     with pytest.raises(
-        dn.ArgumentError, match=r"a single output is always 0: for two classes use Dense\(2, 'softmax'\)"
+        dn.ArgumentError, match=r"a single output is always 0; for two classes, use Dense\(2, 'softmax'\)"
     ):
         net.fit(np.ones((3, 20)), np.zeros(20, int))
 

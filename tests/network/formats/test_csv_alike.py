@@ -183,13 +183,13 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
         "categories",
         "a code with leading zeros differs from its number",
         "x,kind\n1,7\n",
-        "row 1: column 'kind' has the category '7', which is unknown",
+        "row 1: column 'kind' has the unknown category '7'",
     ),
     (
         "categories",
         "a code with other zeros",
         "x,kind\n1,red\n1,01\n",
-        "row 2: column 'kind' has the category '01', which is unknown",
+        "row 2: column 'kind' has the unknown category '01'",
     ),
     ("categories", "true is 1", "x,kind\n1,true\n2,True\n", None),
     (
@@ -224,7 +224,12 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
         "x,kind\n1,red\n2, \n",
         ":3: column 'kind' has an empty cell where a value was expected",
     ),
-    ("categories", "spaces around categories", "x,kind\n1, red \n2,' '\n", "row 2: column 'kind' has the category"),
+    (
+        "categories",
+        "spaces around categories",
+        "x,kind\n1, red \n2,' '\n",
+        "row 2: column 'kind' has the unknown category",
+    ),
     (
         "fill values",
         "missing values that are filled",
@@ -244,7 +249,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
         "numeric categories",
         "an unknown number",
         "x,n\n1,0\n2,3\n",
-        "row 2: column 'n' has the category 3, which is unknown",
+        "row 2: column 'n' has the unknown category 3",
     ),
     ("numeric categories", "true and false as categories", "x,n\n1,true\n2,false\n", None),
     (
