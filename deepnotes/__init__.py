@@ -16,6 +16,7 @@ from deepnotes.network.training.callbacks import EarlyStopping
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback
 from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.checking import check
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
@@ -43,6 +44,7 @@ from deepnotes.utils.errors import (
     MissingExtraError,
     ModelFileError,
     NonFiniteLossError,
+    NotAnExpressionError,
     ShapeError,
     TableError,
     UnknownNameError,
@@ -100,6 +102,7 @@ __all__ = [
     "ModelFileError",
     "Network",
     "NonFiniteLossError",
+    "NotAnExpressionError",
     "OnDisk",
     "Ops",
     "Optimizer",
@@ -116,6 +119,7 @@ __all__ = [
     "UnknownNameError",
     "UnknownParameterError",
     "available_backends",
+    "check",
     "defaults",
     "from_onnx",
     "from_sklearn",

@@ -218,33 +218,41 @@ def test_partial_fit_continues_if_the_loss_and_optimizer_are_equal(examples: Any
     assert shared._training[2].step == recreated._training[2].step == 3  # type: ignore[index]
 
 
-def test_the_limitations_stated_on_the_page(examples: Any, data: Any, tmp_path: Path) -> None:
-    from deepnotes.backends import EagerInference, EagerProgram
+def test_the_page_says_which_user_defined_objects_are_compiled_and_saved(
+    examples: Any, data: Any, tmp_path: Path
+) -> None:
+    from deepnotes.backends import EagerInference, EagerProgram, RecordedProgram
 
     def make_net(*layers: dn.Layer) -> dn.Network:
-        return dn.Network([*layers, dn.Dense(2)], inputs=3, seed=0)
+        return dn.Network([*layers, dn.Dense(2)], inputs=3, seed=0, backend="numpy")
 
-    for layer in (examples.LayerNorm(), dn.Dense(3, examples.Mish())):
-        custom = make_net(layer)
-        custom.fit(*data, epochs=1, checkpoint=tmp_path / type(layer).__name__)
-        assert type(custom._training[1]) is EagerProgram  # type: ignore[index]
-        assert type(custom.inference) is EagerInference
-        for write in (custom.save, custom.to_onnx, custom.to_python):
+    layered = make_net(examples.LayerNorm())
+    layered.fit(*data, epochs=1, checkpoint=tmp_path / "run")
+    assert type(layered._training[1]) is EagerProgram  # type: ignore[index]
+    assert type(layered.inference) is EagerInference
+    with pytest.raises(dn.ModelFileError, match="user-defined"):
+        layered.save(tmp_path / "file")
+    (checkpoint,) = (tmp_path / "run").glob("*.safetensors")
+    with pytest.raises(dn.ModelFileError):
+        dn.load(checkpoint)
+    again = make_net(examples.LayerNorm())
+    again.set_flat(layered.flat())
+    for copy in (again, pickle.loads(pickle.dumps(layered))):
+        np.testing.assert_array_equal(copy.predict(data[0]), layered.predict(data[0]))
+
+    mish = make_net(dn.Dense(3, examples.Mish()))
+    for network in (layered, mish):
+        for write in (network.to_onnx, network.to_python):
             with pytest.raises(dn.ModelFileError, match="user-defined"):
                 write(tmp_path / "file")
-        (checkpoint,) = (tmp_path / type(layer).__name__).glob("*.safetensors")
-        with pytest.raises(dn.ModelFileError):
-            dn.load(checkpoint)
-        rebuilt = make_net(layer)
-        rebuilt.set_flat(custom.flat())
-        for copy in (rebuilt, pickle.loads(pickle.dumps(custom))):
-            np.testing.assert_array_equal(copy.predict(data[0]), custom.predict(data[0]))
+    mish.save(tmp_path / "mish.safetensors")
+    loaded = dn.load(tmp_path / "mish.safetensors", backend="numpy")
+    assert isinstance(loaded.layers[0].g, nn.FormulaActivation)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(loaded.predict(data[0]), mish.predict(data[0]))
 
-    plain = make_net(dn.Dense(4, "relu"))
+    plain = make_net(dn.Dense(4, examples.Mish()))
     plain.fit(*data, epochs=1, loss=examples.Quantile(0.8), optimizer=examples.Lion(0.01))
-    assert type(plain._training[1]) is EagerProgram  # type: ignore[index]
-    plain.save(tmp_path / "plain.safetensors")
-    np.testing.assert_array_equal(dn.load(tmp_path / "plain.safetensors").predict(data[0]), plain.predict(data[0]))
+    assert type(plain._training[1]) is RecordedProgram  # type: ignore[index]
     plain.fit(*data, epochs=1, optimizer=dn.Adam(examples.WarmRestarts(0.01, 5)), callbacks=[examples.Averaging()])
     assert type(plain._training[1]) is not EagerProgram  # type: ignore[index]
 

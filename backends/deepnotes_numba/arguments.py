@@ -127,11 +127,15 @@ class LossFunction(NamedTuple):
         The loss's option, of the workspace's dtype.
     class_indices : bool
         Whether the targets are class indices.
+    kernel, constants : int
+        For code OWN, the addresses of the generated kernel and of its constants.
     """
 
     code: int
     option: np.floating
     class_indices: bool
+    kernel: int
+    constants: int
 
 
 class OutputBlock(NamedTuple):
@@ -274,6 +278,8 @@ class Objective(NamedTuple):
         The factors by which the loss is multiplied in the gradient and in the reported cost.
     share_l2, weighted_mean : bool
         See :class:`deepnotes.backends.Objective`.
+    kernel, constants : int
+        As for :class:`LossFunction`.
     """
 
     loss: int
@@ -284,6 +290,8 @@ class Objective(NamedTuple):
     reported_scale: float
     share_l2: bool
     weighted_mean: bool
+    kernel: int
+    constants: int
 
 
 class Optimizer(NamedTuple):
@@ -297,6 +305,8 @@ class Optimizer(NamedTuple):
         The norm to which larger gradients are clipped; 0 for no clipping.
     decaying : int
         The number of parameters that decay: the weights, which precede the biases.
+    kernel, constants, slots : int
+        For code OWN, the addresses of the generated kernel, of its constants, and of the addresses of the slots.
     safe_step, safe_norm : float
         Limits: if the step and the norm of the gradient are below them, no update can overflow.
     """
@@ -306,6 +316,9 @@ class Optimizer(NamedTuple):
     beta2: float
     clip_norm: float
     decaying: int
+    kernel: int
+    constants: int
+    slots: int
     safe_step: float
     safe_norm: float
 
@@ -320,8 +333,9 @@ class Batches(NamedTuple):
     size : int
         The number of samples of a batch; the last may have fewer.
     rates : ndarray, shape (updates,)
-    scalars : ndarray, shape (4, updates)
-        For each update: the rate, epsilon, the share of θ that decays, and the factor of the gradient.
+    scalars : ndarray, shape (4 or more, updates)
+        For each update: the rate, epsilon, the share of θ that decays, and the factor of the gradient; then the scalars
+        of an optimizer with a generated kernel.
     seed : uint64
     step : int
         The number of updates before this call.

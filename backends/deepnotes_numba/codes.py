@@ -8,6 +8,10 @@ from typing import Any
 
 from deepnotes.backends import SGD, Adam, AdamW, Optimizer, RMSProp, Supported
 
+OWN = -1
+"""The code of a part whose kernel is generated from its expression; of a loss, it is not computed from the logits."""
+OWN_ROWS = -2
+"""The code of an activation whose generated kernel needs all rows of a block, as softmax does."""
 IDENTITY, SIGMOID, TANH, RELU, LEAKY_RELU, SOFTMAX, ELU, GELU, GELU_TANH, SILU, SOFTPLUS, EXP = range(12)
 ACTIVATIONS = {
     "identity": IDENTITY, "sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "leaky_relu": LEAKY_RELU, "softmax": SOFTMAX,
@@ -55,4 +59,4 @@ def update_of(optimizer: Optimizer) -> Update | None:
     return lower_optimizer(optimizer) if lower_optimizer else None
 
 
-SUPPORTED = Supported(ACTIVATIONS, LOSSES, lambda optimizer: update_of(optimizer) is not None)
+SUPPORTED = Supported(ACTIVATIONS, LOSSES, lambda optimizer: update_of(optimizer) is not None, generates=True)

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from deepnotes.backends import CHUNK_SECONDS, EagerInference, Layer, Layout, Loss, LossFunction, aligned
+from deepnotes.backends import CHUNK_SECONDS, EagerInference, Layer, Layout, LossFunction, aligned
 from deepnotes_numba import thread_count
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
@@ -54,7 +54,7 @@ class NumbaInference(EagerInference):
         self._stride = -(-max(layout.sizes) // 64) * 64
         # In narrow layers, the activations dominate: each takes as long as several multiplications.
         self._first_chunk = FIRST_CHUNK_WORK // (layout.decaying + 16 * sum(layout.sizes))
-        self._no_losses, self._no_loss = np.empty((0, 0), self._dtype), (0, self._dtype.type(0), False)
+        self._no_losses, self._no_loss = np.empty((0, 0), self._dtype), (0, self._dtype.type(0), False, 0, 0)
         self._thread_state = threading.local()
 
     def predict(self, theta: Any, X: Any) -> Any:
@@ -72,13 +72,14 @@ class NumbaInference(EagerInference):
 
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
         """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
-        if not SUPPORTED.has_loss(loss):
+        if not SUPPORTED.has_loss(loss, self._outputs):
             return super().losses(theta, X, Y, loss)
         out = np.empty((self._outputs, X.shape[1]), self._dtype)
         losses = np.empty((1, X.shape[1]), self._dtype)
         class_indices = Y.shape[0] != out.shape[0]
-        code, option = lower_loss(cast(Loss, loss), self.layers[-1], self._dtype)
-        self._predict(theta, X, out, losses, Y, (code, option, class_indices))
+        lowered = lower_loss(loss, self.layers[-1], self._outputs, self._dtype)
+        function = lowered.code, lowered.option, class_indices, *lowered.kernel.addresses
+        self._predict(theta, X, out, losses, Y, function)
         return out, losses
 
     def _prepare_one(self, theta: np.ndarray) -> None:
@@ -90,11 +91,11 @@ class NumbaInference(EagerInference):
 
     def _predict(
         self, theta: np.ndarray, X: Any, out: np.ndarray, losses: np.ndarray, Y: Any,
-        loss: tuple[int, np.floating, bool],
+        loss: tuple[int, np.floating, bool, int, int],
     ) -> None:  # fmt: skip
         """Fill `out` and `losses`, chunk by chunk, since Ctrl-C is handled only between compiled calls."""
         S = block_of(self._dtype)
-        tables, units, _ = self._lowered[loss[2]]
+        tables, units, *_ = self._lowered[loss[2]]
         samples = out.shape[1]
         blocks = max(1, -(-samples // S))
         size, split = thread_count.choose(self._threads, blocks, self.layout.decaying * blocks * S)

@@ -22,13 +22,13 @@ from deepnotes_numba.activations import (
 from deepnotes_numba.arguments import DenseLayer, DropoutCounters, OutputBlock
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import transpose_blocks
-from deepnotes_numba.codes import IDENTITY, SIGMOID_FUSED, SOFTMAX
+from deepnotes_numba.codes import IDENTITY, OWN, OWN_ROWS, SIGMOID_FUSED, SOFTMAX
 from deepnotes_numba.compiling import inline_source, jit
 from deepnotes_numba.losses import loss_and_delta
 from deepnotes_numba.masks import dropout
 from deepnotes_numba.products import GROUP, bias_gradient, input_gradient, linear, padded, share, weight_gradient
 from deepnotes_numba.updates import add_l2
-from deepnotes_numba.vectors import ROWS, block, view
+from deepnotes_numba.vectors import ROWS, address, block, invoke, view
 
 DENSE, DROPOUT = 0, 1
 KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, PANELS, TILES = range(12)
@@ -36,6 +36,9 @@ KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, PANELS, TILES = range(
 
 TILES is the number of the layer's first tile of rows, counting the tiles of all layers before it.
 """
+FORWARD, BACKWARD, CONSTANTS = range(12, 15)
+"""Further columns, for activations with code OWN or OWN_ROWS: the addresses of their kernels and of the constants."""
+COLUMNS = 15
 X_BLOCKS, X_PANELS, TARGETS, SAMPLE_ROWS, END = range(5)
 """Further regions: X, X transposed, the targets, and four rows for each block. END is the size of all regions."""
 SHARES, LOSSES, LARGEST, SUMS = range(4)
@@ -90,21 +93,32 @@ def _run_dense(tables, layer, theta, work, a_prev, blocks, team, training):
         transpose_blocks(work, a_prev, row[INPUTS], row[PANELS] * unit, blocks, team.rank, team.size)
     rows = share(n, team.rank, team.size)
     linear(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), memory, a_prev, z, blocks, rows)
-    if code == SOFTMAX:
+    if code in (SOFTMAX, OWN_ROWS):
         if not wait(team):
             return False
         for at in range(blocks[0] + team.rank, blocks[1], team.size):
+            if code == OWN_ROWS:
+                run_forward(row, address(memory, z + at * stride), address(memory, a + at * stride), n, S)
+                continue
             sample_rows = tables.regions[SAMPLE_ROWS] * unit + at * 4 * S
             softmax(memory, z + at * stride, a + at * stride, n, sample_rows + LARGEST * S, sample_rows + SUMS * S)
     elif code != IDENTITY or z != a:
         count = (rows[1] - rows[0]) * S
         for at in range(blocks[0], blocks[1]):
             x = at * stride + rows[0] * S
-            if z == a:
+            if code == OWN:
+                run_forward(row, address(memory, z + x), address(memory, a + x), rows[1] - rows[0], S)
+            elif z == a:
                 activate_in_place(code, tables.options[layer], view(memory, a + x, count))
             else:
                 activate(code, tables.options[layer], view(memory, z + x, count), view(memory, a + x, count))
     return True
+
+
+@jit
+def run_forward(row, z, a, n, S):
+    """Run the generated kernel of a layer's activation on n rows of S samples, from address z to address a."""
+    invoke(row[FORWARD], (z, a, n, S, row[CONSTANTS]))
 
 
 @jit
@@ -179,7 +193,11 @@ def _run_activation_backward(tables, layer, work, blocks, team):
     unit = work.capacity * S
     n, z, a, d, code = row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit, row[ACTIVATION]
     stride = padded(n, memory) * S
-    if code == SOFTMAX:
+    if code == OWN_ROWS:
+        for at in range(blocks[0] + team.rank, blocks[1], team.size):
+            x = at * stride
+            _run_backward(row, memory, d + x, z + x, a + x, n, S)
+    elif code == SOFTMAX:
         for at in range(blocks[0] + team.rank, blocks[1], team.size):
             sample_rows = tables.regions[SAMPLE_ROWS] * unit + at * 4 * S
             softmax_backward(memory, d + at * stride, a + at * stride, n, sample_rows + SUMS * S)
@@ -188,8 +206,18 @@ def _run_activation_backward(tables, layer, work, blocks, team):
         count = (rows[1] - rows[0]) * S
         for at in range(blocks[0], blocks[1]):
             x = at * stride + rows[0] * S
+            if code == OWN:
+                _run_backward(row, memory, d + x, z + x, a + x, rows[1] - rows[0], S)
+                continue
             dA, Z_, A_ = view(memory, d + x, count), view(memory, z + x, count), view(memory, a + x, count)
             backward(code, tables.options[layer], dA, Z_, A_)
+
+
+@jit
+def _run_backward(row, memory, d, z, a, n, S):
+    """Run the generated kernel of the backward form of a layer's activation on n rows of S samples."""
+    places = address(memory, d), address(memory, z), address(memory, a)
+    invoke(row[BACKWARD], (*places, n, S, row[CONSTANTS]))
 
 
 @jit
@@ -285,7 +313,7 @@ def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np
     for layer, row in enumerate(rows):
         height = padded_rows(row[OUTPUTS])
         row[Z] = reserve(height)
-        shared = row[KIND] == DENSE and not NEEDS_Z[row[ACTIVATION]] and layer != last
+        shared = row[KIND] == DENSE and row[ACTIVATION] >= 0 and not NEEDS_Z[row[ACTIVATION]] and layer != last
         row[A] = row[Z] if shared else reserve(height)
         row[D] = reserve(height) if training or layer == last else 0
         if row[KIND] == DENSE and training:

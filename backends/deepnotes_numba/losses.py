@@ -14,6 +14,7 @@ from deepnotes_numba.codes import (
     EXP_FUSED,
     HALF_POISSON,
     HUBER,
+    OWN,
     POISSON,
     SIGMOID_FUSED,
     SOFTMAX_FUSED,
@@ -21,7 +22,7 @@ from deepnotes_numba.codes import (
 )
 from deepnotes_numba.compiling import inline_code, jit, jit_for
 from deepnotes_numba.elementary import HALF, ONE, TWO, ZERO, constant, exp, log, log1p
-from deepnotes_numba.vectors import as_of, block, matrix, view
+from deepnotes_numba.vectors import address, as_of, block, invoke, matrix, view
 
 EPS = constant(*(float(np.finfo(dtype).eps) for dtype in ("float32", "float64")))
 TINY = constant(*(float(np.finfo(dtype).tiny) for dtype in ("float32", "float64")))
@@ -175,7 +176,12 @@ def loss_and_delta(function, memory, outputs):  # noqa: C901 - one branch per lo
     code, z, a = function.code, outputs.z, outputs.a
     one = ONE(function.option)
     factor = one if code == CATEGORICAL else one / as_of(outputs.k, memory)
-    if code == SOFTMAX_FUSED:
+    if code == OWN:
+        places = address(memory, a), address(memory, outputs.y), address(memory, outputs.d)
+        rows = address(memory, outputs.shares), address(memory, outputs.losses)
+        sizes = outputs.k, block(memory), 1 if function.class_indices else 0
+        invoke(function.kernel, (*places, *rows, *sizes, function.constants))
+    elif code == SOFTMAX_FUSED:
         _softmax_block(function, memory, outputs)
     elif code == SIGMOID_FUSED:
         _logistic_block(function, memory, outputs, z, factor)

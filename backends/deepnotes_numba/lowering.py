@@ -1,13 +1,14 @@
 """Lower a plan to the tables and codes that the compiled functions use."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Activation, Dense, Dropout, Layer, Layout, Loss, Plan, fuses
+from deepnotes.backends import Activation, Dense, Dropout, Layer, Layout, Loss, LossFunction, Plan, fuses
 from deepnotes_numba import codes, interpreter
 from deepnotes_numba.arguments import Objective
+from deepnotes_numba.own_parts import NO_KERNEL, Kernel, OwnActivation, own_activation, own_loss
 from deepnotes_numba.vectors import REGISTER
 
 
@@ -22,11 +23,14 @@ class Lowered(NamedTuple):
         The number of workspace elements for each sample.
     tiles : int
         The number of tiles of rows in the weights of all layers.
+    constants : list of ndarray
+        The constants of generated kernels, whose addresses are in the tables.
     """
 
     tables: tuple[np.ndarray, np.ndarray, np.ndarray]
     units: int
     tiles: int
+    constants: list[np.ndarray]
 
 
 def lower_network(
@@ -41,23 +45,33 @@ def lower_network(
     """
     starts = {(e.layer, e.key): e.start for e in layout.entries.values()}
     rows, options = [], []
+    kernels: dict[int, OwnActivation] = {}
     for index, layer in enumerate(layers):
         sizes = layout.sizes[index : index + 2]
-        if isinstance(layer, Dense) and isinstance(layer.g, Activation):
+        if type(layer) is Dense and type(layer.g) is Activation and layer.g.name in codes.ACTIVATIONS:
             code = codes.ACTIVATIONS[layer.g.name]
             rows.append([interpreter.DENSE, *sizes, starts[index, "W"], starts[index, "b"], code, index + 1])
             options.append(next((value for _, value in layer.g.options), 0.0))
+        elif type(layer) is Dense:
+            own = own_activation(layer.g, dtype.name, sizes[1])
+            kernels[len(rows)] = own
+            rows.append([interpreter.DENSE, *sizes, starts[index, "W"], starts[index, "b"], own.code, index + 1])
+            options.append(0.0)
         elif not isinstance(layer, Dropout):
             raise NotImplementedError(f"there is no kernel for {layer!r}")
         elif training:
             rows.append([interpreter.DROPOUT, *sizes, 0, 0, codes.IDENTITY, index + 1])
             options.append(layer.rate)
-    table = np.zeros((len(rows), interpreter.TILES + 1), np.int64)
+    table = np.zeros((len(rows), interpreter.COLUMNS), np.int64)
     table[:, : interpreter.NUMBER + 1] = rows
+    for at, own in kernels.items():
+        table[at, interpreter.FORWARD], table[at, interpreter.BACKWARD] = own.forward.address, own.backward.address
+        table[at, interpreter.CONSTANTS] = own.forward.constants.ctypes.data
     targets = 1 if class_indices else layout.sizes[-1]
     regions = interpreter.assign_regions(table, block_of(dtype), targets, training)
     units, tiles = int(regions[interpreter.END]), int(regions[-1])
-    return Lowered((table, np.array(options, dtype), regions), units, tiles)
+    constants = [own.forward.constants for own in kernels.values()]
+    return Lowered((table, np.array(options, dtype), regions), units, tiles, constants)
 
 
 def block_of(dtype: np.dtype) -> int:
@@ -65,36 +79,47 @@ def block_of(dtype: np.dtype) -> int:
     return 2 * REGISTER // dtype.itemsize
 
 
-def lower_loss(loss: Loss, last: Layer, dtype: np.dtype) -> tuple[int, np.floating]:
-    """Return the code of a loss that follows the layer `last`, and the option of the loss."""
+class LoweredLoss(NamedTuple):
+    """A loss after the last layer: its code and its option; or OWN, and the generated kernel."""
+
+    code: int
+    option: np.floating
+    kernel: Kernel
+
+
+def lower_loss(loss: LossFunction, last: Layer, outputs: int, dtype: np.dtype) -> LoweredLoss:
+    """Return a loss that follows the layer `last`, with this number of outputs, as the compiled functions read it."""
+    if type(loss) is not Loss or loss.name not in codes.LOSSES:
+        return LoweredLoss(codes.OWN, dtype.type(0), own_loss(loss, dtype.name, outputs))
     code = codes.LOSSES[loss.name]
     if fuses(last, loss):
         code = codes.FUSED[code]
-    return code, dtype.type(dict(loss.options).get("delta", 1.0))
+    return LoweredLoss(code, dtype.type(dict(loss.options).get("delta", 1.0)), NO_KERNEL)
 
 
-def lower_objective(plan: Plan, dtype: np.dtype) -> tuple[Any, ...]:
+def lower_objective(plan: Plan, loss: LoweredLoss) -> tuple[Any, ...]:
     """Return the fields of :class:`deepnotes_numba.arguments.Objective`, as a plain tuple."""
-    code, option = lower_loss(cast(Loss, plan.loss), plan.layers[-1], dtype)
     objective = plan.objective
     return tuple(
         Objective(
-            code, option, plan.class_indices, float(plan.l2), float(objective.scale), float(objective.reported_scale),
-            bool(objective.share_l2), bool(objective.weighted_mean),
+            loss.code, loss.option, plan.class_indices, float(plan.l2), float(objective.scale),
+            float(objective.reported_scale), bool(objective.share_l2), bool(objective.weighted_mean),
+            *loss.kernel.addresses,
         )
     )  # fmt: skip
 
 
-def lower_optimizer(plan: Plan) -> tuple[int, float, float, float, int]:
-    """Return the first fields of :class:`deepnotes_numba.arguments.Optimizer`: all except the last two, the limits.
+def lower_optimizer(plan: Plan, kernel: Kernel) -> tuple[int, float, float, float, int, int, int]:
+    """Return the first fields of :class:`deepnotes_numba.arguments.Optimizer`: all except the slots and the limits.
 
     Raises
     ------
     NotImplementedError
-        If there is no kernel for the optimizer.
+        If there is no kernel for the optimizer, and `kernel` is NO_KERNEL.
     """
     update = codes.update_of(plan.optimizer)
-    if update is None:
+    if update is None and kernel is NO_KERNEL:
         raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
-    code, beta1, beta2 = update
-    return code, float(beta1), float(beta2), float(plan.clip_norm or 0.0), plan.layout.decaying
+    code, beta1, beta2 = update or (codes.OWN, 0.0, 0.0)
+    clip_norm = float(plan.clip_norm or 0.0)
+    return code, float(beta1), float(beta2), clip_norm, plan.layout.decaying, *kernel.addresses

@@ -15,7 +15,7 @@ from deepnotes_numba.arguments import (
 )
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import gather, gather_targets
-from deepnotes_numba.codes import IDENTITY, SOFTMAX
+from deepnotes_numba.codes import IDENTITY, OWN, OWN_ROWS, SOFTMAX
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     ACTIVATION,
@@ -32,9 +32,10 @@ from deepnotes_numba.interpreter import (
     W,
     forward,
     losses_and_deltas,
+    run_forward,
 )
 from deepnotes_numba.products import INT_ONE, INT_ZERO, padded
-from deepnotes_numba.vectors import block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
+from deepnotes_numba.vectors import address, block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
 
 PREDICTION, NOT_WEIGHTED, NO_SEED = np.bool_(False), np.bool_(False), np.uint64(0)
 """Variables, because Numba compiles separate functions for literals."""
@@ -67,9 +68,9 @@ def predict(team, tables, theta, workspace, samples, Y, loss, results):
     """
     rank, size, barrier = team
     memory, capacity, split = workspace
-    address, shape, by_sample, order = samples
+    place, shape, by_sample, order = samples
     tables, function, losses = Tables(*tables), LossFunction(*loss), results[1]
-    X, targets = matrix_at(address, shape, theta), Targets(Y, losses, NOT_WEIGHTED)
+    X, targets = matrix_at(place, shape, theta), Targets(Y, losses, NOT_WEIGHTED)
     S = block(memory)
     unit = capacity * S
     low, high = 0, order.shape[0]
@@ -145,7 +146,10 @@ def predict_one(x, out, layers, options_address, theta_address, work_address, st
         n, code, z = row[OUTPUTS], row[ACTIVATION], pointer(work, 2 * (layer % 2) * stride)
         _multiply_vector(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), A_prev, z)
         Z = view(z, 0, n)
-        if code == SOFTMAX:
+        if code in (OWN, OWN_ROWS):
+            z, before = pointer(z, stride), z
+            run_forward(row, address(before, 0), address(z, 0), n, INT_ONE)
+        elif code == SOFTMAX:
             softmax_of(Z)
         elif code != IDENTITY:
             option = view(options, layer, 1)[0]

@@ -9,7 +9,9 @@ from deepnotes.backends import Batches, Chunk, EagerProgram, Plan, State, aligne
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
-from deepnotes_numba.lowering import block_of, lower_network, lower_objective, lower_optimizer
+from deepnotes_numba.codes import update_of
+from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_objective, lower_optimizer
+from deepnotes_numba.own_parts import NO_KERNEL, own_update
 from deepnotes_numba.thread_team import run
 
 SCALARS = ("rate", "epsilon", "share", "gain")
@@ -34,11 +36,14 @@ class NumbaProgram(EagerProgram):
         self._threads = backend.threads
         self._dtype = np.dtype(plan.dtype)
         self._block = block_of(self._dtype)
-        self._tables, self._units, tiles = lower_network(
-            plan.layers, plan.layout, self._dtype, plan.class_indices, True
-        )
-        self._objective = lower_objective(plan, self._dtype)
-        self._optimizer = *lower_optimizer(plan), self.safe, self.safe_norm
+        self._lowered = lower_network(plan.layers, plan.layout, self._dtype, plan.class_indices, True)
+        self._tables, self._units, tiles, _ = self._lowered
+        self._loss = lower_loss(plan.loss, plan.layers[-1], plan.layout.sizes[-1], self._dtype)
+        self._objective = lower_objective(plan, self._loss)
+        own = update_of(plan.optimizer) is None
+        self._update = own_update(plan.optimizer, plan.dtype) if own else NO_KERNEL
+        self._scalar_names = (*SCALARS, *plan.optimizer.scalars(1, 1.0)) if own else SCALARS
+        self._optimizer = lower_optimizer(plan, self._update)
         self._multiplications = 3 * plan.layout.decaying
         # Unused elements follow the gradient, since a tile may read (but not write) a little beyond its columns.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
@@ -83,7 +88,9 @@ class NumbaProgram(EagerProgram):
         prefer_rows = thread_count.rows_move_less_data(
             min(batch_size, capacity * self._block), self.plan.layout.sizes, self.plan.layout.size
         )
-        scalars = scalar_table(self.plan.optimizer, SCALARS, state.step, rates)
+        scalars = self._scalar_table(state.step, rates)
+        slots = np.array([np.asarray(x).ctypes.data for x in state.slots], np.int64)
+        optimizer = *self._optimizer, slots.ctypes.data, self.safe, self.safe_norm
         errors = self._errors if compensated else self._empty
         buffers = state.theta, self._g, errors, first, second, self._squares
         done = 0
@@ -98,13 +105,29 @@ class NumbaProgram(EagerProgram):
                 (X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None),
                 (order[done * batch_size : (done + count) * batch_size], batch_size, rates[part], part_scalars,
                  np.uint64(self.plan.seed), state.step, *sums),
-                self._objective, self._optimizer,
+                self._objective, optimizer,
             )  # fmt: skip
             self._pace.record(size, updates * work, perf_counter() - start_time)
             state.step += updates
             sums, done = tuple(new_sums), done + updates
             if updates < count or done == len(rates):
                 return Chunk(*sums, done, cost)
+
+    def _scalar_table(self, step: int, rates: np.ndarray) -> np.ndarray:
+        """Return the optimizer's scalars of some updates; those of a generated kernel follow neutral ones."""
+        optimizer = self.plan.optimizer
+        if self._update is NO_KERNEL:
+            return scalar_table(optimizer, SCALARS, step, rates)
+        table = np.zeros((len(self._scalar_names), len(rates)))
+        table[SCALARS.index("gain")] = 1.0
+        names = self._scalar_names[len(SCALARS) :]
+        try:
+            table[len(SCALARS) :] = scalar_table(optimizer, names, step, rates)
+        except (TypeError, ValueError):  # it branches on the step, for example
+            for i, rate in enumerate(rates.tolist()):
+                scalars = optimizer.scalars(step + 1 + i, rate)
+                table[len(SCALARS) :, i] = [scalars[name] for name in names]
+        return table
 
     def _workspace(self, capacity: int, gathering_threads: int) -> np.ndarray:
         """Return a workspace for `capacity` blocks, with regions for the samples that each of the threads gathers."""

@@ -21,6 +21,7 @@ from deepnotes_numba.arguments import (
 )
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import add, divisor, gather, gather_targets
+from deepnotes_numba.codes import OWN
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     DENSE,
@@ -43,7 +44,7 @@ from deepnotes_numba.interpreter import (
 )
 from deepnotes_numba.products import INT_ZERO, share
 from deepnotes_numba.updates import decay, update
-from deepnotes_numba.vectors import block, matrix_at, pointer, view, view_matrix, view_vector
+from deepnotes_numba.vectors import address, block, invoke, matrix_at, pointer, view, view_matrix, view_vector
 
 TRAINING = np.bool_(True)
 """A variable, because Numba compiles separate functions for literals."""
@@ -74,10 +75,10 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
         The fields of :class:`Batches`, :class:`Objective` and :class:`Optimizer`.
     """
     batches, objective, optimizer = Batches(*batches), Objective(*objective), Optimizer(*optimizer)
-    address, shape, by_sample, Y, weights, weighted = data
+    place, shape, by_sample, Y, weights, weighted = data
     theta, weights = buffers[0], view_matrix(weights)
     order, rates, scalars = view_vector(batches.order), view_vector(batches.rates), view_matrix(batches.scalars)
-    X, parameters = matrix_at(address, shape, theta), theta.shape[0]
+    X, parameters = matrix_at(place, shape, theta), theta.shape[0]
     call = _prepare(team, tables, buffers, workspace, Targets(view_matrix(Y), weights, weighted), objective)
     loss_sum, weight_sum = batches.loss_sum, batches.weight_sum
     cost = 0.0
@@ -101,7 +102,12 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
             return loss_sum, weight_sum, index, cost
         rate, epsilon, scale = scalars[0, index], scalars[1, index], clipping * scalars[3, index]
         step = Update(optimizer.code, scale, rate, epsilon, optimizer.beta1, optimizer.beta2)
-        _update_parameters(call, step, scalars[2, index], optimizer.decaying, parameters)
+        if optimizer.code == OWN:
+            stride = rates.shape[0]
+            numbers = address(scalars, 4 * stride + index)
+            _update_by_kernel(call, optimizer, numbers, stride, scale, parameters)
+        else:
+            _update_parameters(call, step, scalars[2, index], optimizer.decaying, parameters)
         if not wait(call.team):
             return loss_sum, weight_sum, index, cost
         loss_sum += cost * m
@@ -189,7 +195,7 @@ def _run_network(call, samples, m, total, counters):
     partners = Team(team.rank if call.split else 0, team.size if call.split else 1, team.barrier)
     if not forward(tables, call.buffers.theta, work, blocks_to_compute, partners, counters):
         return False
-    function = LossFunction(loss.loss, loss.option, loss.class_indices)
+    function = LossFunction(loss.loss, loss.option, loss.class_indices, loss.kernel, loss.constants)
     losses_and_deltas(tables, work, blocks_to_compute, partners.rank, partners.size, function)
     if not wait(partners) or not deltas(tables, call.buffers.theta, work, blocks_to_compute, partners, loss.loss):
         return False
@@ -211,6 +217,32 @@ def _total_squares(squares):
 def _is_safe(cost, step, norm, optimizer):
     """Return whether an update certainly cannot overflow: False if a number is NaN."""
     return isfinite(cost) and step < optimizer.safe_step and norm < optimizer.safe_norm
+
+
+@inline_source
+def _update_by_kernel(call, optimizer, scalars, stride, scale, parameters):
+    """Update this thread's rows of all layers by the generated kernel; the scalars are `stride` numbers apart."""
+    team, buffers = call.team, call.buffers
+    if team.size == 1:
+        _run_update(buffers, optimizer, INT_ZERO, optimizer.decaying, scalars, stride, 1.0, scale)
+        rest = parameters - optimizer.decaying
+        _run_update(buffers, optimizer, optimizer.decaying, rest, scalars, stride, 0.0, scale)
+        return
+    for layer in range(call.tables.layers.shape[0]):
+        row = call.tables.layers[layer]
+        if row[KIND] == DENSE:
+            low, high = share(row[OUTPUTS], team.rank, team.size)
+            at, count = row[W] + low * row[INPUTS], (high - low) * row[INPUTS]
+            _run_update(buffers, optimizer, at, count, scalars, stride, 1.0, scale)
+            _run_update(buffers, optimizer, row[B] + low, high - low, scalars, stride, 0.0, scale)
+
+
+@jit
+def _run_update(buffers, optimizer, at, n, scalars, stride, decays, scale):
+    """Run the generated kernel on a range of parameters, all of which decay, or none."""
+    theta, g = address(buffers.theta, 0), address(buffers.gradient, 0)
+    arguments = theta, g, optimizer.slots, at, n, scalars, stride, optimizer.constants, decays, scale
+    invoke(optimizer.kernel, arguments)
 
 
 @inline_source

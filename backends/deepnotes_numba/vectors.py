@@ -444,3 +444,26 @@ def transpose(x, at, out, o, rows, columns):
     for r in range(0, rows, L):
         for c in range(0, columns, L):
             _transpose_square(x, at + r * S + c, out, o + c * S + r)
+
+
+@intrinsic
+def invoke(typingctx, address, arguments):
+    """Call the function at an address, which returns nothing, with a tuple of whole numbers and numbers."""
+
+    def generate(context, builder, signature, values):
+        numbers = cgutils.unpack_tuple(builder, values[1])
+        kind = ir.FunctionType(ir.VoidType(), [x.type for x in numbers])
+        builder.call(builder.inttoptr(values[0], ir.PointerType(kind)), numbers)
+        return context.get_dummy_value()
+
+    return types.void(address, arguments), generate
+
+
+@intrinsic
+def address(typingctx, x, at):
+    """Return the address of x[at] as an integer."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ptrtoint(_pointer(context, builder, signature.args[0], *arguments), WORD)
+
+    return types.intp(x, types.intp), generate

@@ -36,7 +36,7 @@ class NumpyBackend(HostBackend):
         super().__init__("numpy")
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the recorded Program, or None if the plan has user-defined layers, losses or optimizers."""
+        """Return the recorded Program, or None if the plan has something that cannot be recorded."""
         if not recordable(plan):
             logging.getLogger("deepnotes").debug("numpy: %s is partly user-defined, so it runs eagerly", plan)
             return None

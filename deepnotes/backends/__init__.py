@@ -18,8 +18,10 @@ from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, Prog
 from deepnotes.backends.samples import Indices, Samples
 from deepnotes.equations.array import Array, DType, Namespace, Shape
 from deepnotes.equations.ops import Ops
+from deepnotes.nn import formulas
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.expressions import FULL, NUMBER, PER_SAMPLE, Expression, trace
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, LossFunction
@@ -39,9 +41,12 @@ __all__ = [
     "ACTIVATIONS",
     "CHUNK_SECONDS",
     "ELEMENTS",
+    "FULL",
     "LOSSES",
     "NOTES",
+    "NUMBER",
     "OPTIMIZERS",
+    "PER_SAMPLE",
     "SGD",
     "Activation",
     "ActivationFunction",
@@ -61,6 +66,7 @@ __all__ = [
     "Dropout",
     "EagerInference",
     "EagerProgram",
+    "Expression",
     "ForkedProcessError",
     "Gradient",
     "HostBackend",
@@ -85,12 +91,14 @@ __all__ = [
     "Sums",
     "Supported",
     "aligned",
+    "formulas",
     "fuses",
     "number",
     "reason",
     "recordable",
     "replacing",
     "scalar_table",
+    "trace",
     "whole",
 ]
 

@@ -8,7 +8,8 @@ compute on the host, in Python.
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
+from deepnotes.nn.checking import DerivativeReport
 from deepnotes.nn.initializers import Initializer
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
@@ -34,8 +35,10 @@ __all__ = [
     "Context",
     "CosineDecay",
     "Dense",
+    "DerivativeReport",
     "Dropout",
     "ExponentialDecay",
+    "FormulaActivation",
     "Initializer",
     "InverseScaling",
     "Layer",

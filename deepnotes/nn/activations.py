@@ -5,9 +5,11 @@ from typing import Any, Literal, TypeAlias
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
+from deepnotes.nn import formulas
+from deepnotes.nn.expressions import FULL, Expression
 from deepnotes.nn.presets import default
 from deepnotes.utils.arguments import number
-from deepnotes.utils.errors import ArgumentError, look_up
+from deepnotes.utils.errors import ArgumentError, NotAnExpressionError, look_up
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
 """The range of the outputs.
@@ -48,7 +50,10 @@ LIBRARY: dict[str, Traits] = {
 
 
 class ActivationFunction:
-    """The base class of activations. To write one, derive from it and implement ``forward`` and ``backward``.
+    """The base class of activations. To write one, derive from it and implement ``forward``.
+
+    ``backward`` is derived from ``forward``; write it as well if you know a faster or more accurate form.
+    :func:`deepnotes.check` compares it with central differences.
 
     Attributes
     ----------
@@ -66,8 +71,15 @@ class ActivationFunction:
         raise NotImplementedError
 
     def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
-        """Return ``dZ = dA * g'(Z)`` (N12), shape (n, m)."""
-        raise NotImplementedError
+        """Return ``dZ = dA * g'(Z)`` (N12), of the shape of Z, (n, m).
+
+        Raises
+        ------
+        NotAnExpressionError
+            If ``forward`` uses something that cannot be differentiated.
+        """
+        dZ: Array = formulas.apply(formulas.activation_backward, self, ops.xp, dA, Z, A)
+        return dZ
 
 
 @dataclass(frozen=True, init=False)
@@ -119,6 +131,72 @@ class Activation(ActivationFunction):
 
     def __repr__(self) -> str:
         return f"Activation({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.options)])})"
+
+
+@dataclass(frozen=True)
+class FormulaActivation(ActivationFunction):
+    """An activation given by its formula as data, as a model file has a user-defined one.
+
+    Parameters
+    ----------
+    name : str
+        The name of the class that it was traced from.
+    formula : Expression
+        ``A = g(Z)`` for the argument Z.
+    derivative : Expression
+        ``dZ = dA * g'(Z)`` for the arguments dA, Z and A.
+    range : {"real", "positive", "unit", "simplex"}
+    initializer : str
+        The default initializer of the weights of a layer with this activation.
+
+    Raises
+    ------
+    ArgumentError
+        If an expression has other arguments, or does not have one result in their shape.
+    """
+
+    name: str
+    formula: Expression
+    derivative: Expression
+    range: Range = Traits.range
+    initializer: str = Traits.initializer
+
+    def __post_init__(self) -> None:
+        for field_name, arrays in (("formula", ("Z",)), ("derivative", ("dA", "Z", "A"))):
+            expression: Expression = getattr(self, field_name)
+            shapes = [expression.kinds[i].shape for i in expression.results]
+            if (expression.arrays, expression.numbers, shapes) != (arrays, (), [FULL]):
+                wanted = f"an expression of {', '.join(arrays)} with one result in their shape"
+                raise ArgumentError(f"{field_name}: got arguments {', '.join(expression.arrays)}, wanted {wanted}")
+
+    def forward(self, ops: Ops, Z: Array) -> Array:
+        """Return ``A = g(Z)`` (N3), shape (n, m)."""
+        (A,) = self.formula(ops.xp, Z)
+        return A  # type: ignore[no-any-return]
+
+    def backward(self, ops: Ops, dA: Array, Z: Array, A: Array) -> Array:
+        """Return ``dZ = dA * g'(Z)`` (N12), shape (n, m)."""
+        (dZ,) = self.derivative(ops.xp, dA, Z, A)
+        return dZ  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"FormulaActivation({self.name!r}, of {len(self.formula.nodes)} operations)"
+
+
+def as_formula(g: ActivationFunction, dtype: str, outputs: int) -> FormulaActivation:
+    """Return an activation as data, for networks of this dtype and layers with this number of outputs.
+
+    Raises
+    ------
+    NotAnExpressionError
+        If the activation may change, or its formula or derivative cannot be traced.
+    """
+    if isinstance(g, FormulaActivation):
+        return g
+    if not formulas.is_fixed(g):
+        raise NotAnExpressionError(f"attributes that may change: {type(g).__name__} is not a frozen dataclass")
+    forward, backward = formulas.activation(g, dtype, outputs), formulas.backward(g, dtype, outputs)
+    return FormulaActivation(type(g).__name__, forward, backward, g.range, g.initializer)
 
 
 def as_activation(activation: "str | ActivationFunction") -> ActivationFunction:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
+from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction, Range, update_options
 from deepnotes.utils.errors import ArgumentError, look_up
 
@@ -39,7 +40,10 @@ LIBRARY: dict[str, Traits] = {
 
 
 class LossFunction:
-    """The base class of losses. To write one, derive from it and implement ``value`` and ``derivative``.
+    """The base class of losses. To write one, derive from it and implement ``value``.
+
+    ``derivative`` is derived from ``value``; write it as well if you know a faster or more accurate form.
+    :func:`deepnotes.check` compares it with central differences.
 
     Attributes
     ----------
@@ -59,8 +63,15 @@ class LossFunction:
         raise NotImplementedError
 
     def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dA = ∂L/∂A`` of each sample, shape (k, m)."""
-        raise NotImplementedError
+        """Return ``dA = ∂L/∂A`` of each sample, shape (k, m).
+
+        Raises
+        ------
+        NotAnExpressionError
+            If ``value`` uses something that cannot be differentiated.
+        """
+        dA: Array = formulas.apply(formulas.loss_derivative, self, ops.xp, A, Y)
+        return dA
 
     def fused_with(self, activation: ActivationFunction) -> bool:
         """Return whether the loss after `activation` is computed from the logits Z (N11); by default False."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deepnotes.equations.array import Array, Namespace
+from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.layers import Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
@@ -236,6 +237,9 @@ class Supported(NamedTuple):
     optimizer : callable
         Takes an :class:`~deepnotes.nn.optimizers.Optimizer`, and returns whether there is a kernel for it and its
         options.
+    generates : bool, default False
+        Whether the backend generates kernels from expressions. Then every other activation, loss and optimizer counts
+        as well, if it cannot change and an expression can be traced from it.
 
     Examples
     --------
@@ -248,19 +252,31 @@ class Supported(NamedTuple):
     activations: Container[str]
     losses: Container[str]
     optimizer: Callable[[Optimizer], bool]
+    generates: bool = False
 
     def has_layers(self, layers: Sequence[Layer]) -> bool:
-        """Return whether there are kernels for all layers and their activations; there are none for derived classes."""
-        return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g)) for x in layers)
+        """Return whether all layers and their activations have kernels; a derived class has none."""
+        return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g, x.units)) for x in layers)
 
-    def has_activation(self, activation: ActivationFunction) -> bool:
-        """Return whether there is a kernel for an activation."""
-        return type(activation) is Activation and activation.name in self.activations
+    def has_activation(self, activation: ActivationFunction, outputs: int = 2) -> bool:
+        """Return whether an activation with this number of outputs has a kernel."""
+        if type(activation) is Activation and activation.name in self.activations:
+            return True
+        return self.generates and formulas.has_formula(formulas.backward, activation, "float64", outputs)
 
-    def has_loss(self, loss: LossFunction) -> bool:
-        """Return whether there is a kernel for a loss."""
-        return type(loss) is Loss and loss.name in self.losses
+    def has_loss(self, loss: LossFunction, outputs: int = 2) -> bool:
+        """Return whether a loss with this number of outputs has a kernel."""
+        if type(loss) is Loss and loss.name in self.losses:
+            return True
+        return self.generates and formulas.has_formula(formulas.loss_and_derivative, loss, "float64", outputs)
+
+    def has_optimizer(self, optimizer: Optimizer) -> bool:
+        """Return whether an optimizer has a kernel."""
+        if self.optimizer(optimizer):
+            return True
+        return self.generates and formulas.has_formula(formulas.update, optimizer, "float64")
 
     def has_plan(self, plan: Plan) -> bool:
-        """Return whether there are kernels for the layers, the loss and the optimizer of a plan."""
-        return self.has_layers(plan.layers) and self.has_loss(plan.loss) and self.optimizer(plan.optimizer)
+        """Return whether the layers, the loss and the optimizer of a plan all have kernels."""
+        outputs = plan.layout.sizes[-1]
+        return self.has_layers(plan.layers) and self.has_loss(plan.loss, outputs) and self.has_optimizer(plan.optimizer)

@@ -88,6 +88,10 @@ class UnknownParameterError(UnknownNameError, KeyError):
         return str(self.args[0])
 
 
+class NotAnExpressionError(DeepnotesError, NotImplementedError):
+    """A formula uses something that cannot be traced or differentiated; the message names it."""
+
+
 class BackendUnavailable(DeepnotesError, RuntimeError):
     """A backend is not installed, fails to import or has no device.
 

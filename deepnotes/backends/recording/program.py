@@ -27,11 +27,13 @@ MAX_RECORDINGS = 4
 
 
 def recordable(plan: Plan) -> bool:
-    """Return whether a plan can be recorded: all its layers, its loss and its optimizer are deepnotes' own.
+    """Return whether the equations of a plan can be recorded.
 
-    User-defined ones may do things that cannot be recorded, such as branching on values.
+    Those of user-defined layers cannot, and those of other user-defined objects only if they have an expression: they
+    may do something that cannot be recorded, such as branch on values.
     """
-    supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in OPTIMIZERS.values())
+    optimizers = OPTIMIZERS.values()
+    supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in optimizers, generates=True)
     return supported.has_plan(plan)
 
 

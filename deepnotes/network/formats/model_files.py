@@ -2,22 +2,22 @@
 
 The tensors are the parameters ``W1``, ``b1``, ..., and also ``input_mean`` and ``input_scale`` if inputs are
 standardized. The header contains the architecture, dtype, seed and metadata. Names in the header are looked up in fixed
-tables, so loading a file cannot import other code. A checkpoint is a model file that also contains the state of
-training, in tensors whose names begin with ``training.``.
+tables, and formulas consist of operations from a fixed table, so loading a file cannot import or run other code. A
+checkpoint is a model file that also contains the state of training, in tensors whose names begin with ``training.``.
 """
 
 from collections.abc import Callable
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from deepnotes.network.formats import containers
 from deepnotes.network.formats.containers import Container
-from deepnotes.nn.activations import Activation
+from deepnotes.nn.activations import Activation, as_formula
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.plan import Layout
-from deepnotes.utils.errors import ModelFileError
+from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
@@ -29,28 +29,33 @@ TRAINING = "training."
 """The prefix of the names of the tensors that hold the state of training."""
 
 
+Describe: TypeAlias = Callable[[Layer, str], dict[str, Any]]
+"""Returns the description of a layer in a network of a dtype."""
+
+
 def save(network: "NetworkLike", path: str | PathLike[str]) -> None:
     """Write `network` to `path` atomically; see :meth:`deepnotes.Network.save`."""
     containers.write(containers.as_path(path), *content(network))
 
 
-def describe(layer: Layer) -> dict[str, Any]:
-    """Return the JSON description of a layer for a model file.
+def describe(layer: Layer, dtype: str) -> dict[str, Any]:
+    """Return the description of a layer in the model file of a network of this dtype.
+
+    A user-defined activation is described by its formula, if that can be traced.
 
     Raises
     ------
     ModelFileError
-        If the layer, its activation or an initializer is user-defined, since a file cannot describe these.
+        If the layer or an initializer is user-defined, or an activation whose formula cannot be traced.
     """
     if type(layer) is Dropout:
         return {"type": "dropout", "rate": layer.rate}
     initializers = (layer.initializer, layer.bias_initializer) if type(layer) is Dense else ()
-    if type(layer) is Dense and isinstance(layer.g, Activation) and not any(map(callable, initializers)):
+    if type(layer) is Dense and not any(map(callable, initializers)):
         return {
             "type": "dense",
             "units": layer.units,
-            "activation": layer.g.name,
-            "options": dict(layer.g.options),
+            **_describe_activation(layer, dtype),
             "initializer": layer.initializer,
             "bias_initializer": layer.bias_initializer,
         }
@@ -59,9 +64,26 @@ def describe(layer: Layer) -> dict[str, Any]:
     )
 
 
-def content(
-    network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _describe_activation(layer: Dense, dtype: str) -> dict[str, Any]:
+    g = layer.g
+    if isinstance(g, Activation):
+        return {"activation": g.name, "options": dict(g.options)}
+    try:
+        formula = as_formula(g, dtype, layer.units)
+    except NotAnExpressionError as error:
+        raise ModelFileError(
+            f"{layer!r} has a user-defined activation, which a model file cannot describe, since it uses {error}"
+        ) from None
+    return {
+        "activation": formula.name,
+        "formula": formula.formula.to_data(),
+        "derivative": formula.derivative.to_data(),
+        "range": formula.range,
+        "activation_initializer": formula.initializer,
+    }
+
+
+def content(network: "NetworkLike", describe: Describe = describe) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header and the tensors of a network for a file; `describe` returns the description of a layer.
 
     Raises
@@ -77,7 +99,7 @@ def content(
     header = {
         "network": {
             "inputs": network.inputs,
-            "layers": [describe(layer) for layer in network.layers],
+            "layers": [describe(layer, network.dtype) for layer in network.layers],
             "dtype": network.dtype,
             "seed": network.seed,
             "dialect": network.dialect,
@@ -87,7 +109,7 @@ def content(
     return header, tensors
 
 
-def check(network: "NetworkLike", describe: Callable[[Layer], dict[str, Any]] = describe) -> None:
+def check(network: "NetworkLike", describe: Describe = describe) -> None:
     """Check before training that the network can be written afterwards; see :func:`content`.
 
     Raises

@@ -11,13 +11,17 @@ from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.network.formats import containers
 from deepnotes.network.formats.model_files import STANDARDIZER, TRAINING, flat
 from deepnotes.network.network import Network
-from deepnotes.nn.activations import Activation
+from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
+from deepnotes.nn.expressions import Expression
 from deepnotes.nn.initializers import LIBRARY as INITIALIZERS
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.plan import Layout
 from deepnotes.nn.presets import DIALECTS, in_dialect
 from deepnotes.utils.errors import DeepnotesError, ModelFileError
 from deepnotes.utils.wording import brief
+
+RANGES = ("real", "positive", "unit", "simplex")
+"""The ranges of outputs that an activation may have."""
 
 
 def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Network":
@@ -71,7 +75,7 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     return network
 
 
-def _layer(path: Path, description: Any) -> Layer:
+def _layer(path: Path, description: Any, dtype: str) -> Layer:
     """Return the layer that the header of a model file describes."""
     kind = description.get("type")
     if kind == "dropout":
@@ -81,9 +85,21 @@ def _layer(path: Path, description: Any) -> Layer:
         for name in initializers:
             if name is not None and (not isinstance(name, str) or name not in INITIALIZERS):
                 raise ModelFileError(f"{path}: unknown initializer {brief(repr(name))}")
-        activation = Activation(description["activation"], **description["options"])
-        return Dense(description["units"], activation, *initializers)
+        return Dense(description["units"], _activation(path, description, dtype), *initializers)
     raise ModelFileError(f"{path}: unknown layer type {brief(repr(kind))}; the file may need a newer deepnotes")
+
+
+def _activation(path: Path, description: Any, dtype: str) -> ActivationFunction:
+    """Return the activation in the description of a layer: one of the library's, or a formula."""
+    name = description["activation"]
+    if "formula" not in description:
+        return Activation(name, **description["options"])
+    formula, derivative = (Expression.from_data(description[key]) for key in ("formula", "derivative"))
+    outputs, initializer = description["range"], description["activation_initializer"]
+    valid = isinstance(name, str) and outputs in RANGES and isinstance(initializer, str) and initializer in INITIALIZERS
+    if not valid or {formula.dtype, derivative.dtype} != {dtype}:
+        raise ModelFileError(f"{path}: the activation {brief(repr(name))} is invalid")
+    return FormulaActivation(name, formula, derivative, outputs, initializer)
 
 
 def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tuple[list[Layer], dict[str, Any], bool]:
@@ -99,7 +115,7 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
     """
     try:
         description = header["network"]
-        layers = [_layer(path, layer) for layer in description["layers"]]
+        layers = [_layer(path, layer, description["dtype"]) for layer in description["layers"]]
         inputs, dtype, seed, metadata = (*(description[key] for key in ("inputs", "dtype", "seed")), header["metadata"])
         valid = (
             any(layer.parameters(1) for layer in layers)

@@ -580,10 +580,10 @@ def _read_history(file: Container, training: Training, epochs: int, best_epoch: 
     return history
 
 
-def _describe_layer(layer: Layer) -> dict[str, Any]:
+def _describe_layer(layer: Layer, dtype: str) -> dict[str, Any]:
     """Return the description of a layer for the file; ``deepnotes.load`` cannot load a user-defined layer."""
     try:
-        return model_files.describe(layer)
+        return model_files.describe(layer, dtype)
     except ModelFileError:
         return {"type": type(layer).__qualname__}
 

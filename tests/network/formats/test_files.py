@@ -96,7 +96,9 @@ def test_user_defined_layers_and_functions_cannot_be_saved(tmp_path: Path) -> No
     class Custom(dn.ActivationFunction):
         pass
 
-    for layer in (dn.Dense(2, Custom()), dn.Dense(2, initializer=lambda rng, shape: np.ones(shape)), dn.Layer()):
+    with pytest.raises(dn.ModelFileError, match="fails while it is traced"):
+        dn.Network([dn.Dense(2, Custom()), dn.Dense(1)], inputs=2).save(tmp_path / "a")
+    for layer in (dn.Dense(2, initializer=lambda rng, shape: np.ones(shape)), dn.Layer()):
         with pytest.raises(dn.ModelFileError, match="is or has a user-defined class or function"):
             dn.Network([layer, dn.Dense(1)], inputs=2).save(tmp_path / "a")
     net = network()

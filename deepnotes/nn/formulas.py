@@ -1,0 +1,129 @@
+"""The formulas of activations and losses as expressions, and the derivatives of those that bring none of their own."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from deepnotes.equations.ops import Ops
+from deepnotes.nn.derivatives import pullback
+from deepnotes.nn.expressions import FULL, Expression, trace
+from deepnotes.utils.errors import NotAnExpressionError
+
+
+def activation(part: Any, dtype: str, outputs: int) -> Expression:
+    """Return ``A = g(Z)`` of an activation for an argument Z."""
+    return trace(lambda xp, Z: _full(xp, part.forward(Ops(xp, {}), Z), Z), ["Z"], dtype, outputs)
+
+
+def loss(part: Any, dtype: str, outputs: int) -> Expression:
+    """Return the losses, shape (1, m), of a loss for arguments A and Y."""
+    return trace(lambda xp, A, Y: part.value(Ops(xp, {}), A, Y), ["A", "Y"], dtype, outputs)
+
+
+def backward(part: Any, dtype: str, outputs: int) -> Expression:
+    """Return ``dZ = dA * g'(Z)`` (N12) of an activation for arguments dA, Z and A, by its own method ``backward``."""
+
+    def derivative(xp: Any, dA: Any, Z: Any, A: Any) -> Any:
+        return _full(xp, part.backward(Ops(xp, {}), dA, Z, A), Z)
+
+    return trace(derivative, ["dA", "Z", "A"], dtype, outputs)
+
+
+def loss_and_derivative(part: Any, dtype: str, outputs: int) -> Expression:
+    """Return the losses and ``dA = ∂L/∂A`` for arguments A and Y, by the loss's own methods."""
+
+    def both(xp: Any, A: Any, Y: Any) -> Any:
+        ops = Ops(xp, {})
+        return part.value(ops, A, Y), _full(xp, part.derivative(ops, A, Y), A)
+
+    return trace(both, ["A", "Y"], dtype, outputs)
+
+
+def update(optimizer: Any, dtype: str) -> Expression:
+    """Return the next θ and slots of an optimizer for arrays theta, g, slot0, slot1, ..., and numbers.
+
+    The numbers are ``decays``, 1 for parameters that weight decay applies to and else 0, and the optimizer's scalars.
+    """
+    count, names = len(optimizer.slots), list(optimizer.scalars(1, 1.0))
+
+    def step(xp: Any, theta: Any, g: Any, *others: Any) -> Any:
+        slots, (decays, *numbers) = others[:count], others[count:]
+        scalars = dict(zip(names, numbers, strict=True))
+        theta, after = optimizer.update(Ops(xp, {}), theta, g, tuple(slots), decays, scalars)
+        return theta, *after
+
+    arrays = ["theta", "g", *(f"slot{i}" for i in range(count))]
+    return trace(step, arrays, dtype, numbers=["decays", *names], dimensions=1)
+
+
+def _full(xp: Any, x: Any, like: Any) -> Any:
+    """Return a value of a trace, broadcast to the shape of `like` if it has fewer elements."""
+    x = xp.symbol(x)
+    return x if x.kind.shape == FULL else xp.apply("spread", x, like)
+
+
+def options(part: Any) -> list[float]:
+    """Return the numbers among the settings of a part."""
+    settings = [*vars(part).values(), *dict(getattr(part, "options", ())).values()]
+    return [float(x) for x in settings if isinstance(x, int | float) and not isinstance(x, bool)]
+
+
+def is_fixed(part: Any) -> bool:
+    """Return whether a part cannot change: it is a frozen dataclass, or an object without attributes of its own."""
+    parameters: Any = getattr(type(part), "__dataclass_params__", None)
+    return not vars(part) if parameters is None else bool(parameters.frozen)
+
+
+def has_formula(describe: Callable[..., Expression], part: Any, *arguments: Any) -> bool:
+    """Return whether a part is fixed and has an expression, so that a kernel can be generated for it."""
+    try:
+        return is_fixed(part) and describe(part, *arguments) is not None
+    except NotAnExpressionError:
+        return False
+
+
+def activation_backward(part: Any, dtype: str, outputs: int) -> Expression:
+    """Return ``dZ = dA * g'(Z)`` (N12) for arguments dA, Z and A, derived from ``forward``."""
+    return _derived(part, "forward", "backward", lambda: _pullback(activation, part, dtype, outputs, "Z", "dA", "A"))
+
+
+def loss_derivative(part: Any, dtype: str, outputs: int) -> Expression:
+    """Return ``dA = ∂L/∂A`` for arguments A and Y, derived from ``value``."""
+    return _derived(part, "value", "derivative", lambda: _pullback(loss, part, dtype, outputs, "A"))
+
+
+def apply(derive: Callable[[Any, str, int], Expression], part: Any, xp: Any, *arrays: Any) -> Any:
+    """Return a derived derivative, computed with the functions of a namespace; the last array is (k, m)."""
+    like = arrays[-1]
+    dtype = "float32" if like.dtype == xp.float32 else "float64"
+    # A part that may change is derived anew: what was derived before may hold another value of an option.
+    try:
+        expression = (_kept if is_fixed(part) else _new)(derive, part, dtype, int(like.shape[0]))
+    except TypeError:  # an option cannot be hashed
+        expression = _new(derive, part, dtype, int(like.shape[0]))
+    (result,) = expression(xp, *arrays)
+    return result
+
+
+def _new(derive: Callable[[Any, str, int], Expression], part: Any, dtype: str, outputs: int) -> Expression:
+    return derive(part, dtype, outputs)
+
+
+_kept = lru_cache(maxsize=256)(_new)
+
+
+def _pullback(
+    formula: Callable[[Any, str, int], Expression], part: Any, dtype: str, outputs: int, by: str, *names: str
+) -> Expression:
+    return pullback(formula(part, dtype, outputs), outputs, by, *names)
+
+
+def _derived(part: Any, method: str, missing: str, derive: Callable[[], Expression]) -> Expression:
+    try:
+        return derive()
+    except NotAnExpressionError as error:
+        name = type(part).__name__
+        raise NotAnExpressionError(
+            f"{name} has no method {missing!r}, and its {method!r} cannot be differentiated, since it uses {error}; "
+            f"write {name}.{missing}"
+        ) from None

@@ -1,0 +1,200 @@
+"""Kernels that the Numba backend generates from expressions, for user-defined activations, losses and optimizers."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import literature
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.backends import Batches, Data, EagerProgram, State
+
+pytest.importorskip("numba", reason='the extra "numba" is not installed')
+
+from deepnotes_numba import generated
+from deepnotes_numba.program import NumbaProgram
+
+ALL = [*literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS]
+UNITS = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+
+def make_network(part: Any, dtype: str, backend: Any, hidden: int = 9) -> tuple[dn.Network, dict[str, Any]]:
+    """Return a network that uses `part`, and the settings to train it with."""
+    activation: Any = "tanh"
+    rate = 0.001 if isinstance(part, literature.LogSoftmax) else 0.05  # its outputs are far below 0
+    settings: dict[str, Any] = {"loss": "mean_squared_error", "optimizer": dn.SGD(rate)}
+    output = "softplus" if isinstance(part, literature.GammaDeviance) else "identity"
+    if isinstance(part, dn.ActivationFunction):
+        activation = part
+    elif isinstance(part, dn.LossFunction):
+        settings["loss"] = part
+        output = {"unit": "sigmoid", "simplex": "softmax"}.get(part.outputs[0], output)
+    else:
+        settings["optimizer"] = part
+    layers = [dn.Dense(hidden, activation), dn.Dropout(0.2), dn.Dense(5, activation), dn.Dense(3, output)]
+    return dn.Network(layers, inputs=4, seed=0, dtype=dtype, backend=backend), settings
+
+
+def make_data(part: Any, samples: int = 53) -> tuple[np.ndarray, np.ndarray]:
+    """Return samples and targets that suit the loss."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(4, samples))
+    kind = getattr(part, "targets", "real")
+    Y = {
+        "real": rng.normal(size=(3, samples)),
+        "count": rng.poisson(2.0, (3, samples)).astype(float),
+        "unit": rng.integers(0, 2, (3, samples)).astype(float),
+        "simplex": rng.dirichlet((1.0, 1.0, 1.0), samples).T,
+    }[kind]
+    return X, Y
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("part", ALL, ids=lambda part: type(part).__name__)
+def test_generated_kernels_train_and_predict_like_the_equations(part: Any, dtype: str) -> None:
+    X, Y = make_data(part)
+    networks = []
+    for backend in ("numba", dn.Backend("eager", np)):
+        net, settings = make_network(part, dtype, backend)
+        history = net.fit(X, Y, epochs=3, batch_size=16, shuffle=False, **settings)
+        networks.append((net, history.loss, net.evaluate(X, Y, loss=settings["loss"])["loss"]))
+    (ours, loss, evaluated), (reference, expected_loss, expected) = networks
+    assert type(ours._training[1]) is NumbaProgram  # type: ignore[index]
+    tolerance = 2e4 * UNITS[dtype]
+    np.testing.assert_allclose(loss, expected_loss, rtol=tolerance)
+    assert evaluated == pytest.approx(expected, rel=tolerance)
+    if isinstance(part, literature.Lion | literature.SignSGD):  # a rounding may change the sign of a gradient near 0
+        return
+    np.testing.assert_allclose(ours.flat(), reference.flat(), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(ours.predict(X[:, :1]), reference.predict(X[:, :1]), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "part", [literature.Mish(), literature.LogSoftmax(), literature.LogCosh(), literature.AMSGrad()]
+)
+def test_any_number_of_threads_gives_the_same_bits(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepnotes_numba import thread_count
+
+    monkeypatch.setattr(thread_count, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(thread_count, "WORK_PER_START", 1)
+    X, Y = make_data(part, 200)
+    results = []
+    for threads in (1, 2, 3):
+        for rows in (False, True):
+            monkeypatch.setattr(thread_count, "rows_move_less_data", lambda *_, rows=rows: rows)
+            net, settings = make_network(part, "float64", dn.get_backend("numba", threads=threads), hidden=40)
+            net.fit(X, Y, epochs=2, batch_size=64, **settings)
+            results.append((net.flat(), net.predict(X)))
+    for flat, predictions in results[1:]:
+        np.testing.assert_array_equal(flat, results[0][0])
+        np.testing.assert_array_equal(predictions, results[0][1])
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"),
+    [
+        (literature.SoftShrink(0.4), {"width": 0.7}),
+        (literature.Lion(0.01), {"beta1": 0.8, "beta2": 0.95}),
+        (literature.AMSGrad(0.01), {"epsilon": 1e-4, "beta2": 0.6}),
+    ],
+)
+def test_other_values_of_options_need_no_compilation(part: Any, changed: dict[str, float]) -> None:
+    X, Y = make_data(part)
+    results = []
+    for value in (part, replace(part, **changed)):
+        net, settings = make_network(value, "float64", "numba")
+        before = generated._compile.cache_info().misses
+        net.fit(X, Y, epochs=2, **settings)
+        results.append((generated._compile.cache_info().misses - before, net.flat()))
+    assert results[1][0] == 0
+    assert not np.array_equal(results[0][1], results[1][1])
+
+
+NOT_FINITE = np.array([[0.0, -0.0, np.nan, np.inf, -np.inf, 1e300, -1e300, 1e-300]])
+
+
+@pytest.mark.parametrize("part", literature.ACTIVATIONS, ids=lambda part: type(part).__name__)
+def test_special_values_pass_through_generated_kernels_as_through_the_equations(part: Any) -> None:
+    layers = [dn.Dense(1, part)]
+    nets = [dn.Network(layers, 1, seed=0, dtype="float64", backend=name) for name in ("numba", "numpy")]
+    for net in nets:
+        net.parameters["W1"], net.parameters["b1"] = np.ones((1, 1)), np.zeros((1, 1))
+    theta = nets[0].theta
+    with np.errstate(all="ignore"):
+        found, expected = (net.inference.predict(theta, NOT_FINITE) for net in nets)
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+def test_a_part_that_may_change_runs_eagerly() -> None:
+    class Scaled(dn.ActivationFunction):
+        def __init__(self, slope: float) -> None:
+            self.slope = slope
+
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return self.slope * Z
+
+    net, settings = make_network(Scaled(2.0), "float64", "numba")
+    net.fit(*make_data(None), epochs=1, **settings)
+    assert type(net._training[1]) is EagerProgram  # type: ignore[index]
+
+
+def test_an_optimizer_whose_scalars_need_single_steps_is_compiled() -> None:
+    """Its ``scalars`` branch on the step, and so cannot be computed for many updates at once."""
+
+    @dataclass(frozen=True)
+    class WarmUp(literature._Own):
+        def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+            return {"rate": rate * (0.1 if step < 4 else 1.0)}
+
+        def update(self, ops: Any, theta: Any, g: Any, slots: Any, decays: Any, scalars: Any) -> Any:
+            return theta - scalars["rate"] * g, ()
+
+    X, Y = make_data(None)
+    results = []
+    for backend in ("numba", "numpy"):
+        net, settings = make_network(WarmUp(0.1), "float64", backend)
+        net.fit(X, Y, epochs=2, batch_size=16, shuffle=False, **settings)
+        results.append(net.flat())
+    np.testing.assert_allclose(*results, rtol=1e-10)
+
+
+PROGRAM = """
+import sys; sys.path.insert(0, {tests!r})
+import numpy as np, deepnotes as dn, literature
+net = dn.Network([dn.Dense(4, literature.Mish()), dn.Dense(1)], 2, backend="numba", seed=0)
+net.fit(np.ones((2, 8)), np.ones((1, 8)), epochs=1)
+from deepnotes_numba import generated
+print(generated._compile.cache_info().misses, generated.KernelCache.compiled)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_loads_the_kernels_of_the_first(tmp_path: Path) -> None:
+    program = PROGRAM.format(tests=str(Path(__file__).parents[1]))
+    environment = os.environ | {"DEEPNOTES_CACHE_DIR": str(tmp_path)}
+    counts = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=600
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert counts == [["2", "2"], ["2", "0"]]
+
+
+def test_batches_train_on_generated_kernels_up_to_an_update_that_is_not_finite() -> None:
+    net, settings = make_network(literature.Mish(), "float64", "numba")
+    X, Y = make_data(None)
+    X[0, 20] = np.nan
+    plan = net._plan(net._loss(settings["loss"]), settings["optimizer"], 0.0, None, False)
+    program = net.backend.compile(plan)
+    assert program is not None
+    state = State(net.flat())
+    chunk = program.train(state, Batches(Data(X, Y), np.arange(53), 16, np.full(4, 0.01)))
+    assert chunk.steps == 1
+    assert np.isfinite(state.theta).all()

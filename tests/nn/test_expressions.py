@@ -1,0 +1,181 @@
+"""Expressions: what is traced, what is not, and the reading of those that come from a file."""
+
+import json
+from typing import Any
+
+import array_api_strict
+import literature
+import numpy as np
+import pytest
+
+import deepnotes as dn
+from deepnotes.equations import EQUATIONS
+from deepnotes.nn import activations, formulas, losses
+from deepnotes.nn.expressions import LARGEST, Expression, trace
+from deepnotes.utils.errors import ArgumentError, NotAnExpressionError
+
+Z = np.random.default_rng(0).normal(size=(3, 8)) * 3
+A = np.exp(Z) / np.exp(Z).sum(axis=0)
+Y = np.eye(3)[:, np.arange(8) % 3]
+
+
+def traced(function: Any, **options: Any) -> Expression:
+    """Return the expression of a function of Z alone."""
+    return trace(function, ["Z"], "float64", **options)
+
+
+@pytest.mark.parametrize("name", activations.LIBRARY)
+def test_a_traced_activation_computes_the_same_bits(name):
+    (found,) = formulas.activation(dn.Activation(name), "float64", 3)(np, Z)
+    np.testing.assert_array_equal(found, EQUATIONS[name](np, Z))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("name", losses.LIBRARY)
+def test_a_traced_loss_computes_the_same_bits(name, outputs):
+    (found,) = formulas.loss(dn.Loss(name), "float64", outputs)(np, A[:outputs], Y[:outputs])
+    np.testing.assert_array_equal(found, EQUATIONS[name](np, A[:outputs], Y[:outputs]))
+
+
+def test_expressions_run_on_any_array_library():
+    xp = array_api_strict
+    expression = formulas.activation(literature.HardSwish(), "float64", 3)
+    (found,) = expression(xp, xp.asarray(Z))
+    np.testing.assert_array_equal(np.asarray(found), literature.HardSwish().forward(dn.Ops(np, {}), Z))
+
+
+def test_equal_operations_are_computed_once_and_constants_are_folded():
+    expression = traced(lambda xp, Z: (Z * Z + 1) * (Z * Z + 1) * xp.exp(xp.asarray(0.0, dtype=Z.dtype)))
+    assert [node.operation for node in expression.nodes] == ["input", "multiply", "constant", "add", "multiply"]
+
+
+def test_zeros_of_both_signs_are_different_constants():
+    expression = traced(lambda xp, Z: (Z + 0.0, Z + -0.0))
+    assert np.signbit([node.value for node in expression.nodes if node.operation == "constant"]).tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_constants_are_folded_in_the_dtype():
+    (found,) = trace(lambda xp, Z: Z + xp.exp(xp.asarray(1.0, dtype=Z.dtype)), ["Z"], "float32")(
+        np, np.zeros((1, 1), "f")
+    )
+    assert found == np.exp(np.float32(1))
+
+
+def test_a_branch_on_the_number_of_outputs_is_taken():
+    def function(xp: Any, Z: Any) -> Any:
+        return Z if Z.shape[0] == 1 else Z / Z.shape[0]
+
+    assert len(traced(function, outputs=1).nodes) == 1
+    (found,) = traced(function, outputs=2)(np, np.full((4, 1), 8.0))  # for any number from 2 on
+    assert (found == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda xp, Z: xp.take(Z, 0, axis=0), "take"),
+        (lambda xp, Z: Z[0], "index"),
+        (lambda xp, Z: Z if Z > 0 else -Z, "branch"),
+        (lambda xp, Z: Z * float(Z), "Python numbers"),
+        (lambda xp, Z: Z / Z.shape[1], "number of samples"),
+        (lambda xp, Z: xp.sum(Z), "axis=None"),
+        (lambda xp, Z: xp.sum(Z, axis=1, keepdims=True), "axis=1"),
+        (lambda xp, Z: Z**0.5, "power"),
+        (lambda xp, Z: Z + np.ones(3), "ndarray"),
+        (lambda xp, Z: Z + "a", "str"),
+        (lambda xp, Z: xp.astype(Z, xp.int64), "conversion"),
+        (lambda xp, Z: xp.asarray([1.0, 2.0]) * Z, "array of constants"),
+    ],
+)
+def test_what_cannot_be_an_expression_is_named(function, message):
+    with pytest.raises(NotAnExpressionError, match=message):
+        traced(function)
+
+
+def test_a_formula_that_never_ends_is_refused():
+    def function(xp: Any, Z: Any) -> Any:
+        for _ in range(2 * LARGEST):
+            Z = xp.exp(Z)
+        return Z
+
+    with pytest.raises(NotAnExpressionError, match="more than 10,000 operations"):
+        traced(function)
+
+
+# --- as data ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", literature.ACTIVATIONS, ids=lambda part: type(part).__name__)
+def test_an_expression_survives_json(part):
+    expression = formulas.activation(part, "float32", 3)
+    assert Expression.from_data(json.loads(json.dumps(expression.to_data()))) == expression
+
+
+GOOD = {
+    "arrays": ["Z"], "numbers": [], "dtype": "float64", "results": [2],
+    "nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, 1]],
+}  # fmt: skip
+
+
+def test_the_data_of_the_hostile_ones_is_good_but_for_one_change():
+    assert Expression.from_data(GOOD)(np, Z)[0] is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nodes": [["input", "Z"], ["multiply", 0, 1], ["multiply", 0, 1]]},  # a cycle
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, 2]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, -1]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, True]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, 1.0]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, 1, 1]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["__import__", 0]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["take", 0, 1]]},
+        {"nodes": [["input", "X"], ["constant", 2.0], ["multiply", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", float("nan")], ["multiply", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", float("inf")], ["multiply", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", 10**400], ["multiply", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", "2"], ["multiply", 0, 1]]},
+        {"nodes": [["input", "Z"], ["less", 0, 0], ["multiply", 0, 1]]},  # a condition as a number
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["where", 0, 0, 1]]},  # a number as a condition
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["bitwise_and", 0, 1]]},
+        {"nodes": [["input", "Z"]] * (LARGEST + 1)},
+        {"nodes": []},
+        {"nodes": {}},
+        {"nodes": [[], [], []]},
+        {"nodes": ["input", "constant", "multiply"]},
+        {"results": [3]},
+        {"results": [-1]},
+        {"results": []},
+        {"results": [0] * (LARGEST + 1)},
+        {"results": "2"},
+        {"arrays": ["Z", "Z"]},
+        {"arrays": [["Z"]]},
+        {"arrays": "Z"},
+        {"numbers": ["Z"]},
+        {"numbers": None},
+        {"dtype": "float16"},
+        {"dtype": ["float64"]},
+    ],
+)
+def test_hostile_data_is_refused(change):
+    with pytest.raises(ArgumentError, match="expression"):
+        Expression.from_data(GOOD | change)
+
+
+@pytest.mark.parametrize("data", [None, 3, "abc", [], {}, {"nodes": []}, [[]] * 5])
+def test_data_of_another_shape_is_refused(data):
+    with pytest.raises(ArgumentError, match="expression"):
+        Expression.from_data(data)
+
+
+def test_a_chain_of_every_node_that_is_allowed_is_read_and_computed_without_recursion():
+    nodes: list[Any] = [["input", "Z"], ["constant", 0.5]] + [["multiply", i + 1, 1] for i in range(LARGEST - 2)]
+    nodes[2] = ["multiply", 0, 1]
+    expression = Expression.from_data(GOOD | {"nodes": nodes, "results": [LARGEST - 1]})
+    assert expression(np, np.ones((1, 1)))[0] == 0
