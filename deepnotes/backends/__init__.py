@@ -1,9 +1,9 @@
 """The interface of backends: everything that the packages under ``backends/`` use, and nothing else.
 
-A backend derives from :class:`Backend`, or from :class:`HostBackend` if its arrays are NumPy's. A namespace is enough
-for training (level 1). Its ``kernels`` replace equations (level 2). Its methods ``compile`` and ``compile_inference``
-return its own :class:`Program` and :class:`Inference` for the plans that it supports, see :class:`Supported` (level 3).
-The other names are types and helpers for implementing these.
+A backend derives from :class:`Backend`, or from :class:`HostBackend` if its arrays are NumPy's. A backend that has
+only a namespace can train (level 1). The ``kernels`` of a backend replace equations (level 2). The methods ``compile``
+and ``compile_inference`` of a backend return its own :class:`Program` and :class:`Inference` for the plans that it
+supports, see :class:`Supported` (level 3). The other names are types and helpers for implementing backends.
 
 These names are stable; the modules that define them are not.
 """

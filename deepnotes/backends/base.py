@@ -45,12 +45,12 @@ class Backend:
     Attributes
     ----------
     options : dict of str to object
-        The options passed to its constructor, as in ``get_backend("numba", threads=2)``; pickles store them.
+        The options that the backend was created with, as in ``get_backend("numba", threads=2)``; pickles store them.
     dlpack_device : (int, int) or None
-        The device of its arrays, as DLPack reports it; other libraries' arrays on that device are used without a copy.
+        The device of its arrays, as DLPack reports it. Other libraries' arrays on this device are used without a copy.
     on_host : bool
         Whether its arrays are NumPy's, in the memory of the host. If so, estimators convert sparse samples a few
-        batches at a time, and the performance limits that are measured for one such backend apply to all of them.
+        batches at a time. Performance limits are measured once for all backends on the host.
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32 ("highest"), or with factors that are rounded on purpose, to TF32
         ("high") or to the 16-bit format of that name. The error bounds of the conformance checks depend on it.

@@ -147,7 +147,7 @@ ULPS = {"exp": 4, "expm1": 4, "log": 4, "log1p": 4, "tanh": 3, "sqrt": 1}
 
 
 def gamma(k: int, u: float) -> float:
-    """Return ``γ_k = k u / (1 - k u)``, the bound of k successive roundings; infinite if ``k u`` is at least 1.
+    """Return ``γ_k = k u / (1 - k u)``, which bounds the relative error of k roundings; infinite if ``k u >= 1``.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def gamma(k: int, u: float) -> float:
 
 
 def sum_factor(k: int, u: float, random: bool) -> float:
-    """Return the error bound of a sum of k terms, as a factor of ``Σ |terms|``.
+    """Return the error bound of a sum of k terms, divided by ``Σ |terms|``.
 
     Parameters
     ----------
@@ -192,14 +192,15 @@ class Rules:
     dtype : {"float32", "float64"}
         The dtype that the backend computes in.
     products : str, optional
-        The precision of matrix products, such as "tf32", if it differs.
+        The precision of matrix products, such as "tf32", if it differs from `dtype`.
     random : bool, default True
         Whether inputs are random, see :func:`sum_factor`.
 
     Attributes
     ----------
     slack : float
-        The factor for all bounds: 2 if there is no wider dtype, so that the reference has errors as well, else 1.
+        The factor by which all bounds are multiplied: 1, or 2 if there is no wider dtype, because then the reference
+        values have rounding errors as well.
     """
 
     bool, int64 = np.dtype("bool"), np.dtype("int64")
@@ -236,7 +237,7 @@ class Rules:
         return BoundedArray(self, value, np.where(np.isfinite(value), error, 0.0))
 
     def add_rounding(self, value: Any, error: Any, roundings: float = 1.0) -> BoundedArray:
-        """Return the result of an operation, with the error caused by its arguments and that of its own rounding."""
+        """Return the result of an operation; `error` is the error caused by its arguments, to which roundings add."""
         own = roundings * self.u * (abs(value) + error) + self.tiny
         return self.with_errors(value, np.where((value == 0) & (error == 0), 0.0, error + own))
 
@@ -354,7 +355,7 @@ class Rules:
         return BoundedArray(self, np.take(x.value, indices.value, axis), np.take(x.error, indices.value, axis))
 
     def exp(self, x: BoundedArray, /) -> BoundedArray:
-        """Return ``exp(x)``; an error d of x changes it by a factor of ``exp(d)``. ``exp(0)`` is 1 on every backend."""
+        """Return ``exp(x)``. An error d of x multiplies the result by ``exp(d)``. ``exp(0)`` is 1 on every backend."""
         result = self.elementary("exp", np.exp(x.value), _exp_error(x.value, x.error))
         return self.with_errors(result.value, np.where((x.value == 0) & (x.error == 0), 0.0, result.error))
 
@@ -363,7 +364,7 @@ class Rules:
         return self.elementary("expm1", np.expm1(x.value), _exp_error(x.value, x.error))
 
     def log(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the logarithm; for an error d of x, its error is the distance to ``log(x - d)``."""
+        """Return the logarithm. An error d of x changes the result by at most its distance to ``log(x - d)``."""
         return self.elementary("log", np.log(x.value), _log_error(x.value, x.error))
 
     def log1p(self, x: BoundedArray, /) -> BoundedArray:
@@ -371,7 +372,7 @@ class Rules:
         return self.elementary("log1p", np.log1p(x.value), _log_error(1 + x.value, x.error))
 
     def sqrt(self, x: BoundedArray, /) -> BoundedArray:
-        """Return the square root; for an error d of x, its error is the distance to ``sqrt(x - d)``.
+        """Return the square root. An error d of x changes the result by at most its distance to ``sqrt(x - d)``.
 
         The distance is computed without cancellation, as ``d / (sqrt(x) + sqrt(x - d))``.
         """
@@ -394,7 +395,10 @@ class Rules:
         return self.compare(np.equal, x1, x2)
 
     def maximum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return the larger element, with its own error if it is certainly the larger one, else the larger error."""
+        """Return the larger element.
+
+        The error bound is that of the element if it is certainly the larger one, else the larger of the two bounds.
+        """
         return self._select(np.maximum(x1.value, x2.value), x1.value > x2.value, x1, x2)
 
     def minimum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
@@ -402,7 +406,10 @@ class Rules:
         return self._select(np.minimum(x1.value, x2.value), x1.value < x2.value, x1, x2)
 
     def where(self, condition: BoundedArray, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return x1 where the condition holds, else x2; where it is uncertain, the error also covers the other one."""
+        """Return x1 where the condition holds, else x2.
+
+        Where the condition is uncertain, the error bound also covers the alternative that was not selected.
+        """
         value = np.where(condition.value, x1.value, x2.value)
         own, other = (np.where(c, x1.error, x2.error) for c in (condition.value, ~condition.value))
         is_uncertain = condition.error > 0
@@ -483,7 +490,7 @@ class Bounds(Backend):
 
 
 def excess(found: np.ndarray, expected: BoundedArray) -> np.ndarray:
-    """Return the error of each element of a result as a multiple of its bound; a multiple of at most 1 is correct.
+    """Return the error of each element of a result, divided by its bound: an element is correct if this is at most 1.
 
     NaN and infinite reference values must be matched exactly.
 

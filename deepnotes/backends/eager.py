@@ -53,7 +53,10 @@ class EagerProgram:
         return Chunk(loss_sum, weight_sum, len(rates), cost)
 
     def _norm(self, gradient: Gradient) -> float:
-        """Return the norm of a gradient, or its largest element if its square overflows; it may be NaN or infinite."""
+        """Return the norm of a gradient or, if its square overflows, the largest absolute value of an element.
+
+        The result can be NaN or infinite.
+        """
         square = float(gradient.square)
         return sqrt(square) if isfinite(square) else float(self.ops.xp.max(abs(gradient.flat)))
 
@@ -91,7 +94,7 @@ class EagerProgram:
 ELEMENTS = 1 << 22
 """The largest number of outputs of the widest layer to hold in memory; larger inputs are processed in blocks."""
 BLOCK_MULTIPLICATIONS = 10**10
-"""The number of multiplications per block, which take a fraction of a second: Ctrl-C takes effect between blocks."""
+"""The number of multiplications per block: a block takes a fraction of a second, and Ctrl-C acts between blocks."""
 MIN_BLOCK = 256
 """The smallest number of samples per block: with fewer, reading the weights of a wide layer would dominate."""
 
@@ -132,7 +135,7 @@ class EagerInference:
             return forward(self.backend.ops, self.layers, parameters, X, 0, None)
 
     def _split(self, X: Array) -> list[Array]:
-        """Return blocks of columns of X that are small enough to be processed at a time."""
+        """Return blocks of columns of X, each small enough to be processed at once."""
         m, layout = X.shape[1], self.layout
         by_time = max(MIN_BLOCK, BLOCK_MULTIPLICATIONS // max(1, layout.decaying))
         step = max(1, min(ELEMENTS // max(layout.sizes), by_time))

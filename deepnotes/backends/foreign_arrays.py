@@ -1,8 +1,8 @@
 """Read arrays of other libraries in place, through DLPack or NumPy's own protocol; only :func:`to_host` copies them.
 
 NumPy reads an array on the host in place, whatever its library (PyTorch, JAX, ...). An array in the memory of a GPU is
-read in place by a backend whose arrays are on the same GPU. For any other backend, an error is raised that names the
-call to copy the array.
+read in place by a backend whose arrays are on the same GPU. Any other backend raises an error, and the message names
+the call that copies the array.
 """
 
 import re
@@ -25,7 +25,7 @@ COPIES = {
     "jaxlib": "jax.device_get({0})",
     "torch": "{0}.cpu()",
 }
-"""For each library, the call that copies an array, whose name replaces {0}, to the host."""
+"""The call that copies an array to the host, by library; the name of the array replaces {0}."""
 
 
 def is_neighbour(backend: "Backend", x: Any) -> bool:
@@ -112,7 +112,7 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
 def _convert_frame(x: Any, array: np.ndarray) -> np.ndarray:
     """Return the elements of a pandas frame or series as numbers, with NaN for missing values.
 
-    If some columns have neither numbers nor booleans, return `array`, the elements as NumPy objects, unchanged.
+    If a column has neither numbers nor booleans, return `array` unchanged; its elements are Python objects.
     """
     dtypes = x.dtypes if x.ndim == 2 else [x.dtypes]
     kinds = {getattr(dtype, "kind", "O") for dtype in dtypes}

@@ -31,8 +31,8 @@ class State:
 class Data(NamedTuple):
     """Samples X of shape (n[0], m), targets Y of shape (k, m) or (1, m), and weights w of shape (1, m), if any.
 
-    Each is an array of the backend or a :class:`~deepnotes.backends.Samples` object of the same shape. A Program gets
-    Samples only if their attribute ``read_by_programs`` is true.
+    Each of them is an array of the backend or a :class:`~deepnotes.backends.Samples` object of the same shape. A
+    Program gets Samples only if their attribute ``read_by_programs`` is true.
     """
 
     X: Array
@@ -41,7 +41,7 @@ class Data(NamedTuple):
 
 
 Sums: TypeAlias = tuple[float, float]
-"""The sums of losses and of weights. They are added batch by batch, so they do not depend on where chunks end."""
+"""The sum of the losses and the sum of the weights. Each batch is added in turn, so chunk boundaries do not matter."""
 
 
 class Chunk(NamedTuple):
@@ -55,7 +55,7 @@ class Chunk(NamedTuple):
     steps : int
         The number of updates made. Training stops before the first update whose cost or gradient is not finite.
     cost : float
-        The cost of the last batch, including one for which no update was made; it may not be finite.
+        The cost of the last batch, even if no update was made for it. NaN or infinity if this cost ended the training.
     """
 
     loss_sum: float
@@ -76,7 +76,8 @@ class Batches(NamedTuple):
     ----------
     data : Data
     order : ndarray of int64, shape (k,)
-        The valid indices of samples, batch after batch: each has `batch_size` of them; the last may have fewer.
+        The indices of the samples, all valid, batch after batch. Each batch has `batch_size` indices, but the last
+        may have fewer.
     batch_size : int
     rates : ndarray of float64, shape (updates,)
         The learning rate of each update. There is one update per batch.
@@ -95,7 +96,7 @@ class Batches(NamedTuple):
         return self._replace(order=self.order[: updates * self.batch_size], rates=self.rates[:updates])
 
     def after(self, chunk: Chunk) -> "Batches":
-        """Return the batches that remain after the updates of `chunk`, to be added to its sums."""
+        """Return the batches that remain after the updates of `chunk`; their sums start with those of `chunk`."""
         return self._replace(
             order=self.order[chunk.steps * self.batch_size :], rates=self.rates[chunk.steps :], sums=chunk.sums
         )
@@ -115,7 +116,7 @@ class Program(Protocol):
         Returns
         -------
         Chunk
-            If a cost or gradient is not finite, training stops before that update, and `state` is the state before it.
+            If a cost or gradient is not finite, training stops before that update, and `state` does not include it.
         """
 
     def gradients(self, state: State, data: Data) -> Gradient:
@@ -126,4 +127,8 @@ class Program(Protocol):
 
 
 CHUNK_SECONDS = 0.075
-"""The intended duration of a call of ``train``: short enough for Ctrl-C and progress, long enough to hide overhead."""
+"""The intended duration of a call of ``train``, in seconds.
+
+It is short enough for Ctrl-C to act promptly and for the progress bar to move smoothly, and long enough for the
+overhead of a call not to matter.
+"""

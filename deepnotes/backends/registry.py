@@ -82,7 +82,9 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
     """
     if isinstance(backend, Backend):
         if options:
-            raise ArgumentError(f"backend={backend!r}: got {_format_options(options)}, wanted options with a name only")
+            raise ArgumentError(
+                f"backend={backend!r}: got {_format_options(options)}, wanted options only with the name of a backend"
+            )
         return backend
     if backend is None:
         name, selected = _selected.get() or _process_default or (os.environ.get("DEEPNOTES_BACKEND") or "numpy", {})
@@ -138,7 +140,7 @@ def use_backend(name: str, **options: Any) -> Iterator[Backend]:
 
 
 def load(name: str, options: Mapping[str, Any] | None = None) -> Backend:
-    """Return the backend that is registered as `name`, created with `options`; it is imported at its first use.
+    """Return the backend that is registered as `name`, created with `options`; its module is imported on first use.
 
     Raises
     ------
@@ -233,7 +235,7 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict[str, An
     known = [parameter.name for parameter in parameters if parameter.kind in by_name]
     for option in options:
         if option not in known:
-            raise ArgumentError(f"backend {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}")
+            raise ArgumentError(f"backend {name!r} has no option {option!r}; its options: {', '.join(known) or 'none'}")
 
 
 def _format_options(options: Mapping[str, Any]) -> str:
@@ -268,4 +270,5 @@ def _log_info(message: str, *args: object) -> None:
     logging.getLogger("deepnotes").info(message, *args)
 
 
-Backend._load = staticmethod(load)  # a pickle of a backend contains only its name and options, and calls this function
+# A pickle of a backend contains its name and options; unpickling calls this function.
+Backend._load = staticmethod(load)

@@ -1,4 +1,4 @@
-"""Samples: columns that are not in an array of a backend, but are read from a file or from host memory as needed."""
+"""Samples: columns that are read from a file or from host memory when they are needed."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,7 +16,7 @@ Indices: TypeAlias = np.ndarray | slice
 
 
 class Samples:
-    """Samples, targets or weights, one in each column, of which only a limited number is in memory at a time.
+    """Samples, targets or weights, one in each column, of which only a limited number are in memory at a time.
 
     A subclass defines :meth:`read`. :class:`~deepnotes.backends.Data` may hold Samples instead of arrays.
 
@@ -32,8 +32,9 @@ class Samples:
     Attributes
     ----------
     read_by_programs : bool
-        Whether the Programs of the backend accept these Samples. By default they get arrays instead, with as many
-        batches as have at most `most` samples together, but with at least one batch. Inferences always get arrays.
+        Whether the Programs of the backend accept these Samples. If not, which is the default, a Program gets arrays
+        instead, each with as many batches as fit into `most` samples, but at least one batch. An Inference always gets
+        arrays.
     """
 
     ndim = 2
@@ -43,11 +44,11 @@ class Samples:
         self.backend, self.shape, self.most = backend, shape, max(1, most)
 
     def read(self, indices: Indices) -> np.ndarray:
-        """Return some samples, shape (n, k), as a NumPy array in the dtype of the network."""
+        """Return the samples at `indices`, shape (n, k), as a NumPy array in the dtype of the network."""
         raise NotImplementedError
 
     def take(self, indices: Indices) -> Array:
-        """Return some samples, shape (n, k), as an array of the backend."""
+        """Return the samples at `indices`, shape (n, k), as an array of the backend."""
         return self.backend.from_numpy(self.read(indices))
 
 
@@ -72,10 +73,10 @@ def spans(*arrays: Columns) -> Iterator[slice]:
 
 
 def columns(x: Columns, span: slice) -> Array:
-    """Return some columns of an array or of Samples as an array of the backend."""
+    """Return the columns in `span`, from an array or from Samples, as an array of the backend."""
     return x.take(span) if isinstance(x, Samples) else x[:, span]
 
 
 def host_columns(backend: "Backend", x: Columns, span: slice = slice(None)) -> np.ndarray:
-    """Return some columns of an array or of Samples as a NumPy array."""
+    """Return the columns in `span`, from an array or from Samples, as a NumPy array."""
     return x.read(span) if isinstance(x, Samples) else backend.to_numpy(x[:, span])

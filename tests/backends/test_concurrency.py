@@ -154,7 +154,7 @@ def test_a_callback_cannot_train_the_network_that_it_watches(backend: dn.Backend
         def on_epoch(self, training: Any) -> None:
             training.network.partial_fit(X, y)
 
-    with pytest.raises(dn.BusyError, match="by the training that called this callback"):
+    with pytest.raises(dn.BusyError, match="by the call of fit that called this callback"):
         net.fit(X, y, callbacks=[TrainAgain()])
     net.fit(X, y, epochs=1)
 

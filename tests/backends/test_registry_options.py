@@ -72,10 +72,10 @@ def test_a_backend_is_created_once_per_set_of_options() -> None:
 def test_an_option_that_the_factory_lacks_is_refused_without_calling_it() -> None:
     with pytest.raises(dn.ArgumentError) as caught:
         dn.get_backend("tuned", thread=2)
-    assert str(caught.value) == "backend 'tuned' has no option 'thread'; it has threads, device"
+    assert str(caught.value) == "backend 'tuned' has no option 'thread'; its options: threads, device"
     with pytest.raises(dn.ArgumentError) as caught:
         dn.get_backend("numpy", threads=2)
-    assert str(caught.value) == "backend 'numpy' has no option 'threads'; it has none"
+    assert str(caught.value) == "backend 'numpy' has no option 'threads'; its options: none"
     assert calls == []
 
 
@@ -99,7 +99,7 @@ def test_an_unhashable_value_is_refused() -> None:
 
 def test_options_cannot_be_passed_with_a_backend_object() -> None:
     backend = dn.get_backend("tuned")
-    with pytest.raises(dn.ArgumentError, match=r"'tuned'.*: got threads=2, wanted options with a name only"):
+    with pytest.raises(dn.ArgumentError, match=r"'tuned'.*: got threads=2, wanted options only with the name"):
         dn.get_backend(backend, threads=2)
 
 
@@ -158,7 +158,7 @@ def test_auto_skips_backends_without_the_option(
     assert dn.get_backend("auto").name == "plain"
     with caplog.at_level("INFO", logger="deepnotes"):
         assert dn.get_backend("auto", threads=2) is dn.get_backend("tuned", threads=2)
-    assert "not plain (backend 'plain' has no option 'threads'; it has none)" in caplog.text
+    assert "not plain (backend 'plain' has no option 'threads'; its options: none)" in caplog.text
     with dn.use_backend("auto", device="gpu"):
         assert dn.get_backend() is dn.get_backend("tuned", device="gpu")
 

@@ -72,7 +72,7 @@ def write(name, text):
         ("train digits --backend nunpy", "unknown backend 'nunpy'; did you mean 'numpy'?"),
         (
             "train digits --backend numpy --threads 2",
-            "argument --threads: backend 'numpy' has no option 'threads'; it has none",
+            "argument --threads: backend 'numpy' has no option 'threads'; its options: none",
         ),
         ("train digits --threads 0", "argument --threads: got '0', wanted a whole number of at least 1"),
         ("train digits --dtype float16", "argument --dtype: invalid choice: 'float16'"),

@@ -21,7 +21,7 @@ import numpy as np
 from deepnotes.backends.recording.trace import Instruction, Symbol
 
 TILE = 32_768
-"""The elements of a tile: few enough for the six arrays of an Adam step, 768 kB in float32, to stay in the L2 cache."""
+"""The number of elements in a tile: the six arrays of an Adam step, 768 kB in float32, stay in the L2 cache."""
 
 
 def lower(
@@ -83,7 +83,7 @@ class _Lowering:
         self.memory: dict[int, Any] = {}  # id of a root -> its raw buffer, which may be reused after the last use
 
     def _groups(self) -> list[int]:
-        """Return, for each instruction, the index of the first instruction of its run (rule 6), or -1 without a run."""
+        """Return the index of the first instruction of each instruction's run (rule 6), or -1 outside any run."""
         numbers: list[int] = []
         for i, instruction in enumerate(self.instructions):
             size = prod(instruction.result.shape)

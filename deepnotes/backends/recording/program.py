@@ -29,8 +29,8 @@ MAX_RECORDINGS = 4
 def recordable(plan: Plan) -> bool:
     """Return whether the equations of a plan can be recorded.
 
-    Those of user-defined layers cannot, and those of other user-defined objects only if they have an expression: they
-    may do something that cannot be recorded, such as branch on values.
+    The equations of a user-defined layer cannot be recorded, because they may branch on values, for example. Those of
+    any other user-defined object can be recorded only if an expression can be traced from the object.
     """
     optimizers = OPTIMIZERS.values()
     supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in optimizers, generates=True)
@@ -52,7 +52,7 @@ class RecordedProgram(EagerProgram):
     backend : Backend
     plan : Plan
     gather : callable
-        ``gather(X, indices, out)`` writes the columns of X, shape (n, samples), into out, shape (n, m).
+        ``gather(X, indices, out)`` writes the columns of X, shape (n, samples), at m indices to out, shape (n, m).
     """
 
     def __init__(self, backend: Backend, plan: Plan, gather: Callable[[Any, np.ndarray, Any], None]) -> None:

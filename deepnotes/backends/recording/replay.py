@@ -45,8 +45,8 @@ def record(
     inputs : sequence of arrays
         The arrays to read at each run.
     into : sequence of arrays or None
-        The arrays to write the outputs to, in order; they may also be inputs. An output is written to a new array if
-        its element is None or missing at the end.
+        The array to write each output to, in order; it may also be an input. If it is None, or if `into` has fewer
+        elements than there are outputs, the output is written to a new array.
 
     Returns
     -------

@@ -182,7 +182,7 @@ class Recorder:
         """Return the result of an operation.
 
         If all operands are constants, the result is a constant, which is computed now. Otherwise the operation is
-        recorded, unless it already was.
+        recorded, unless it has been recorded before.
         """
         key = (name, *(id(s) if isinstance(s, Symbol) else (type(s), s) for s in operands), *options.items())
         if key not in self._seen:
