@@ -44,7 +44,7 @@ def hidden_sizes(hidden_layer_sizes: Any) -> list[int]:
 
 
 def hidden_activations(activation: Any, count: int) -> list[str | ActivationFunction]:
-    """Return the activations of `count` hidden layers; `activation` is one for all layers, or a list of one for each.
+    """Return the activations of `count` hidden layers; `activation` is one for all, or a list with one per layer.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     units : sequence of int
         ``n[0], n[1], ..., n[L]``.
     activation : str, ActivationFunction or list of them
-        The activation of all hidden layers, or a list of one for each.
+        The activation of all hidden layers, or a list with one activation per layer.
     dropout : float or list of float
         The fraction of the outputs of each hidden layer to drop; a list has one fraction for each layer.
     out_activation : str
@@ -92,8 +92,8 @@ def initial_parameters(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return initial weights, shape (n_prev, n), and biases, shape (n,), with the same random numbers as scikit-learn.
 
-    The distribution is uniform within the bound of Glorot and Bengio (AISTATS 2010); the bound is smaller for the
-    sigmoid. For the last layer, it is computed as if the layer had the activation of the last hidden layer.
+    The distribution is uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for the sigmoid.
+    The bound of the last layer is computed as if this layer had the activation of the last hidden layer.
     """
     activations = hidden_activations(activation, len(units) - 2)
     activations = [*activations, activations[-1] if activations else activation]
@@ -107,7 +107,7 @@ def initial_parameters(
 
 
 def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tuple[LossFunction, Objective]:
-    """Return a loss, by name or as an object, and its objective for this number of outputs.
+    """Return the loss of this name, or the given loss object, and its objective for this number of outputs.
 
     For scikit-learn's own losses, the objective is the sum over the outputs, as in scikit-learn. For several
     regression targets, scikit-learn minimizes the sum of half the squared errors, but reports their mean.
@@ -128,7 +128,7 @@ def check_loss(loss: LossFunction, last: Layer) -> None:
 
 
 def _to_activation(activation: Any) -> str | ActivationFunction:
-    """Return an activation function unchanged, or convert scikit-learn's name of an activation to that in deepnotes."""
+    """Return an activation function unchanged, or convert scikit-learn's name of an activation to deepnotes' name."""
     if isinstance(activation, ActivationFunction):
         return activation
     return "sigmoid" if activation == "logistic" else str(activation)

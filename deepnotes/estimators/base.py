@@ -316,7 +316,7 @@ class DenseEstimator(BaseEstimator, ABC):
         penalty = 0.5 * float(self.alpha) / total * sum(float(np.vdot(W, W)) for W in self._live_network.expose()[0])
         self.loss_ = penalty + (cost - penalty) * objective.reported_scale / plan.objective.reported_scale
         if not np.isfinite(network.flat()).all():
-            raise _not_finite("L-BFGS ended with such parameters")
+            raise _not_finite("L-BFGS ended with parameters that are not finite")
 
     def _fit_stochastic(self, network: Network, samples: Samples, incremental: bool, callbacks: list[Any]) -> None:
         """Train with SGD or Adam: one epoch if `incremental`, else up to ``max_iter`` epochs."""
@@ -345,7 +345,7 @@ class DenseEstimator(BaseEstimator, ABC):
                 self.n_iter_, self.history_ = 0, training.history
                 run_fit(training, program, evaluate)
         except KeyboardInterrupt:
-            warnings.warn("the training was interrupted; the estimator has the last parameters", stacklevel=5)
+            warnings.warn("training was interrupted; the estimator keeps the parameters reached so far", stacklevel=5)
         except NonFiniteLossError as error:
             if not self.early_stopping:
                 raise _not_finite(str(error)) from error
@@ -353,7 +353,7 @@ class DenseEstimator(BaseEstimator, ABC):
         else:
             if not incremental and not training.stop and self.n_iter_ == self.max_iter:
                 warnings.warn(
-                    f"the training did not converge within max_iter={self.max_iter} epochs",
+                    f"training did not converge within max_iter={self.max_iter} epochs",
                     ConvergenceWarning,
                     stacklevel=5,
                 )
@@ -415,7 +415,7 @@ class DenseEstimator(BaseEstimator, ABC):
         self.n_iter_ += 1
         for curve in (self.loss_curve_, self.validation_scores_, self.validation_loss_curve_):
             cast(list[float], curve).append(np.nan)
-        warnings.warn(f"the training ended before it converged: {error}", ConvergenceWarning, stacklevel=6)
+        warnings.warn(f"training ended before it converged: {error}", ConvergenceWarning, stacklevel=6)
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Return the network's outputs, shape (samples, outputs)."""
@@ -439,11 +439,11 @@ def _check_largest(weights: np.ndarray, name: str) -> None:
     """Raise DataError if the sum of the weights might underflow to 0 or overflow in float32."""
     largest = float(weights.max())
     if not MIN_WEIGHT <= largest <= MAX_WEIGHT:
-        raise DataError.of(f"{name}: the largest", largest, f"between {MIN_WEIGHT:g} and {MAX_WEIGHT:g}")
+        raise DataError.of(f"{name}: the largest weight", largest, f"between {MIN_WEIGHT:g} and {MAX_WEIGHT:g}")
 
 
 def _not_finite(cause: str) -> DataError:
-    """Return the error for NaN or infinity in parameters or the loss; the message begins like scikit-learn's."""
+    """Return the error for parameters or a loss that are NaN or infinite; the message begins like scikit-learn's."""
     return DataError(
         "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
         f"preprocessed. {cause[:1].upper()}{cause[1:]}"

@@ -40,15 +40,15 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     hidden_layer_sizes : int or array_like of int, default (100,)
         The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        The activation of all hidden layers, or a list of one for each: one of scikit-learn's (identity, logistic, tanh,
-        relu), any other activation of deepnotes, or a user-defined activation.
+        The activation of all hidden layers, or a list with one activation per layer. Each is one of scikit-learn's
+        activations (identity, logistic, tanh, relu), any other activation of deepnotes, or a user-defined one.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
         L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples in the batch (or the sum of their
         weights), is added to the loss of the batch.
     batch_size : int or "auto", default "auto"
-        By default 200, or the number of samples if it is smaller.
+        By default 200, or the number of samples if there are fewer.
     learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
         How the rate of ``sgd`` changes between epochs. ``invscaling`` divides `learning_rate_init` by ``(samples seen +
         1) ** power_t``. ``adaptive`` divides the rate by 5 whenever training would otherwise end, until the rate is at
@@ -79,7 +79,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     max_fun : int, default 15000
         The largest number of evaluations of the loss by ``lbfgs``.
     loss : str or LossFunction, default "log_loss"
-        Any other loss of deepnotes, by name or with options, or a user-defined loss may be used instead.
+        The log-loss, any other loss of deepnotes by its name or as a :class:`~deepnotes.Loss` with options, or a
+        user-defined loss.
     class_weight : dict, list of dict, "balanced" or None, default None
         The weight of each class, by which sample weights are multiplied, as in scikit-learn's other classifiers.
     dropout : float or list of float, default 0.0
@@ -102,9 +103,9 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         The values after each epoch; the last two attributes are None without `early_stopping`.
     best_validation_score_ : float or None
     history_ : History
-        The history of the last training.
+        The history of the last training run.
     n_iter_, t_ : int
-        The number of epochs of the last training, and the number of samples that the solver has seen since the
+        The number of epochs of the last training run, and the number of samples that the solver has seen since the
         parameters were initialized; a sample counts once per epoch.
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         The same as in scikit-learn.
@@ -323,7 +324,8 @@ def _sample_weights(
     Raises
     ------
     ArgumentError
-        If a weight is not a finite number of at least 0, or if a class is missing and another key is unknown.
+        If a weight is not a finite number of at least 0, or if the dict both lacks a class and has a
+        key that is not a class.
     """
     if isinstance(class_weight, str):
         return cast(np.ndarray, to_class_weights(class_weight, labels, len(classes), weights)[labels])

@@ -18,4 +18,4 @@ CONSTRAINTS: dict[str, Any] = {
     "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
     "callbacks": [list, tuple, None],
 }
-"""scikit-learn's constraints, extended by constraints on arguments that only deepnotes has, and by further values."""
+"""scikit-learn's constraints with more allowed values, and constraints on the arguments that only deepnotes has."""

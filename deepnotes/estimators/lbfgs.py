@@ -29,7 +29,7 @@ def minimize(
     tol: float,
     verbose: Any,
 ) -> Minimum:
-    """Minimize the cost of all `data` as one batch, starting from the network's parameters, which are updated.
+    """Minimize the cost of all `data` as one batch, from the network's parameters; the result replaces the parameters.
 
     Warns
     -----

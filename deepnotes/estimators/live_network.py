@@ -59,7 +59,7 @@ class LiveNetwork:
         coefs: Sequence[np.ndarray],
         intercepts: Sequence[np.ndarray],
     ) -> Network:
-        """Return the network with these parameters; it is new only if the layers, the backend or the dtype changed."""
+        """Return the network with these parameters: a new one only if the layers, the backend or the dtype changed."""
         net = self._network
         if net is None or net.backend is not backend or net.layers != tuple(layers) or net.dtype != _dtype(coefs):
             inputs = int(np.shape(coefs[0])[0])
@@ -79,7 +79,7 @@ class LiveNetwork:
         return net
 
     def current(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Network | None:
-        """Return the network if the arguments are the arrays that it exposes, else None; a fast path to predict."""
+        """Return the network if the arguments are the arrays that it exposes, else None: a shortcut for ``predict``."""
         return self._network if self._exposes(coefs, intercepts) else None
 
     def expose(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -119,7 +119,7 @@ class LiveNetwork:
         return program, state
 
     def _exposes(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> bool:
-        """Return whether these are the same objects as the last call of :meth:`expose` returned."""
+        """Return whether these are the very objects that the last call of :meth:`expose` returned."""
         arrays = [*coefs, *intercepts]
         return len(arrays) == len(self._exposed) and all(a is b for a, b in zip(arrays, self._exposed, strict=True))
 

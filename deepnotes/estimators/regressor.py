@@ -30,20 +30,20 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     ----------
     loss : str or LossFunction, default "squared_error"
         ``squared_error`` is half the squared error, and ``poisson`` is half the Poisson deviance, for which the output
-        activation is exp. Any other loss of deepnotes, by name or with options, or a user-defined loss may be used
-        instead.
+        activation is exp. Also accepted are any other loss of deepnotes, by its name or as a :class:`~deepnotes.Loss`
+        with options, and a user-defined loss.
     hidden_layer_sizes : int or array_like of int, default (100,)
         The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
-        The activation of all hidden layers, or a list of one for each: one of scikit-learn's (identity, logistic, tanh,
-        relu), any other activation of deepnotes, or a user-defined activation.
+        The activation of all hidden layers, or a list with one activation per layer. Each is one of scikit-learn's
+        activations (identity, logistic, tanh, relu), any other activation of deepnotes, or a user-defined one.
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
         L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples in the batch (or the sum of their
         weights), is added to the loss of the batch.
     batch_size : int or "auto", default "auto"
-        By default 200, or the number of samples if it is smaller.
+        By default 200, or the number of samples if there are fewer.
     learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
         How the rate of ``sgd`` changes between epochs. ``invscaling`` divides `learning_rate_init` by ``(samples seen +
         1) ** power_t``. ``adaptive`` divides the rate by 5 whenever training would otherwise end, until the rate is at
@@ -92,9 +92,9 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         The values after each epoch; the last two attributes are None without `early_stopping`.
     best_validation_score_ : float or None
     history_ : History
-        The history of the last training.
+        The history of the last training run.
     n_iter_, t_ : int
-        The number of epochs of the last training, and the number of samples that the solver has seen since the
+        The number of epochs of the last training run, and the number of samples that the solver has seen since the
         parameters were initialized; a sample counts once per epoch.
     n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
         The same as in scikit-learn.

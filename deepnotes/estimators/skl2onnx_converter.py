@@ -1,4 +1,4 @@
-"""Conversion of pipelines that contain our estimators to ONNX by skl2onnx.
+"""Conversion of pipelines with deepnotes' estimators to ONNX, by skl2onnx.
 
 After ``register_skl2onnx()``, ``skl2onnx.to_onnx(pipeline, X[:1])`` works as for scikit-learn's own estimators. The
 nodes of the network are traced from the equations, as in :mod:`deepnotes.network.formats.onnx_writing`. For a
@@ -23,8 +23,8 @@ OPTIONS = {"zipmap": [True, False, "columns"], "output_class_labels": [False, Tr
 def register_skl2onnx() -> None:
     """Register converters for ``DenseClassifier`` and ``DenseRegressor`` with skl2onnx, in the current process.
 
-    The outputs are the same as for scikit-learn's estimators. A classifier has two: the label and the probabilities,
-    shape (samples, classes). A regressor has one, of shape (samples, outputs).
+    The outputs are the same as for scikit-learn's estimators. A classifier has two outputs: the label and the
+    probabilities, shape (samples, classes). A regressor has one output, of shape (samples, outputs).
 
     Raises
     ------

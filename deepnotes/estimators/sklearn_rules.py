@@ -41,7 +41,8 @@ class Rules(Callback):
     rate : EpochRate
         The learning rate, which the rules change.
     best : ndarray or None
-        The initial parameters if there are held-out samples, whose score the rules then use instead of the loss.
+        The initial parameters if there are held-out samples, otherwise None. With held-out samples, the rules use their
+        score instead of the loss.
 
     Attributes
     ----------

@@ -8,7 +8,7 @@ from deepnotes.backends.base import Backend
 from deepnotes.backends.samples import Indices, Samples
 
 BYTES = 1 << 26
-"""The number of bytes of dense samples in memory at a time; a batch that is larger is converted as a whole."""
+"""The largest number of bytes of dense samples in memory at a time; a larger batch is converted as a whole."""
 
 
 class SparseSamples(Samples):

@@ -61,7 +61,7 @@ def test_balanced_class_weights_match_scikit_learn() -> None:
         ({0: np.nan, 1: 1.0}, y, r"class_weight\[0\]=nan, wanted a finite number"),
         ({0: -1.0, 1: 1.0}, y, r"class_weight\[0\]=-1.0, wanted a finite number of at least 0"),
         ({0: True, 1: 1.0}, y, r"class_weight\[0\]=True"),
-        ({0: 0.0, 1: 0.0}, y, "class_weight times sample_weight: the largest is 0.0"),
+        ({0: 0.0, 1: 0.0}, y, "class_weight times sample_weight: the largest weight is 0.0"),
         ([{0: 1.0, 1: 1.0}], y, "class_weight is a list, but y is not multilabel"),
         ([{0: 1.0, 1: 1.0}], LABELS, "class_weight is a list of 1, wanted 'balanced' or a list of 2 dicts"),
         ({0: 1.0, 1: 1.0}, LABELS, "class_weight is a dict, wanted 'balanced' or a list of 2 dicts"),

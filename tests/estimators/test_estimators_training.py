@@ -1,5 +1,5 @@
 # ruff: noqa: E402
-"""Our estimators behave as scikit-learn's tests require of its multilayer perceptrons."""
+"""Our estimators behave as scikit-learn's tests require its multilayer perceptrons to behave."""
 
 import warnings
 from typing import Any
