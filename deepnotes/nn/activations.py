@@ -53,7 +53,7 @@ class ActivationFunction:
     """The base class of activations. To write one, derive from it and implement ``forward``.
 
     ``backward`` is derived from ``forward``; write it as well if you know a faster or more accurate form.
-    :func:`deepnotes.check` compares it with central differences.
+    :func:`deepnotes.check` compares ``backward`` with central differences.
 
     Attributes
     ----------
@@ -135,12 +135,12 @@ class Activation(ActivationFunction):
 
 @dataclass(frozen=True)
 class FormulaActivation(ActivationFunction):
-    """An activation given by its formula as data, as a model file has a user-defined one.
+    """An activation whose formula is stored as data; this is how a model file stores a user-defined activation.
 
     Parameters
     ----------
     name : str
-        The name of the class that it was traced from.
+        The name of the class that the formula was traced from.
     formula : Expression
         ``A = g(Z)`` for the argument Z.
     derivative : Expression
@@ -152,7 +152,7 @@ class FormulaActivation(ActivationFunction):
     Raises
     ------
     ArgumentError
-        If an expression has other arguments, or does not have one result in their shape.
+        If an expression has other arguments, or does not have exactly one result, of the same shape as its arguments.
     """
 
     name: str
@@ -166,7 +166,7 @@ class FormulaActivation(ActivationFunction):
             expression: Expression = getattr(self, field_name)
             shapes = [expression.kinds[i].shape for i in expression.results]
             if (expression.arrays, expression.numbers, shapes) != (arrays, (), [FULL]):
-                wanted = f"an expression of {', '.join(arrays)} with one result in their shape"
+                wanted = f"an expression of {', '.join(arrays)} with one result of the same shape"
                 raise ArgumentError(f"{field_name}: got arguments {', '.join(expression.arrays)}, wanted {wanted}")
 
     def forward(self, ops: Ops, Z: Array) -> Array:
@@ -189,7 +189,7 @@ def as_formula(g: ActivationFunction, dtype: str, outputs: int) -> FormulaActiva
     Raises
     ------
     NotAnExpressionError
-        If the activation may change, or its formula or derivative cannot be traced.
+        If attributes of the activation can change, or if its formula or derivative cannot be traced.
     """
     if isinstance(g, FormulaActivation):
         return g

@@ -194,7 +194,7 @@ class Dropout(Layer):
     Parameters
     ----------
     rate : float
-        At least 0 and less than 1. The other inputs are multiplied by ``1 / (1 - rate)`` during training.
+        At least 0 and less than 1. During training, the inputs that are kept are multiplied by ``1 / (1 - rate)``.
 
     Raises
     ------

@@ -43,7 +43,7 @@ class LossFunction:
     """The base class of losses. To write one, derive from it and implement ``value``.
 
     ``derivative`` is derived from ``value``; write it as well if you know a faster or more accurate form.
-    :func:`deepnotes.check` compares it with central differences.
+    :func:`deepnotes.check` compares ``derivative`` with central differences.
 
     Attributes
     ----------
@@ -170,8 +170,8 @@ def check_pair(loss: LossFunction, activation: Any) -> None:
         fused = LIBRARY[loss.name].fused if loss.name in LIBRARY else None
         advice = f"use {fused[0]}" if fused else "use softplus, sigmoid or softmax"
         raise ArgumentError(
-            f"loss {loss.name!r} needs outputs that are {' or '.join(loss.outputs)}, but the last layer's activation "
-            f"{name!r} gives {output_range} outputs: {advice}"
+            f"loss {loss.name!r} needs outputs in the range {' or '.join(map(repr, loss.outputs))}, but the outputs of "
+            f"the last layer's activation {name!r} are in the range {output_range!r}: {advice}"
         )
 
 

@@ -42,7 +42,7 @@ class Entry(NamedTuple):
 
 
 class Layout:
-    """The division of one flat buffer into the parameters of a chain of layers; those that decay (weights) come first.
+    """The division of one flat buffer into the parameters of a chain of layers; weights, which decay, come first.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ class Layout:
             flat = np.empty(self.size)
         except (MemoryError, ValueError):
             raise ArgumentError(
-                f"inputs and layers require {self.size:,} parameters: too many for the memory"
+                f"inputs and layers require {self.size:,} parameters: too many to fit into memory"
             ) from None
         for name in self.in_order:
             entry = self.entries[name]
@@ -193,7 +193,7 @@ NEUTRAL = {"epsilon": 0.0, "share": 0.0, "gain": 1.0}
 
 
 def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: np.ndarray) -> np.ndarray:
-    """Return the optimizer's scalars for consecutive updates, shape (len(names), updates), float64: a row per name.
+    """Return the optimizer's scalars for consecutive updates, shape (len(names), updates), float64: one row per name.
 
     Parameters
     ----------
@@ -238,8 +238,8 @@ class Supported(NamedTuple):
         Takes an :class:`~deepnotes.nn.optimizers.Optimizer`, and returns whether there is a kernel for it and its
         options.
     generates : bool, default False
-        Whether the backend generates kernels from expressions. Then every other activation, loss and optimizer counts
-        as well, if it cannot change and an expression can be traced from it.
+        Whether the backend generates kernels from expressions. If so, any other activation, loss or
+        optimizer counts as well if it cannot change and an expression can be traced from it.
 
     Examples
     --------
@@ -255,7 +255,7 @@ class Supported(NamedTuple):
     generates: bool = False
 
     def has_layers(self, layers: Sequence[Layer]) -> bool:
-        """Return whether all layers and their activations have kernels; a derived class has none."""
+        """Return whether all layers and their activations have kernels; user-defined layers have none."""
         return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g, x.units)) for x in layers)
 
     def has_activation(self, activation: ActivationFunction, outputs: int = 2) -> bool:

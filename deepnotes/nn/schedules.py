@@ -45,7 +45,7 @@ class Schedule:
         return memory
 
     def adjust(self, rates: Sequence[float], memory: Memory) -> Sequence[float]:
-        """Return the rates of the next updates, given the result of :meth:`rates`; by default, it is not changed."""
+        """Return the rates of the next updates, given the result of :meth:`rates`; by default, return that result."""
         return rates
 
 
@@ -219,7 +219,7 @@ class ReduceOnPlateau(Schedule):
     min_delta : float, default 1e-4
         The loss must decrease by more than this fraction of the lowest loss so far to count as an improvement.
     min_rate : float, default 0.0
-        Reductions do not lower the rate below this value, which must not exceed a constant `learning_rate`.
+        Reductions do not lower the rate below this value. It must not exceed `learning_rate` if that is a number.
 
     Raises
     ------

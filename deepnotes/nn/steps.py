@@ -98,8 +98,8 @@ def gradient_step(
     X : Array, shape (n[0], m)
     Y : Array, shape (k, m), or class indices of shape (1, m)
     w : Array, shape (1, m), or None
-        Sample weights. Their mean over the data set is 1, so that for any batch size, the mean of the weighted losses
-        in a batch is on average the weighted mean over the data set.
+        Sample weights. Their mean over the data set is 1, so that for any batch size, the expected mean of the weighted
+        losses in a batch is the weighted mean loss of the data set.
     """
     xp, loss, objective = ops.xp, plan.loss, plan.objective
     parameters = plan.layout.split(xp, theta)

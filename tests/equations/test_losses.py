@@ -403,7 +403,7 @@ def test_losses_refuse_activations_outside_their_domain():
             if activation in allowed.get(loss, set(ACTIVATIONS)):
                 check_pair(Loss(loss), dn.Activation(activation))
             else:
-                with pytest.raises(ArgumentError, match=f"loss '{loss}' needs outputs that are .*{activation!r}"):
+                with pytest.raises(ArgumentError, match=f"loss '{loss}' needs outputs in the range .*{activation!r}"):
                     check_pair(Loss(loss), dn.Activation(activation))
 
 

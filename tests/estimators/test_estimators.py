@@ -106,7 +106,7 @@ def test_values_that_scikit_learn_refuses_raise_the_same_class_of_error(ours, th
         ({"loss": "log_los"}, "'loss' parameter"),
         ({"callbacks": [1]}, r"callbacks\[0\]=1"),
         ({"callbacks": dn.EarlyStopping()}, "'callbacks' parameter"),
-        ({"loss": "categorical_cross_entropy"}, "needs outputs that are simplex"),
+        ({"loss": "categorical_cross_entropy"}, "needs outputs in the range 'simplex'"),
     ],
 )
 def test_invalid_values_of_additional_parameters_are_refused(estimator, invalid, message) -> None:

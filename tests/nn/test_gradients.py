@@ -142,7 +142,7 @@ def test_gradients_of_fused_outputs_match_for_every_hidden_activation(last, loss
 @pytest.mark.parametrize(("activation", "loss"), pairs(allowed=False))
 def test_pairs_that_are_not_allowed_are_refused(activation, loss):
     net = dn.Network([Dense(2, activation)], 1)
-    with pytest.raises(dn.ArgumentError, match=f"loss '{loss}' needs outputs that are"):
+    with pytest.raises(dn.ArgumentError, match=f"loss '{loss}' needs outputs in the range"):
         net.gradients([[0.5]], [[1.0], [0.0]], loss=loss)
 
 
