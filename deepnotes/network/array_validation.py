@@ -80,9 +80,9 @@ def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first:
     if source is not None:
         original = as_host(backend, to_host(backend, source, name), name)
         if np.isfinite(original[index]):
-            count = f", the first of {len(bad)} values that are" if len(bad) > 1 else ""
+            count = f"the first of {len(bad)} values " if len(bad) > 1 else ""
             raise DataError(
-                f"{name}[{position}] is {original[index]}, beyond the range of {x.dtype}{count}; use dtype='float64' "
+                f"{name}[{position}] is {original[index]}, {count}beyond the range of {x.dtype}; use dtype='float64' "
                 "or scale the data"
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
@@ -205,7 +205,9 @@ def as_weights(
         converted = weights.reshape(1, m).astype(dtype)
     check_finite(backend, converted[0], name, weights)
     if not converted.any():
-        raise DataError(f"{name}: the largest is {weights.max()}, which is 0 in {dtype}; wanted larger weights")
+        raise DataError(
+            f"{name}: the largest weight is {weights.max()}, but rounds to 0 in {dtype}; wanted larger weights"
+        )
     to_backend = backend.from_numpy if together else backend.from_samples
     return to_backend(converted)
 
@@ -261,13 +263,13 @@ def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunc
 
 
 def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:
-    """Return class indices as int64, shape (m,); raise DataError unless all are integers in 0 .. k - 1."""
+    """Return class indices as int64, shape (m,); raise DataError unless all are integers from 0 to k - 1."""
     flat = Y.reshape(-1)
     with np.errstate(invalid="ignore"):  # labels that int64 cannot represent are refused below
         labels = flat.astype(np.int64)
     for wrong, wanted in (
         (labels != flat, "a whole number"),
-        ((labels < 0) | (labels >= k), f"a class of 0 .. {k - 1}"),
+        ((labels < 0) | (labels >= k), f"a class from 0 to {k - 1}"),
     ):
         if wrong.any():
             i = int(np.argmax(wrong))
@@ -290,7 +292,7 @@ def _check_range(Y: np.ndarray, loss: LossFunction, name: str) -> None:
         wrong_sum = np.abs(Y.sum(axis=0, dtype=np.float64) - 1) > 1e-3
         if wrong_sum.any():
             i = int(np.argmax(wrong_sum))
-            raise DataError(f"{name}[:, {i}] sums to {Y[:, i].sum():.6g}, wanted 1: each column is a distribution")
+            raise DataError(f"{name}[:, {i}] sums to {Y[:, i].sum():.6g}, wanted 1: each column must be a distribution")
 
 
 def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: np.ndarray) -> np.ndarray:
@@ -321,7 +323,7 @@ def class_weights(class_weight: Any, labels: np.ndarray, classes: int, weights: 
         by_class = np.ones(classes)
         for c, weight in class_weight.items():
             if whole("class_weight: class", c, 0) >= classes:
-                raise ArgumentError(f"class_weight has the class {c}, wanted classes of 0 .. {classes - 1}")
+                raise ArgumentError(f"class_weight has the class {c}, wanted classes from 0 to {classes - 1}")
             by_class[c] = number(f"class_weight[{c!r}]", weight)
         return by_class
     if not isinstance(class_weight, Sequence) and not (isinstance(class_weight, np.ndarray) and class_weight.ndim == 1):

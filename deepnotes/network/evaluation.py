@@ -48,7 +48,10 @@ def _outputs_and_losses(network: "NetworkLike", data: Data, loss: LossFunction) 
 
 
 def outputs(network: "NetworkLike", X: Array) -> Array:
-    """Return the outputs for a result X of :func:`deepnotes.network.inputs.as_samples`; for Samples, a NumPy array."""
+    """Return the outputs for X, a result of :func:`deepnotes.network.inputs.as_samples`.
+
+    If X is an array, so are the outputs, on the backend; if X is Samples, the outputs are a NumPy array.
+    """
     infer, theta = network.inference, network.theta
     if not isinstance(X, Samples):
         return infer.predict(theta, X)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def is_native(network: "NetworkLike", X: Any) -> bool:
-    """Return whether X is an array of the backend, or of another library on its device, but not a NumPy array.
+    """Return whether X is the backend's array, or another library's on the same device, but not a NumPy array.
 
     If so, the results for X are arrays of the backend; otherwise they are NumPy arrays.
     """

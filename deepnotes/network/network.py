@@ -36,7 +36,7 @@ from deepnotes.utils.errors import ArgumentError, ShapeError
 
 
 class Network:
-    """A chain of layers. Samples are columns: X has shape (n[0], m), the output has shape (n[L], m).
+    """A chain of layers. Samples are columns: X has shape (n[0], m), and the output has shape (n[L], m).
 
     Parameters
     ----------
@@ -188,15 +188,15 @@ class Network:
             The last batch of an epoch may be smaller.
         shuffle : bool, default True
             Whether to draw a new order of the samples for each epoch.
-        validation : (X_val, Y_val) or (X_val, Y_val, weights), optional
-            Data to evaluate the network on after each epoch; the weights are as for `sample_weight`.
+        validation : (X_val, Y_val) or (X_val, Y_val, w_val), optional
+            Data to evaluate the network on after each epoch; the weights `w_val` are as for `sample_weight`.
         sample_weight : array_like, shape (m,), optional
             Numbers of at least 0. Only their ratios matter: they are scaled to mean 1 over all samples, and the cost of
             a batch is the sum of its weighted losses divided by its number of samples. So a sample of weight 2 counts
             as much as two samples, whatever the batch size. The reported loss is the weighted mean of the losses.
         class_weight : mapping, sequence or "balanced", optional
             The weight of each class; the weight of a sample is multiplied by that of its class. Classes that a mapping
-            leaves out have weight 1. With ``"balanced"``, the weights have the same sum for each class.
+            leaves out have weight 1. With ``"balanced"``, the sample weights have the same sum in each class.
         l2 : float, default 0.0
             Adds ``l2 / 2 * Σ w²`` over the weights (not the biases) to the cost.
         clip_norm : float, optional
@@ -225,7 +225,7 @@ class Network:
         CheckpointError
             If a checkpoint cannot be written or resumed from, or if it belongs to another training run.
         BusyError
-            If the network is already being trained, in another thread or by the call of ``fit`` that is calling back.
+            If the network is already being trained, in another thread or by a call of ``fit`` that called a callback.
         """
         loss_function, metric_functions = self._loss(loss), as_metrics(metrics)
         epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
@@ -427,9 +427,9 @@ class Network:
         if validation is None:
             return None
         if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-            raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, weights)")
+            raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, w_val)")
         X, Y, weights = (*validation, None)[:3]
-        data, _ = as_data(self, X, Y, loss, weights, names=("X_val", "Y_val", "the weights of X_val"))
+        data, _ = as_data(self, X, Y, loss, weights, names=("X_val", "Y_val", "w_val"))
         return data
 
     def _plan(

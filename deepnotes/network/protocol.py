@@ -1,4 +1,4 @@
-"""The attributes of :class:`~deepnotes.Network` on which the modules that it imports (training, files, checks) rely."""
+"""The attributes of :class:`~deepnotes.Network` that are used by the modules it imports (training, files, checks)."""
 
 from collections.abc import MutableMapping
 from typing import Any, Protocol

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MAX_CONVERTED_AT_ONCE = 1 << 26
-"""A memory-mapped array that needs conversion is converted as a whole up to this size, in bytes as float64."""
+"""Up to this size, in bytes as float64, a memory-mapped array that needs conversion is converted as a whole."""
 
 
 class DiskSamples(Samples):
@@ -30,7 +30,7 @@ class DiskSamples(Samples):
         self._source, self._dtype, self._standardizer = source, network.host_dtype, network.standardizer
 
     def read(self, indices: Indices) -> np.ndarray:
-        """Return some samples, shape (n, k)."""
+        """Return the samples at `indices`, shape (n, k)."""
         X = self._source.read(indices)
         with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite and are refused
             if self._standardizer is not None:
@@ -50,7 +50,7 @@ def disk_samples(network: "NetworkLike", X: Any) -> DiskSamples | None:
 
 
 def data_for_program(backend: Backend, data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
-    """Return data that a Program accepts and that contain the samples at `order`, and their indices in these data."""
+    """Return data for a Program that contain the samples at the indices `order`, and their indices in these data."""
     if not _streamed(data):
         return data, order
     return take(backend, data, order), np.arange(len(order))

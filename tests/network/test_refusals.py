@@ -99,7 +99,7 @@ def test_early_stopping_requires_no_mode_for_the_loss_and_known_metrics(monitor:
 @pytest.mark.parametrize(
     ("class_weight", "message"),
     [
-        ({1: 1.0, 2: 10.0}, r"class_weight has the class 2, wanted classes of 0 \.\. 1"),
+        ({1: 1.0, 2: 10.0}, r"class_weight has the class 2, wanted classes from 0 to 1"),
         ([1.0], "class_weight has 1 weights, wanted 2"),
         ([1.0, 2.0, 3.0], "class_weight has 3 weights, wanted 2"),
         (np.ones((2, 1)), "wanted 'balanced', a mapping or a sequence"),
@@ -127,20 +127,20 @@ def test_weights_that_are_all_0_or_out_of_range_are_refused() -> None:
         (lambda: net.evaluate(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
         (lambda: net.gradients(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
         (lambda: net.partial_fit(X, Y, sample_weight=zeros), "sample_weight: every sample has the weight 0"),
-        (lambda: net.fit(X, Y, validation=(X, Y, zeros)), "the weights of X_val: every sample has the weight 0"),
+        (lambda: net.fit(X, Y, validation=(X, Y, zeros)), "w_val: every sample has the weight 0"),
         (lambda: net.fit(X, Y, class_weight=[0.0, 0.0]), "class_weight is 0 for every sample"),
         (lambda: net.fit(X, Y, class_weight=[1.0, 0.0], sample_weight=Y), "class_weight times sample_weight is 0"),
         (
             lambda: net.partial_fit(X, Y, sample_weight=[1e300] * 12),
-            r"sample_weight\[0\] is 1e\+300, beyond the range of float32",
+            r"sample_weight\[0\] is 1e\+300, the first of 12 values beyond the range of float32",
         ),
-        (lambda: net.partial_fit(X, Y, sample_weight=[1e-60] * 12), r"the largest is 1e-60, which is 0 in float32"),
+        (lambda: net.partial_fit(X, Y, sample_weight=[1e-60] * 12), "weight is 1e-60, but rounds to 0 in float32"),
     ):
         with pytest.raises(dn.DataError, match=message):
             call()
     with pytest.raises(dn.ArgumentError, match="class_weight='balanced' needs all samples"):
         net.partial_fit(X, Y, class_weight="balanced")
-    with pytest.raises(dn.ArgumentError, match=r"wanted a pair \(X_val, Y_val\), or \(X_val, Y_val, weights\)"):
+    with pytest.raises(dn.ArgumentError, match=r"wanted a pair \(X_val, Y_val\), or \(X_val, Y_val, w_val\)"):
         net.fit(X, Y, validation=(X, Y, Y, Y))
 
 

@@ -322,8 +322,8 @@ def test_the_dialect_of_the_notes_is_saved_but_not_shown(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dialect": "esperanto"}, "unknown defaults 'esperanto'"),
-        ({"dialect": ["torch"]}, r"unknown defaults \['torch'\]"),
+        ({"dialect": "esperanto"}, "unknown dialect 'esperanto'"),
+        ({"dialect": ["torch"]}, r"unknown dialect \['torch'\]"),
         ({"layers": [{"bias_initializer": "ones"}]}, "unknown initializer 'ones'"),
     ],
 )

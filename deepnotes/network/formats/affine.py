@@ -64,7 +64,7 @@ class Affine(NamedTuple):
         return bool((self.factor == 1).all() and (self.shift == 0).all())
 
     def split(self, features: int) -> tuple[Standardizer | None, "Affine"]:
-        """Split this function into a standardizer, or None if not needed, and the affine function to apply after it.
+        """Split this function into a standardizer, or None if none is needed, and an affine function to apply after it.
 
         A standardizer divides by positive numbers, so the second function contains the signs of the factors, and the
         factors that are 0.

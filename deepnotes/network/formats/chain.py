@@ -49,10 +49,10 @@ class Chain:
     dtype : {"float32", "float64"}
         The dtype of the parameters and of the computation.
     standardizer : Standardizer, optional
-        Applied to every X.
+        Applied to the inputs before the first layer.
     target : Target, optional
     metadata : dict
-        JSON values, such as ``features``, ``classes`` and ``target``, and ``columns`` if features are encoded.
+        JSON values by name: ``features``, ``classes``, ``target`` and others, and ``columns`` if features are encoded.
     """
 
     links: Sequence[Link]
@@ -106,7 +106,7 @@ class Chain:
                 kind, value = ("activation", layer.g) if type(layer) is Dense else ("layer", layer)
                 raise ModelFileError(
                     f"layer {number} has the user-defined {kind} {brief(repr(value))}, but files of other formats "
-                    "can only contain those of the library"
+                    f"can only contain the {kind}s of deepnotes"
                 )
             links.append(Link(host[f"W{len(links) + 1}"], host[f"b{len(links) + 1}"], layer.g))
         return cls(tuple(links), network.dtype, preprocessing, target, network.metadata)
@@ -124,7 +124,7 @@ class Chain:
         *before, (W, b, g) = self.links
         if g.name != "identity":
             raise ModelFileError(
-                f"the outputs of {g.name} are scaled by {self.target.scale:g}, which cannot be folded into a layer"
+                f"the outputs of {g.name} are scaled by {self.target.scale:g}, but this cannot be folded into a layer"
             )
         last = Link(*scale_layer(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
         return replace(self, links=(*before, last), target=None, metadata=self.output_metadata())
@@ -143,7 +143,7 @@ class Chain:
         ops : Ops
         A : Array, shape (n[0], m)
         parameter : callable
-            A function of the name of a parameter, such as ``W1``, and its host array; it returns the namespace's array.
+            Called with the name of a parameter, such as ``W1``, and its host array; returns an array of the namespace.
         """
         for number, link in enumerate(self.links, 1):
             parameters = {"W": parameter(f"W{number}", link.W), "b": parameter(f"b{number}", link.b)}

@@ -64,7 +64,7 @@ def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
     X : ndarray, shape (n[0], m)
     random : bool, default False
         Whether parameters and inputs are random; see :func:`~deepnotes.backends.bounds.sum_factor`. The parameters of a
-        trained network are not.
+        trained network are not random.
     """
     bounds = Bounds(chain.dtype, random=random)
     # Standardization needs no error bound: IEEE 754 determines the results of its two operations in double precision.
@@ -80,6 +80,6 @@ def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
 
 
 def worst(outputs: np.ndarray, vectors: Vectors) -> float:
-    """Return the largest error of `outputs`, shape (rows, n[L]), as a multiple of its bound; at most 1 is correct."""
+    """Return the largest error of `outputs`, shape (rows, n[L]), divided by its bound: at most 1 if all are correct."""
     rules = Bounds(str(vectors.X.dtype)).rules
     return float(excess(outputs, BoundedArray(rules, vectors.A, vectors.allowed / rules.slack)).max())

@@ -20,7 +20,7 @@ from deepnotes.utils.wording import brief
 
 LINEAR = Activation("identity")
 MAX_EXTRA_OUTPUTS = 64
-"""A layer is appended to scale or shift the outputs only if n <= n_prev + this number for the last layer.
+"""To scale or shift the outputs, a layer is appended only if the last layer has n <= n_prev + MAX_EXTRA_OUTPUTS.
 
 The weights of the new layer have the shape (n, n), so a small file with a large n would need much memory.
 """
@@ -80,7 +80,7 @@ def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[
         last = outputs.layer
         if not _is_bounded(last.g) or len(last.W) > last.W.shape[1] + MAX_EXTRA_OUTPUTS:
             raise ModelFileError(
-                f"the outputs of {brief(_name(last.g))} are scaled or shifted, which cannot be folded into a layer"
+                f"the outputs of {brief(_name(last.g))} are scaled or shifted, and this cannot be folded into a layer"
             )
         outputs = outputs.times(np.eye(len(last.W), dtype=dtype))
     links: list[Link] = []

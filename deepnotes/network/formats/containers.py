@@ -135,7 +135,7 @@ def _encode_header(header: Mapping[str, Any], digests: Mapping[str, str], limit:
     """Return a header as JSON, after a check that the JSON and safetensors' own entries fit into `limit` bytes."""
     try:
         content = {"format": FORMAT, **header, "digests": digests}
-        content = json.loads(json.dumps(content, allow_nan=False))  # as read: keys become strings, tuples lists
+        content = json.loads(json.dumps(content, allow_nan=False))  # as read later: keys are strings, tuples are lists
         text = json.dumps(content | {"digest": digest_of_header(content)})
     except (TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"metadata: wanted only JSON values ({error})") from None
@@ -230,12 +230,12 @@ def _decode_header(path: Path, text: str | None) -> dict[str, Any]:
 
 
 def strict_json(text: str) -> Any:
-    """Return the value of a JSON string, but refuse NaN, infinities, and objects with duplicate keys.
+    """Return the value of a JSON document, but refuse NaN, infinities, and objects with duplicate keys.
 
     Raises
     ------
     ValueError
-        If the string is not valid or contains one of these.
+        If the string is not valid JSON, or contains anything that is refused.
     RecursionError
         If the nesting is too deep.
     """

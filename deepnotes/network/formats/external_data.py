@@ -58,7 +58,7 @@ class ExternalData:
         offset = _number(fields.get("offset", "0"), f"{where} at the offset")
         length = _number(fields.get("length", str(size)), f"{where} at the length")
         if length != size:
-            raise ModelFileError(f"{where}, where it takes {length:,} bytes, but its shape needs {size:,}")
+            raise ModelFileError(f"{where}, where it takes {length:,} bytes, but its shape needs {size:,} bytes")
         try:
             return self._read(name, where, offset, size)
         except (OSError, ValueError) as error:
@@ -89,7 +89,7 @@ class ExternalData:
 
 
 def _number(text: str, field: str) -> int:
-    """Return the number of bytes that `text`, from a model, denotes; `field` names it in error messages."""
+    """Return the number of bytes in `text`, an entry of a model; `field` describes the entry in error messages."""
     if not (text.isascii() and text.isdigit() and len(text) <= 19):
         raise ModelFileError(f"{field} {brief(repr(text))}, wanted a number of bytes")
     return int(text)

@@ -20,7 +20,7 @@ from deepnotes.nn.activations import LIBRARY, Activation
 DIGITS = {"float16": 3, "float32": 7, "float64": 14}
 """The number of significant digits in which two constants must agree to count as equal, by the dtype of the file."""
 MAX_TERMS = 64
-"""The largest number of terms of a flattened sum or product; the sum of a short expression can be huge."""
+"""The largest number of terms of a flattened sum or product; even a few nodes can expand to a huge sum."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "LeakyRelu": {"alpha": 0.01}, "Elu": {"alpha": 1.0}, "Gelu": {"approximate": "none"},
 }  # fmt: skip
@@ -133,7 +133,7 @@ class Table:
         return self._flatten("*", operands, 1.0, lambda a, b: a * b)
 
     def _flatten(self, op: str, operands: list[Form], neutral: float, join: Callable[[float, float], float]) -> Form:
-        """Return the form of a sum or product: the constants are joined to one number, the other terms are sorted."""
+        """Return the form of a sum or product: the constants become one number, and the other terms are sorted."""
         number, terms = neutral, list[int]()
         for operand in operands:
             if operand is None:
@@ -239,7 +239,7 @@ EXPORTER_EXPRESSIONS: dict[str, list[Callable[..., Any]]] = {
     "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha), _elu_without_overflow],
     "softmax": [_softmax],
 }
-"""The expressions that other exporters write, by activation; those of the equations are not repeated here."""
+"""The expressions that other exporters write, by activation, without those that the equations already give."""
 
 
 def _pytorch_softplus(xp: Any, x: Any) -> Any:
@@ -281,7 +281,7 @@ class Forms:
         self._with_options: dict[float, dict[Form, Activation]] = {}
 
     def activation(self, form: Form, numbers: set[float]) -> Activation | None:
-        """Return the activation with this form, or None; if it has an option, its value is one of these `numbers`."""
+        """Return the activation with this form, or None; for an option, only the values in `numbers` are tried."""
         if form in self._without_options:
             return self._without_options[form]
         if len(numbers) > 8:  # more than any activation with an option contains
@@ -304,5 +304,5 @@ class Forms:
         return activations
 
     def shortest(self, number: float) -> float:
-        """Return the shortest decimal number that is `number` after rounding to the dtype of the file, such as 0.01."""
+        """Return the shortest decimal number, such as 0.01, that rounds to `number` in the dtype of the file."""
         return float(str(np.dtype(self.dtype).type(number)))

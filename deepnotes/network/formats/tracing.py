@@ -4,7 +4,7 @@ The equations in :mod:`deepnotes.equations` are called with this namespace, so n
 ONNX. An equation becomes a single node instead if ONNX has the same function and ONNX Runtime computes it as accurately
 (`KERNELS`). Some nodes are not accurate enough: ``Sigmoid`` is 0 at -60 and too small below -18; ``Elu`` loses all
 digits near 0; ``Tanh`` in double precision has errors above 3 units in the last place. ONNX Runtime has no ``Softplus``
-and ``Erf`` in double precision.
+or ``Erf`` in double precision.
 
 Samples are columns in the equations and rows in the file: an array of shape (n, m) has shape (m, n) in the file.
 """

@@ -1,4 +1,4 @@
-"""Conversion of a chain, the dense layers that were read from a file of another format, to a network."""
+"""Conversion of a chain (dense layers, usually read from a file of another format) to a network."""
 
 from typing import Any, cast
 

@@ -126,13 +126,11 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
         )
         dialect = description.get("dialect", "notes")
         if not isinstance(dialect, str) or dialect not in DIALECTS:
-            raise ModelFileError(
-                f"{path}: unknown defaults {brief(repr(dialect))}; the file may need a newer deepnotes"
-            )
+            raise ModelFileError(f"{path}: unknown dialect {brief(repr(dialect))}; the file may need a newer deepnotes")
         if not valid or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
-            raise ModelFileError(f"{path}: its architecture makes no sense")
+            raise ModelFileError(f"{path}: its header is invalid")
     except ModelFileError:
         raise
     except (DeepnotesError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelFileError(f"{path}: its architecture makes no sense ({brief(error)})") from None
+        raise ModelFileError(f"{path}: its header is invalid ({brief(error)})") from None
     return layers, description, set(STANDARDIZER) <= tensors

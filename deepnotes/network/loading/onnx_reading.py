@@ -92,7 +92,7 @@ def _shapes(sizes: tuple[int, ...] | None) -> list[Shape]:
     Parameters
     ----------
     sizes : tuple of int or None
-        The sizes of the axes of the input, 0 if a size is not specified; None if their number is not specified.
+        The sizes of the axes of the input, with 0 for an unspecified size; None if the number of axes is unspecified.
     """
     if sizes is None:
         return [Shape((SAMPLES, UNKNOWN)), Shape((UNKNOWN, SAMPLES))]

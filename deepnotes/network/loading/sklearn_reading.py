@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from deepnotes.network.network import Network
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in LIBRARY}
-"""The activation of deepnotes for each name of an activation in scikit-learn or deepnotes."""
+"""The name of each activation in deepnotes, by its name in scikit-learn or deepnotes."""
 
 
 def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype: str | None = None) -> "Network":
     """Return the network of a fitted estimator of scikit-learn or deepnotes.
 
     The outputs of the network equal the results of the estimator's ``predict_proba``, or ``predict`` for a regressor,
-    but samples are columns. For a classifier of two classes there is one output, the probability of the second class;
-    for a multi-label classifier there is one output for each label.
+    but samples are columns. A classifier with two classes has one output, the probability of the second class; a
+    multi-label classifier has one output for each label.
 
     Parameters
     ----------

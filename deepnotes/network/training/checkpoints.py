@@ -45,13 +45,13 @@ FORMAT = 3
 schedule with a memory was ReduceOnPlateau."""
 
 TIMESTAMP_RESOLUTION = 2.0
-"""Two changes of a file within this number of seconds may get the same time stamp; 2 is the resolution of FAT."""
+"""Two changes of a file within this number of seconds may get the same time stamp; FAT has a resolution of 2 s."""
 
 
 class Checkpoints(Callback):
     """A callback that writes checkpoints during training, and resumes training from the latest checkpoint.
 
-    A final checkpoint is written when training ends, whether after the last epoch, or by Ctrl-C, SIGTERM or an error.
+    A final checkpoint is written when training ends: after the last epoch, or because of Ctrl-C, SIGTERM or an error.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Checkpoints(Callback):
         self.resume, self.keep = bool(resume), whole("keep", keep)
 
     def on_start(self, training: Training) -> None:
-        """Lock the directory, read the checkpoint to resume from, and check that this training can be saved."""
+        """Lock the directory, read the checkpoint to resume from, and check that the training run can be saved."""
         self._path = Path(os.path.abspath(self.directory))  # a callback may change the working directory
         try:
             self._path.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class Checkpoints(Callback):
         except HeldError as error:
             raise CheckpointError(
                 f"checkpoint: {self.directory} is in use by another training run, or by another Checkpoints callback "
-                f"of this one: {error}; wait until it has ended, or name another directory"
+                f"of this run: {error}; wait until the lock is released, or name another directory"
             ) from None
         except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
             path = getattr(error, "filename", None) or self.directory
@@ -111,7 +111,7 @@ class Checkpoints(Callback):
         self._lock = lock
 
     def _prepare(self, training: Training) -> None:
-        """Read the checkpoint to resume from, check that the training can be saved, and delete temporary files."""
+        """Read the checkpoint to resume from, check that the run can be saved, and delete temporary files."""
         try:
             files = list_checkpoints(self._path)
         except OSError as error:
@@ -121,12 +121,12 @@ class Checkpoints(Callback):
         try:
             model_files.check(training.network, _describe_layer)
         except ModelFileError as error:
-            raise CheckpointError(f"checkpoint: this training cannot be saved: {error}") from None
+            raise CheckpointError(f"checkpoint: this training run cannot be saved: {error}") from None
         self._settings = settings(training)
         if fault := describe_incomparable(training):
             if files:
                 raise CheckpointError(f"checkpoint: {self.directory} cannot be resumed: {fault}")
-            log.warning("%s: this training cannot be resumed: %s", self.directory, fault)
+            log.warning("%s: this training run cannot be resumed: %s", self.directory, fault)
         self._checkpoint = read_latest(files, training, self._settings) if files else None
         self._delete_temporary_files()
         self._written: tuple[int, bool] | None = None
@@ -134,7 +134,7 @@ class Checkpoints(Callback):
         self._intact: dict[Path, tuple[int, ...]] = {}
 
     def _not_resumed_error(self, files: list[Path]) -> CheckpointError:
-        """Return the error for a directory with checkpoints of an earlier training, which is not to be resumed."""
+        """Return the error for a directory with checkpoints of an earlier training run if `resume` is False."""
         intact = next(filter(containers.is_intact, files), None)
         if intact is None:
             return CheckpointError(
@@ -156,7 +156,7 @@ class Checkpoints(Callback):
             raise CheckpointError(f"checkpoint: {error.filename} cannot be deleted: {reason(error)}") from None
 
     def on_ready(self, training: Training) -> None:
-        """Restore the training from the checkpoint, if there is one."""
+        """Restore the training run from the checkpoint, if there is one."""
         if self._checkpoint is not None:
             self._checkpoint.restore(training)
             log.info("resumed from %s: epoch %d, update %d", self._checkpoint.path, training.epoch, training.state.step)
@@ -237,7 +237,7 @@ class Checkpoints(Callback):
         return True
 
     def _delete_old(self, training: Training) -> None:
-        """Delete each file for which at least `keep` intact checkpoints are newer. A failure is only logged."""
+        """Delete each file that is older than at least `keep` intact checkpoints. A failure is only logged."""
         files = list_checkpoints(self._path)
         newer = 0
         for path in files if len(files) > self.keep else ():
@@ -320,7 +320,7 @@ def read_latest(files: list[Path], training: Training, expected: dict[str, str |
     ----------
     files : list of Path
     training : Training
-        The training to resume.
+        The training run to resume.
     expected : dict of str to str or None
         The fingerprints of the settings of `training`.
 
@@ -481,7 +481,7 @@ def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | N
 
 
 def _is_intact(path: Path, training: Training, expected: dict[str, str | None]) -> bool:
-    """Return whether the training can be resumed from a file."""
+    """Return whether the training run can be resumed from a file."""
     try:
         _read_checkpoint(path, training, expected)
     except (ModelFileError, CheckpointError):

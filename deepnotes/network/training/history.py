@@ -15,7 +15,7 @@ class History:
     Attributes
     ----------
     loss : list of float
-        The mean loss over the samples, each computed before the update that uses the sample. The L2 penalty is not
+        The mean of the samples' losses, each computed before the update that uses the sample. The L2 penalty is not
         included, unless the objective includes it.
     val_loss : list of float
         The loss on the validation data after the epoch; empty if there are no validation data.

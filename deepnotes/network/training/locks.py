@@ -1,4 +1,4 @@
-"""A lock on a directory, which the operating system releases when the process ends, even if it is killed."""
+"""A lock on a directory; the operating system releases the lock when the process ends, even if it is killed."""
 
 import logging
 import os

@@ -46,8 +46,8 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
             _busy.setdefault(id(network), call) is not call
         ):  # setdefault is atomic: if several threads get here, exactly one of them finds its own token
             raise BusyError(
-                "the network is already being trained, in another thread or by the training that called this callback; "
-                "wait until it has ended, or train a copy (copy.deepcopy)"
+                "the network is already being trained, in another thread or by the call of fit that called this "
+                "callback; wait until that call has ended, or train a copy (copy.deepcopy)"
             )
         try:
             return method(network, *args, **kwargs)

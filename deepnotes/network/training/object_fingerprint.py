@@ -77,7 +77,7 @@ def fingerprint_settings(callback: Any) -> str:
     Raises
     ------
     NoFingerprintError
-        If an argument is not stored, or as for :func:`fingerprint`.
+        If an argument is not stored, or if a setting has no fingerprint, see :func:`fingerprint`.
     """
     kind = type(callback)
     if callable(getattr(kind, "fingerprint", None)):

@@ -22,7 +22,7 @@ class Deferral:
         self._is_immediate = False
 
     def check(self) -> None:
-        """Raise the error of the first signal that has arrived: KeyboardInterrupt, or SystemExit after SIGTERM."""
+        """Raise the error of the first signal, if one has arrived: KeyboardInterrupt, or SystemExit after SIGTERM."""
         if self._arrived:
             raise self._errors[self._arrived[0]]
 

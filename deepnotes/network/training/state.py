@@ -34,7 +34,7 @@ class Callback:
         """Called once, before anything changes; raise an error to refuse the training."""
 
     def on_ready(self, training: "Training") -> None:
-        """Called once before the first update, in reverse order, since the last callback may restore a checkpoint."""
+        """Called once before the first update, last callback first, because the last one may restore a checkpoint."""
 
     def on_chunk(self, training: "Training") -> None:
         """Called after each chunk of batches, about ten times a second."""
@@ -48,14 +48,14 @@ class Callback:
         """
 
     def on_end(self, training: "Training") -> None:
-        """Called once at the end, even after an error, if ``on_start`` succeeded; in reverse order."""
+        """Called once at the end, even after an error, if ``on_start`` succeeded; last callback first."""
 
     def memory(self) -> dict[str, Any]:
         """Return the values that a checkpoint stores for this callback: JSON values and NumPy arrays, by name.
 
         Use arrays for lists of numbers that grow. The callbacks that define this method must have the same classes and
-        arguments when the training is resumed. To compare the arguments, the attributes of the same names are used, or
-        the result of the callback's method ``fingerprint()`` if it has one.
+        arguments when the training is resumed. The arguments are compared by the attributes of the same names or, if
+        the callback has a method ``fingerprint()``, by its result.
         """
         return {}
 
@@ -122,7 +122,7 @@ class Training:
         The mean loss of the epoch so far.
     at_rest : bool
         Whether a checkpoint can be written: these attributes and the memories of all callbacks reflect the same
-        updates. False during updates, and after an error in a callback, which may have missed part of an update.
+        updates. False during updates, and after an error in a callback, whose memory may then be incomplete.
     stop : bool
         Set it to True to end the training after the epoch. It is not part of checkpoints: resumed training continues
         unless a callback sets it again, as :class:`EarlyStopping` does.

@@ -81,7 +81,7 @@ class TensorBoard(Callback):
                 run.flush()
         except OSError as error:
             self._failed = True
-            log.warning("cannot write to %s: %s; the training continues without it", self.directory, reason(error))
+            log.warning("cannot write to %s: %s; training continues without TensorBoard", self.directory, reason(error))
 
     def on_end(self, training: "Training") -> None:
         """Close the files."""
@@ -106,7 +106,7 @@ class TensorBoard(Callback):
                 self._run("training", epoch).add_histogram(name, host.ravel(), epoch)
 
     def _run(self, name: str, epoch: int) -> "_Run":
-        """Return the run of this name; it is opened at its first use, and then replaces events from `epoch` on."""
+        """Return the run of this name; if it is new, its events replace older ones from `epoch` on."""
         if name not in self._runs:
             self._runs[name] = _Run(self.directory / name, epoch)
         return self._runs[name]

@@ -22,7 +22,7 @@ def settings(training: "Training") -> dict[str, str | None]:
     """Return the fingerprints of the settings and the digests of the data of a training run, by name.
 
     Training can be resumed from a checkpoint if all fingerprints and digests equal those in the checkpoint. The backend
-    and the number of epochs are not included. For a setting without a fingerprint the value is None, see
+    and the number of epochs are not included. If a setting has no fingerprint, its value is None; see
     :func:`describe_incomparable`.
     """
     fingerprints: dict[str, str | None] = {}

@@ -32,7 +32,7 @@ REFUSED: dict[str, Any] = {
     "an unsupported domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
     "an activation first": ([("Relu",), DENSE], r"node 'n0' \(Relu\) cannot be part"),
     "two activations": ([DENSE, ("Relu",), ("Tanh",)], r"node 'n2' \(Tanh\) cannot be part"),
-    "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, which"),
+    "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, and"),
     "a softmax over samples": ([DENSE, ("Softmax", {"axis": 0})], r"'n1' \(Softmax\) is not over the features"),
     "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"'n1' \(LogSoftmax\) gives logarithms of prob"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),

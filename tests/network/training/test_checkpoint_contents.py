@@ -60,7 +60,7 @@ def test_a_header_that_is_too_long_is_refused_before_training(run: Path, monkeyp
     fit(net, run / "short", 1)
     net.metadata = {"features": [f'feature "{i}"' for i in range(900)]}
     before = net.flat()
-    with pytest.raises(dn.CheckpointError, match=r"this training cannot be saved: .*wanted at most 9,000"):
+    with pytest.raises(dn.CheckpointError, match=r"this training run cannot be saved: .*wanted at most 9,000"):
         fit(net, run / "long", 1)
     np.testing.assert_array_equal(net.flat(), before)
     assert not list((run / "long").iterdir())

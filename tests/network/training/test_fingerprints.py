@@ -368,6 +368,6 @@ def test_training_with_an_object_without_a_fingerprint_is_not_resumed(
     loss = ScaledLoss(1.0)
     loss.lock = threading.Lock()  # type: ignore[attr-defined]
     fit(network(), tmp_path, 1, loss=loss)
-    assert "this training cannot be resumed: loss contains a user-defined object" in caplog.text
+    assert "this training run cannot be resumed: loss contains a user-defined object" in caplog.text
     with pytest.raises(dn.CheckpointError, match=r"cannot be resumed: loss .*lock.* in ScaledLoss; give it a method"):
         fit(network(), tmp_path, 2, loss=loss, resume=True)

@@ -157,7 +157,7 @@ def test_a_full_disk_ends_the_curves_but_not_training(tmp_path: Path, caplog: py
     (message,) = [
         record.getMessage() for record in caplog.records if "TensorBoard" in record.name or "cannot" in record.msg
     ]
-    assert message == f"cannot write to {tmp_path}: File too large; the training continues without it"
+    assert message == f"cannot write to {tmp_path}: File too large; training continues without TensorBoard"
 
 
 def test_tensorboard_reads_the_files(tmp_path: Path) -> None:
