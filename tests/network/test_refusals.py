@@ -169,30 +169,3 @@ def test_classes_and_categories_of_a_model_file_that_end_in_nul_are_refused() ->
         from_metadata({"task": "classification", "loss": "categorical_cross_entropy", "classes": ["a", "a\0"]}, 2)
     with pytest.raises(ValueError, match="is not a valid value"):
         dn.Encoder.from_metadata([{"name": "kind", "categories": ["a", "a\0"]}])
-
-
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("dialect", ["keras", "sklearn"])
-def test_momentum_with_a_changing_rate_follows_the_dialect(dialect: str, nesterov: bool, backend: str) -> None:
-    """``v = m v - rate g``, ``w += v`` (Nesterov: ``w += m v - rate g``): a gradient keeps its own rate."""
-    if backend == "numba":
-        pytest.importorskip("numba")
-    schedule = dn.ExponentialDecay(0.5, every=1, factor=0.8)
-    with dn.defaults(dialect):
-        optimizer = dn.SGD(schedule, 0.9, nesterov)
-        net = dn.Network([dn.Dense(1)], 3, backend=backend, dtype="float64", seed=0)
-    target = X.sum(axis=0)
-    reference = dn.Network([dn.Dense(1)], 3, backend="numpy", dtype="float64", theta=net.flat())
-    v = np.zeros(4)
-    for step in range(40):
-        gradients = reference.gradients(X, target)
-        g = np.concatenate([np.ravel(gradients["W1"]), np.ravel(gradients["b1"])])
-        rate = schedule(step)
-        v = 0.9 * v - rate * g
-        reference.set_flat(reference.flat() + (0.9 * v - rate * g if nesterov else v))
-    net.fit(X, target, optimizer=optimizer, epochs=40, batch_size=12, shuffle=False)
-    np.testing.assert_allclose(net.flat(), reference.flat(), rtol=1e-10)
-    plain = dn.Network([dn.Dense(1)], 3, dtype="float64", seed=0)
-    plain.fit(X, target, optimizer=dn.SGD(schedule, 0.9, nesterov), epochs=40, batch_size=12, shuffle=False)
-    assert abs(plain.flat() - net.flat()).max() > 1e-3
