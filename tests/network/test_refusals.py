@@ -64,19 +64,19 @@ def test_a_masked_array_without_masked_elements_is_accepted() -> None:
     np.testing.assert_array_equal(network().predict(np.ma.array(X)), network().predict(X))
 
 
-def f1(A: np.ndarray, Y: np.ndarray) -> float:
+def hit_rate(A: np.ndarray, Y: np.ndarray) -> float:
     return float((A.argmax(axis=0) == Y.argmax(axis=0)).mean())
 
 
-@pytest.mark.parametrize("monitor", ["f1", "val_f1", "val_score", "val_val_loss", "Loss", 3])
+@pytest.mark.parametrize("monitor", ["hit_rate", "val_hit_rate", "val_score", "val_val_loss", "Loss", 3])
 def test_early_stopping_requires_a_mode_for_a_user_defined_metric(monitor: Any) -> None:
-    """Larger values of most of these metrics are better, so a default of "min" would restore the worst epoch."""
+    """A larger hit rate is better, so with mode="min" as a default, the worst epoch would be restored."""
     with pytest.raises(dn.ArgumentError, match=r"needs mode='min' if smaller .* or mode='max' if"):
         dn.EarlyStopping(monitor=monitor)
     stopping = dn.EarlyStopping()
     stopping.monitor = monitor
     with pytest.raises(dn.ArgumentError, match=r"needs mode='min' if smaller .* or mode='max' if"):
-        network().fit(X, Y, metrics=f1, early_stopping=stopping)
+        network().fit(X, Y, metrics=hit_rate, early_stopping=stopping)
 
 
 def test_early_stopping_finds_the_best_epoch_by_a_user_defined_metric() -> None:

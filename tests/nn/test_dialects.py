@@ -82,7 +82,7 @@ def test_training_with_the_defaults_of_a_library_reproduces_its_results(name: st
 
 @every_case
 def test_training_with_the_defaults_of_the_notes_differs(name: str) -> None:
-    """Otherwise, the previous test would pass with any defaults."""
+    """If it did not differ, the previous test would pass with any defaults."""
     library, (hidden, optimizer) = name.partition("_")[0], CASES[name]
     net = dn.Network(layers(hidden), inputs=5, dtype="float64")
     is_same = name == "torch_adam"  # both PyTorch and the notes have the defaults of the paper
@@ -129,7 +129,7 @@ def is_uniform(largest: float, mean_square: float, square: float, n: int) -> boo
 
 @pytest.mark.parametrize("name", INITIAL)
 def test_initial_weights_and_biases_have_the_distribution_of_the_library(name: str) -> None:
-    """The values of the library and of deepnotes lie within the limits, come close to them, and have the variance."""
+    """The values of the library and of deepnotes lie within the limits, come close to them, and have their variance."""
     library, activation = name.split("_")
     with dn.defaults(library):
         # in scikit-learn, the activation of the hidden layers determines the distribution
