@@ -1,1 +1,1 @@
-"""Benchmarks: each time is reported next to another one that was measured in the same run."""
+"""Benchmarks. Every reported time comes with another time from the same run, for comparison."""

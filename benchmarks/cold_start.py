@@ -1,9 +1,9 @@
-"""Time from the start of Python until a tiny network is trained, for each backend; and the imports alone.
+"""Measure the time from the start of Python until each backend has trained a tiny network, and that of imports alone.
 
     python -m benchmarks.cold_start --backends numpy,numba --json benchmarks/results/cold-start.json
 
-Each run is a new process. In each round, each contender has its own cache directory. It is empty in the first run, and
-filled in the following runs, which are called warm.
+Each run is a new process. In each round, each contender gets a new cache directory. The directory is empty in the first
+run of the round; the other runs, which find compiled code in it, are called warm.
 """
 
 import os

@@ -3,13 +3,13 @@
     python -m benchmarks.compare ../before . --backends numpy,numba
     python -m benchmarks.compare before/steps.json benchmarks/results/steps.json
 
-If OLD and NEW are directories, each holds a checkout. The two train in turns: each round gives a pair of times. The
-change of a case is the median of the ratios new / old, and its noise half their interquartile range.
+If OLD and NEW are directories, each holds a checkout. The two checkouts train in turns, so that each round gives a pair
+of times. The change of a case is the median of the ratios new / old; its noise is half the interquartile range of these
+ratios, relative to their median.
 
-Otherwise they are two files from ``benchmarks/results/``, of the same kind, but measured at different times. The noise
-of a case then combines half the interquartile range of each file. If both files also have the times of the matrix
-products alone, all changes are relative to the change of the products, so that a slower machine does not look like
-slower code.
+Otherwise, OLD and NEW are two files of the same kind from ``benchmarks/results/``, measured at different times. The
+noise of a case then combines the noise in both files. If both files also have the times of the matrix products alone,
+all changes are relative to the change of the products, so that a slower machine does not look like slower code.
 
 With ``--strict`` the exit code is 1 if a case became slower.
 """
@@ -147,7 +147,7 @@ def main() -> None:
     checkouts.add_argument(
         "--networks",
         default=",".join(NETWORKS),
-        help=f"some of {', '.join(NETWORKS)}; default: all",
+        help=f"names separated by commas, from {', '.join(NETWORKS)}; default: all",
     )
     checkouts.add_argument("--rounds", type=int, default=15, help="pairs of timings per case; default: 15")
     options = parser.parse_args()
@@ -186,7 +186,7 @@ def _compare_checkouts(parser: argparse.ArgumentParser, options: argparse.Namesp
     names = options.networks.split(",")
     unknown = [name for name in names if name not in NETWORKS]
     if unknown:
-        parser.error(f"--networks: there is no {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+        parser.error(f"--networks: unknown: {', '.join(unknown)}; wanted names from {', '.join(NETWORKS)}")
     cases = {name: NETWORKS[name] for name in names}
     pairs, failures = compare_checkouts(options.old, options.new, cases, options.backends.split(","), options.rounds)
     if not pairs:

@@ -51,7 +51,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="session")
 def limits() -> Callable[[Backend], PerformanceLimits]:
-    """Return a function that measures the performance limits of a backend, once for the host and for each device."""
+    """Return a function that measures the performance limits of a backend, only once for the host and each device."""
     known: dict[str, PerformanceLimits] = {}
 
     def measure(backend: Backend) -> PerformanceLimits:
@@ -72,7 +72,7 @@ def time_calls(
     def run(
         function: Callable[[], object], backend: Backend, work: Work | None, dtype: str, units: int = 1, calls: int = 1
     ) -> None:
-        """Time `function`, each call of which does `units` times the work `work`, in `calls` calls of the backend."""
+        """Time `function`, which does `work` as many times as `units` says, in `calls` calls of the backend."""
         function()
         call_seconds = min(seconds(function) for _ in range(2))
         if call_seconds > config.getoption("--largest-seconds"):

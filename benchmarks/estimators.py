@@ -7,7 +7,7 @@ see the samples in the same order, and run all epochs. The losses of each epoch 
 are compared before anything is timed. Then the estimators take turns in one process. The time includes all checks of
 arguments and data.
 
-Needs the extra ``sklearn``.
+The benchmark requires the extra ``sklearn``.
 """
 
 import warnings
@@ -64,7 +64,7 @@ CASES = {
     "digits": Case((128, 64), 64, 30, load_digit_samples),
     "deep-mnist": Case((512, 512), 128, 5, partial(generate_samples, 784, 10, 5000, 1000)),
 }
-"""Networks of :mod:`benchmarks.steps`; ``tiny`` has several batch sizes, since its time depends most on them."""
+"""Networks of :mod:`benchmarks.steps`; ``tiny`` has several batch sizes, since the size affects its time most."""
 
 
 def make_estimators(case: Case, backends: list[str]) -> dict[str, Any]:

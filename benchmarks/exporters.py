@@ -1,4 +1,4 @@
-"""Check which ONNX files, written by five exporters, ``deepnotes.from_onnx`` can read, and why it refuses the others.
+"""Check which ONNX files of five exporters ``deepnotes.from_onnx`` can read, and why it refuses the others.
 
 ``python -m benchmarks.exporters --json benchmarks/results/exporters.json`` builds small models, exports them to files,
 reads the files, and compares predictions with those of the original library for batches of 1 and 7 samples. An exporter
@@ -132,11 +132,11 @@ def torch_models() -> dict[str, Model]:
         "ReLU": nn.ReLU(), "Sigmoid": nn.Sigmoid(), "Tanh": nn.Tanh(), "GELU": nn.GELU(),
         "GELU (tanh)": nn.GELU(approximate="tanh"), "SiLU": nn.SiLU(), "ELU": nn.ELU(0.7), "SELU": nn.SELU(),
         "CELU": nn.CELU(), "Leaky ReLU": nn.LeakyReLU(0.2), "PReLU, one slope": nn.PReLU(),
-        "PReLU, a slope for each": nn.PReLU(8), "Softplus": nn.Softplus(), "ReLU6": nn.ReLU6(), "Mish": nn.Mish(),
+        "PReLU, one slope per unit": nn.PReLU(8), "Softplus": nn.Softplus(), "ReLU6": nn.ReLU6(), "Mish": nn.Mish(),
         "Hardswish": nn.Hardswish(), "Softsign": nn.Softsign(),
     }  # fmt: skip
     with torch.no_grad():
-        activations["PReLU, a slope for each"].weight.copy_(torch.linspace(0.1, 0.5, 8))
+        activations["PReLU, one slope per unit"].weight.copy_(torch.linspace(0.1, 0.5, 8))
     vector = (FEATURES,)
     models: dict[str, Model] = {name: (mlp(g, head=nn.Softmax(-1)), vector) for name, g in activations.items()}
     return models | custom_torch_models() | {
@@ -217,11 +217,11 @@ def skl2onnx_cases() -> dict[str, Case]:
         return export
 
     return {
-        "StandardScaler, MLPClassifier of two classes": case("two classes", scaled(), MLPClassifier(**mlp_options)),
+        "StandardScaler, MLPClassifier with two classes": case("two classes", scaled(), MLPClassifier(**mlp_options)),
         "StandardScaler, MLPClassifier": case("classes", scaled(), MLPClassifier(**mlp_options)),
-        "MLPClassifier of several labels": case("labels", MLPClassifier(**mlp_options)),
+        "MLPClassifier with several labels": case("labels", MLPClassifier(**mlp_options)),
         "MLPRegressor": case("number", scaled(), MLPRegressor(**mlp_options)),
-        "MLPRegressor of two outputs": case("numbers", MLPRegressor(**mlp_options)),
+        "MLPRegressor with two outputs": case("numbers", MLPRegressor(**mlp_options)),
         "MinMaxScaler": case("classes", preprocessing.MinMaxScaler(), MLPClassifier(**mlp_options)),
         "MaxAbsScaler": case("classes", preprocessing.MaxAbsScaler(), MLPClassifier(**mlp_options)),
         "RobustScaler": case("classes", preprocessing.RobustScaler(), MLPClassifier(**mlp_options)),
@@ -229,11 +229,11 @@ def skl2onnx_cases() -> dict[str, Case]:
         "SimpleImputer": case("classes", SimpleImputer(), MLPClassifier(**mlp_options)),
         "Normalizer": case("classes", preprocessing.Normalizer(), MLPClassifier(**mlp_options)),
         "LogisticRegression": case("classes", scaled(), linear_model.LogisticRegression()),
-        "LogisticRegression of two classes": case("two classes", linear_model.LogisticRegression()),
+        "LogisticRegression with two classes": case("two classes", linear_model.LogisticRegression()),
         "LinearRegression": case("numbers", linear_model.LinearRegression()),
         "StandardScaler, DenseClassifier (ours)": case(
             "classes", scaled(), dn.DenseClassifier(activation="gelu", backend="numpy", **mlp_options)),
-        "StandardScaler, DenseClassifier of two classes (ours)": case(
+        "StandardScaler, DenseClassifier with two classes (ours)": case(
             "two classes", scaled(), dn.DenseClassifier(backend="numpy", **mlp_options)),
         "DenseRegressor (ours)": case("numbers", dn.DenseRegressor(backend="numpy", **mlp_options)),
     }  # fmt: skip
@@ -343,8 +343,8 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        The ``"outcome"`` ("read", "refused", "wrong" or "not exported") with, for a model that was read, its
-        ``"layers"`` and the error of its predictions (``"off"``), and otherwise the reason (``"why"``).
+        The ``"outcome"``: "read", "refused", "wrong" or "not exported". If the model was read, the dict also has its
+        ``"layers"`` and the error of its predictions, ``"off"``; otherwise, it has the reason, ``"why"``.
     """
     rows = np.random.default_rng(seed).normal(1, 2, (7, FEATURES)).astype("float32")
     with tempfile.TemporaryDirectory() as folder:

@@ -2,10 +2,11 @@
 
     python -m benchmarks.instructions --backends numpy,numba --json benchmarks/results/instructions.json
 
-Valgrind counts the instructions of two training runs with one thread that differ only in their number of steps; imports
-and compilation cancel in the difference. Valgrind does not support AVX-512, so the code is compiled for an AVX2
-processor, before anything is counted. Each epoch is one chunk, whatever its duration. The count is not a measure of
-time: some instructions take longer than others, and the count does not show the effect of caches.
+Valgrind counts the instructions of two training runs that differ only in the number of steps. The result is the
+difference of the two counts, in which imports and compilation cancel. Both runs use one thread, and one chunk per
+epoch, however long the epoch takes. Valgrind does not support AVX-512, so the code is compiled for an AVX2 processor
+before anything is counted. The count is not a measure of time: some instructions take longer than others, and the count
+does not show the effect of caches.
 """
 
 import os

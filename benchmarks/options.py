@@ -67,7 +67,7 @@ class Options:
         given = [name for name in getattr(self.given, option.lstrip("-")).split(",") if name]
         unknown = [name for name in given if name not in names]
         if unknown:
-            self.command_line.error(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(names)}")
+            self.command_line.error(f"{option}: unknown: {', '.join(unknown)}; wanted names from {', '.join(names)}")
         return given
 
     def say(self, text: str) -> None:
@@ -75,7 +75,7 @@ class Options:
         print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     def leave_out(self, what: str, why: str | None) -> bool:
-        """Report that `what` is left out and the reason, `why`, and return True; if `why` is None, return False."""
+        """If there is a reason `why` to leave out `what`, report it and return True; if `why` is None, return False."""
         if why is not None:
             self.say(f"without {what}: {why}")
         return why is not None

@@ -2,15 +2,15 @@
 
 A peer is a function of a case, samples X (one per row), class indices y and a deepnotes network with the initial
 parameters. It returns a function that trains for some epochs and returns the mean loss of each epoch; every call starts
-from the initial parameters again. A peer with options (such as the number of threads) measures which value is the
-fastest for the case, and returns a partial function that has these options as its keywords.
+from the initial parameters again. A peer that has an option, such as the number of threads, measures which value is the
+fastest for the case, and returns a :func:`functools.partial` with this value as its keyword argument.
 
 - PyTorch: fused Adam, ``zero_grad(set_to_none=True)``, losses left on the device; either eager, or with the model and
   the loss compiled together by ``torch.compile``, which needs a C++ compiler.
 - JAX: one ``jit`` function with donated state, either for a step, or for a whole epoch with ``lax.scan``.
 - scikit-learn: ``MLPClassifier``.
 
-It requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
+The module requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 import warnings
@@ -96,7 +96,7 @@ def pytorch(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, compile
 
 
 def pytorch_compiled(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Train:
-    """Return a function that trains with PyTorch, with the gathering of samples, the model and the loss compiled."""
+    """Return a function that trains with PyTorch; one compiled function gathers samples and computes model and loss."""
     return pytorch(case, X, y, start, compiled=True)
 
 
@@ -139,8 +139,8 @@ def jax_adam_step(binary: bool) -> Callable[[Any, Any, Any], Any]:
 def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_step: bool = False) -> Train:
     """Return a function that trains with JAX: all steps of an epoch are one ``lax.scan`` in a compiled function.
 
-    The samples of a batch are gathered in its step, or the samples of all batches before the scan, whichever is faster.
-    With `by_step`, each step is one call of a compiled function instead.
+    The samples are gathered for each batch in its step, or for all batches before the scan, whichever is faster. With
+    `by_step`, each step is one call of a compiled function instead.
     """
     import jax
     import jax.numpy as jnp

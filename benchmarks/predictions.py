@@ -1,11 +1,11 @@
-"""Compare the time of predictions on deepnotes' backends, in ONNX Runtime, and of the matrix products alone.
+"""Compare the time of predictions on deepnotes' backends and in ONNX Runtime with that of the matrix products alone.
 
     python -m benchmarks.predictions --backends numpy,numba --json benchmarks/results/predictions.json
 
-One sample is predicted at a time (ONNX Runtime then has one thread), or a thousand (ONNX Runtime then has one thread
-per core). All contenders get the same array: ONNX Runtime with samples as rows, deepnotes its transpose. Their outputs
+Each call predicts one sample, for which ONNX Runtime has one thread, or a thousand samples, for which it has one thread
+per core. All contenders get the same array: ONNX Runtime with samples as rows, deepnotes its transpose. Their outputs
 are compared before anything is timed. The products are computed by NumPy, in place, with BLAS on one thread or on all
-cores, whichever is faster. It requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
+cores, whichever is faster. The benchmark requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 from collections.abc import Callable, Mapping
@@ -115,7 +115,8 @@ def main() -> None:
         "--networks", default=",".join(NETWORKS), help=f"from {', '.join(NETWORKS)}; default: all"
     )
     options = Options(command_line)
-    why = None if find_spec("onnxruntime") and find_spec("onnx") else 'to get it: pip install "deepnotes[peers]"'
+    has_onnx = find_spec("onnxruntime") and find_spec("onnx")
+    why = None if has_onnx else 'it needs onnxruntime and onnx; to get them: pip install "deepnotes[peers]"'
     options.leave_out("onnxruntime", why)
     results = {}
     for name in options.with_progress(options.known("--networks", NETWORKS)):

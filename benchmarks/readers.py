@@ -3,8 +3,8 @@
     python -m benchmarks.readers                 # measure all, and write the table into docs/data.md
     python -m benchmarks.readers --only csv --no-write
 
-A time is the minimum over the rounds of the CPU seconds of all threads, which other programs affect least. The column
-``again`` has the ratio of the time for the largest size to the time for half of it.
+Each time is the CPU time of all threads, in seconds, in the fastest of the rounds: other programs affect this time
+least. The column ``again`` is the time for the largest size divided by the time for half that size.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def csv_file(path: Path, rows: int, columns: int, gaps: bool = False, quoted: bo
 
 
 def csv_case(**options: bool) -> Case:
-    """Return the case that reads a CSV file, written with these options of :func:`csv_file`."""
+    """Return a case that reads a CSV file; the `options` are those of :func:`csv_file`, which writes the file."""
 
     def prepare(folder: Path, rows: int, columns: int) -> Callable[[], object]:
         path = csv_file(folder / "a.csv", rows, columns, **options)
@@ -194,11 +194,11 @@ def table(results: dict[str, dict[str, list[float]]]) -> str:
 
 
 def main() -> None:
-    """Measure the cases, print a table, and write it into the page unless told not to."""
+    """Measure the cases, print a table, and write the table into the page unless ``--no-write`` is given."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--no-write", action="store_true", help="print the table only")
+    parser.add_argument("--no-write", action="store_true", help="only print the table")
     options = parser.parse_args()
     results: dict[str, dict[str, list[float]]] = {}
     for name in options.only:

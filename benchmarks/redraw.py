@@ -17,7 +17,7 @@ from deepnotes.testing.bench import figures, page
 from deepnotes.testing.bench.sweep import lines
 
 IMAGE = Path("docs") / "images" / "crossover.svg"
-CAPTION = "How long a training step takes over the width of two layers, for each backend and batch"
+CAPTION = "How long a training step takes against the width of two layers, for each backend and batch"
 """The text of the figure ``crossover``."""
 
 

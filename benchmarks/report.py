@@ -33,7 +33,7 @@ def time_rows(results: dict[str, Any], counted: str, pairs: list[str]) -> Rows:
     results : dict
         The results by case.
     counted : str
-        The heading of the number of samples, such as "batch".
+        The heading of the column with the number of samples, such as "batch".
     pairs : list of str
         The ratios to show, such as "numba to jax".
     """
@@ -283,7 +283,7 @@ def publish(name: str, what: str, results: dict[str, Any], path: Path | None, **
         A description of what was measured.
     results : dict
     path : Path or None
-        The file, which also gets the description and that of the machine.
+        The file. It also contains `what` and a description of the machine.
     **more : object
         More entries for the file.
     """

@@ -115,7 +115,8 @@ def main() -> None:
     names = options.parts.split(",")
     unknown = set(names) - {part.name for part in PARTS}
     if unknown:
-        parser.error(f"--parts: there is no {', '.join(sorted(unknown))}")
+        known = ", ".join(part.name for part in PARTS)
+        parser.error(f"--parts: unknown: {', '.join(sorted(unknown))}; wanted names from {known}")
     options.results.mkdir(parents=True, exist_ok=True)
     folder = options.results.resolve()
     parts = [part for part in PARTS if part.name in names]

@@ -1,12 +1,12 @@
-"""Compare the time of an Adam step on deepnotes' backends, in other libraries, and of the matrix products alone.
+"""Compare the time of an Adam step on deepnotes' backends and in other libraries with that of its products alone.
 
     python -m benchmarks.steps --backends numpy,numba --json benchmarks/results/steps.json
 
 The contenders take turns in one process, with the same network, initial parameters, data, dtype and hyperparameters,
-and with shuffling. Their losses without shuffling are compared before anything is timed. The products are computed by
-NumPy, in place, with BLAS on one thread or on all cores, whichever is faster. The results also state the shortest time
-that the machine's performance limits allow. A backend or peer that is not available or fails is reported and left out.
-It requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
+and with shuffling. Their losses without shuffling are compared before anything is timed. NumPy computes the matrix
+products, in place, with BLAS on one thread or on all cores, whichever is faster. The results also state the shortest
+time that the machine's performance limits allow. A backend or peer that is not available or fails is reported and left
+out. The benchmark requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 from collections.abc import Callable, Mapping
@@ -58,8 +58,8 @@ def set_up_contenders(
 
     Returns
     -------
-    trainings : dict of str to callable
-        The functions that train, by name.
+    trainers : dict of str to callable
+        The functions that train a network, by the name of the backend or peer.
     failed : dict of str to str
         For each peer that is left out, the reason: an error, or different losses.
 
@@ -69,18 +69,18 @@ def set_up_contenders(
         If the losses of the backends themselves differ.
     """
     start = dn.Network(case.layers, case.sizes[0], backend="numpy", dtype=case.dtype, seed=0)
-    trainings: dict[str, Train] = {backend: training(backend, case, X, y, start.flat()) for backend in backends}
-    check_agreement(trainings)
+    trainers: dict[str, Train] = {backend: training(backend, case, X, y, start.flat()) for backend in backends}
+    check_agreement(trainers)
     first = backends[0]
     failed = {}
     for peer in peers:
         try:
             train = PEERS[peer](case, X, y, start)
-            check_agreement({first: trainings[first], peer: train})
-            trainings[peer] = train
+            check_agreement({first: trainers[first], peer: train})
+            trainers[peer] = train
         except Exception as error:  # a third-party library may raise any error
             failed[peer] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return trainings, failed
+    return trainers, failed
 
 
 def measure(
@@ -90,9 +90,9 @@ def measure(
     run_products = products(case)
     per_step = min(seconds(run_products, 3) for _ in range(5))
     batches = batches_for(case, max(least_seconds(case, limits), per_step / 16), ROUND_SECONDS)
-    trainings, failed = set_up_contenders(case, backends, peers, *case.data(batches * case.batch))
-    chosen = {name: train.keywords for name, train in trainings.items() if isinstance(train, partial)}
-    timers = {name: training_timer(train, batches, ROUND_SECONDS) for name, train in trainings.items()}
+    trainers, failed = set_up_contenders(case, backends, peers, *case.data(batches * case.batch))
+    chosen = {name: train.keywords for name, train in trainers.items() if isinstance(train, partial)}
+    timers = {name: training_timer(train, batches, ROUND_SECONDS) for name, train in trainers.items()}
     calls = max(3, round(ROUND_SECONDS / per_step / 2))
     threads = fastest([1, cores()], lambda threads: on_blas_threads(threads, run_products, calls))
     timers["products"] = lambda: on_blas_threads(threads, run_products, calls)

@@ -2,9 +2,9 @@
 
     python -m benchmarks.sweep --seconds 240 --json benchmarks/results/sweep.json
 
-A backend whose number of threads can be set is timed with 1, 2, 4, ... threads and with one per core. The cases run in
-order of their work, the smallest first. A case is skipped, and the reason is reported, if it does not fit into memory,
-takes too long, or is reached after the time is up.
+A backend whose number of threads can be set is timed with 1, 2, 4, ... threads and with one per core. The cases with
+the least work run first. A case is skipped, and the reason is reported, if it does not fit into memory, takes too long,
+or is reached after the time is up.
 """
 
 from benchmarks.options import Options, parser
@@ -27,7 +27,7 @@ def main() -> None:
 
     points = grid(options.given.dtype)
     results = sweep(points, all_contenders, options.limits, options.given.seconds, options.rounds, on_point)
-    what = f"one Adam step of w-w-w over width w and batch size, {options.given.dtype}"
+    what = f"one Adam step of a network w-w-w, by width w and batch size, {options.given.dtype}"
     publish("sweep", what, {"points": results}, options.json, ceilings=options.ceilings)
 
 

@@ -1,4 +1,4 @@
-"""Measure training steps, predictions, saving and loading for every network, and steps over width and batch size."""
+"""Measure training steps, predictions, saving and loading for every network, and steps for many widths and batches."""
 
 from pathlib import Path
 from typing import Any

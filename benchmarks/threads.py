@@ -3,9 +3,9 @@
     python -m benchmarks.threads --json benchmarks/results/threads.json
 
 The rule by which ``deepnotes_numba.thread_count`` chooses a number of threads is based on this measurement. Here, the
-rule and its trials are switched off, so that even the smallest step uses all threads. The table shows from how many
-multiplications on a second thread makes a step faster. If a step has fewer blocks of samples than threads, the threads
-divide the rows of the weights among them instead of the samples.
+rule and its trials are switched off, so that even the smallest step uses all threads. The table shows how many
+multiplications a step must have for a second thread to make it faster. If a step has fewer blocks of samples than
+threads, the threads divide the rows of the weights among them instead of the samples.
 """
 
 from collections.abc import Callable

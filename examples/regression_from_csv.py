@@ -41,7 +41,7 @@ net.fit(X[:, train], (rent[train] - mean) / deviation, optimizer=dn.Adam(0.005),
 predicted = net.predict(X[:, test])[0] * deviation + mean
 error = np.abs(predicted - rent[test]).mean()
 baseline = np.abs(rent[train].mean() - rent[test]).mean()
-print(f"mean absolute error on held-out rows: {error:.0f}; if the mean is always predicted: {baseline:.0f}")
+print(f"mean absolute error on held-out rows: {error:.0f}; when always predicting the mean rent: {baseline:.0f}")
 
 new_path = folder / "new.csv"
 new_path.write_text("area,age,town\n50,10,Ulm\n50,10,Aub\n80,,Hof\n", encoding="utf-8")

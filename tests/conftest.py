@@ -23,12 +23,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("deepnotes").addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m is applied, so that it sees the added marks
+@pytest.hookimpl(tryfirst=True)  # before -m is applied, so that -m sees the added marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the slow tests, unless ``--slow`` is given or the expression of ``-m`` contains "slow".
 
-    A test marked ``thinned(n)`` has quick cases, the first and about one in n of the others; all others count as slow.
-    The choice is the same in every run; except for the first case, it does not depend on the order of parameters.
+    Of the cases of a test marked ``thinned(n)``, the first and about one in n of the others are quick; the rest count
+    as slow. The choice is the same in every run, and does not depend on the order of the cases, except for the first.
     """
     names = set()
     for item in items:

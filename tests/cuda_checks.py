@@ -203,7 +203,7 @@ def cross_entropies(host: Host) -> None:
 
 
 def losses(host: Host) -> None:
-    """``loss``: every other loss and its derivative, including the ends of the domain."""
+    """``loss``: all other losses and their derivatives, including the ends of the domain."""
     dtype, rng, ops = host.dtype, np.random.default_rng(4), Bounds(host.dtype).ops
     for name, code in codes("Loss").items():
         for number, (n, m, shift) in enumerate(SHAPES):

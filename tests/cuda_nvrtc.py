@@ -30,7 +30,7 @@ _FUNCTION = re.compile(
 
 @dataclass(frozen=True)
 class Usage:
-    """Registers and bytes of stack and spills per thread, and bytes of shared memory per block, of a kernel."""
+    """What a kernel uses: registers and bytes of stack and of spills per thread, bytes of shared memory per block."""
 
     registers: int
     stack: int

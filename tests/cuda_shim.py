@@ -28,7 +28,7 @@ from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-FLAGS = {  # by build: the flags for the kernels, and those for fibers.cpp and the checks, which are not checked
+FLAGS = {  # for each build: the flags for the kernels, and those for the shim's own code
     "fast": (["-O2"], ["-O2"]),
     "fused": (["-O2", "-mfma", "-ffp-contract=fast"], ["-O2"]),
     "checked": (["-O1", "-fno-tree-vectorize", "-fsanitize=thread"], ["-O1"]),

@@ -43,7 +43,7 @@ def norms(host: Host) -> None:
 
 
 def verdicts(host: Host) -> None:
-    """The kernel before each update: cost, norm, clipping, sums, counters, when to stop, as in EagerProgram.train."""
+    """``check_update``: cost, norm, clipping, sums, counters, and the decision to stop, as in EagerProgram.train."""
     dtype, rng = host.dtype, np.random.default_rng(1)
     safe = 1e-4 * float(np.finfo(dtype).max)
     huge = 1e200 if dtype == "float64" else 1e25

@@ -10,7 +10,7 @@ import deepnotes as dn
 
 
 def number(xp: Any, value: float, like: Any) -> Any:
-    """Return a number as a 0-d array, which every library's ``maximum`` takes."""
+    """Return a number as a 0-d array, which every library's ``maximum`` accepts."""
     return xp.asarray(value, dtype=like.dtype)
 
 
@@ -262,7 +262,7 @@ class Charbonnier(dn.LossFunction):
 
 @dataclass(frozen=True)
 class GaussianNLL(dn.LossFunction):
-    """The negative log-likelihood of normal targets of a known deviation σ."""
+    """The negative log-likelihood of normal targets with a known standard deviation σ, up to a constant."""
 
     sigma: float = 0.7
     name = "gaussian_nll"
@@ -274,7 +274,7 @@ class GaussianNLL(dn.LossFunction):
 
 @dataclass(frozen=True)
 class GammaDeviance(dn.LossFunction):
-    """The mean of ``log a + y / a``: the likelihood of gamma-distributed targets."""
+    """The mean of ``log a + y / a``: the negative log-likelihood of gamma-distributed targets, scaled and shifted."""
 
     name = "gamma"
     outputs = ("positive", "unit", "simplex")
@@ -326,7 +326,7 @@ class Adagrad(_Own):
 
 @dataclass(frozen=True)
 class Adadelta(_Own):
-    """Steps scaled by the ratio of running sizes of steps and gradients (arXiv:1212.5701)."""
+    """Steps scaled by the ratio of the running sizes of steps and gradients (arXiv:1212.5701)."""
 
     rho: float = 0.9
 

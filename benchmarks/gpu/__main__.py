@@ -3,8 +3,8 @@
     python -m benchmarks.gpu
     python -m benchmarks.gpu --only 'steps*batch 128*' --add
 
-It requires a checkout, CuPy and NumPy; PyTorch, JAX and Numba are also measured if they are installed. The results are
-written after each part, so an interrupted run keeps those of the parts that are done.
+The benchmark requires a checkout, CuPy and NumPy; PyTorch, JAX and Numba are also measured if they are installed. The
+results are written after each part, so an interrupted run keeps the results of the finished parts.
 """
 
 import argparse

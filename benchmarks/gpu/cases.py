@@ -13,7 +13,7 @@ MATMUL = {"float32": "highest", "tf32": "high", "bfloat16": "bfloat16"}
 """The value of the CuPy backend's option ``matmul_precision`` for each precision."""
 
 AGREEMENT = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2}
-"""For each precision, the largest relative difference of losses at which two libraries count as doing the same work."""
+"""For each precision, the largest relative difference between the losses of two libraries that do the same work."""
 
 LEARNING_RATE, BETA1, BETA2, EPSILON = 1e-5, 0.9, 0.999, 1e-8
 """Adam's options. The learning rate is small, so that rounding errors do not grow while losses are compared."""

@@ -1,4 +1,4 @@
-"""Measurements on a GPU: training steps of several libraries in turns, and a comparison with a backend on the host."""
+"""Measurements on a GPU: training steps of libraries that take turns, and a comparison with a backend on the host."""
 
 import statistics
 import time

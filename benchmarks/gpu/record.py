@@ -49,7 +49,7 @@ def align(rows: list[list[str]]) -> str:
 
 
 def _steps(results: dict[str, Any]) -> list[list[str]]:
-    """Return a row for each case and precision: each library's time in µs, and the first one's ratio to the others."""
+    """Return a row for each case and precision: the times in µs, and the ratios of the first one to the others."""
     names = list(dict.fromkeys(name for r in results.values() for name in (*r["microseconds"], *r["missing"])))
     rows = [["network", "products in", *(f"{name}, µs" for name in names), *(f"to {name}" for name in names[1:])]]
     for r in results.values():

@@ -6,7 +6,7 @@ To run the checks, use one of these commands::
     pytest --pyargs deepnotes.testing --deepnotes-backend NAME
 
 or add ``class TestMine(BackendConformance): backend = "mine"`` to the tests of the backend. A check compares two
-results bit for bit, or compares a result with that of the equations on arrays that carry error bounds, see
+results bit for bit, or compares a result with the one that the equations give on arrays that carry error bounds, see
 :mod:`deepnotes.backends.bounds`.
 """
 

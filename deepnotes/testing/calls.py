@@ -62,7 +62,7 @@ class Draw:
 
 
 Arguments: TypeAlias = Callable[[Draw, int, int, int], tuple[Any, ...]]
-"""Draws the arguments of an equation by a :class:`Draw`, for n rows, k terms of a product (or outputs), m samples."""
+"""A function that draws an equation's arguments with a :class:`Draw`, for n rows, sums of k terms and m samples."""
 
 OPTIONS = {name: traits.options for name, traits in ACTIVATIONS.items()}
 

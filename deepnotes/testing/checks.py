@@ -55,7 +55,7 @@ class Trial:
     check : str
         The check's id. It seeds the generator of the inputs, which are therefore the same in every run.
     quick : bool, default False
-        Fewer and smaller inputs.
+        Whether to use fewer and smaller inputs.
 
     Attributes
     ----------
@@ -142,7 +142,7 @@ class Trial:
             Takes an :class:`~deepnotes.equations.ops.Ops` and the arguments, and returns an array or a tuple of arrays.
             It uses only the array protocol.
         arguments : sequence
-            Host arrays, with floats in any precision; :class:`Derived` arguments; anything else is passed on unchanged.
+            Host arrays, whose floats may have any precision, or :class:`Derived`. Anything else is passed on unchanged.
         dtype : {"float32", "float64"}
             The dtype that floats are rounded to.
         where : str

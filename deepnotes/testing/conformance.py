@@ -28,7 +28,7 @@ class BackendConformance:
     known_gaps : mapping of str to str, optional
         Ids of the checks that are known to fail, with the reasons; default: those that the backend declares.
     quick : bool, default False
-        Fewer and smaller inputs.
+        Whether to use fewer and smaller inputs.
 
     Examples
     --------

@@ -46,13 +46,14 @@ class StyledDraw(Draw):
 
 
 def check_equations(backend: Backend, examples: int, random: bool = False) -> None:
-    """Check equations against the reference on inputs that Hypothesis draws; it reports the smallest input that fails.
+    """Check equations against the reference on inputs from Hypothesis, which reports the smallest input that fails.
 
     Parameters
     ----------
     backend : Backend
     examples : int
-        The number of inputs, multiplied if the Hypothesis profile asks for more than the default of 100.
+        The number of inputs. If the Hypothesis profile asks for more examples than the default of 100, this number
+        grows in proportion.
     random : bool, default False
         Whether inputs follow ``--hypothesis-seed``, or differ in each run; by default they are the same in every run.
 

@@ -144,7 +144,7 @@ def run_check(
     check : str
         The id of the check.
     quick : bool, default False
-        Fewer and smaller inputs.
+        Whether to use fewer and smaller inputs.
     known_gaps : mapping of str to str, optional
         Checks that are known to fail, with the reasons; by default those that the backend declares. If such a check
         passes, the result is a failure.
@@ -189,7 +189,7 @@ def run(
     checks : iterable of str, optional
         Patterns of ids, such as ``"equations.*"``.
     quick : bool, default False
-        Fewer and smaller inputs: under a minute.
+        Whether to use fewer and smaller inputs, with which a run takes less than a minute.
     known_gaps : mapping of str to str, optional
         As for :func:`run_check`.
     on_result : callable, optional

@@ -48,7 +48,7 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, float]]] = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_results_are_within_bounds_for_all_arguments_within_bounds(name: str, dtype: str) -> None:
-    """Moving arguments by their full errors, or by random fractions of them, gives results within the bounds."""
+    """Arguments moved by their full errors, or by random fractions of these, give results within the bounds."""
     function, limits = FUNCTIONS[name]
     bounds = Bounds(dtype)
     rng = np.random.default_rng(1)
@@ -104,7 +104,7 @@ def test_wrong_products_exceed_their_bounds(k: int) -> None:
     assert excess((A @ B).astype("float64"), wide).max() > 1e6
 
 
-def test_sum_factors_for_random_and_worst_case_terms() -> None:
+def test_sum_factors_match_their_formulas_for_random_and_worst_case_terms() -> None:
     u = UNIT["float32"]
     assert gamma(3, u) == 3 * u / (1 - 3 * u)
     assert sum_factor(1, u, random=True) == gamma(1, u)

@@ -18,11 +18,11 @@ class Counting(dn.Backend):
 
     def __init__(self) -> None:
         super().__init__("counting", np)
-        self.samples: list[int] = []
+        self.sample_counts: list[int] = []
 
     def from_numpy(self, x: np.ndarray, dtype: Any = None) -> Any:
         if x.ndim == 2 and x.shape[0] == X.shape[1]:
-            self.samples.append(x.shape[1])
+            self.sample_counts.append(x.shape[1])
         return super().from_numpy(x, dtype)
 
 
@@ -47,7 +47,7 @@ def test_only_a_backend_on_the_host_gets_sparse_samples_in_chunks(
     model = dn.DenseRegressor(backend=backend, **options)
     with pytest.warns(match="max_iter=2"):
         model.fit(csr_array(X), y)
-    assert max(backend.samples) == largest
+    assert max(backend.sample_counts) == largest
     with pytest.warns(match="max_iter=2"):
         dense = dn.DenseRegressor(backend="numpy", **options).fit(X, y)
     np.testing.assert_allclose(model.coefs_[0], dense.coefs_[0], rtol=1e-12)
@@ -86,8 +86,8 @@ def test_samples_that_a_backend_leaves_on_the_host_are_read_when_needed(
     for backend in (HostSamplesBackend("leaving", np), "numpy"):
         net = dn.Network([dn.Dense(3, "tanh"), dn.Dense(1)], 9, dtype="float64", backend=backend, seed=0)
         history = net.fit(samples, y[None], epochs=2, batch_size=16)
-        loss = net.evaluate(samples, y[None], metrics="r2", sample_weight=np.arange(120.0))
-        results.append([*history.loss, *loss.values(), *net.predict(samples)[0]])
-    arrays = 1 if isinstance(samples, OnDisk) else 2
-    assert CountedSamples.taken >= 2 * len(y) * arrays
+        metrics = net.evaluate(samples, y[None], metrics="r2", sample_weight=np.arange(120.0))
+        results.append([*history.loss, *metrics.values(), *net.predict(samples)[0]])
+    counted_arrays = 1 if isinstance(samples, OnDisk) else 2  # on disk, only the targets are CountedSamples
+    assert CountedSamples.taken >= 2 * len(y) * counted_arrays
     np.testing.assert_allclose(*results, rtol=1e-12)

@@ -99,7 +99,7 @@ def test_training_networks_in_parallel_threads_gives_the_same_bits_as_in_sequenc
 
 
 def test_a_network_predicts_while_it_is_trained(backend: dn.Backend) -> None:
-    """Predictions use the current parameters, and training gives the same bits as without them."""
+    """Predictions use the current parameters, and training gives the same bits as without predictions."""
     X, y = data()
     net, undisturbed = wide_network(backend), wide_network(backend)
     undisturbed.fit(X, y, epochs=4, batch_size=50)
@@ -207,7 +207,7 @@ def test_a_process_forked_after_training_computes_the_same_bits_as_its_parent(na
 
 @pytest.mark.skipif("numba" not in BACKENDS or not hasattr(os, "fork"), reason="needs fork and the extra numba")
 def test_a_process_forked_while_another_thread_trains_computes_the_same_bits() -> None:
-    """Both refuse to train the network that was being trained. On NumPy, the BLAS may hang after such a fork."""
+    """Both processes refuse to train the network that was being trained. (NumPy's BLAS may hang after such a fork.)"""
     wide_network("numba").fit(*data(), epochs=1)
     lines = run_python(FORK.format(backend="numba", training=True), SECONDS).splitlines()
     assert sorted(lines)[2:] == ["refused", "refused"]

@@ -24,7 +24,7 @@ def _skip_without_nvrtc() -> None:
 @pytest.mark.parametrize("architecture", DEVICE_ARCHITECTURES)
 @pytest.mark.parametrize("dtype", REAL)
 def test_every_kernel_compiles_without_spilling_registers(dtype: str, architecture: str) -> None:
-    """No kernel has a stack frame, and two blocks, or a wide one, fit into the 65,536 registers of a multiprocessor."""
+    """No kernel has a stack frame, and 512 threads (or a block, if it has more) fit into 65,536 registers."""
     result = compile_all()[dtype, architecture].result()
     assert result.code, result.log
     assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)

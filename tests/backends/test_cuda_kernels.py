@@ -35,7 +35,7 @@ def test_kernels_agree_with_the_equations_without_invalid_memory_accesses(check:
 @pytest.mark.skipif(machine() not in ("x86_64", "AMD64"), reason="only x86 can flush subnormal numbers to 0")
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_agree_with_the_equations_if_subnormal_numbers_are_flushed(check: str) -> None:
-    """CuPy compiles with ``-ftz=true``, which flushes them in single precision."""
+    """CuPy compiles with ``-ftz=true``, which flushes subnormal numbers in single precision."""
     host = Host("float32", checked=True)
     host.flush = True
     with np.errstate(all="ignore"):
@@ -44,7 +44,7 @@ def test_kernels_agree_with_the_equations_if_subnormal_numbers_are_flushed(check
 
 @pytest.mark.parametrize("check", ALL)
 def test_kernels_agree_with_the_equations_if_products_and_sums_are_fused(check: str) -> None:
-    """NVRTC fuses them by default (``-fmad=true``)."""
+    """NVRTC fuses a product and a sum by default (``-fmad=true``)."""
     cpu = Path("/proc/cpuinfo")
     if not cpu.exists() or not re.search(r"^flags\b.*\bfma\b", cpu.read_text(), re.MULTILINE):
         pytest.skip("needs an x86 with fused multiply-add")

@@ -69,7 +69,7 @@ def test_products_less_precise_than_declared_are_found(declared: str, checks: li
 
 
 def test_a_kernel_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the kernel check_update, no update is counted, so the check fails: its results come from the kernels."""
+    """If check_update does nothing, no update is counted and the check fails, so its results come from the kernels."""
     target = backend()
     launcher = target.device.launcher
 

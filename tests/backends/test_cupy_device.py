@@ -1,4 +1,4 @@
-"""CudaDevice with tests/fake_cupy.py instead of CuPy, which enforces CUDA's rules."""
+"""CudaDevice on tests/fake_cupy.py, a stand-in for CuPy that enforces CUDA's rules."""
 
 import inspect
 import logging

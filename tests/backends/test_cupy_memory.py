@@ -39,7 +39,7 @@ def fit(target: Any, X: np.ndarray, y: np.ndarray, **settings: Any) -> dn.Networ
 @pytest.mark.parametrize("stage", [1, 700, 3000, 1 << 20])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_streamed_and_resident_data_give_the_same_bits(stage: int, weighted: bool) -> None:
-    """Parts hold one batch, a few or all of them; the last batch is smaller, and targets are class indices."""
+    """A part holds one batch, a few batches or all; the last batch is smaller, and targets are class indices."""
     X, y = blobs(203)
     settings: dict[str, Any] = {"class_weight": "balanced"} if weighted else {}
     target = streaming(stage)
@@ -81,7 +81,7 @@ def test_the_host_copies_only_a_part_at_a_time(layout: Any, tmp_path: Any) -> No
 
 
 def test_a_part_is_sent_while_training_on_the_previous_part() -> None:
-    """Two buffers alternate, so a part is sent once the work on the part before the previous one is enqueued."""
+    """Two buffers alternate; a part is sent after the work on the last part that used the same buffer."""
     target = streaming(1)
     events: list[str] = []
     device = target.device

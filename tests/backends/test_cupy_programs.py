@@ -129,13 +129,13 @@ def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_graph_is_checked_at_its_first_launch() -> None:
-    """After its first launch, the results are downloaded and compared with single steps, and the state is restored."""
+    """After its first launch, its results are compared with those of single steps, and the state is restored."""
     target = backend()
     train(target, epochs=1)
     sequence = [entry[0] for entry in target.device.log]
     first = sequence.index("graph")
     copies = 1 + 1 + 2  # θ, the control block, and the slots of Adam
-    downloads = 2 * (copies + 1)  # the same and the gradient, after the graph and after the steps
+    downloads = 2 * (copies + 1)  # these and the gradient, once after the graph and once after the steps
     assert sequence[first + 1 : first + 1 + downloads] == ["download"] * downloads
     assert sequence[first + 1 + downloads :][:copies] == ["copy"] * copies
 

@@ -288,7 +288,7 @@ def save_and_load(net: dn.Network, folder: Path) -> dn.Network:
     ],
 )
 def test_the_next_prediction_uses_new_parameters(change: Any, backend: str, tmp_path: Path) -> None:
-    """Check one sample, whose prediction keeps the address of the parameters, and many samples."""
+    """Check one sample, for which the Numba backend keeps the address of the parameters, and many samples."""
     net = network(MIXED, backend)
     before = [net.predict(samples(m)) for m in (1, 33)]
     net = change(net, tmp_path)

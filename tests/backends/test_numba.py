@@ -89,7 +89,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.Compl
 def test_only_the_first_process_compiles(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
-    """It logs that it compiles; the later processes load its code and log nothing."""
+    """The first process logs that it compiles; the later ones load its code and log nothing."""
     first, *others = processes
     assert first.returncode == 0, first.stderr
     assert "numba: compiling training for float64" in first.stderr
@@ -101,7 +101,7 @@ def test_only_the_first_process_compiles(
 def test_results_do_not_depend_on_loading_or_on_the_order_of_calls(
     processes: list[subprocess.CompletedProcess[str]],
 ) -> None:
-    """A function is compiled separately and into each of its callers; which copy runs depends on the order of calls."""
+    """A function is compiled on its own and into each of its callers; the order of calls decides which copy runs."""
     first, *others = processes
     assert len(json.loads(first.stdout)) == 6
     assert [process.stdout for process in others] == [first.stdout] * 2

@@ -1,8 +1,8 @@
 """Rounding errors of the Numba backend's elementary functions and activations, in units in the last place (ulp).
 
 Let u be half an ulp of 1; then a relative error of k u is at most k ulp. The bounds for exp, tanh, sigmoid and softplus
-are taken from section 4 of the design, those for the activations from tests/equations/test_activations.py; the rest are
-derived below.
+are those for which the functions were designed; those for expm1, log and log1p are derived below. The bounds for the
+activations are from tests/equations/test_activations.py.
 """
 
 from decimal import Decimal
@@ -58,7 +58,7 @@ BOUNDS = {
 
 @jit_standalone
 def run(index, x, out):  # noqa: C901, PLR0912 - one branch and one loop per function
-    """Apply function number `index` of FUNCTIONS to each element of x: one compiled function instead of eight."""
+    """Apply function number `index` of FUNCTIONS to each element of x; compiling eight functions would be slower."""
     if index == 0:
         for i in range(x.shape[0]):
             out[i] = exp(x[i])
@@ -163,7 +163,7 @@ def assert_within(name: str, out: np.ndarray, true: np.ndarray, bound: Any) -> N
     ("name", "dtype"), [(f, d) for f in FUNCTIONS for d in DTYPES if (f, d) != ("normal_cdf", "float64")]
 )
 def test_the_error_of_every_function_is_within_its_bound(name: str, dtype: str) -> None:
-    """2 σ(2x) - 1 instead of tanh would be off by 10^7 ulp near 0, and so would log(1 + e^x) for very negative x."""
+    """The formula 2 σ(2x) - 1 for tanh would be off by 10^7 ulp near 0, as would log(1 + e^x) where it is near 0."""
     if dtype == "float64" and np.finfo(np.longdouble).eps > np.finfo(dtype).eps / 256:
         pytest.skip("there is no wider type for the reference")
     x = grid(name, dtype)
@@ -200,7 +200,7 @@ def test_float64_errors_are_within_their_bounds_against_50_digit_references(name
     ],
 )
 def test_values_at_nan_zero_and_infinity_are_exact(name: str, values: dict[float, float], dtype: str) -> None:
-    """They are tested for a single number and for vectors that fill a register."""
+    """Each value is tested alone and in a vector that is longer than a register."""
     values = {np.nan: np.nan, **values}
     for length in (1, 33):
         x = np.repeat(np.array([*values], dtype), length)
@@ -211,7 +211,7 @@ def test_values_at_nan_zero_and_infinity_are_exact(name: str, values: dict[float
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_exp_is_finite_and_positive_wherever_the_dtype_allows(dtype: str) -> None:
-    """It overflows only above log(max), and becomes 0 only below the log of half the smallest subnormal number."""
+    """``exp`` overflows only above log(max), and becomes 0 only below the log of half the smallest subnormal number."""
     info = np.finfo(dtype)
     ends = [float(np.log(np.longdouble(x))) for x in (info.max, info.smallest_normal, info.smallest_subnormal)]
     x = np.array([e + step for e in ends for step in (-0.1, 0.1)] + [ends[2] - np.log(2) - 0.1], dtype)
@@ -284,7 +284,7 @@ def test_activations_and_their_derivatives_agree_with_the_equations(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_nan_and_infinity_propagate_as_in_the_equations(name: str, dtype: str) -> None:
-    """One such value is placed at each index of a vector of ordinary numbers: first in Z, then in dA."""
+    """NaN or infinity is placed at each index of a vector of ordinary numbers: first in Z, then in dA."""
     for value in (np.nan, np.inf, -np.inf):
         for index in range(33):
             Z = np.linspace(-2, 2, 33).astype(dtype)

@@ -72,7 +72,7 @@ def test_updates_agree_with_the_equations(name: str, dtype: str) -> None:
     for result, value in zip(actual, expected, strict=True):
         assert_close(result, value, dtype)
     for x, y in zip((theta, g, *slots), before, strict=True):
-        np.testing.assert_array_equal(x, y)  # equations are pure
+        np.testing.assert_array_equal(x, y)  # the arguments are unchanged
 
 
 def test_nesterov_momentum_agrees_with_the_equation() -> None:

@@ -39,7 +39,7 @@ SHAPES = [
 
 @jit_standalone
 def compute(operation, buffers, layer, workspace, offsets, blocks, rows, add):
-    """Compute one of the products, or transpose A into panels; `rows` then holds the rank and the number of threads."""
+    """Compute one of the products, or transpose A into panels (`rows` is then the rank and the number of threads)."""
     theta, g, errors = buffers
     buffers = Buffers(pointer(theta, 0), pointer(g, 0), pointer(errors, 0), pointer(g, 0), pointer(g, 0), True)
     memory, capacity = workspace
@@ -166,7 +166,7 @@ class Layer:
 
 
 def bound(x: np.ndarray, y: np.ndarray, added: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the bound from section 4 of the design on the error of ``x y + added``, where x has k columns.
+    """Return a bound on the error of ``x y + added``, where x has k columns.
 
     The bound is ``min(γ_{k+1}, 2 sqrt(k+1) u) (|x| |y| + |added|) + (k+1) tiny``, with an allowance for the rounding
     errors of the reference. The square root applies to random data.

@@ -26,7 +26,10 @@ def meet(team):
 
 @jit_standalone
 def meet_in_rounds(team, rounds, progress):
-    """Meet twice a round; return how often another thread was in a different round after the first meeting, or -1."""
+    """Meet twice a round, and count how often another thread is in a different round after the first meeting.
+
+    Return this number, or -1 if another thread has failed.
+    """
     rank, size, meeting = team
     threads = Team(rank, size, pointer(meeting, 0))
     mismatches = 0

@@ -16,7 +16,7 @@ Y = np.arange(10).reshape(1, 10)
 
 
 class Rows(Samples):
-    """Samples that are stored as the rows of an array, of which at most `max_columns` are read at a time."""
+    """Samples stored as the rows of an array, and read as columns, at most `max_columns` at a time."""
 
     def __init__(self, rows: np.ndarray, max_columns: int) -> None:
         super().__init__(BACKEND, rows.T.shape, max_columns)

@@ -315,7 +315,7 @@ def test_the_suite_names_skipped_backends_and_stores_performance_limits(tmp_path
 
 @pytest.mark.slow
 def test_the_benchmark_of_every_equation_runs() -> None:
-    """Each runs once without timing; warnings are errors, except for overflow in intermediate results."""
+    """Each benchmark runs once without timing; warnings are errors, except for overflow in intermediate results."""
     command = [sys.executable, "-m", "pytest", "benchmarks/test_equations.py", "-q", "-p", "no:cacheprovider"]
     command += ["--backend", "numpy", "--benchmark-disable"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

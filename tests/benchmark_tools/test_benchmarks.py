@@ -154,7 +154,7 @@ dn.Network.fit = lambda net, X, y, **options: fit(net, X.copy(), y, **options)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is reset by Linux only")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset the peak of the memory")
 @pytest.mark.parametrize("layout", memory.LAYOUTS)
 def test_the_memory_benchmark_detects_a_copy_of_the_samples(layout: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.npy"

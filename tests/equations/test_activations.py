@@ -38,7 +38,7 @@ def backward(name, dA, Z, **options):
 
 
 def normal_cdf(z):
-    """Return Φ(z) = 1/2 + φ(z) (z + z³/3 + z⁵/(3·5) + ...); in a tail 1 - Φ(z) = φ(z) / (z + 1/(z + 2/(z + ...)))."""
+    """Return Φ from Φ = 1/2 + φ(z) (z + z³/3 + z⁵/(3·5) + ...); in tails 1 - Φ = φ(z) / (z + 1/(z + 2/(z + ...)))."""
     density = (-z * z / 2).exp() / (2 * PI).sqrt()
     if abs(z) < 3:
         term = total = z
@@ -103,15 +103,16 @@ ULP = {
 def ulps(name, z):
     """Return the bound on the error of the activation `name` at `z`, in ulp.
 
-    An exponential multiplies the relative error of its argument by the argument. With u = half an ulp of 1:
+    An exponential multiplies the relative error of its argument by the argument. With u = half an ulp of 1, the
+    relative errors are:
 
-    - normal_cdf and gelu compute ``e^-x²`` with ``x = |z| sqrt(1/2)``: the root and the product cause an error of 2 u
-      in x and of 5 u in x², and so of 5 x² u = 2.5 z² u in the exponential. The other errors are 8 u for the
-      exponential, 5 u for the series (Horner: Σ (2 k + 1) |c_k| divided by the sum), 12 u for its argument t (9 u
-      times the logarithmic derivative 1.31), 3 u for 1 + 2 x, and 4 u for the products and the quotient: 32 u in total.
-      For z > 0 the tail is subtracted from 1, which reduces the relative error by more than half.
-    - gelu_tanh computes σ of v = 2 sqrt(2/π) (z + 0.044715 z³): an error of at most 7 u in v gives 7 |v| u for v < 0;
-      sigmoid and the product add 12 u.
+    - normal_cdf and gelu compute ``e^-x²`` with ``x = |z| sqrt(1/2)``. The error of x is 2 u (the root and the
+      product), so that of x² is 5 u, and that of the exponential 5 x² u = 2.5 z² u. To this add 8 u for the
+      exponential itself, 5 u for the series (Horner: Σ (2 k + 1) |c_k| divided by the sum), 12 u for its argument t
+      (9 u times the logarithmic derivative 1.31), 3 u for 1 + 2 x, and 4 u for the products and the quotient: 32 u in
+      total. For z > 0 the tail is subtracted from 1, which reduces the relative error by more than half.
+    - gelu_tanh computes σ of v = 2 sqrt(2/π) (z + 0.044715 z³). An error of at most 7 u in v causes an error of
+      7 |v| u in σ for v < 0; sigmoid and the product add 12 u.
 
     A relative error of k u is at most k ulp.
     """
@@ -141,7 +142,7 @@ def finite(name, Z):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [*ELEMENTWISE, "normal_cdf"])
 def test_accuracy(name, dtype):
-    """N6, N7, N8, N9 and variants: the error is within the bound of ``ulps``.
+    """N6, N7, N8, N9 and variants: the error is at most ``ulps(name, z)``.
 
     An additional error of max(1, |z|) times the smallest normal number is allowed, since the reciprocal of an
     exponential near overflow is subnormal or 0.
@@ -160,10 +161,10 @@ def test_accuracy(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_backward_multiplies_by_the_slope(name, dtype):
-    """N12 with N6, N7, N8, N9 and variants: dZ = dA * g'(Z), where g' is the difference quotient of the formula.
+    """N12 with N6, N7, N8, N9 and variants: dZ = dA * g'(Z), where g' is a difference quotient of the formula.
 
-    The terms of g' are at most 2 (1 + |z|), times e^z for exp where e^z > 1. Each has at most 16 roundings, 8 of them
-    in an exponential.
+    No term of g' is larger than 2 (1 + |z|), or for exp 2 (1 + |z|) max(1, e^z). Each term has at most 16 roundings,
+    8 of them in an exponential.
     """
     Z = finite(name, grid(dtype))
     Z = Z[abs(Z) > 1e-12][None]  # the derivative of relu and leaky_relu at 0 is a convention, tested below
@@ -177,7 +178,7 @@ def test_backward_multiplies_by_the_slope(name, dtype):
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_backward_is_elementwise_and_linear_in_da(name):
-    """N12: dZ = dA * g'(Z); a dA of powers of 2 scales g' exactly."""
+    """N12: dZ = dA * g'(Z); multiplying by the powers of 2 in dA is exact."""
     Z = grid("float64")
     dA = 2.0 ** np.random.default_rng(1).integers(-3, 4, Z.shape) * np.random.default_rng(2).choice([-1, 1], Z.shape)
     assert backward(name, dA, Z).tolist() == (dA * backward(name, np.ones_like(Z), Z)).tolist()
@@ -240,7 +241,7 @@ def test_options_reach_the_equation_forward_and_backward(name, option):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_softmax_divides_each_exponential_by_their_sum(dtype):
-    """The bound counts two exponentials, a sum of n terms and a quotient; subtracting integers is exact."""
+    """The bound counts two exponentials, a sum and a quotient; the logits are integers, so subtracting is exact."""
     n = 5
     Z = np.random.default_rng(0).integers(-9, 10, (n, 40)).astype(dtype)
     A = forward("softmax", Z)
@@ -268,7 +269,7 @@ def test_softmax_is_invariant_under_a_shift_of_the_logits():
 
 
 def test_softmax_backward_is_the_jacobian_of_each_column():
-    """N12 with the Jacobian: dZ_j = Σ_i dA_i ∂a_i/∂z_j, with ∂a_i/∂z_j as a difference quotient with 50 digits.
+    """N12 with the Jacobian: dZ_j = Σ_i dA_i ∂a_i/∂z_j, with ∂a_i/∂z_j from a difference quotient with 50 digits.
 
     Here |dA| <= 3. The outputs have 16 + n roundings (two exponentials of 8 each, a sum, a quotient), and Σ dA a has n
     more. The absolute value of the difference dA - Σ dA a is at most 6; the difference is multiplied by a.
@@ -339,7 +340,7 @@ def test_finite_inputs_give_finite_outputs(name, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_no_samples(name, dtype):
+def test_an_empty_batch_gives_empty_results(name, dtype):
     Z = np.zeros((3, 0), dtype)
     for result in (forward(name, Z), backward(name, Z, Z)):
         assert result.shape == (3, 0)

@@ -1,4 +1,4 @@
-"""The dense layer (N1 to N5, N12 to N16), checked on small integers, whose sums are exact, or by explicit formulas."""
+"""The dense layer (N1 to N5, N12 to N16), checked with small integers, whose sums are exact, or explicit formulas."""
 
 import math
 
@@ -24,7 +24,7 @@ def network(layers, inputs, seed=0):
     return net
 
 
-def test_each_neuron_by_itself_is_a_row_of_the_layer():
+def test_each_neuron_computes_one_row_of_the_layer():
     """N1: z_j = w_j · a + b_j for each neuron and sample; the z_j are the rows of Z in N2."""
     W, A_prev, b = integers(0, 4, 3), integers(1, 3, 5), integers(2, 4, 1)
     Z = eq.linear(np, W, A_prev, b)
@@ -67,7 +67,7 @@ def test_a_layer_applies_its_activation_to_z():
     assert A.tolist() == [[max(z, 0.0) for z in row] for row in Z.tolist()]
 
 
-def test_two_linear_layers_equal_one():
+def test_two_linear_layers_are_equivalent_to_one():
     """N4: W[2] (W[1] A[0] + b[1]) + b[2] = (W[2] W[1]) A[0] + (W[2] b[1] + b[2])."""
     W1, b1, W2, b2, A0 = integers(0, 4, 3), integers(1, 4, 1), integers(2, 2, 4), integers(3, 2, 1), integers(4, 3, 5)
     A1 = eq.identity(np, eq.linear(np, W1, A0, b1))
@@ -76,7 +76,7 @@ def test_two_linear_layers_equal_one():
 
 
 @pytest.mark.parametrize("depth", [2, 3, 5])
-def test_a_network_of_any_depth_without_activations_equals_one_layer(depth):
+def test_a_network_of_any_depth_without_activations_is_equivalent_to_one_layer(depth):
     """N4: with g = identity, any depth collapses to W A[0] + b with W = W[L] ... W[1]; exact on integers."""
     net = network([Dense(2 + layer % 3) for layer in range(depth)], inputs=3)
     W, b = np.eye(3), np.zeros((3, 1))
@@ -169,10 +169,10 @@ def test_the_backward_pass_of_a_layer_composes_four_equations():
 
 @pytest.mark.parametrize("m", [1, 6])
 def test_the_two_layer_chain_written_out(m):
-    """N16: ∂L/∂W[1] = (W[2]ᵀ (A[2] - Y) * g'[1](Z[1])) Xᵀ for each sample; net.gradients is the mean.
+    """N16: ∂L/∂W[1] = (W[2]ᵀ (A[2] - Y) * g'[1](Z[1])) Xᵀ for each sample; net.gradients returns the mean.
 
-    Z[1] is an exact integer and there is one output, so the last products of both sides have the same factors. Only
-    the order in which these m products are summed may differ.
+    Z[1] is an exact integer and there is only one output, so both sides sum the same m products, perhaps in a
+    different order.
     """
     net = network([Dense(4, "tanh"), Dense(1, "sigmoid")], inputs=3, seed=1)
     net.parameters["W1"] = np.sign(net.parameters["W1"])

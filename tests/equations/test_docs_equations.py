@@ -50,6 +50,6 @@ def test_tests_exist_and_cite_their_number(number, path, name):
     assert number in cited_numbers(docstrings(path)[name])
 
 
-def test_the_page_names_no_other_functions_and_tests():
+def test_the_page_names_no_other_functions_or_tests():
     names = re.findall(r"`(deepnotes\.[\w.]+|tests/[\w/]+\.py::\w+)`", PAGE)
     assert len(names) == len(FUNCTIONS) + len(TESTS)

@@ -78,7 +78,7 @@ def test_values_match_the_formula(loss, k):
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_derivatives_match_the_formula(loss, k):
-    """N10 and variants: dA = ∂L/∂A is the difference quotient of the formula with 50 digits, within 8 roundings."""
+    """N10 and variants: dA = ∂L/∂A differs from a difference quotient with 50 digits by at most 8 roundings."""
     A, Y = data(k)
     dA = loss.derivative(OPS, A, Y)
     assert dA.shape == A.shape
@@ -113,8 +113,8 @@ def test_the_cost_is_the_mean_over_the_samples():
 def test_sigmoid_with_binary_cross_entropy_gives_a_minus_y():
     """N11: dZ[L] = A[L] - Y is the derivative of N10 times the slope of the sigmoid (N12).
 
-    The derivative is divided, and the slope multiplied, by the same rounded ``a (1 - a)``, so only the roundings of the
-    quotient and of the product remain.
+    The derivative is a quotient with the denominator ``a (1 - a)``; multiplying by the slope, which is the same rounded
+    number, cancels it. Only the roundings of the quotient and of the product remain.
     """
     Z = np.linspace(-8, 8, 41)[None]
     A = eq.sigmoid(np, Z)
@@ -135,8 +135,8 @@ def test_the_delta_of_k_sigmoid_outputs_is_divided_by_k():
 def test_softmax_with_categorical_cross_entropy_gives_a_minus_y():
     """N11 for softmax: A - Y is dA = -y/a times the Jacobian of softmax.
 
-    The product is a (-y/a + Σ y), whose terms are -y and a. Roundings occur in the quotient, the product, the sum of
-    k terms and two more operations.
+    The product is a (-y/a + Σ y), that is, -y + a. The quotient, the product, the sum of k terms and two more
+    operations are rounded.
     """
     k = 4
     rng = np.random.default_rng(0)
@@ -157,7 +157,7 @@ FUSED = [
 
 @pytest.mark.parametrize(("activation", "name"), FUSED)
 def test_fused_losses_equal_unfused_losses(activation, name):
-    """N10, N11: the loss computed from the logits equals the loss of g(z) for |z| <= 4, where the latter is accurate.
+    """N10, N11: for |z| <= 4, where the loss of g(z) is accurate, the loss computed from the logits is equal to it.
 
     In this range, a and 1 - a are at least 1e-4. The relative error of a is 16 + k roundings (two exponentials of 8
     each); this is also the absolute error of log a. The error of log(1 - a) is larger by the factor a / (1 - a) <= e^4.
@@ -175,7 +175,7 @@ def test_fused_losses_equal_unfused_losses(activation, name):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fused_losses_are_exact_at_extreme_logits(dtype):
-    """N10, N11: at z = ±1e4, the loss is 0 for a correct logit and |z| for a wrong one, instead of infinity."""
+    """N10, N11: at z = ±1e4, the loss is 0 for correct logits; for wrong ones it is |z| or 2 |z|, and not infinite."""
     Z = np.array([[1e4, 1e4, -1e4, -1e4]], dtype)
     Y = np.array([[1, 0, 1, 0]], dtype)
     assert eq.sigmoid_cross_entropy(np, Z, Y).tolist() == [[0.0, 1e4, 1e4, 0.0]]
@@ -275,7 +275,7 @@ def test_sample_weights_have_the_same_effect_at_every_batch_size(batch_size):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_the_loss_of_an_epoch_is_the_weighted_mean_over_its_samples(batch_size):
-    """There are class weights, and the last batch may be smaller than the others."""
+    """The mean takes class weights into account, and a last batch that is smaller than the others."""
     rng = np.random.default_rng(4)
     X, y, w = rng.normal(size=(3, 10)), rng.integers(0, 3, 10), rng.uniform(0, 3, 10)
     class_weight = np.array([1.0, 5.0, 0.25])
@@ -288,7 +288,7 @@ def test_the_loss_of_an_epoch_is_the_weighted_mean_over_its_samples(batch_size):
 
 
 def test_balanced_class_weights_take_sample_weights_into_account():
-    """Training with integer weights equals training with each sample repeated that many times."""
+    """With integer weights, the result is the same as when each sample is repeated as many times as its weight says."""
     rng = np.random.default_rng(5)
     X, y, w = rng.normal(size=(3, 30)), rng.integers(0, 3, 30), rng.integers(0, 5, 30)
     weighted, repeated = (dn.Network([dn.Dense(3, "softmax")], 3, dtype="float64", seed=0) for _ in range(2))
@@ -299,7 +299,7 @@ def test_balanced_class_weights_take_sample_weights_into_account():
 
 
 def test_partial_fit_does_not_scale_sample_weights():
-    """The mean weight of all samples is unknown when ``partial_fit`` is called with some of them."""
+    """Weights are divided by their mean over all samples, but ``partial_fit`` receives only some of the samples."""
     X, y = np.random.default_rng(6).normal(size=(3, 1)), np.array([1])
     start = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
     steps = []
@@ -343,8 +343,8 @@ def test_integer_weights_equal_repeated_samples():
     assert losses[0] == losses[1]
 
 
-def test_a_batch_of_weight_0_changes_nothing():
-    """Scaled to mean 1, the second weight is 2, so its update equals an unweighted update at twice the rate."""
+def test_a_batch_with_weight_0_changes_nothing():
+    """The weights are scaled to 0 and 2, so the second update equals an unweighted update at twice the rate."""
     rng = np.random.default_rng(1)
     X, Y = rng.integers(-4, 5, (2, 2)), rng.integers(-4, 5, (2, 2))
     net, expected = integer_network(), integer_network()

@@ -19,9 +19,9 @@ EAGER = dn.Backend("eager", np)  # NumPy's namespace without the kernels of the 
 
 
 BOUND = 9 * 1000 * 2.0**-53
-"""The bound on the difference from training on the numpy backend. Its batches have a different memory layout, so
-products may be summed in a different order: in 9 updates at a rate of at most 1/10, each with about 100 roundings of
-terms that are up to 100 times as large as their sum."""
+"""The largest allowed difference from training on the numpy backend. The batches of that backend have another memory
+layout, so matrix products may be summed in another order. There are 9 updates at a rate of at most 1/10; each has about
+100 roundings, of terms that are up to 100 times as large as their sum."""
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +194,7 @@ def test_training(optimizer, indices):
     assert strict.metrics == numpy_history.metrics
 
 
-def test_training_on_arrays_of_the_namespace():
+def test_training_accepts_arrays_of_the_namespace():
     X, Y = data(3)
     native, host, _ = networks(dn.Dense(5, "tanh"), dn.Dense(3, "softmax"))
     options = {"epochs": 2, "batch_size": 8}

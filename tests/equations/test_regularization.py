@@ -134,7 +134,7 @@ def test_dropout_scales_the_elements_that_are_kept():
 
 
 def test_dropout_keeps_the_expected_value():
-    """The mean of 10^6 ones stays 1, within 6 standard deviations of sqrt(rate / (1 - rate) / 10^6)."""
+    """The mean of 10^6 ones stays 1 within 6 standard deviations, each sqrt(rate / (1 - rate) / 10^6)."""
     rate = 0.3
     A = np.ones((1000, 1000))
     dropped = eq.dropout(np, A, mask(1000, 1000, rate), rate)
@@ -216,7 +216,7 @@ def test_clipping_keeps_a_zero_gradient():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_clipping_survives_squares_that_overflow(dtype):
-    """The norm of (3e, 4e) is 5e, although 9e² is larger than the largest float."""
+    """The norm of (3e, 4e) is 5e, although (3e)² and (4e)² are larger than the largest float."""
     e = float(np.finfo(dtype).max) / 8
     clipped = dn.get_backend("numpy").ops.clip_by_global_norm(np.array([3 * e, 4 * e], dtype=dtype), 1.0)
     np.testing.assert_allclose(clipped, [0.6, 0.8], rtol=4 * np.finfo(dtype).eps)

@@ -22,8 +22,8 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 
 DTYPES = ["float32", "float64"]
 ROUNDINGS = 128
-"""The factor by which a bound may exceed the sum of the terms above: an exponential counts as 8 roundings,
-and the rules treat the rounding errors of their arguments as independent."""
+"""The factor by which a bound may exceed the sum described above. It is large because the rules for bounds count an
+exponential as 8 roundings, and treat the rounding errors of the arguments as independent."""
 LOGITS = np.concatenate([np.linspace(-100, 100, 161), *np.outer([1, -1], np.geomspace(1e-6, 12, 30))])
 
 
@@ -34,7 +34,7 @@ def pairs(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def three_classes() -> tuple[np.ndarray, np.ndarray]:
-    """Return logits of three classes with two kinds of targets: a first class with probability 1, or 0.75."""
+    """Return logits and targets for three classes; the targets give the first class the probability 1, then 0.75."""
     Z = np.vstack([LOGITS, np.zeros_like(LOGITS), np.full_like(LOGITS, -0.5)])
     one_hot, probable = np.zeros_like(Z), np.zeros_like(Z) + np.array([[0.75], [0.125], [0.125]])
     one_hot[0] = 1

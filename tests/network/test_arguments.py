@@ -226,7 +226,7 @@ def test_only_changes_above_min_delta_are_improvements(mode: str, values: list[f
 @pytest.mark.parametrize("value", [0.1, -1e-300, 1e300, 5e-324, np.finfo(np.float64).max, 0.0])
 @pytest.mark.parametrize("m", [1, 3, 10_007])
 def test_a_constant_feature_has_the_scale_1(value: float, m: int, order: Any) -> None:
-    """A standard deviation that is only the rounding error of the mean, as for 0.1, is treated as 0."""
+    """If only the rounding error of the mean makes the standard deviation nonzero, as for 0.1, it is treated as 0."""
     samples = np.array([np.full(m, value), np.arange(m)], order=order)
     standardizer = dn.Standardizer.fit(samples)
     assert standardizer.mean[0, 0] == value

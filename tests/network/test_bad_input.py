@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - one line for each case
-"""Invalid input is refused with an error that names the argument, its value and the valid values; nothing changes."""
+"""Invalid input is refused with an error that names the argument, the value and what is valid; no network changes."""
 
 from collections.abc import Callable
 from typing import Any

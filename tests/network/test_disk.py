@@ -102,7 +102,7 @@ def test_a_memory_mapped_array_is_converted_in_batches(save_and_map, monkeypatch
 
     monkeypatch.setattr(streaming.DiskSamples, "read", read_and_count)
     np.testing.assert_array_equal(train(save_and_map(rows).T), train(rows.T))
-    assert sum(batch_sizes) == 300 * 3  # a check of all samples, and two epochs
+    assert sum(batch_sizes) == 300 * 3  # each sample is read once to check it, and once in each of two epochs
     assert max(batch_sizes) * 5 * 8 * disk.COPIES <= disk.BYTES_IN_MEMORY
     batch_sizes.clear()
     train(save_and_map(rows.astype("float32")).T)  # nothing to convert
@@ -119,7 +119,7 @@ def test_training_from_disk_can_be_resumed(save_and_map, tmp_path):
         return net.flat()
 
     train(X, 2, checkpoint=tmp_path / "run")
-    for samples in (X, rows.T):  # a checkpoint recognizes the same data in memory
+    for samples in (X, rows.T):  # training can also be resumed with the same data in memory
         resumed = train(samples, 4, checkpoint=tmp_path / "run", resume=True)
         np.testing.assert_array_equal(resumed, train(rows.T, 4))
 
@@ -156,7 +156,7 @@ def test_indexing_selects_samples_of_the_chosen_columns(save_and_map):
         ((np.ones((2, 2)), [-1]), ArgumentError, r"index has elements outside 0 \.\. 1"),
     ],
 )
-def test_wrong_rows_and_indices_are_refused(arguments, error, message):
+def test_invalid_rows_and_indices_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         OnDisk(*arguments)
 
@@ -166,7 +166,7 @@ def test_indexing_by_features_is_refused():
         OnDisk(np.ones((2, 2)))[0]
 
 
-def test_training_reports_wrong_samples_on_disk(save_and_map):
+def test_training_refuses_invalid_samples_on_disk(save_and_map):
     rows = np.zeros((500, 5))
     net = dn.Network([dn.Dense(1)], inputs=5, seed=0)
     before = net.flat()
@@ -253,8 +253,8 @@ def test_text_and_missing_values_in_a_parquet_file_are_refused(tmp_path):
         table.column("a")
 
 
-def test_a_wrong_local_header_is_refused(tmp_path):
-    """The array begins after the local header of its zip entry, but this header states a wrong length."""
+def test_a_wrong_local_header_in_an_npz_file_is_refused(tmp_path):
+    """In an npz file, an array begins after the local header of its zip entry; here, that header has a wrong length."""
     path = tmp_path / "a.npz"
     np.savez(path, X=np.ones((3, 2)))
     with zipfile.ZipFile(path) as archive:
@@ -273,9 +273,9 @@ def test_a_wrong_local_header_is_refused(tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="uses the memory limits of Linux")
 @pytest.mark.parametrize("kind", ["npy", "npz", "parquet"])
 def test_training_from_disk_needs_less_memory_than_the_data(tmp_path, kind):
-    """A process that may allocate 16 MB standardizes and trains on 31 MB of data that it cannot read into memory.
+    """A process that may allocate 16 MB standardizes and trains on 31 MB of data, which do not fit into its memory.
 
-    With Parquet it may allocate 32 MB and trains on 61 MB, since pyarrow holds some rows both encoded and decoded.
+    With Parquet, it may allocate 32 MB and trains on 61 MB, since pyarrow holds some rows both encoded and decoded.
     """
     m, n = (240_000 if kind == "parquet" else 120_000), 32
     rng = np.random.default_rng(0)

@@ -81,7 +81,7 @@ def test_initial_parameters_beyond_the_dtype_are_refused() -> None:
     [("identity", "mean_absolute_error", 3), ("identity", "huber", 3), ("softmax", "categorical_cross_entropy", 3)],
 )
 def test_the_mean_of_finite_losses_is_finite(last: str, loss: str, k: int, backend: str) -> None:
-    """Three outputs have errors of 2e38, or logits are 2e38 and -2e38: the sums overflow, but the means do not."""
+    """Each output has an error of 2e38, or the logits are ±2e38: sums overflow in float32, but the mean does not."""
     net = dn.Network([dn.Dense(k, last)], inputs=1, backend=backend, seed=0)
     net.parameters["W1"] = np.array([[2e38], [-2e38], [2e38]], "float32")
     X = np.ones((1, 8), "float32")

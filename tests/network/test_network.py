@@ -94,7 +94,7 @@ def test_initial_parameters_batches_and_dropout_masks_are_the_same_on_every_back
 
     reference = train("numpy")
     for backend in BACKENDS[1:]:
-        # In these 14 steps, results differ only by the order of summation in matrix products.
+        # Over 14 updates, the results differ only because matrix products are summed in different orders.
         np.testing.assert_allclose(train(backend), reference, rtol=0, atol=1e-13)
 
 
@@ -259,7 +259,7 @@ def test_partial_fit_applies_class_weights() -> None:
 
 
 def test_the_memory_for_a_prediction_is_bounded() -> None:
-    """The activations of 1,000 neurons for all 40,000 samples would be 160 MB."""
+    """The outputs of 1,000 neurons for all 40,000 samples would take 160 MB."""
     import tracemalloc
 
     net = dn.Network([dn.Dense(1000, "relu"), dn.Dense(1)], inputs=2, seed=0)

@@ -21,7 +21,7 @@ in_both_precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 @dataclass(frozen=True)
 class ExtremeCase(TrainingCase):
-    """A training case with given or scaled random samples, and optionally with given initial parameters (`start`)."""
+    """A training case with the samples `X`, or random ones times `factor`; `start` may give initial parameters."""
 
     X: Any = None
     labels: Any = None
@@ -71,7 +71,7 @@ def test_training_with_unusual_sizes_stays_within_its_bound(backend: str, dtype:
 @in_both_precisions
 @pytest.mark.parametrize("optimizer", [dn.SGD(), dn.Adam()], ids=["sgd", "adam"])
 @pytest.mark.parametrize("size", ["subnormal", "smallest normal", "tiny", "large", "near the largest"])
-def test_training_with_inputs_from_subnormals_to_nearly_the_largest_float(
+def test_training_with_inputs_of_any_magnitude_stays_within_its_bound(
     backend: str, dtype: str, optimizer: Any, size: str
 ) -> None:
     """The gradient of the absolute error is of the order of the inputs, so it is finite."""
@@ -200,11 +200,11 @@ STEPS, RATE = 10**6, 2.0**-20
 
 
 def drift(dtype: str, steps: int, beta1: float = 0.9, beta2: float = 0.999) -> float:
-    """Return a bound on the relative error of θ after `steps` updates of Adam with a constant gradient of 1.
+    """Return a bound on the relative error of θ after `steps` updates of Adam with a constant gradient of -1.
 
-    u is the unit roundoff. A relative error of u in beta changes the discounted sum by a relative u / (1 - beta), and
-    so do the rounding errors of the sum; for v, the square root halves both effects. The other terms are a few rounding
-    errors within one update, and one rounding error for each addition of an update to θ.
+    u is the unit roundoff. A relative error of u in beta causes a relative error of u / (1 - beta) in the discounted
+    sum, and the rounding errors of the sum cause as much again; for v, the square root halves both. The other terms are
+    a few rounding errors within one update, and one rounding error for each addition of an update to θ.
     """
     u = UNIT[dtype]
     return 2 * u / (1 - beta1) + u / (1 - beta2) + 8 * u + steps * u
@@ -213,7 +213,7 @@ def drift(dtype: str, steps: int, beta1: float = 0.9, beta2: float = 0.999) -> f
 @pytest.mark.skipif("numba" not in BACKENDS, reason="requires the extra numba; other backends take minutes")
 @in_both_precisions
 def test_a_million_updates_of_adam_stay_within_the_error_bound(dtype: str) -> None:
-    """With a gradient of 1, each update changes θ by ``rate / (1 + epsilon)``."""
+    """With a gradient of -1, each update increases θ by ``rate / (1 + epsilon)``."""
     net = dn.Network([dn.Dense(1)], 1, backend="numba", dtype=dtype, theta=np.zeros(2))
     X, Y = np.ones((1, 1000), dtype), np.full((1, 1000), 1e6, dtype)
     net.fit(X, Y, loss="mean_absolute_error", optimizer=dn.Adam(RATE), batch_size=1, epochs=STEPS // 1000)
@@ -227,7 +227,7 @@ def test_a_million_updates_of_adam_stay_within_the_error_bound(dtype: str) -> No
 @in_both_precisions
 @pytest.mark.parametrize("step", [10**6, 2**31 - 1, 2**32, 10**12, 2**53])
 def test_adam_continues_from_any_step(backend: str, dtype: str, step: int) -> None:
-    """The slots are set to the sums that `step` updates with a gradient of 1 would give."""
+    """The slots are set to the sums after `step` updates with a gradient of -1."""
     net = dn.Network([dn.Dense(1), dn.Dropout(0.5)], 1, backend=backend, dtype=dtype, theta=np.zeros(2), seed=0)
     X, Y = np.ones((1, 64), dtype), np.full((1, 64), 1e6, dtype)
     settings: dict[str, Any] = {"loss": "mean_absolute_error", "optimizer": dn.Adam(RATE)}
@@ -240,7 +240,7 @@ def test_adam_continues_from_any_step(backend: str, dtype: str, step: int) -> No
     net.partial_fit(X, Y, **settings)
     assert state.step == step + 1
     theta = net.flat()
-    # Dropout doubles or drops the contribution of each sample, so the gradient is not exactly 1; m contains it.
+    # Dropout doubles or drops the contribution of each sample, so the gradient -g is not exactly -1; compute g from m.
     g = -(net.backend.to_numpy(state.slots[0]) + 0.9 / (1 - 0.9))
     m, v = 0.9 / (1 - 0.9) + g, 0.999 / (1 - 0.999) + g * g
     expected = RATE * (m * (1 - 0.9)) / (np.sqrt(v * (1 - 0.999)) + 1e-8)

@@ -1,4 +1,4 @@
-"""Activations, losses and optimizers that are only added to a table train on every backend, without a kernel."""
+"""Activations, losses and optimizers that have an entry in a table but no kernel train on every backend."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -134,7 +134,7 @@ def test_networks_with_added_entries_predict_and_evaluate(name: str) -> None:
     ids=lambda o: type(o).__name__,
 )
 def test_lowering_an_optimizer_without_a_kernel_is_an_error(name: str, optimizer: Any) -> None:
-    """The lowering must not select the kernel of another optimizer, even for a plan that was not checked."""
+    """The lowering must not select the kernel of another optimizer, even for a plan that it does not support."""
     unsupported = replace(make_plan(), optimizer=optimizer)
     if name == "numba":
         from deepnotes_numba.lowering import lower_optimizer

@@ -1,4 +1,4 @@
-"""The cache of a Dense layer has named fields, and is only read by name."""
+"""The cache of a Dense layer has named fields, and is read only by name."""
 
 from types import SimpleNamespace
 from typing import Any

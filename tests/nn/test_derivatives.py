@@ -1,4 +1,4 @@
-"""Derived derivatives: against the equations, against central differences, and at kinks."""
+"""Derivatives found by deepnotes, compared with the equations and with central differences, and at kinks."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ Y = np.eye(3)[:, np.arange(50) % 3]
 
 
 @pytest.mark.parametrize("name", activations.LIBRARY)
-def test_the_derived_backward_of_a_library_activation_is_its_own(name):
+def test_the_derived_backward_of_a_library_activation_matches_its_equation(name):
     g = dn.Activation(name)
     forward = EQUATIONS[name](np, Z)
     (found,) = formulas.activation_backward(g, "float64", 3)(np, DA, Z, forward)
@@ -30,7 +30,7 @@ def test_the_derived_backward_of_a_library_activation_is_its_own(name):
 
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("name", losses.LIBRARY)
-def test_the_derived_derivative_of_a_library_loss_is_its_own(name, outputs):
+def test_the_derived_derivative_of_a_library_loss_matches_its_equation(name, outputs):
     (found,) = formulas.loss_derivative(dn.Loss(name), "float64", outputs)(np, A[:outputs], Y[:outputs])
     wanted = EQUATIONS[f"{name}_derivative"](np, A[:outputs], Y[:outputs])
     np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-14)
@@ -46,7 +46,7 @@ KINKS = {
     "maximum": (lambda xp, z: xp.maximum(z, 0.0), 0.0),
     "maximum, swapped": (lambda xp, z: xp.maximum(0.0, z), 0.0),
     "minimum": (lambda xp, z: xp.minimum(z, 0.0), 0.0),
-    "two that vary": (lambda xp, z: xp.maximum(2 * z, 4 * z), 3.0),
+    "two arguments that vary": (lambda xp, z: xp.maximum(2 * z, 4 * z), 3.0),
     "sign": (lambda xp, z: xp.sign(z), 0.0),
     "where": (lambda xp, z: xp.where(z > 0, 3 * z, 5 * z), 5.0),
 }
@@ -65,7 +65,7 @@ def test_equal_maxima_over_the_outputs_share_the_derivative():
     np.testing.assert_array_equal(found, [[0], [0.5], [0.5]])
 
 
-def test_a_sum_that_is_broadcast_has_the_derivative_of_every_output():
+def test_the_derivative_of_a_broadcast_sum_adds_up_over_the_outputs():
     share = trace(lambda xp, Z: Z * xp.sum(Z, axis=0, keepdims=True), ["Z"], "float64")
     (found,) = pullback(share, 2, "Z", "d")(np, np.ones((2, 1)), np.array([[3.0], [5.0]]))
     np.testing.assert_array_equal(found, [[16], [16]])  # d/dz_i of (Σ z)²
@@ -82,7 +82,7 @@ def test_every_operation_has_a_rule_or_the_derivative_0():
     assert set(RULES) | flat == set(OPERATIONS)
 
 
-def test_a_part_without_a_derivative_says_what_is_in_the_way():
+def test_the_error_names_what_prevents_a_derivative():
     class Shuffled(dn.ActivationFunction):
         def forward(self, ops: Any, Z: Any) -> Any:
             return ops.xp.take(Z, ops.xp.asarray([1, 0]), axis=0)
@@ -92,7 +92,7 @@ def test_a_part_without_a_derivative_says_what_is_in_the_way():
         net.fit(np.ones((2, 4)), np.ones((1, 4)), epochs=1)
 
 
-def test_a_part_that_changes_is_derived_anew():
+def test_a_part_that_changes_is_derived_again():
     class Scaled(dn.ActivationFunction):
         factor = 2.0
 
@@ -142,6 +142,6 @@ def test_the_check_finds_a_derivative_of_another_shape():
         dn.check(Wrong())
 
 
-def test_the_check_wants_a_part():
+def test_the_check_refuses_anything_but_an_activation_or_a_loss():
     with pytest.raises(ArgumentError, match="part: got str, wanted an activation or a loss"):
         dn.check("relu")

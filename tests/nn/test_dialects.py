@@ -82,7 +82,7 @@ def test_training_with_the_defaults_of_a_library_reproduces_its_results(name: st
 
 @every_case
 def test_training_with_the_defaults_of_the_notes_differs(name: str) -> None:
-    """Otherwise, the previous test would pass with any defaults."""
+    """If it did not differ, the previous test would pass with any defaults."""
     library, (hidden, optimizer) = name.partition("_")[0], CASES[name]
     net = dn.Network(layers(hidden), inputs=5, dtype="float64")
     is_same = name == "torch_adam"  # both PyTorch and the notes have the defaults of the paper
@@ -129,7 +129,7 @@ def is_uniform(largest: float, mean_square: float, square: float, n: int) -> boo
 
 @pytest.mark.parametrize("name", INITIAL)
 def test_initial_weights_and_biases_have_the_distribution_of_the_library(name: str) -> None:
-    """The values of the library and of deepnotes lie within the limits, come close to them, and have the variance."""
+    """The values of the library and of deepnotes lie within the limits, come close to them, and have their variance."""
     library, activation = name.split("_")
     with dn.defaults(library):
         # in scikit-learn, the activation of the hidden layers determines the distribution
@@ -393,3 +393,31 @@ def test_backends_do_not_ignore_variants_of_optimizers(optimizer: dn.Optimizer, 
         parameters.append(net.flat())
     compiled, eager, other = parameters
     assert relative_error(compiled, eager) < TOLERANCE < relative_error(compiled, other)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("dialect", ["keras", "sklearn"])
+def test_momentum_with_a_changing_rate_follows_the_dialect(dialect: str, nesterov: bool, backend: str) -> None:
+    """``v = m v - rate g``, ``w += v`` (Nesterov: ``w += m v - rate g``): each gradient keeps its own learning rate."""
+    if backend == "numba":
+        pytest.importorskip("numba", reason="the Numba backend needs deepnotes[numba]")
+    X = np.random.default_rng(0).normal(size=(3, 12))
+    target = X.sum(axis=0)
+    schedule = dn.ExponentialDecay(0.5, every=1, factor=0.8)
+    with dn.defaults(dialect):
+        optimizer = dn.SGD(schedule, 0.9, nesterov)
+        net = dn.Network([dn.Dense(1)], 3, backend=backend, dtype="float64", seed=0)
+    reference = dn.Network([dn.Dense(1)], 3, backend="numpy", dtype="float64", theta=net.flat())
+    v = np.zeros(4)
+    for step in range(40):
+        gradients = reference.gradients(X, target)
+        g = np.concatenate([np.ravel(gradients["W1"]), np.ravel(gradients["b1"])])
+        rate = schedule(step)
+        v = 0.9 * v - rate * g
+        reference.set_flat(reference.flat() + (0.9 * v - rate * g if nesterov else v))
+    net.fit(X, target, optimizer=optimizer, epochs=40, batch_size=12, shuffle=False)
+    np.testing.assert_allclose(net.flat(), reference.flat(), rtol=1e-10)
+    plain = dn.Network([dn.Dense(1)], 3, dtype="float64", seed=0)
+    plain.fit(X, target, optimizer=dn.SGD(schedule, 0.9, nesterov), epochs=40, batch_size=12, shuffle=False)
+    assert abs(plain.flat() - net.flat()).max() > 1e-3

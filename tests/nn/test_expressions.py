@@ -1,4 +1,4 @@
-"""Expressions: what is traced, what is not, and the reading of those that come from a file."""
+"""Expressions: which functions can be traced, which cannot, and reading expressions from a file."""
 
 import json
 from typing import Any
@@ -37,7 +37,7 @@ def test_a_traced_loss_computes_the_same_bits(name, outputs):
     np.testing.assert_array_equal(found, EQUATIONS[name](np, A[:outputs], Y[:outputs]))
 
 
-def test_expressions_run_on_any_array_library():
+def test_expressions_run_on_another_array_library():
     xp = array_api_strict
     expression = formulas.activation(literature.HardSwish(), "float64", 3)
     (found,) = expression(xp, xp.asarray(Z))
@@ -64,12 +64,12 @@ def test_constants_are_folded_in_the_dtype():
     assert found == np.exp(np.float32(1))
 
 
-def test_a_branch_on_the_number_of_outputs_is_taken():
+def test_a_function_may_branch_on_the_number_of_outputs():
     def function(xp: Any, Z: Any) -> Any:
         return Z if Z.shape[0] == 1 else Z / Z.shape[0]
 
     assert len(traced(function, outputs=1).nodes) == 1
-    (found,) = traced(function, outputs=2)(np, np.full((4, 1), 8.0))  # for any number from 2 on
+    (found,) = traced(function, outputs=2)(np, np.full((4, 1), 8.0))  # the trace holds for any number above 1
     assert (found == 2).all()
 
 
@@ -90,12 +90,12 @@ def test_a_branch_on_the_number_of_outputs_is_taken():
         (lambda xp, Z: xp.asarray([1.0, 2.0]) * Z, "array of constants"),
     ],
 )
-def test_what_cannot_be_an_expression_is_named(function, message):
+def test_the_error_names_what_cannot_be_traced(function, message):
     with pytest.raises(NotAnExpressionError, match=message):
         traced(function)
 
 
-def test_a_formula_that_never_ends_is_refused():
+def test_a_formula_with_too_many_operations_is_refused():
     def function(xp: Any, Z: Any) -> Any:
         for _ in range(2 * LARGEST):
             Z = xp.exp(Z)
@@ -105,23 +105,23 @@ def test_a_formula_that_never_ends_is_refused():
         traced(function)
 
 
-# --- as data ----------------------------------------------------------------------------------------------------------
+# --- as JSON ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", literature.ACTIVATIONS, ids=lambda part: type(part).__name__)
-def test_an_expression_survives_json(part):
+def test_an_expression_is_read_back_from_json(part):
     expression = formulas.activation(part, "float32", 3)
     assert Expression.from_data(json.loads(json.dumps(expression.to_data()))) == expression
 
 
-GOOD = {
+VALID = {
     "arrays": ["Z"], "numbers": [], "dtype": "float64", "results": [2],
     "nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, 1]],
 }  # fmt: skip
 
 
-def test_the_data_of_the_hostile_ones_is_good_but_for_one_change():
-    assert Expression.from_data(GOOD)(np, Z)[0] is not None
+def test_the_data_that_the_hostile_cases_change_are_valid():
+    assert Expression.from_data(VALID)(np, Z)[0] is not None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_the_data_of_the_hostile_ones_is_good_but_for_one_change():
 )
 def test_hostile_data_is_refused(change):
     with pytest.raises(ArgumentError, match="expression"):
-        Expression.from_data(GOOD | change)
+        Expression.from_data(VALID | change)
 
 
 @pytest.mark.parametrize("data", [None, 3, "abc", [], {}, {"nodes": []}, [[]] * 5])
@@ -174,8 +174,8 @@ def test_data_of_another_shape_is_refused(data):
         Expression.from_data(data)
 
 
-def test_a_chain_of_every_node_that_is_allowed_is_read_and_computed_without_recursion():
+def test_the_longest_allowed_chain_is_read_and_computed_without_recursion():
     nodes: list[Any] = [["input", "Z"], ["constant", 0.5]] + [["multiply", i + 1, 1] for i in range(LARGEST - 2)]
     nodes[2] = ["multiply", 0, 1]
-    expression = Expression.from_data(GOOD | {"nodes": nodes, "results": [LARGEST - 1]})
+    expression = Expression.from_data(VALID | {"nodes": nodes, "results": [LARGEST - 1]})
     assert expression(np, np.ones((1, 1)))[0] == 0

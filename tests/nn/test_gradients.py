@@ -6,7 +6,7 @@ conditions hold; otherwise, the test is repeated with the data of the next seed:
 
 - No kink (of relu, leaky_relu, elu, the absolute error or huber) is crossed between -h and h. This is checked exactly:
   each pre-activation and each residual is on the same side of its kinks at all points.
-- The gradient is not almost zero, as when all output neurons are relus and inactive.
+- The gradient is not almost zero, as it is if all output neurons are inactive relus.
 """
 
 import numpy as np
@@ -148,7 +148,7 @@ def test_pairs_that_are_not_allowed_are_refused(activation, loss):
 
 @pytest.mark.parametrize(("activation", "loss"), pairs(allowed=True))
 def test_the_cost_of_a_step_is_the_weighted_mean_of_the_losses(activation, loss):
-    """N10: ``gradient_step`` and ``evaluate`` return the cost whose differences are taken above.
+    """N10: ``gradient_step`` and ``evaluate`` return the cost that the tests above differentiate.
 
     Each cost has m + 4 rounding errors.
     """

@@ -1,4 +1,7 @@
-"""Parts from the literature, given as their formulas alone, train as in PyTorch: tests/fixtures/make_literature.py."""
+"""Activations, losses and optimizers from the literature, written as formulas alone, train as in PyTorch.
+
+tests/fixtures/make_literature.py stored PyTorch's results.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ BATCH = 8
 
 
 def network(name: str, backend: Any) -> tuple[dn.Network, dict[str, Any], np.ndarray]:
-    """Return the network of a case with PyTorch's initial parameters, what `partial_fit` takes, and the targets."""
+    """Return the network of a case with PyTorch's initial parameters, arguments for `partial_fit`, and the targets."""
     part: Any = PARTS[name]
     hidden: Any = "tanh"
     output = OUTPUTS.get(name, "identity")
@@ -49,7 +52,7 @@ def network(name: str, backend: Any) -> tuple[dn.Network, dict[str, Any], np.nda
 
 
 def by_name(net: dn.Network, flat: np.ndarray) -> dict[str, np.ndarray]:
-    """Return parameters by name, of a vector of all of them in the order W1, b1, W2, b2, ..."""
+    """Split a vector of all parameters, in the order W1, b1, W2, b2, ..., into parameters by name."""
     shapes = {name: parameter.shape for name, parameter in net.parameters.items()}
     parts = np.split(flat, np.cumsum([np.prod(shape) for shape in shapes.values()])[:-1])
     return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
@@ -64,7 +67,7 @@ def test_the_cases_are_those_of_the_fixture():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", PARTS)
-def test_it_trains_as_in_pytorch(name, backend):
+def test_parts_from_the_literature_train_as_in_pytorch(name, backend):
     net, settings, Y = network(name, BACKENDS[backend]())
     losses = []
     for step in range(len(STORED[f"{name}/losses"])):

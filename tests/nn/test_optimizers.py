@@ -20,10 +20,10 @@ T = 20  # updates
 BOUND = 8 * T * T * 4 * U
 """The bound on the error of θ after T updates. Each update adds at most 8 rounding errors to a slot, so the relative
 error of the last update is at most 8 T U. Each update is smaller than 4, since gradients are between 1/2 and 2, the
-rate is 1/10, and the velocity is at most 10 gradients. The errors of T updates add up in θ."""
+rate is 1/10, and the velocity is at most 10 times the largest gradient. The errors of T updates add up in θ."""
 
 
-# The equations, evaluated at powers of 2, where they are exact
+# The equations, evaluated for numbers that need no rounding
 
 
 def test_gradient_descent():
@@ -81,7 +81,7 @@ def rmsprop(theta, gradients, rate, rho, epsilon):
 
 
 def adam(theta, gradients, rate, beta1, beta2, epsilon, decay=0.0):
-    """Return θ after algorithm 1 of arXiv:1412.6980, or with `decay` algorithm 2 of arXiv:1711.05101."""
+    """Return θ after algorithm 1 of arXiv:1412.6980 or, with `decay`, algorithm 2 of arXiv:1711.05101."""
     m = v = 0.0
     for t, g in enumerate(gradients, 1):
         m = beta1 * m + (1 - beta1) * g
@@ -141,7 +141,7 @@ def test_adamw_decays_weights_but_not_biases():
 
 
 def test_nesterov_matches_the_method_of_sutskever():
-    """For f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4); the θ of SGD is θ + μ v."""
+    """For f = θ²/2: v ← μ v - ε f'(θ + μ v), θ ← θ + v (ICML 2013, equations 3 and 4); dn.SGD stores θ + μ v."""
     rate, momentum = 0.1, 0.9
     optimizer = dn.SGD(rate, momentum=momentum, nesterov=True)
     result: Any = np.array([1.0])
@@ -159,14 +159,14 @@ def test_nesterov_matches_the_method_of_sutskever():
 
 
 def network_with_unit_gradients():
-    """Return a network with two parameters, X and Y; both gradients are 1 while the parameters exceed -100."""
+    """Return a network with two parameters, X and Y; while the parameters exceed -100, both gradients are 1."""
     net = dn.Network([dn.Dense(1)], 1, backend="numpy", dtype="float64", seed=0)
     net.set_flat(np.array([3.0, 1.0]))
     return net, np.array([[1.0]]), np.array([[-200.0]])
 
 
 def test_adam_counts_updates_from_1_across_calls():
-    """With a constant gradient the corrected means are 1, so every step has the size rate / (1 + epsilon)."""
+    """With a constant gradient, the corrected means are 1, so every update has the size rate / (1 + epsilon)."""
     net, X, Y = network_with_unit_gradients()
     optimizer = dn.Adam(0.5, epsilon=0.25)
     net.fit(X, Y, loss="mean_absolute_error", optimizer=optimizer, epochs=1)
@@ -259,8 +259,8 @@ def test_initial_weights_have_the_expected_variance(name, shape, variance):
     """The mean and the variance of N numbers are within 6 standard deviations of their expected values.
 
     The standard deviations are σ / sqrt N and σ² sqrt((κ - 1) / N), where κ is the kurtosis. The limits of a uniform
-    distribution are ±sqrt(3 variance); the probability that all N numbers have a relative distance of more than 40/N
-    from these limits is e^-40.
+    distribution are ±sqrt(3 variance); the probability that none of the N numbers is within a relative distance of
+    40/N of them is e^-40.
     """
     W = as_initializer(f"{name}_{shape}")(np.random.default_rng(0), SHAPE)
     N, kurtosis = n * n_prev, 3 if shape == "normal" else 1.8

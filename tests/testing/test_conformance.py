@@ -69,7 +69,9 @@ def test_every_equation_is_checked() -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.fault)
 def test_each_fault_is_detected_by_its_check(mutant: Mutant) -> None:
     result = run_check(mutant.make(), mutant.check, quick=True)
-    assert result.verdict == "failed", f"{mutant.check} does not detect it: worst {result.worst} at {result.where}"
+    assert result.verdict == "failed", (
+        f"{mutant.check} does not detect the fault: worst {result.worst} at {result.where}"
+    )
     assert "Error: " not in result.message.split(": ")[0]
     assert run_check("numpy", mutant.check, quick=True).verdict == "passed"
 

@@ -64,7 +64,7 @@ def best(measurement: Measurement, contenders: Sequence[Contender]) -> Best:
 
 
 def format_number(value: float, unreliable: bool = False) -> str:
-    """Return a time or ratio, rounded to its significant digits, with a mark if it is unreliable.
+    """Return a time or ratio as text, with one decimal place below 20 and none from 20 on, marked if it is unreliable.
 
     Examples
     --------
@@ -120,5 +120,5 @@ def advice(task: str, measurement: Measurement, contenders: Sequence[Contender])
     if b.equivalents:
         text += f"; equally fast within the noise: {', '.join(b.equivalents)}"
     if not b.is_reliable:
-        text += " (unreliable: other programs used the machine, or its clock rate changed)"
+        text += " (unreliable: other programs may have used the machine, or its clock rate may have changed)"
     return text

@@ -1,4 +1,4 @@
-"""Contenders: backends, each with a number of threads, and the training runs to be timed.
+"""Contenders (a backend and a number of threads each), and the training functions that are timed.
 
 The number of threads is set by the backend's option ``threads``, if it has one. For other backends on the host, it is
 the number of BLAS threads, set by threadpoolctl if that is installed. Any other backend uses its default number.
@@ -58,12 +58,12 @@ class Contender(NamedTuple):
 
     @property
     def environment(self) -> str:
-        """The environment variables that select the number of threads in addition, or an empty string."""
+        """The environment variable that must also be set to select the number of threads, or an empty string."""
         return f"OMP_NUM_THREADS={self.threads}" if self.by_blas else ""
 
 
 def select_backends(names: Sequence[str]) -> tuple[list[Backend], dict[str, str]]:
-    """Return the backends with the given names that are available, and for the others, the reasons why they are not.
+    """Return those of the named backends that are available, and the reasons why the others are not, by name.
 
     Parameters
     ----------

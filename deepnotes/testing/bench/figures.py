@@ -23,19 +23,19 @@ STYLE: Any = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-Line = Mapping[str, Sequence[tuple[int, float]]]
-"""One line of a sweep: for each contender, pairs of x and microseconds."""
+Panel = Mapping[str, Sequence[tuple[int, float]]]
+"""The data of one panel: for each contender, pairs of x and microseconds."""
 
 
-def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, across: int = 2) -> "Figure":
-    """Plot the time of a step in one panel for each line of a sweep, and mark where the fastest contender changes.
+def crossover(panels: Mapping[str, Panel], x_labels: Mapping[str, str], title: str, across: int = 2) -> "Figure":
+    """Plot the time of a step in one or more panels, and mark where the fastest contender changes.
 
     Parameters
     ----------
-    panels : mapping of str to Line
-        The line in each panel, by the title of the panel.
-    axes : mapping of str to str
-        The label of each x axis, by the title of the panel.
+    panels : mapping of str to Panel
+        The data of each panel, by the title of the panel.
+    x_labels : mapping of str to str
+        The label of the x axis of each panel, by the title of the panel.
     title : str
         The title of the figure.
     across : int, default 2
@@ -49,12 +49,12 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
     down = -(-len(panels) // across)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2 * across, 3.1 * down + 0.9), layout="constrained")
-        shares_x = len({axes[panel] for panel in panels}) == 1
+        shares_x = len({x_labels[name] for name in panels}) == 1
         grid = figure.subplots(down, across, squeeze=False, sharex=shares_x, sharey=True).ravel()
-        names = list(dict.fromkeys(name for line in panels.values() for name in line))
-        for ax, (panel, line) in zip(grid, panels.items(), strict=False):
-            ticks = _x_coordinates(panels.values() if shares_x else [line])
-            _plot_line(ax, panel, axes[panel], line, names, ticks)
+        contenders = list(dict.fromkeys(contender for panel in panels.values() for contender in panel))
+        for ax, (name, panel) in zip(grid, panels.items(), strict=False):
+            ticks = _x_coordinates(panels.values() if shares_x else [panel])
+            _plot_panel(ax, name, x_labels[name], panel, contenders, ticks)
         for ax in grid[len(panels) :]:
             ax.set_axis_off()
         for ax in grid[::across]:
@@ -65,15 +65,15 @@ def crossover(panels: Mapping[str, Line], axes: Mapping[str, str], title: str, a
         return figure
 
 
-def _x_coordinates(lines: Iterable[Line]) -> list[int]:
-    """Return the x coordinates of all points on the given lines, sorted and without duplicates."""
-    return sorted({point[0] for line in lines for points in line.values() for point in points})
+def _x_coordinates(panels: Iterable[Panel]) -> list[int]:
+    """Return the x coordinates of all points in the given panels, sorted and without duplicates."""
+    return sorted({point[0] for panel in panels for points in panel.values() for point in points})
 
 
-def _plot_line(ax: Any, title: str, x_label: str, line: Line, names: Sequence[str], ticks: list[int]) -> None:
-    """Plot one line of a sweep; the positions of contenders in `names` determine their colours and markers."""
-    for name, points in line.items():
-        i = names.index(name)
+def _plot_panel(ax: Any, title: str, x_label: str, panel: Panel, contenders: Sequence[str], ticks: list[int]) -> None:
+    """Plot one panel; a contender's position in `contenders` determines its colour, marker and line style."""
+    for name, points in panel.items():
+        i = contenders.index(name)
         style = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": LINE_STYLES[i % 4], "markersize": 4}
         ax.plot(*zip(*points, strict=True), label=name, linewidth=1.3, **style)
     ax.set(xscale="log", yscale="log", xlabel=x_label, title=title)
@@ -81,7 +81,7 @@ def _plot_line(ax: Any, title: str, x_label: str, line: Line, names: Sequence[st
     ax.set_xticks(ticks, [_short(tick) for tick in ticks])
     ax.minorticks_off()
     ax.tick_params(labelbottom=True)
-    for change in overtakings(line):
+    for change in overtakings(panel):
         ax.axvline(change.x, color="#888888", linewidth=0.8, linestyle=":")
         ax.annotate(
             _label(change), (change.x, 0.03), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right",

@@ -143,7 +143,7 @@ def _step_operations(plan: Plan, m: int) -> int:
 
 
 def _affine(count: Callable[[int], int], m: int) -> int:
-    """Return ``count(m)`` by linear extrapolation from m = 2 and m = 3; recording a large batch would take long.
+    """Return ``count(m)`` by linear extrapolation from m = 2 and m = 3, since recording a large batch would be slow.
 
     The extrapolation is exact, since the cost of an instruction is either constant or proportional to m.
     """
@@ -160,7 +160,7 @@ class PerformanceLimits:
     flops : dict of str to float
         Floating-point operations per second in matrix products, by dtype.
     copies : list of [float, float]
-        For copies of several sizes, the bytes of source and target together, and the bytes read and written per second.
+        For each size of copy, the number of bytes of source and target together, and the bytes moved per second.
     call : float
         The duration of a call of the array library for an array of one element, in seconds.
     """

@@ -104,9 +104,9 @@ class Report:
 
         first = self.steps[0]
         titles = {"width": f"by width, batch {first['batch']:,}", "batch": f"by batch size, {first['network']}"}
-        axes = {titles["width"]: "neurons of each hidden layer", titles["batch"]: "samples in a batch"}
+        x_labels = {titles["width"]: "neurons of each hidden layer", titles["batch"]: "samples in a batch"}
         panels = {titles[name]: line for name, line in sweep.lines(self.sweep_points).items()}
-        return figures.crossover(panels, axes, f"One training step around {first['network']}, {first['dtype']}")
+        return figures.crossover(panels, x_labels, f"One training step around {first['network']}, {first['dtype']}")
 
     def html(self) -> str:
         """Return the report as an HTML page."""
@@ -222,7 +222,7 @@ def measure(
             absent[f"{case.network}, batch {case.batch:,}"] = problem
             on_progress("", 0.0, f"without {case.network}, batch {case.batch:,}: {problem}")
     if not feasible:
-        raise ArgumentError(f"too large for this machine: {next(iter(reversed(absent.values())))}")
+        raise ArgumentError(f"no case can be measured: {next(iter(reversed(absent.values())))}")
     for case in feasible:
         progress.next(f"{case.network}, batch {case.batch:,}: the first steps")
         report.startup_seconds |= {
@@ -244,7 +244,7 @@ def measure(
 class _Progress:
     """Reports the finished share of the work.
 
-    The limits of the machine and each of `parts` count as one second, followed by a sweep of `sweep_seconds`.
+    Measuring the limits of the machine and each of the `parts` counts as one second, and the sweep as `sweep_seconds`.
     """
 
     def __init__(self, parts: int, sweep_seconds: float, on_progress: OnProgress) -> None:

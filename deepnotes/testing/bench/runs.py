@@ -23,7 +23,7 @@ Measurement = dict[str, Any]
 
 
 def batches_for(case: Case, per_step: float, round_seconds: float) -> int:
-    """Return a number of batches, for an epoch that is short compared with a round and whose data fit into memory.
+    """Return a number of batches with which an epoch is short compared with a round, and its data fit into memory.
 
     `per_step` is the estimated time of a step in seconds.
     """
@@ -70,7 +70,7 @@ def least_seconds(case: Case, limits: Mapping[str, PerformanceLimits]) -> float:
 
 
 def estimate_seconds(case: Case, contender: Contender, limits: Mapping[str, PerformanceLimits], rounds: int) -> float:
-    """Estimate the seconds needed to measure the steps of a contender, if it takes twice the shortest possible time."""
+    """Estimate the seconds needed to measure a contender's steps, if a step takes twice the shortest possible time."""
     step = least_seconds(case, {"": limits[location(contender.backend)]})
     batches = batches_for(case, least_seconds(case, limits), ROUND_SECONDS)
     return (rounds + 4) * max(ROUND_SECONDS, batches * 2 * step)

@@ -22,7 +22,7 @@ MIN_LEAD = 1.1
 
 
 class Point(NamedTuple):
-    """A point on a line of the sweep.
+    """A point on a line of the sweep, along which either the width or the batch size varies.
 
     Attributes
     ----------
@@ -60,14 +60,14 @@ def with_width(case: Case, width: int) -> Case:
 
 
 def around(case: Case) -> list[Point]:
-    """Return the points of two lines around a case: over the width of the hidden layers, and over the batch size."""
+    """Return the points of two lines through a case: the width of the hidden layers varies, or the batch size."""
     batches = sorted({*BATCHES, case.batch})
     over_width = [Point("width", width, with_width(case, width)) for width in WIDTHS]
     return over_width + [Point("batch", batch, case._replace(batch=batch)) for batch in batches]
 
 
 def grid(dtype: str = "float32") -> list[Point]:
-    """Return the points of one line per batch size, over the width of the inputs and of two layers."""
+    """Return the points of a line for each batch size, along which the width of the inputs and of two layers varies."""
     return [Point(f"batch {batch:,}", width, Case((width,) * 3, batch, dtype)) for batch in BATCHES for width in WIDTHS]
 
 
@@ -95,7 +95,7 @@ def sweep(
         The time for all measurements.
     rounds : int, default 3
     on_point : callable, optional
-        Called before each measurement with the point, the number of points before it, and the seconds left.
+        Called before each case with a point, the number of cases before it, and the seconds left.
     """
     end = time.perf_counter() + seconds
     by_case: dict[Case, Measurement] = {}

@@ -1,4 +1,4 @@
-"""Timing of contenders that take turns, with the ratios of their times, and marks on times that scatter too much."""
+"""Time contenders that take turns, compute the ratios of their times, and mark times that scatter too much."""
 
 import statistics
 import time

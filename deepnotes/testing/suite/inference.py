@@ -48,7 +48,7 @@ for _name in ACTIVATIONS:
 
 @check("inference.samples")
 def sample_counts(trial: Trial) -> None:
-    """Predictions are correct for no samples, one, many, and numbers of samples around the width of a register."""
+    """Predictions are correct for 0 samples, 1, many, and numbers of samples close to the width of a register."""
     for dtype in DTYPES:
         for m in (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 200 if trial.quick else 5000):
             check_predictions(

@@ -127,7 +127,7 @@ def batches(trial: Trial) -> None:
 
 @check("programs.chunks")
 def chunks(trial: Trial) -> None:
-    """Splitting a training into calls changes nothing, and no batch affects the buffers of the next batch."""
+    """Splitting a training into calls changes nothing, and no batch affects the next one through reused buffers."""
     for dtype in DTYPES:
         for call_sizes in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
             training = TrainingCase(
@@ -266,7 +266,7 @@ def update(trial: Trial) -> None:
 
 @check("programs.not_finite")
 def not_finite(trial: Trial) -> None:
-    """A cost or gradient that is not finite stops training before that update, with unchanged parameters."""
+    """A cost or gradient that is not finite stops training before it changes the parameters."""
     for dtype in DTYPES:
         for value in (np.nan, np.inf):
             training = TrainingCase(small(), dtype)

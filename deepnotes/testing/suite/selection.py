@@ -1,4 +1,4 @@
-"""Selection of the backend, and independence of its networks from threads and copies."""
+"""Selection of a backend by name, copies of networks, and networks used by several threads at once."""
 
 import copy
 import pickle
@@ -37,7 +37,7 @@ def _data(trial: Trial, m: int = 60) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_threads(functions: list[Any]) -> list[Any]:
-    """Run functions at the same time and return their results; their errors are raised."""
+    """Run functions at the same time and return their results, or raise an error of one of them."""
     results: list[Any] = [None] * len(functions)
     barrier = threading.Barrier(len(functions))
 

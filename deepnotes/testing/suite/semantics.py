@@ -201,7 +201,7 @@ def bias(trial: Trial) -> None:
     Each of N results has k rounding errors within ±u, of either sign with equal probability. By Hoeffding's inequality,
     their mean exceeds ``0.1 sqrt(k) u`` with a probability below ``2 exp(-0.005 N)``, which is negligible for ten
     thousand results. If products round their factors to a precision with unit roundoff v, the mean rounding error of
-    the 6,400 elements of each factor adds up to ``0.1 v``.
+    the 6,400 elements of each factor adds at most ``0.1 v``.
     """
     rng = trial.rng
 

@@ -42,7 +42,8 @@ def _sigmoid_inputs() -> tuple[np.ndarray, np.ndarray]:
 def _softmax_inputs() -> tuple[np.ndarray, np.ndarray]:
     """Return logits and targets, shape (3, m).
 
-    The first class leads by each of the logits, with a certain and with an uncertain target; three samples have ties.
+    The logit of the first class exceeds 0 by each of LOGITS, once with a certain and once with an uncertain target.
+    Three more samples have ties.
     """
     leads = np.vstack([LOGITS, np.zeros_like(LOGITS), np.full_like(LOGITS, -0.5)])
     certain = np.zeros_like(leads)

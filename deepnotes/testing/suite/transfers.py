@@ -102,7 +102,7 @@ def identity(trial: Trial) -> None:
         net = Network([Dense(4)], 4, backend=trial.backend, dtype=dtype, seed=0)
         net.parameters["W1"] = np.eye(4, dtype=dtype)
         X = trial.rng.normal(size=(4, 9)).astype(dtype)
-        if trial.products(dtype):  # products round their factors, which is exact for numbers of few bits
+        if trial.products(dtype):  # rounding the factors of products does not change numbers of few bits
             X = np.round(16 * X) / 16
         before = X.copy()
         A = net.predict(X)

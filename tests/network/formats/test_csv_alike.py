@@ -1,4 +1,4 @@
-"""Exported Python files read CSV files like ``deepnotes predict``: each case is run with the command and the file."""
+"""Exported Python files read CSV files as ``deepnotes predict`` does: the results of both are compared."""
 
 import ast
 import importlib.util
@@ -49,10 +49,10 @@ MODELS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "index column": ([{"name": "Unnamed: 0"}, {"name": "y"}], {}),
     "special names": ([{"name": "last, first"}, {"name": "é"}], {}),
 }
-"""The columns of each model, and the metadata that describe the format of its data files."""
+"""The columns of each model, and the metadata that describe the format of the model's data files."""
 
 CASES: list[tuple[str, str, str | bytes, str | None]] = [
-    # model, subject of the case, content of the file, and a part of the error message, or None if there is no error
+    # model, subject of the case, content of the file, and part of the error message (None if no error is expected)
     ("plain", "plain", "x,y\n1,2\n3,4.5\n", None),
     ("plain", "columns in another order, and additional columns", "z,y,x\na,1,2\nb,3,4\n", None),
     ("plain", "spaces after commas", "x, y\n1, 2\n3, 4\n", None),
@@ -171,7 +171,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
     ("plain", "large whole numbers", "x,y\n9007199254740994,1\n1e300,2\n", None),
     ("plain", "a cell that is too long", f"x,y,z\n1,2,{'a' * 131_073}\n", ":2: the row that starts here is not CSV"),
     ("plain", "many rows", "x,y\n" + "".join(f"{i},{i / 7}\n" for i in range(3000)), None),
-    ("plain", "a text line break in the header", '"x","y","a\nb"\n1,2,3\n4,b,5\n', ":4: column 'y' has 'b'"),
+    ("plain", "a line break in a column name", '"x","y","a\nb"\n1,2,3\n4,b,5\n', ":4: column 'y' has 'b'"),
     ("special names", "names with commas", '"last, first",é\n1,2\n', None),
     ("one column", "one column", "x\n1\n2\n", None),
     ("one column", "one column with blank lines", "x\n1\n\n2\n", None),
@@ -376,7 +376,7 @@ def exported(folder: Path) -> Callable[[str], ModuleType]:
 
 
 def save(path: str, columns: list[dict[str, Any]], metadata: dict[str, Any], classes: tuple[str, ...] = ()) -> None:
-    """Write a model file with these columns and metadata."""
+    """Write a model file with the given columns and metadata; with `classes`, the model is a classifier."""
     features = [
         f"{column['name']}={category}".removesuffix(".0") if "categories" in column else column["name"]
         for column in columns
@@ -406,7 +406,7 @@ def load_module(path: Path) -> ModuleType:
 def run_both(
     name: str, data: str, module: ModuleType, capsys: pytest.CaptureFixture[str], *options: str
 ) -> tuple[tuple[int, str, str], tuple[int, str, str]]:
-    """Return (exit status, stdout, stderr) of ``deepnotes predict``, and of the exported file, for the file `data`."""
+    """Run ``deepnotes predict`` and the exported file on `data`; return (exit status, stdout, stderr) of each."""
     capsys.readouterr()
     model = f"{name}.safetensors"
     ours = main(["predict", model, data, "--backend", "numpy", *options]), *capsys.readouterr()

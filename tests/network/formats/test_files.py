@@ -172,7 +172,7 @@ def test_every_truncation_is_refused(path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_altered_byte_is_refused_or_harmless(path: Path) -> None:
-    """Only changes of white space and escapes in the JSON header can leave its meaning unchanged."""
+    """Changes are harmless only in white space and escapes of the JSON header, where they do not alter its meaning."""
     content = path.read_bytes()
     original = dn.load(path)
     harmless = 0
@@ -272,7 +272,7 @@ def update(header: dict[str, Any], name: str, **changes: Any) -> None:
         lambda h: h.pop("__metadata__"),
     ],
 )
-def test_tensors_with_invalid_headers_are_refused(path: Path, change: Any) -> None:
+def test_invalid_tensor_entries_in_the_header_are_refused(path: Path, change: Any) -> None:
     header, data = split(path.read_bytes())
     change(header)
     path.write_bytes(build(header, data))
@@ -292,7 +292,7 @@ def test_a_header_of_excessive_length_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95", b"PK\x03\x04" + b"\0" * 100, b"a,b\n1,2\n" * 10])
-def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(dn.ModelFileError):
         dn.load(tmp_path / "x")

@@ -27,26 +27,26 @@ def network(g: dn.ActivationFunction, dtype: str = "float64") -> dn.Network:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("g", literature.ACTIVATIONS, ids=lambda g: type(g).__name__)
-def test_a_loaded_formula_predicts_and_trains_to_the_same_bits(tmp_path: Path, g: Any, dtype: str) -> None:
+def test_a_loaded_formula_gives_the_same_bits_in_predictions_and_training(tmp_path: Path, g: Any, dtype: str) -> None:
     net = network(g, dtype)
     net.save(tmp_path / "model.safetensors")
     loaded = dn.load(tmp_path / "model.safetensors", backend="numpy")
     assert isinstance(loaded.layers[0].g, FormulaActivation)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(loaded.predict(X), net.predict(X))
-    again = dn.load(tmp_path / "model.safetensors", backend="numpy")
-    again.layers = net.layers
-    for trained in (loaded, again):
+    reference = dn.load(tmp_path / "model.safetensors", backend="numpy")
+    reference.layers = net.layers  # with the activation's class in place of its formula
+    for trained in (loaded, reference):
         trained.partial_fit(X, Y)
-    np.testing.assert_array_equal(loaded.theta, again.theta)
+    np.testing.assert_array_equal(loaded.theta, reference.theta)
 
 
-def test_a_formula_survives_a_second_file(tmp_path: Path) -> None:
+def test_a_loaded_formula_is_saved_with_the_same_bytes(tmp_path: Path) -> None:
     network(literature.Mish()).save(tmp_path / "first.safetensors")
     dn.load(tmp_path / "first.safetensors").save(tmp_path / "second.safetensors")
     assert (tmp_path / "first.safetensors").read_bytes() == (tmp_path / "second.safetensors").read_bytes()
 
 
-def test_a_formula_runs_on_every_backend(tmp_path: Path) -> None:
+def test_a_loaded_formula_runs_on_the_numba_backend(tmp_path: Path) -> None:
     pytest.importorskip("numba", reason='the extra "numba" is not installed')
     net = network(literature.Mish())
     net.save(tmp_path / "model.safetensors")
@@ -93,7 +93,7 @@ def test_an_activation_that_may_change_is_refused(tmp_path: Path) -> None:
         {"activation_initializer": None},
         {"formula.dtype": "float32"},
         {"formula.results": [0, 1]},
-        {"formula.nodes": [["input", "Z"], ["constant", 1.0]], "formula.results": [1]},  # not of the shape of Z
+        {"formula.nodes": [["input", "Z"], ["constant", 1.0]], "formula.results": [1]},  # a number, not an array like Z
         {"formula.arrays": ["A"]},
         {"derivative.arrays": ["Z"]},
         {"formula.nodes": [["input", "Z"], ["eval", 0]]},

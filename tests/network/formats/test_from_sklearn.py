@@ -59,9 +59,8 @@ def test_a_scaler_in_a_pipeline_becomes_the_standardizer() -> None:
     net = dn.from_sklearn(estimator)
     assert net.standardizer is not None
     np.testing.assert_array_equal(net.standardizer.mean.ravel(), estimator[0].mean_)
-    A = expected(
-        Chain.of(net), X.T
-    )  # deepnotes and scikit-learn standardize in double precision, by the same operations
+    # Both libraries standardize in double precision, with the same operations.
+    A = expected(Chain.of(net), X.T)
     assert worst(estimator.predict_proba(X), Vectors(X, A.value.astype(np.float64).T, A.rules.slack * A.error.T)) <= 1
 
 

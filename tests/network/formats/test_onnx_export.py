@@ -1,4 +1,4 @@
-"""Networks as ONNX files: ONNX Runtime and ONNX's reference implementation stay within the equations' error bounds."""
+"""Exported ONNX files: outputs of ONNX Runtime and ONNX's reference implementation are within the error bounds."""
 
 import json
 import sys
@@ -49,7 +49,7 @@ def reference(content: bytes, X: np.ndarray) -> np.ndarray:
 def check(chain: Chain, X: np.ndarray, random: bool = False) -> None:
     """Check the outputs of ONNX Runtime, ONNX's reference implementation and the network: shape, dtype and errors.
 
-    The rows of X are samples; `random` says whether X and the parameters are random, which gives narrower bounds.
+    The rows of X are samples. If X and the parameters are random, pass ``random=True``: the bounds are then narrower.
     """
     A = expected(chain, X.T, random)
     tests = Vectors(X, A.value.astype(np.float64).T, (A.rules.slack * A.error).T)
@@ -95,7 +95,7 @@ def test_softmax_stays_within_its_bounds_at_extreme_inputs(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_onnx_runtime_standardizes_inputs_to_the_same_bits(dtype: str) -> None:
-    """Subtracting a mean of a million in single precision would lose digits, so it must not happen."""
+    """One mean is a million: it must be subtracted in double precision, since single precision would lose digits."""
     net = dn.Network([dn.Dense(4)], inputs=4, dtype=dtype, standardizer=network("relu").standardizer, seed=0)
     net.parameters["W1"] = np.eye(4)
     X = np.array([[1, 2, 1e6 + 1.5, 1e-5], [0, -1, 1e6, 3e-5]], dtype)
@@ -112,11 +112,8 @@ def test_outputs_are_converted_to_the_units_of_the_target() -> None:
     (actual, _), (A, _) = (run(to_onnx(c), Vectors(X, X, X)) for c in (chain, Chain.of(net)))
     np.testing.assert_array_equal(actual, A.astype(np.float64) * 80_000 + 250_000)
     properties = {entry.key: json.loads(entry.value) for entry in onnx.load_from_string(to_onnx(chain)).metadata_props}
-    assert properties == {
-        "target_mean": 0.0,
-        "target_scale": 1.0,
-        "target": "price",
-    }  # the outputs are not standardized
+    # The outputs are no longer standardized, and the metadata say so.
+    assert properties == {"target_mean": 0.0, "target_scale": 1.0, "target": "price"}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -182,7 +179,7 @@ def test_user_defined_layers_and_activations_are_refused_by_name(
 
 
 @pytest.mark.parametrize("write", ["to_onnx", "to_python"])
-def test_preprocessing_metadata_and_paths_that_cannot_be_written_are_refused(write: str, tmp_path: Any) -> None:
+def test_custom_preprocessing_invalid_metadata_and_unwritable_paths_are_refused(write: str, tmp_path: Any) -> None:
     class Clipped(dn.Standardizer):
         """User-defined preprocessing."""
 
@@ -229,7 +226,7 @@ def test_networks_too_large_for_the_format_are_refused(monkeypatch: pytest.Monke
         to_onnx(chain)
 
 
-def test_an_error_of_a_few_units_in_the_last_place_exceeds_the_bounds() -> None:
+def test_a_relative_change_of_1e_14_in_the_weights_exceeds_the_bounds() -> None:
     net = dn.Network([dn.Dense(2, "tanh"), dn.Dense(1)], inputs=2, seed=4, dtype="float64")
     chain = Chain.of(net)
     tests = vectors_of(chain)

@@ -22,7 +22,7 @@ W = np.arange(12, dtype="float32").reshape(3, 4) / 7
 
 
 def write_external(folder: Path, length: str = "48", offset: str = "0", name: str = "weights.bin", **more: str) -> Path:
-    """Write a model whose weights are in a second file, and return its path; the second file is not written."""
+    """Write a model whose weights are in a second file, but not that second file; return the path of the model."""
     content = chain(("Gemm", W))
     tensor = content.graph.initializer[0]
     tensor.ClearField("raw_data")
@@ -85,7 +85,7 @@ def test_offsets_default_lengths_and_overlapping_tensors_are_read(tmp_path: Path
         ("folder", "cannot be read|not a regular file"),
     ],
 )
-def test_locations_outside_the_directory_are_refused(location: str, message: str, tmp_path: Path) -> None:
+def test_locations_that_are_not_files_in_the_directory_are_refused(location: str, message: str, tmp_path: Path) -> None:
     inner = tmp_path / "model"
     (inner / "folder").mkdir(parents=True)
     (inner / "a").mkdir()
@@ -149,7 +149,7 @@ if sys.platform != "win32":
 
 
 def test_many_tensors_that_share_the_same_bytes_are_refused(tmp_path: Path) -> None:
-    """Otherwise a short model and its file of weights could become a network hundreds of times as large."""
+    """If they were read, a small model file and weight file could become a network hundreds of times as large."""
     n, tensors = 300, 400
     (tmp_path / "weights.bin").write_bytes(np.ones((n, n), "float32").tobytes())
     content = chain(("MatMul", np.ones((n, n))), shape=("m", n))
@@ -222,7 +222,7 @@ MODELS: dict[str, Callable[[int], Any]] = {
     "letters of a name": long_node_name,
     "nodes": lambda n: chain(GEMM, *[("Identity",)] * (n // 10)),
 }
-"""Functions that return a model with n items of a kind (with n / 10 tensors or nodes, which are larger)."""
+"""For each kind of item, a function that returns a model with n such items (n / 10 for tensors and nodes)."""
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Affine functions and activations written by exporters are folded into layers that agree with ONNX Runtime."""
+"""Affine nodes, and activations as exporters write them, become layers whose outputs agree with ONNX Runtime."""
 
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def test_swish_is_read_as_silu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reduced", [True, False])
 def test_a_softmax_of_several_nodes_is_recognized(reduced: bool, tmp_path: Path) -> None:
-    """The reductions remove the reduced axis, as jax2onnx writes them, or keep it with size 1."""
+    """ReduceMax removes the axis, as in files written by jax2onnx, or keeps it with size 1."""
     keepdims = int(not reduced)
     nodes = [
         helper.make_node("MatMul", ["in", "W"], ["z"]),

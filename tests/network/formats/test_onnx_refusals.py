@@ -86,7 +86,7 @@ def test_a_graph_with_a_skip_connection_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
-    """GELU as several nodes is recognized with √2 to eight digits, but not to six."""
+    """A GELU of several nodes is recognized if √2 is given with eight digits, but not if it is given with six."""
     for root, is_gelu in ((1.4142135, True), (1.41421, False)):
         constants = {"W": W.astype("float32"), "root": np.float32(root), "one": np.float32(1), "half": np.float32(0.5)}
         nodes = [

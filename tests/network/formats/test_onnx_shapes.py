@@ -1,4 +1,4 @@
-"""ONNX graphs that change shapes are imported, unless an operation mixes samples."""
+"""ONNX graphs with reshaping nodes are read if they treat all samples alike, as a dense chain does."""
 
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,12 @@ REFUSED: dict[str, Any] = {
     "an axis out of range": ([("Gemm", W), ("Softmax", {"axis": 2})], r"'n1' \(Softmax\) has the axis 2 for a"),
     "an integer division": ([("Div", np.array(2)), ("Cast", {"to": 1}), ("Gemm", W)], r"'n0' \(Div\) computes with"),
 }  # fmt: skip
-SHAPES = {
-    "weights applied to two rows of a sample": ("m", 4), "features reordered": ("m", 2, 3),
-}  # fmt: skip
+SHAPES = {"weights applied to two rows of a sample": ("m", 4), "features reordered": ("m", 2, 3)}
+"""The shape of the input, where it is not ``("m", 3)``."""
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_operations_that_mix_samples_are_refused(name: str, tmp_path: Path) -> None:
+def test_operations_that_no_dense_chain_contains_are_refused(name: str, tmp_path: Path) -> None:
     steps, message = REFUSED[name]
     inputs = "int64" if name == "an integer division" else "float32"
     content = chain(*steps, shape=SHAPES.get(name, ("m", 3)), inputs=inputs)
@@ -68,8 +67,9 @@ READ: dict[str, Any] = {
     "one output, with its axis removed": [("Gemm", W1), ("Tanh",), ("Squeeze", [-1])],
     "softmax over features, after an added axis": [("Gemm", W, b), ("Unsqueeze", [0]), ("Softmax", {"axis": 2})],
     "three axes": [("Unsqueeze", [1]), ("MatMul", W), ("Add", b.reshape(1, 1, 4)), ("Relu",), ("Squeeze", [1])],
-    "an identity Transpose": [("Transpose", {"perm": [0, 1]}), ("Gemm", W, b), ("Unsqueeze", [1]), ("Transpose", {
-        "perm": [1, 0, 2]}), ("Relu",)],
+    "Transposes that keep the order of samples": [
+        ("Transpose", {"perm": [0, 1]}), ("Gemm", W, b), ("Unsqueeze", [1]), ("Transpose", {"perm": [1, 0, 2]}),
+        ("Relu",)],
     "a vector of weights": [("Gemm", W, b), ("Relu",), ("MatMul", rng.normal(size=4))],
     "a constant with an additional axis": [("Gemm", W), ("Add", b.reshape(1, 1, 4)), ("Relu",)],
     "samples as column vectors": [("Unsqueeze", [2]), ("MatMul", W.T, ...), ("Squeeze", [2]), ("Softmax", {"axis": 1})],

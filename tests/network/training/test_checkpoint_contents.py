@@ -164,7 +164,7 @@ def test_a_checkpoint_in_an_older_format_is_refused(run: Path) -> None:
     assert dn.load(path, backend="numpy").inputs == 4
 
 
-def test_a_memory_of_none_is_refused_with_the_name_of_the_callback(run: Path) -> None:
+def test_the_error_names_a_callback_whose_memory_is_none(run: Path) -> None:
     class ReturnsNone(dn.Callback):
         def memory(self) -> Any:
             return None

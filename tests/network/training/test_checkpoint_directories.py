@@ -125,7 +125,7 @@ try:
 except dn.CheckpointError as error:
     print(error)
 """
-"""A training script of an unprivileged user; its directory becomes read-only before training or after an epoch."""
+"""A script that trains as an unprivileged user, who loses permissions for the directory before or during training."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX file modes")

@@ -173,7 +173,7 @@ def test_a_file_system_without_locks_causes_a_warning(
 
 
 def test_threads_that_lock_in_turn_never_overlap(run: Path) -> None:
-    """Releasing removes the file: one thread could lock the removed file while another locks a new one."""
+    """Releasing a lock removes its file, so one thread could lock the removed file while another locks a new one."""
     run.mkdir()
     holders: list[int] = []
 

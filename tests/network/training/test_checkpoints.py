@@ -1,4 +1,4 @@
-"""Checkpoints: resumed training gives the same bits; checkpoints that do not match are refused."""
+"""Checkpoints: resumed training gives the same bits; checkpoints of other training runs are refused."""
 
 import json
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_interrupted_training_resumes_to_the_same_bits(
         pytest.importorskip("numba")
     uninterrupted = network(backend, dtype)
     expected = outcome(uninterrupted, fit(uninterrupted))
-    if "chunks" in STOPS[stop]:  # end a chunk, and hence the training, within an epoch
+    if "chunks" in STOPS[stop]:  # so that a chunk, and with it the training, ends within an epoch
         monkeypatch.setattr("deepnotes.network.training.loop.CHUNK_SECONDS", 1e-9)
     with pytest.raises(RuntimeError, match="stopped"):
         fit(network(backend, dtype), run, callbacks=[FailAfter(**STOPS[stop])])

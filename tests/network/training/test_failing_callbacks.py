@@ -44,7 +44,7 @@ class Recorder(dn.Callback):
 
 
 class FailingRecorder(Recorder):
-    """A recorder that fails once in the method `method_name`, before recording or, if `record_first`, after it."""
+    """A recorder that fails once in the method `method_name`, before it records or, with `record_first`, after it."""
 
     def __init__(
         self, name: str, method_name: str = "", record_first: bool = False, error: type[BaseException] = RuntimeError

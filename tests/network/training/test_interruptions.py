@@ -160,7 +160,7 @@ CALLS = ["open", "write", "flush", "fsync", "replace", "open directory", "fsync 
 
 
 class Fault:
-    """A fault in a system call: `function` is called at each call named `call` except for the first `after` calls.
+    """A fault in a system call: `function` is called at each call named `call`, except at the first `after` of them.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ class Fault:
 
 
 class FaultyFile:
-    """A file whose calls are counted by a fault; a fault in ``write`` occurs after half of the content is written."""
+    """A file that reports its calls to a fault; a fault in ``write`` occurs when half of the content is written."""
 
     def __init__(self, file: Any, fault: Fault) -> None:
         self.file, self.fault = file, fault
@@ -211,7 +211,7 @@ class FaultyFile:
 
 
 class FaultySystem:
-    """The module ``os``, with calls that are counted by a fault."""
+    """The module ``os``, in which some functions report their calls to a fault."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
@@ -282,7 +282,7 @@ def test_training_that_cannot_write_a_checkpoint_resumes_from_the_latest(
     latest = list_checkpoints(run)[0]
     assert str(caught.value).endswith(f"the latest checkpoint is {latest}")
     assert not list(run.glob(".*.tmp"))
-    assert int(latest.stem[5:]) in {20, 30}  # the previous checkpoint or, after a late fault, the new one
+    assert int(latest.stem[5:]) in {20, 30}  # the previous checkpoint or, if the fault comes late, the new one
     np.testing.assert_array_equal(dn.load(latest, backend=backend).layout.size, net.layout.size)
     assert resume(backend, run) == uninterrupted[backend]
 

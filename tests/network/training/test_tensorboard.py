@@ -36,7 +36,7 @@ def events(directory: Path) -> Iterator[Any]:
 
 
 def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the scalars in a directory as (step, value) pairs, for each tag."""
+    """Return the scalars in a directory: for each tag, a list of (step, value) pairs."""
     by_tag: dict[str, list[tuple[int, float]]] = {}
     for event in events(directory):
         for value in event.summary.value:
@@ -46,7 +46,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def histograms(directory: Path) -> dict[str, list[tuple[int, Any]]]:
-    """Return the histograms in a directory as (step, histogram) pairs, for each tag."""
+    """Return the histograms in a directory: for each tag, a list of (step, histogram) pairs."""
     by_tag: dict[str, list[tuple[int, Any]]] = {}
     for event in events(directory):
         for value in event.summary.value:
@@ -83,7 +83,7 @@ def test_all_values_of_a_history_are_written(tmp_path: Path) -> None:
     assert not histograms(tmp_path / "new" / "run" / "training")
 
 
-def test_without_validation_data_the_metrics_belong_to_the_training_run(tmp_path: Path) -> None:
+def test_without_validation_data_the_metrics_are_written_under_training(tmp_path: Path) -> None:
     history = network().fit(X, Y, epochs=2, metrics=["accuracy"], callbacks=[dn.TensorBoard(str(tmp_path))])
     assert scalars(tmp_path / "training")["accuracy"] == with_epochs(history.metrics["accuracy"])
     assert not (tmp_path / "validation").exists()
@@ -122,7 +122,7 @@ def test_resumed_training_continues_the_curves(tmp_path: Path) -> None:
     history = net.fit(X, Y, epochs=6, resume=True, callbacks=[dn.TensorBoard(tmp_path / "board")], **settings)
     assert scalars(tmp_path / "board" / "training")["loss"] == with_epochs(history.loss)
     starts = [event.step for event in events(tmp_path / "board" / "training") if event.HasField("session_log")]
-    assert starts == [1, 5]  # TensorBoard discards older events from these epochs on
+    assert starts == [1, 5]  # from these epochs on, TensorBoard discards events written before
 
 
 def test_one_callback_can_be_used_for_several_training_runs(tmp_path: Path) -> None:

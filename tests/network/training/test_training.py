@@ -121,7 +121,7 @@ def test_a_non_finite_gradient_stops_the_training_before_the_update(backend: Any
     "optimizer", [dn.SGD(1e300), dn.SGD(1e39, momentum=0.9), dn.Adam(1e39), dn.RMSProp(1e300)], ids=repr
 )
 def test_an_update_that_would_overflow_is_not_made(backend: Any, optimizer: dn.Optimizer) -> None:
-    """Loss and gradient are finite, but the updated parameters would not be; it is the only update of the run."""
+    """Loss and gradient are finite, but the updated parameters would not be. This is the only update of the run."""
     net = network(backend)
     before = net.flat()
     with pytest.raises(dn.NonFiniteLossError, match="before update 1") as caught:

@@ -1,4 +1,4 @@
-"""Predictions and evaluations of many samples stop soon after Ctrl-C, and their memory is bounded."""
+"""Predictions and evaluations of many samples stop soon after Ctrl-C, and use a bounded amount of memory."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def test_an_interrupt_ends_a_long_prediction_soon(backend: str, call: str) -> No
         start = time.perf_counter()
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "interrupted\n"
-        assert time.perf_counter() - start < 5  # a fifth of a second on an idle machine
+        assert time.perf_counter() - start < 5  # on an idle machine, 0.2 s
         assert process.stdout.read() == "unchanged\n"  # communicate() would skip output that is already buffered
 
 

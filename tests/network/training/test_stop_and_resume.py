@@ -1,4 +1,4 @@
-"""Training that is stopped by a callback and resumed afterwards."""
+"""Training is stopped by a callback, and resumed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +80,7 @@ class StepRecorder(dn.Callback):
 
 
 @pytest.mark.parametrize("epochs_before", [60, 5], ids=["stopped-early", "not-yet-stopped"])
-def test_resuming_after_early_stopping_makes_no_updates(run: Path, epochs_before: int) -> None:
+def test_resuming_makes_no_updates_once_early_stopping_has_ended_training(run: Path, epochs_before: int) -> None:
     uninterrupted = network()
     settings = {"early_stopping": dn.EarlyStopping(2)}
     expected = outcome(uninterrupted, fit(uninterrupted, epochs=60, **settings))
