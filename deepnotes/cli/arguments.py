@@ -156,9 +156,9 @@ def with_hint(error: E, hint: str) -> E:
 
 
 def one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """Return an option type that accepts only the names in `known`; `kind` is what they name, for example "activation".
+    """Return an option type that accepts only the names in `known`.
 
-    It appears in the error message.
+    In the error message, `kind` says what these names stand for, such as "activation".
     """
 
     def convert(text: str) -> str:

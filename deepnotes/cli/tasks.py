@@ -194,7 +194,7 @@ TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Reg
 
 
 def suggest_task(column: Column) -> tuple[type[Task], str]:
-    """Return the task for which `column` is a likely target, and the reason: the end of a sentence about the target.
+    """Return the task for which `column` is a likely target, and the reason, such as "is text".
 
     Raises
     ------

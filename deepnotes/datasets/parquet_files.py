@@ -299,7 +299,8 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
         # NumPy's string arrays drop a NUL at the end, which could make two strings equal.
         raise TableError(f"{source}: column {name!r} has {quote(invalid)}, wanted text that does not end in NUL")
     width = max(map(len, texts))
-    require_memory(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} strings of up to {width:,}")
+    what = f"{source}: column {name!r}, {len(codes):,} strings of up to {width:,} characters,"
+    require_memory(4 * width * len(codes), 0, what)
     column: NDArray[np.str_] = np.array(texts, np.str_)[codes + 1]
     return column
 
