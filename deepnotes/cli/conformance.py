@@ -35,7 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``conformance``."""
     add_backend(parser)
     add_threads(parser)
-    parser.add_argument("--quick", action="store_true", help="use fewer and smaller inputs, for less than a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="use fewer and smaller inputs, to finish in less than a minute"
+    )
     parser.add_argument(
         "--check",
         action="append",

@@ -52,8 +52,8 @@ class Classification:
             classes = tuple(name for _, name in sorted(zip(numbers, classes, strict=True)))
         if pair := find_equal_numbers(classes):
             raise DataError(
-                f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; spell it alike in "
-                "all rows"
+                f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write it the "
+                "same way in every row"
             )
         if len(classes) == 1:
             raise DataError(f"the target has only one class, {quote(classes[0])}: there is nothing to learn")

@@ -330,7 +330,7 @@ class ReportResumption(Callback):
 
 
 def _with_recovery_hint(error: DeepnotesError, checkpoint: str | None) -> DeepnotesError:
-    """Return `error`, because of which no model was written; if there is a checkpoint, add a hint to use --resume."""
+    """Return `error`, the reason why no model was written, with a hint to use --resume if there is a checkpoint."""
     if checkpoint is None:
         return error
     return with_hint(

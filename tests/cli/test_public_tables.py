@@ -1,6 +1,7 @@
 """The command line on synthetic tables with the formats and peculiarities of well-known public data sets.
 
-Most of the tables are refused without these options, with a message about the problem.
+Each table is usable with certain options. Without them, most of the tables are refused, with a message about the
+problem.
 """
 
 import csv
