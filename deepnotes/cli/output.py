@@ -56,7 +56,7 @@ class Output:
             write_stderr(escaped(text))
 
     def show(self, renderable: "RenderableType") -> None:
-        """Write an object that rich can render to the report, in colour and wrapped on a terminal, else as plain lines.
+        """Write a renderable of rich: to a terminal in colour, with long lines wrapped; elsewhere as plain lines.
 
         Its strings must already be escaped by :func:`cell`, since escaping the output would also escape the colours.
         """

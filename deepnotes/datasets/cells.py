@@ -447,7 +447,8 @@ def describe_missing(cell: str, column: Column, form: Format) -> str:
 
 def describe_cell(cell: str, form: Format) -> str:
     """Describe a cell in a column of numbers for an error message: its content, and what was expected instead."""
-    is_number = number_of(cell, form) is not None and cell not in form.missing_values  # and infinite, or it would fit
+    # A number that does not fit a column of numbers is infinite.
+    is_number = number_of(cell, form) is not None and cell not in form.missing_values
     kind = "a finite number" if is_number or cell.lower() in NAN else "a number"
     if form.decimal != "." and kind == "a number" and cell:
         kind = f"a number with the decimal separator {form.decimal!r}"

@@ -80,7 +80,7 @@ BY_WHITE_SPACE = (
 )
 
 OTHER_ENCODINGS = "; for another encoding, such as latin-1 or utf-16, use --encoding (encoding=)"
-"""The three ends of error messages: options for files without a header, split by white space, or in other encodings."""
+"""Ends of error messages: the options for files without a header, separated by white space, or not in UTF-8."""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 """The pattern of a line end."""

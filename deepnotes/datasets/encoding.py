@@ -264,7 +264,7 @@ def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: 
     if is_text and (pair := find_equal_numbers(values.tolist())):
         raise TableError(
             f"{table.place(name)}: column {name!r} has the categories {pair[0]} and {pair[1]}, which are the same "
-            "number; spell them alike, or declare the column numeric"
+            "number; write it the same way in every row, or declare the column numeric"
         )
     categories = tuple(values.tolist())
     return Feature(name, categories, None if impute is None else categories[int(counts.argmax())])

@@ -291,7 +291,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
     import pyarrow.types as pa_types
 
     encoded = array if pa_types.is_dictionary(array.type) else array.dictionary_encode()
-    is_float32 = pa_types.is_float32(encoded.dictionary.type)  # converted to Python floats, they would get more digits
+    is_float32 = pa_types.is_float32(encoded.dictionary.type)  # as Python floats, they would have more digits
     distinct = encoded.dictionary.to_numpy(zero_copy_only=False) if is_float32 else encoded.dictionary.to_pylist()
     texts = ["", *(_label(value) for value in distinct)]
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
