@@ -20,7 +20,7 @@ def on_files(files: Files, config: MkDocsConfig, **kwargs: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Adapt links between docs/ and the rest of the repository, which are in the same folder on the site."""
+    """Adapt links between docs/ and the rest of the repository, since the site has both in the same folder."""
     if page.file.src_uri in DOCUMENTS:
         return re.sub(r"\]\(((?:\.\./)*)docs/", r"](\1", markdown)
     return re.sub(r"\]\(\.\./((?:\.\./)*)(?=[A-Z]|examples/)", r"](\1", markdown)

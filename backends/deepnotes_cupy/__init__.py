@@ -23,15 +23,15 @@ def create(
         For "float16": the factor by which small derivatives are multiplied before they are rounded.
     resident_bytes : int, optional
         Arrays of samples, targets or weights that are larger than this stay on the host and are streamed. By default,
-        the limit is 0.3 of the free device memory.
+        the limit is 0.3 times the free device memory.
 
     Raises
     ------
     ArgumentError
         If an option has an invalid value.
     BackendUnavailable
-        If CuPy, the driver, the device, NVRTC or cuBLAS is missing or does not work, which is tested by running a
-        kernel and a matrix product. The error states the cause and the command that fixes it.
+        If CuPy, the driver, the device, NVRTC or cuBLAS is missing, or fails to run a kernel and a matrix product as a
+        test. The error states the cause and the command that fixes it.
     """
     from deepnotes_cupy.availability import open_device
     from deepnotes_cupy.options import check_options

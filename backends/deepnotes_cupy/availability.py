@@ -65,7 +65,7 @@ def open_device(index: int) -> "CudaDevice":
 
 
 def driver_version() -> int | None:
-    """Return the newest CUDA version that the driver supports, such as 12040; 0 if it fails; None if there is none."""
+    """Return the newest CUDA version that the driver supports, such as 12040; 0 if it fails; None without a driver."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             library = ctypes.CDLL(name)

@@ -19,7 +19,7 @@ from deepnotes_cupy.sectioned_program import SectionedProgram
 from deepnotes_cupy.streaming import BUFFER_BYTES, HostSamples
 
 RESIDENT_SHARE = 0.3
-"""Samples larger than this fraction of the free memory stay on the host; checking them on the device needs a copy."""
+"""Samples larger than this fraction of the free memory stay on the host: checks of samples on the device copy them."""
 SMALL = 1 << 25
 """Samples of up to this many bytes are always moved to the device, without releasing the data of other Programs."""
 
@@ -36,7 +36,7 @@ class CupyBackend(DeviceBackend):
         For float16 only.
     resident_bytes : int or None
         Arrays of samples, targets or weights that are larger than this stay on the host. By default, the limit is
-        :data:`RESIDENT_SHARE` of the free memory.
+        :data:`RESIDENT_SHARE` times the free memory.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class CupyBackend(DeviceBackend):
             return copy.reshape(host.T.shape).T if transposed else copy.reshape(host.shape)
 
     def from_samples(self, x: np.ndarray) -> Any:
-        """Return samples as an array on the device or, if they are too large, as HostSamples."""
+        """Return samples as an array on the device or, if they take too much memory, as HostSamples."""
         if x.nbytes > SMALL:
             for program in list(self._programs):
                 program.release_data()

@@ -1,4 +1,4 @@
-"""cuBLAS, called through ctypes with handles of its own: CuPy computes no products while a stream is captured.
+"""cuBLAS, called through ctypes with separate handles, since CuPy refuses products while a stream is captured.
 
 Every product states its compute type, so no setting of the process (``CUPY_TF32``, a math mode) changes the precision.
 """

@@ -47,7 +47,8 @@ class Product(NamedTuple):
         Flat, without gaps between columns. A is stored as (m, k), or as (k, m) if it is transposed; B likewise.
     factors : str
     parts : int
-        The number of products, each of these sizes; A, B and C hold their operands and results one after the other.
+        The number of products, all with the same m, n and k; A, B and C hold the operands and results of all of them,
+        one after the other.
     """
 
     transposed: tuple[bool, bool]
@@ -108,10 +109,13 @@ class Device(Protocol):
         """Return a call that copies an array to another one of the same size, both on the device."""
 
     def upload(self, host: np.ndarray, target: Any) -> None:
-        """Enqueue a copy of a host array to the first elements of `target`; on return, the host array may change."""
+        """Enqueue a copy of a host array to the first elements of `target`.
+
+        The caller may modify the host array as soon as this returns.
+        """
 
     def download(self, source: Any) -> np.ndarray:
-        """Return a copy of an array on the host, made after all work enqueued so far."""
+        """Return a copy of an array on the host, after waiting for all work enqueued so far."""
 
     def capture(self, run: Call) -> Graph:
         """Call `run`, and return the work that it enqueues as a graph, without executing the work.

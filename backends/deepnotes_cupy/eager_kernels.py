@@ -55,7 +55,7 @@ def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str,
 
 
 def _are_supported(arrays: tuple[Any, ...], dimensions: int) -> bool:
-    """Return whether all arrays are non-empty, on the device, and of the same float dtype and number of dimensions."""
+    """Return whether all arrays are non-empty, have the same float dtype, and have this number of dimensions."""
     dtype = arrays[0].dtype
     return dtype in (np.float32, np.float64) and all(
         x.ndim == dimensions and x.dtype == dtype and x.size for x in arrays
@@ -184,12 +184,12 @@ class FusedEquations:
         return Tape(self._device, dtype, self._backend.factors(dtype))
 
     def _scale(self, dZ: Any) -> float:
-        """Return the factor by which dZ is multiplied before it is rounded; Programs alone use a dynamic scale."""
+        """Return the factor by which dZ is multiplied before it is rounded; only Programs use a dynamic scale."""
         scale = self._backend.loss_scale
         return float(scale) if isinstance(scale, int | float) and str(dZ.dtype) == "float32" else 1.0
 
     def _control(self, **values: float) -> Any:
-        """Return a structure ``Control`` on the device, in which some fields have these values."""
+        """Return a new structure ``Control`` on the device, with the given values in the fields of these names."""
         host = control.initial(0)
         for name, value in values.items():
             control.read(host)[name] = value
@@ -213,5 +213,5 @@ def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
 
 
 def _option(name: str, option: tuple[float, ...], options: dict[str, float]) -> float:
-    """Return the option of an activation, given by position or by keyword, or its default; 0 if it has no option."""
+    """Return the option of an activation, given by position or by keyword, or its default; 0 for one without option."""
     return float(next(iter((*option, *options.values(), *ACTIVATIONS[name].options.values())), 0.0))

@@ -7,7 +7,7 @@ import numpy as np
 from deepnotes_cupy.sources import kernels
 
 LINE = 128
-"""The bytes in a row of a tile, see ``Tile`` in kernels/common.cuh."""
+"""The number of bytes in a row of a tile, see ``Tile`` in kernels/common.cuh."""
 MIN_ROWS = 4
 """If samples are split into chunks, each thread of ``activation_backward`` gets at least about this many rows."""
 MAX_ROWS = 256
@@ -103,7 +103,7 @@ def _tiles(n: int, dtype: str, threads: int, packed: bool = True) -> tuple[int, 
 
 
 def _next_power_of_two(count: int, limit: int) -> int:
-    """Return the smallest power of two that is at least `count`, or `limit`, a power of two, if that is smaller."""
+    """Return the smallest power of two that is at least `count`, but at most `limit`, which must be a power of two."""
     return min(1 << max(count - 1, 0).bit_length(), limit)
 
 

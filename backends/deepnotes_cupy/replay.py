@@ -71,7 +71,7 @@ class Replay:
             self.step.run()
 
     def _graph(self, steps: int) -> Graph | None:
-        """Return a graph of this many steps that was checked, or None if the steps have to run one by one."""
+        """Return a checked graph of `steps` steps, or None if the steps have to run one by one."""
         if steps not in self._graphs:
             try:
                 graph = self._device.capture(lambda: self._steps(steps))
@@ -105,7 +105,7 @@ class Replay:
             self._steps(steps)
             self._copy(results, expected)
             self._copy(before, state)
-            self.step.spoil()  # so that results of the steps cannot be taken for results of the graph
+            self.step.spoil()  # so that results of the steps cannot be mistaken for results of the graph
             graph.launch()
             graph_control = control.read(device.download(self._shared.control))
             step_control = control.read(device.download(expected[len(state) - 1]))
@@ -124,7 +124,7 @@ class Replay:
 
     @property
     def _bound(self) -> float:
-        """The allowed relative error: ``2 sqrt(k) u``, with k terms in a sum, for each product of the step."""
+        """The allowed relative error: ``2 sqrt(k) u`` for each product, where k is the number of terms in a sum."""
         sizes = self._plan.layout.sizes
         return 6 * len(sizes) * sqrt(max(*sizes, self.step.m)) * self._u
 

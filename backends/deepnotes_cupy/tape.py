@@ -64,7 +64,7 @@ class Tape:
         B: Any,
         C: Any,
     ) -> None:
-        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded."""
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. A and B must be rounded."""
         self.calls.append(self.device.multiplier(Product(transposed, *sizes, alpha, A, B, C, self.factors)))
         self.names.append("product")
 
@@ -72,7 +72,7 @@ class Tape:
         """Add ``C = alpha A Bᵀ``, a sum over samples: a product for each block of samples, and their sum.
 
         `sizes` are the rows of A, the rows of B, and the number of samples. A block has at least :data:`SAMPLES`
-        samples, and so many that the products take no more memory than the factors.
+        samples, and is so large that the products of all blocks take no more memory than the factors.
         """
         n, rows, m = sizes
         block = max(SAMPLES, -(-n * rows // (n + rows)))

@@ -65,7 +65,7 @@ def _report(warning: warnings.WarningMessage) -> None:
 
 
 def _check_features(setting: str | None) -> None:
-    """Raise if a processor feature is missing, or misspelled, in which case LLVM would end the process."""
+    """Raise BackendUnavailable if the setting has a missing or misspelled feature: LLVM might end the process."""
     if not setting:
         return
     present = import_module("llvmlite.binding").get_host_cpu_features()

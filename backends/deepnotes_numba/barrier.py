@@ -19,7 +19,8 @@ LINE = 16
 ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
 """The positions of three words, and the number of words.
 
-ARRIVED counts the threads that wait, PASSED how often all threads have passed; BROKEN is 1 if a thread has failed.
+The word ARRIVED counts the threads that are waiting; PASSED counts how often all threads have passed the barrier; and
+BROKEN is 1 if a thread has failed.
 """
 SPINS = 256
 """The number of times that a thread checks a barrier before it yields its core."""

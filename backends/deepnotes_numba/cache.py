@@ -192,7 +192,10 @@ def _float_dtypes(types: Iterable[Any]) -> Iterator[Any]:
 
 
 def _announce(description: str, folder: Path | None, fault: str | None = None) -> None:
-    """Log that a function is being compiled, and why: once, or for each faulty file; only the first such file warns."""
+    """Log that a function is being compiled, once for each description.
+
+    If the cause is a fault of a file, this is always logged, but only the first fault is logged as a warning.
+    """
     if fault is not None:
         fault, level = f"{fault}; ", logging.INFO if "fault" in _warned else logging.WARNING
         _warned.add("fault")
@@ -201,7 +204,7 @@ def _announce(description: str, folder: Path | None, fault: str | None = None) -
     else:
         fault, level = "", logging.WARNING
     _announced.add(description)
-    _log.log(level, "numba: %scompiling %s takes some seconds, %s", fault, description, _describe_folder(folder))
+    _log.log(level, "numba: %scompiling %s takes a few seconds, %s", fault, description, _describe_folder(folder))
 
 
 def _describe_folder(folder: Path | None) -> str:

@@ -21,7 +21,7 @@ INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **OPTIONS}
 
 
 def jit(function: Callable[..., Any]) -> Any:
-    """Return `function`, to be compiled with its callers; a call from Python, instead of compiled code, crashes."""
+    """Return `function`, to be compiled with its callers. Only compiled code may call it; a call by Python crashes."""
     return numba.njit(**INNER)(function)
 
 

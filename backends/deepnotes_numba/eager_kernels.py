@@ -16,7 +16,7 @@ from deepnotes_numba.codes import ACTIVATIONS
 
 OPTIMIZERS = ("momentum", "rmsprop", "adam")
 WITHOUT_KERNEL = ("identity", "tanh")
-"""Activations that NumPy computes in one pass, as fast as a kernel. Gradient descent has no kernel for this reason."""
+"""Activations that NumPy computes in one pass, as fast as a kernel; so is gradient descent, which has no kernel."""
 
 
 def kernels() -> dict[str, Callable[..., Any]]:

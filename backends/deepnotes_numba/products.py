@@ -40,14 +40,14 @@ GROUP = 8 * ROWS
 
 @jit
 def padded(n, like):
-    """Return n rounded up to a multiple of S, as a region has memory for whole squares, which can be transposed."""
+    """Return n rounded up to a multiple of S, since a region has memory for whole squares, which can be transposed."""
     S = block(like)
     return (n + S - 1) // S * S
 
 
 @jit
 def share(n, rank, size):
-    """Return the start and the stop of the range of rows, among n rows, that a thread computes: whole tiles.
+    """Return the start and the stop of the range of rows, among n rows, that a thread computes; it has whole tiles.
 
     `rank` is the number of the thread, and `size` the number of threads.
     """
@@ -59,7 +59,7 @@ def share(n, rank, size):
 
 @jit
 def _compute_tile(rows, W, factor, A, a, out, tile, extent):
-    """Compute the highest tile that fits into the remaining `rows`, and return its number of rows.
+    """Compute the tallest tile that fits into the remaining `rows`, and return its number of rows.
 
     The left factor is `W` with the layout `factor`; the right factor is at offset `a` in `A`; the results are written
     to `out` with the layout `tile`; `extent` is a :class:`Sum`.
@@ -141,7 +141,7 @@ def input_gradient(theta, layer, memory, D, D_prev, blocks, rows):
 
 @jit
 def weight_gradient(buffers, layer, work, D, panels, blocks, rows, add):
-    """Write ``dW = dZ A_prevᵀ`` (N13) for a range of rows, or add it to the gradient so far if `add`.
+    """Write ``dW = dZ A_prevᵀ`` (N13) for a range of rows or, if `add` is true, add it to the gradient so far.
 
     dZ includes the factor 1/m. `panels` is the offset of the transposed inputs, and `blocks` the number of blocks.
     """
@@ -182,7 +182,7 @@ def _compute_in_runs(rows, memory, factor, A, buffers, tile, blocks, add):
 
 @jit
 def bias_gradient(buffers, layer, memory, D, blocks, rows, add):
-    """Write ``db = Σ dZ`` (N14) for a range of rows, or add it if `add`; dZ includes the factor 1/m."""
+    """Write ``db = Σ dZ`` (N14) for a range of rows or, if `add` is true, add it; dZ includes the factor 1/m."""
     S = block(memory)
     step = padded(layer.n, memory) * S
     run = blocks if blocks * S <= RUN else RUN // S

@@ -28,7 +28,7 @@ This number and `WORK_PER_THREAD` were measured by ``python -m benchmarks.thread
 WORK_BEYOND_DOUBT = 50_000_000
 """The number of multiplications per step and thread from which all threads are used without a trial."""
 WORK_OF_TRIAL = 300_000_000
-"""The number of multiplications in the trial of a number of threads: some milliseconds."""
+"""The number of multiplications in the trial of a number of threads: a few milliseconds."""
 WORK_BETWEEN_TRIALS = 30 * WORK_OF_TRIAL
 """The number of multiplications after which another number of threads is tried again."""
 RECENT = 3
@@ -49,8 +49,8 @@ def choose(
 ) -> tuple[int, bool]:
     """Return the number of threads for steps of this size, and whether they split rows instead of samples.
 
-    Rows are split if `prefer_rows`, or if there are fewer blocks of samples than threads; the threads then wait for
-    each other after every layer. The results have the same bits in both cases, and for any number of threads.
+    Rows are split if `prefer_rows` is true, or if there are fewer blocks of samples than threads; the threads then wait
+    for each other after every layer. The results have the same bits in both cases, and for any number of threads.
     """
     useful = min(multiplications // WORK_PER_THREAD, multiplications * steps // WORK_PER_START)
     size = min(useful, limit(requested)) if useful > 1 else 1
@@ -67,7 +67,7 @@ def rows_move_less_data(samples: int, sizes: Sequence[int], parameters: int) -> 
 
 
 def candidates(maximum: int) -> list[int]:
-    """Return the numbers of threads to try: `maximum`, a half of it, a quarter of it, and so on.
+    """Return the numbers of threads to try: `maximum`, half of it, a quarter of it, and so on, rounded down.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Pace:
     ) -> tuple[int, bool, int]:
         """Return the number of threads, whether they split rows, and the number of steps to use them for.
 
-        At first, all numbers of threads are tried; later, from time to time, the number whose last use was longest ago.
+        At first, all numbers of threads are tried; later, from time to time, the one that has been unused for longest.
         With so much work per step that all threads pay off, there are no trials. A trial lasts until it is long enough
         to be compared.
         """

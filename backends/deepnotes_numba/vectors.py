@@ -67,7 +67,7 @@ def block(typingctx, x):
 
 @intrinsic
 def pointer(typingctx, x, at):
-    """Return the address of x[at]; as an argument it takes one word, and an array seven or more."""
+    """Return the address of x[at]; an address takes one word as an argument, and an array takes seven or more."""
 
     def generate(context, builder, signature, arguments):
         return _pointer(context, builder, signature.args[0], *arguments)
@@ -448,7 +448,7 @@ def transpose(x, at, out, o, rows, columns):
 
 @intrinsic
 def invoke(typingctx, address, arguments):
-    """Call the function at an address, which returns nothing, with a tuple of whole numbers and numbers."""
+    """Call the function at an address, which returns nothing, with a tuple of numbers as its arguments."""
 
     def generate(context, builder, signature, values):
         numbers = cgutils.unpack_tuple(builder, values[1])

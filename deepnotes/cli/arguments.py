@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises its errors instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise an ArgumentError with `message` and a hint at the command that shows the help."""
+        """Raise an ArgumentError with `message`, and with a note that names the command that shows the help."""
         raise with_hint(ArgumentError(message), f"try: {self.prog} --help")
 
     def _print_message(self, message: str, file: object = None) -> None:
@@ -73,7 +73,7 @@ def add_json_to_file(parser: argparse.ArgumentParser) -> None:
         const=True,
         default=False,
         metavar="FILE",
-        help="write the report as JSON, to stdout or FILE",
+        help="write the report as JSON to FILE, or to stdout if no FILE is given",
     )
 
 
@@ -118,12 +118,12 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--backend",
         metavar="NAME",
-        help="the backend to compute with (default: the selected one, which 'deepnotes backends' marks)",
+        help="the backend to compute with (default: the selected one; 'deepnotes backends' marks it with *)",
     )
 
 
 def add_threads(parser: argparse._ActionsContainer) -> None:
-    """Add the option --threads; a command that has it also needs --backend."""
+    """Add the option --threads to a command that also has the option --backend."""
     parser.add_argument(
         "--threads",
         type=whole_number(1),
@@ -156,7 +156,10 @@ def with_hint(error: E, hint: str) -> E:
 
 
 def one_of(kind: str, known: Iterable[str]) -> Callable[[str], str]:
-    """Return an option type that accepts only the names in `known`; `kind` is what they name, such as "activation"."""
+    """Return an option type that accepts only the names in `known`.
+
+    In the error message, `kind` says what these names stand for, such as "activation".
+    """
 
     def convert(text: str) -> str:
         if text not in known:

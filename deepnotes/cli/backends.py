@@ -33,7 +33,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             description = f"{backend['cause']}\nto fix it: {backend['fix']}"
         table.add_row("*" if backend["name"] == selected else "", cell(backend["name"]), works, cell(description))
     output.show(table)
-    output.report("\n* is selected; to select another, use --backend NAME or DEEPNOTES_BACKEND=NAME")
+    output.report("\n* marks the selected backend; to select another, use --backend NAME or DEEPNOTES_BACKEND=NAME")
     output.outcome({"command": "backends", "selected": selected, "backends": backends})
 
 

@@ -34,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=(64, 128, 10),
         metavar="SIZES",
         help="the number of inputs, the sizes of the hidden layers, and the number of outputs (default: 64,128,10); "
-        "the hidden layers have ReLU, the last layer has sigmoid or softmax",
+        "the hidden layers use ReLU, and the last layer uses sigmoid if it has one output, or else softmax",
     )
     parser.add_argument(
         "--batch",
@@ -63,18 +63,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1),
         default=7,
         metavar="NUMBER",
-        help="measurements of each backend (default: 7)",
+        help="the number of measurements of each backend (default: 7)",
     )
     parser.add_argument(
-        "--plot", metavar="FILE", help="plot the times over layer width and batch size to a .png, .svg or .pdf file"
+        "--plot",
+        metavar="FILE",
+        help="write a plot of the times against layer width and batch size to a .png, .svg or .pdf file",
     )
-    parser.add_argument("--html", metavar="FILE", help="write the whole report, with plots, to one HTML page")
+    parser.add_argument("--html", metavar="FILE", help="write the whole report, with plots, as a single HTML page")
     parser.add_argument(
         "--seconds",
         type=whole_number(1),
         default=SECONDS,
         metavar="NUMBER",
-        help=f"the approximate time limit of the command, including --plot and --html (default: {SECONDS})",
+        help="the approximate time limit of the whole command in seconds, including --plot and --html "
+        f"(default: {SECONDS})",
     )
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
 

@@ -21,21 +21,23 @@ __all__ = ["HELP", "add_json", "configure", "run"]
 
 HELP = "Check a backend against the equations, and compare its errors with their bounds."
 MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "bold red"), "known gap": ("gap", "yellow")}
-"""The text and the style that show each verdict in the table."""
+"""The text and the style of each verdict in the table."""
 SUMMARY_WORDS: tuple[tuple["Verdict", str], ...] = (
     ("passed", "passed"),
     ("failed", "failed"),
     ("known gap", "known gaps"),
     ("not applicable", "not applicable"),
 )
-"""The verdicts in the order of the summary, and the words for them in the plural."""
+"""The verdicts in the order of the summary, each with the words that follow its count there."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``conformance``."""
     add_backend(parser)
     add_threads(parser)
-    parser.add_argument("--quick", action="store_true", help="use fewer and smaller inputs: less than a minute")
+    parser.add_argument(
+        "--quick", action="store_true", help="use fewer and smaller inputs, to finish in less than a minute"
+    )
     parser.add_argument(
         "--check",
         action="append",

@@ -1,4 +1,4 @@
-"""Read the argument DATA, a file or the name of a built-in data set, as a table, and choose its target and features."""
+"""Read the file or the built-in data set that the argument DATA names, and choose the target and the features."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -155,7 +155,7 @@ def plain_encoder(names: list[str]) -> Encoder:
 
 
 def select_samples(X: np.ndarray | OnDisk, rows: np.ndarray) -> np.ndarray | OnDisk:
-    """Return the samples at k `rows`, shape (n, k); each sample is contiguous if X is in memory."""
+    """Return the samples at the k indices `rows`, shape (n, k); if X is in memory, each sample is contiguous."""
     return X[:, rows] if isinstance(X, OnDisk) else X.T[rows].T
 
 

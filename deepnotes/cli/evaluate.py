@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_data(parser)
     parser.add_argument(
-        "--target", metavar="COLUMN", help="the column with the true values (default: the target column in training)"
+        "--target", metavar="COLUMN", help="the column with the true values (default: the target column of the model)"
     )
     parser.add_argument(
         "--drop-missing-target",

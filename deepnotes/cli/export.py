@@ -67,7 +67,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
 
 def _require_no_encoding(path: str, chain: "Chain") -> None:
-    """Raise ArgumentError if the model encodes or imputes columns, which an exported ONNX file does not do."""
+    """Raise ArgumentError if the model encodes or imputes columns, since an ONNX file is exported without this step."""
     if chain.encoder is None:
         return
     encoded = [f.name for f in chain.encoder.features if f.categories is not None or f.fill is not None]
@@ -96,7 +96,7 @@ def _target(path: str, network: Network) -> "Target | None":
 
 
 def _convert_to_onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
-    """Return the content of the ONNX file, and the result of checking it as JSON values and as a sentence.
+    """Return the content of the ONNX file, and the result of its check, both as JSON values and as text.
 
     Raises
     ------
@@ -120,11 +120,11 @@ def _convert_to_onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, A
             f"{runtime}: the largest error is {worst:.3g} times the bound on rounding errors; no file was written"
         )
     check |= {"checked_with": runtime, "worst": worst}
-    return content, check, f"{description}, and run by {runtime}: errors at most {worst:.2g} of their bound"
+    return content, check, f"{description}, and run by {runtime}: no error exceeds {worst:.2g} times its bound"
 
 
 def _convert_to_python(chain: "Chain", output: Output) -> tuple[str, dict[str, Any], str]:
-    """Return the content of the Python file, and the result of checking it as JSON values and as a sentence."""
+    """Return the content of the Python file, and the result of its check, both as JSON values and as text."""
     from deepnotes.network.formats import python_writing
 
     content = python_writing.to_python(chain)

@@ -29,9 +29,9 @@ class Model:
     ----------
     network : Network
     features : list of str
-        The names of its inputs, in order: columns, or ``COLUMN=CATEGORY``.
+        The names of the network's inputs, in order: columns, or ``COLUMN=CATEGORY``.
     target : str
-        The column that it predicts.
+        The column that the network predicts.
     task : Task
     encoder : Encoder, optional
         Encodes the columns of a table as inputs; by default, each feature is the column of that name.
@@ -149,7 +149,7 @@ class Model:
         return data.samples(table, self.encoder, unknown)
 
     def facts(self, path: str) -> list[tuple[str, str]]:
-        """Describe the model, which was loaded from `path`, for :meth:`Output.facts`."""
+        """Describe the model for :meth:`Output.facts`; `path` is the file that it was loaded from."""
         network = self.network
         features = format_count(len(self.features), "feature")
         return [

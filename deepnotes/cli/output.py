@@ -56,9 +56,9 @@ class Output:
             write_stderr(escaped(text))
 
     def show(self, renderable: "RenderableType") -> None:
-        """Write a renderable of rich to the report, colored and wrapped on a terminal, as plain lines elsewhere.
+        """Write a renderable of rich: to a terminal in colour, with long lines wrapped; elsewhere as plain lines.
 
-        The strings in it must already be escaped, by :func:`cell`: escaping the output would also escape the colors.
+        Its strings must already be escaped by :func:`cell`, since escaping the output would also escape the colours.
         """
         from rich.console import Console
 
@@ -72,7 +72,7 @@ class Output:
     def table(self, names: list[str], columns: Mapping[str, np.ndarray], spreadsheet: bool) -> None:
         """Write columns as CSV to stdout, escaped if stdout is a terminal.
 
-        If `spreadsheet`, text that a spreadsheet would read as a formula is marked as text.
+        If `spreadsheet` is true, text that a spreadsheet would read as a formula is marked as text.
 
         Raises
         ------

@@ -84,7 +84,7 @@ def _require_unwritten(path: Path, outputs: Mapping[str, Path]) -> None:
 
 
 def _require_stdout_elsewhere(outputs: Mapping[str, Path]) -> None:
-    """Raise ArgumentError if stdout is redirected to the same file as an output, which may be given as /dev/stdout."""
+    """Raise ArgumentError if an output is the file that stdout is redirected to, even if given as /dev/stdout."""
     for option, path in outputs.items():
         if _is_stream(path, sys.stdout):
             raise ArgumentError(f"{option} {path} is the file that stdout is redirected to")

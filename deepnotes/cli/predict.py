@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``predict``."""
     add_model(parser)
     add_data(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="the CSV file (default: stdout)")
+    parser.add_argument("-o", "--output", metavar="FILE", help="the CSV file to write (default: stdout)")
     parser.add_argument(
         "--spreadsheet",
         action="store_true",

@@ -19,9 +19,9 @@ def add_reading(group: argparse._ActionsContainer) -> None:
     option(
         "--separator",
         metavar="CHARACTER",
-        help=f"the character between cells, or {WHITESPACE} (default: detected among , ; tab |)",
+        help=f"the character between cells, or {WHITESPACE} (default: detected; one of , ; tab |)",
     )
-    option("--decimal", metavar="CHARACTER", help="the decimal point (default .)")
+    option("--decimal", metavar="CHARACTER", help="the decimal separator (default .)")
     option(
         "--thousands",
         metavar="CHARACTER",
@@ -68,7 +68,7 @@ def add_names(group: argparse._ActionsContainer, name: str, description: str) ->
         action="append",
         default=[],
         metavar="COLUMNS",
-        help=f"{description}; separate several names by commas, or repeat the option",
+        help=f"{description}; separate several names with commas, or repeat the option",
     )
 
 

@@ -52,7 +52,8 @@ class Classification:
             classes = tuple(name for _, name in sorted(zip(numbers, classes, strict=True)))
         if pair := find_equal_numbers(classes):
             raise DataError(
-                f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write it in one way"
+                f"the target has the classes {pair[0]} and {pair[1]}, which are the same number; write it the "
+                "same way in every row"
             )
         if len(classes) == 1:
             raise DataError(f"the target has only one class, {quote(classes[0])}: there is nothing to learn")
@@ -193,7 +194,7 @@ TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Reg
 
 
 def suggest_task(column: Column) -> tuple[type[Task], str]:
-    """Return the task for which `column` is a likely target, and the reason, which completes "the target ...".
+    """Return the task for which `column` is a likely target, and the reason, such as "is text".
 
     Raises
     ------
@@ -210,8 +211,8 @@ def suggest_task(column: Column) -> tuple[type[Task], str]:
             )
         if len(values) > MOST_CLASSES and are_numbers(values.tolist()):
             raise DataError(
-                f"the target is text of {len(values):,} distinct numbers, such as {quote(values[0])}: use --numeric to "
-                "read it as numbers, or --task classification to use it as it is"
+                f"the target is text, with {len(values):,} distinct numbers such as {quote(values[0])}: use --numeric "
+                "to read it as numbers, or --task classification to use it as it is"
             )
         return Classification, "is text"
     distinct = len(np.unique(column))

@@ -52,7 +52,7 @@ class Samples:
     held_out: np.ndarray
 
     def inputs(self, rows: np.ndarray) -> np.ndarray | OnDisk:
-        """Return the samples at k `rows`, shape (n, k)."""
+        """Return the samples at the k indices `rows`, shape (n, k)."""
         return data.select_samples(self.X, rows)
 
 
@@ -330,7 +330,7 @@ class ReportResumption(Callback):
 
 
 def _with_recovery_hint(error: DeepnotesError, checkpoint: str | None) -> DeepnotesError:
-    """Return `error`, an error in writing the model, with a hint at --resume if there is a checkpoint."""
+    """Return `error`, the reason why no model was written, with a hint to use --resume if there is a checkpoint."""
     if checkpoint is None:
         return error
     return with_hint(

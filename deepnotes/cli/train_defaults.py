@@ -20,7 +20,7 @@ HIDDEN = (256, 128)
 """The sizes of the hidden layers."""
 BATCH_SIZE = 32
 UPDATES, MIN_EPOCHS, MAX_EPOCHS = 2000, 10, 200
-"""The default number of epochs is enough for about `UPDATES` updates, within these two limits."""
+"""The default number of epochs: enough for about `UPDATES` updates, at least `MIN_EPOCHS` and at most `MAX_EPOCHS`."""
 DROPOUT = {"classification": 0.4, "regression": 0.2}
 """The dropout rate after each hidden layer, by task."""
 RATES = {"sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}

@@ -41,7 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", help="the model file (default: the name of DATA, ending in .safetensors)"
     )
     parser.add_argument(
-        "--plot", metavar="FILE", help="plot the loss and the metrics to a .png, .svg or .pdf file (default: no plot)"
+        "--plot",
+        metavar="FILE",
+        help="write a plot of the loss and the metrics to a .png, .svg or .pdf file (default: no plot)",
     )
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
 
@@ -98,7 +100,7 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         type=layer_sizes,
         default=train_defaults.HIDDEN,
         metavar="SIZES",
-        help=f"the sizes of the hidden layers (default {','.join(map(str, train_defaults.HIDDEN))}), or none",
+        help=f"the sizes of the hidden layers (default {','.join(map(str, train_defaults.HIDDEN))}), or the word none",
     )
     option(
         "--activation",
@@ -170,7 +172,7 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         "--clip-norm",
         type=POSITIVE,
         metavar="NORM",
-        help="scale down gradients with a larger norm than this (default: no clipping)",
+        help="scale down gradients whose norm is larger than this (default: no clipping)",
     )
     option(
         "--early-stopping",
@@ -200,7 +202,7 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
         type=_interval,
         default="60s",
         metavar="TIME",
-        help="the interval between checkpoints: 30s, 5m, 1h, or a number of epochs (default 60s)",
+        help="the interval between checkpoints: a time such as 30s, 5m or 1h, or a number of epochs (default 60s)",
     )
     option(
         "--resume",

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
-    """Compile item by item, and report how long each took."""
+    """Compile one item at a time, and report how long each of them took."""
     backend = get_backend(args.backend)
     output.facts([("backend", f"{backend.name}: {backend.describe()}")])
     prepared: list[dict[str, str | float]] = []

@@ -22,12 +22,12 @@ NAN = ("nan", "-nan")
 """The spellings of NaN in `MISSING`."""
 
 BOOLEANS = {"true": 1.0, "false": 0.0}
-"""The number for each cell of a boolean column, in lower case; such a column may have no other cells."""
+"""The number for each word, in lower case. A column is boolean if every cell is one of these words or missing."""
 
 MAX_MIXED, MIN_REPEATS = 20, 4
-"""A column that mixes numbers and words is taken to hold categories if it has at most `MAX_MIXED` distinct values.
+"""A column with both numbers and words is read as categories if it has at most `MAX_MIXED` distinct values.
 
-In addition, both its values as a whole and its words alone must occur at least `MIN_REPEATS` times on average.
+Each distinct value must also occur at least `MIN_REPEATS` times on average, and so must each distinct word.
 """
 
 DAY = 86_400_000_000
@@ -82,7 +82,7 @@ class ColumnRequest:
     ----------
     name : str
     request : Request
-        Says whether the column is text, numbers or dates; otherwise, this is decided by its cells.
+        May declare the column to be text, numbers or dates; if it does not, the cells decide.
     what : str
         The name of the file and of the column, for error messages.
     size : int
@@ -105,7 +105,7 @@ class ColumnRequest:
         Raises
         ------
         TableError
-            If it would take too much memory.
+            If the array would take too much memory.
         """
         codes, distinct = coded
         width = max(map(len, distinct), default=0)
@@ -186,9 +186,9 @@ def convert(cells: Any, column: ColumnRequest) -> TypedColumn:
 
 
 def plain_numbers(columns: dict[str, Any], request: Request) -> dict[str, TypedColumn]:
-    """Convert only those columns whose cells are all plain numbers, many columns at a time.
+    """Convert many columns at a time, but only those whose cells are all plain numbers or missing.
 
-    This is faster than :func:`convert` for a file with very many columns. All other columns are left to it.
+    For a file with very many columns, this is faster than :func:`convert`, which must convert the other columns.
 
     Parameters
     ----------
@@ -261,10 +261,10 @@ def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
     if name in request.dates:
         return _convert_dates(coded, form)
     lower = [text.lower() for text in distinct]
-    is_blank = np.array([text == "" or is_missing_value(text, form) for text in distinct])
+    is_missing_text = np.array([text == "" or is_missing_value(text, form) for text in distinct])
     if name in request.text:
-        return TypedColumn(column.text(coded.without(is_blank)), is_blank[codes])
-    is_missing = is_blank | np.array([text in MISSING for text in lower])
+        return TypedColumn(column.text(coded.without(is_missing_text)), is_missing_text[codes])
+    is_missing = is_missing_text | np.array([text in MISSING for text in lower])
     booleans = BOOLEANS if is_numeric else {}
     numbers = np.array(
         [
@@ -289,8 +289,8 @@ def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
     booleans_or_nan = [BOOLEANS.get(text, np.nan) for text in lower]
     if (is_missing | ~np.isnan(booleans_or_nan)).all():
         return TypedColumn(np.array(booleans_or_nan)[codes], is_missing[codes])
-    _require_one_type(coded, is_number, is_blank, column)
-    return TypedColumn(column.text(coded.without(is_blank)), is_blank[codes])
+    _require_one_type(coded, is_number, is_missing_text, column)
+    return TypedColumn(column.text(coded.without(is_missing_text)), is_missing_text[codes])
 
 
 def _convert_missing(coded: CodedCells, is_missing: NDArray[np.bool_], column: ColumnRequest) -> TypedColumn:
@@ -302,28 +302,28 @@ def _convert_missing(coded: CodedCells, is_missing: NDArray[np.bool_], column: C
 
 
 def _require_one_type(
-    coded: CodedCells, is_number: NDArray[np.bool_], is_blank: NDArray[np.bool_], column: ColumnRequest
+    coded: CodedCells, is_number: NDArray[np.bool_], is_missing_text: NDArray[np.bool_], column: ColumnRequest
 ) -> None:
     """Raise CellError if a column mixes numbers and words, unless it seems to hold categories or text."""
     codes, distinct = coded
     counts = np.bincount(codes, minlength=len(distinct))
-    is_word = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~is_blank
-    values, numbers, words = (int(counts[mask].sum()) for mask in (~is_blank, is_number, is_word))
+    is_word = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~is_missing_text
+    n_values, n_numbers, n_words = (int(counts[mask].sum()) for mask in (~is_missing_text, is_number, is_word))
     row = int(np.argmax(is_word[codes]))
     cell, times = distinct[codes[row]], int(counts[codes[row]])
     hint = hint_of(cell)
-    if numbers and words and all(hint_of(distinct[code]) for code in np.flatnonzero(is_word)):
-        # The words are numbers or dates in another notation, so they are not categories, however few they are.
-        hint = f"{hint}; or use --exclude {_quote(column.name)} or --categorical {_quote(column.name)}"
+    if n_numbers and n_words and all(hint_of(distinct[code]) for code in np.flatnonzero(is_word)):
+        # The words are numbers or dates in another notation, so they are not categories, even if there are only a few.
+        hint = f"{hint}; or use --exclude {_shell_quote(column.name)} or --categorical {_shell_quote(column.name)}"
         raise CellError(row, describe_cell(cell, column.format), hint)
-    n_distinct = (~is_blank).sum()
-    is_repeated = MIN_REPEATS * n_distinct <= values and MIN_REPEATS * is_word.sum() <= words
-    if (n_distinct <= MAX_MIXED and is_repeated) or (numbers <= words and 2 * numbers < values):
+    n_distinct = (~is_missing_text).sum()
+    is_repeated = MIN_REPEATS * n_distinct <= n_values and MIN_REPEATS * is_word.sum() <= n_words
+    if (n_distinct <= MAX_MIXED and is_repeated) or (n_numbers <= n_words and 2 * n_numbers < n_values):
         return
     if not hint and times > 1:
         hint = (
-            f"it occurs {times:,} times; if it stands for a missing value, use --missing-value {_quote(cell)}; if the "
-            f"column holds categories, use --categorical {_quote(column.name)}"
+            f"it occurs {times:,} times; if it stands for a missing value, use --missing-value {_shell_quote(cell)}; "
+            f"if the column holds categories, use --categorical {_shell_quote(column.name)}"
         )
     raise CellError(row, describe_cell(cell, column.format), hint)
 
@@ -360,7 +360,7 @@ def _convert_dates(coded: CodedCells, form: Format) -> TypedColumn:
     if (is_invalid := (np.isnan(days) & ~is_missing)[codes]).any():
         row = int(np.argmax(is_invalid))
         is_iso = form.date_format is None
-        expected = "an ISO 8601 date, such as 2024-01-31," if is_iso else f"a date like {form.date_format!r}"
+        expected = "an ISO 8601 date, such as 2024-01-31," if is_iso else f"a date in the format {form.date_format!r}"
         hint = "to read other dates, use an option such as --date-format '%d/%m/%Y'" if is_iso else ""
         raise CellError(row, f"{quote(distinct[codes[row]])} where {expected} was expected", hint)
     return TypedColumn(days[codes], is_missing[codes])
@@ -447,15 +447,16 @@ def describe_missing(cell: str, column: Column, form: Format) -> str:
 
 def describe_cell(cell: str, form: Format) -> str:
     """Describe a cell in a column of numbers for an error message: its content, and what was expected instead."""
-    is_not_finite = cell.lower() in NAN or (number_of(cell, form) is not None and cell not in form.missing_values)
-    kind = "a finite number" if is_not_finite else "a number"
+    # A number that does not fit a column of numbers is infinite.
+    is_number = number_of(cell, form) is not None and cell not in form.missing_values
+    kind = "a finite number" if is_number or cell.lower() in NAN else "a number"
     if form.decimal != "." and kind == "a number" and cell:
-        kind = f"a number with the decimal point {form.decimal!r}"
+        kind = f"a number with the decimal separator {form.decimal!r}"
     return f"{quote(cell) if cell else 'an empty cell'} where {kind} was expected"
 
 
-def _quote(text: str) -> str:
-    """Quote text as an argument in a shell command, if necessary."""
+def _shell_quote(text: str) -> str:
+    """Return text as an argument of a shell command, in quotes if necessary."""
     return text if re.fullmatch(r"[\w.]+", text) else repr(text)
 
 
@@ -479,11 +480,11 @@ FORMATS = (
     (r"[A-Za-z]{3,9}\.? [0-9]{1,2},? [0-9]{4}", "use --dates and --date-format to read the column as dates"),
     (r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]+)?)?", "use --dates and --date-format to read the column as times"),
 )  # fmt: skip
-"""Patterns of numbers and dates that can be read only with some option, and for each a hint at the option."""
+"""Patterns of numbers and dates that can be read only with certain options, each with a hint that names the options."""
 
 
 def hint_of(cell: str) -> str:
-    """Return a hint at the option for reading a cell as a number or date, or an empty string if there is none.
+    """Return a hint that names the options for reading a cell as a number or date, or "" if no pattern matches.
 
     Examples
     --------

@@ -59,7 +59,7 @@ GZIP, CELL_ENDS = b"\x1f\x8b", b",;\t| \r\n"
 """The first two bytes of a gzip file, and the bytes that may follow a cell."""
 
 HEAD = 1 << 16
-"""The number of bytes at the beginning of a file by which the separator is detected."""
+"""The number of bytes at the beginning of a file from which the separator is detected."""
 
 LONGEST_CELL = 131_072
 """The largest number of characters in a cell that Python's csv module accepts."""
@@ -71,7 +71,7 @@ A file with `MANY_COLUMNS` columns or more is read as one block, since each bloc
 """
 
 FIRST_ROWS = 20
-"""The number of rows by which the separator, or the cause of a faulty header, is detected."""
+"""The number of rows from which the separator, or the cause of a faulty header, is detected."""
 
 WITHOUT_HEADER = "; if there is no header, use --no-header (header=False) to name the columns x0, x1, ..."
 
@@ -80,13 +80,13 @@ BY_WHITE_SPACE = (
 )
 
 OTHER_ENCODINGS = "; for another encoding, such as latin-1 or utf-16, use --encoding (encoding=)"
-"""The ends of error messages, with the options to use for such a file."""
+"""Ends of error messages: the options for files without a header, separated by white space, or not in UTF-8."""
 
 LINE_END = re.compile(rb"\r\n|\r|\n")
 """The pattern of a line end."""
 
 PANDAS_INDEX = re.compile(r"Unnamed: [0-9]+(\.[0-9]+)*")
-"""The names that pandas gives to an unnamed index when it reads back a CSV file that it wrote, perhaps repeatedly."""
+"""The pattern of pandas' names for an unnamed index that was written to CSV and read back, once or repeatedly."""
 
 SEPARATOR_LINE = re.compile(rb"sep=([!#-/:-@[-^`{-~]|\t)[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
 """The line at the beginning of a file in which Excel states the separator."""
@@ -125,7 +125,7 @@ class Header(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """The text of a file, or the rest of it from some line on.
+    """The text of a file, or the part of it that begins on a certain line.
 
     Parameters
     ----------
@@ -264,7 +264,7 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def unpack(data: bytes, source: str) -> bytes:
-    """Return the decompressed content if `data` is that of a gzip file; return other data unchanged.
+    """Decompress `data` if it is the content of a gzip file; return any other data unchanged.
 
     Raises
     ------
@@ -338,7 +338,7 @@ def _to_utf8(data: bytes, source: str, encoding: str) -> bytes:
 
 
 def require_text(data: bytes, source: str, first_line: int) -> None:
-    """Raise TableError if text is not UTF-8 or contains NUL; `first_line` is the line of the file where it begins."""
+    """Raise TableError if `data` is not UTF-8 text or contains NUL; it begins on line `first_line` of the file."""
     invalid = data.find(b"\0")
     decoder, step = codecs.getincrementaldecoder("utf-8")(), 1 << 20
     for start in range(0, len(data), step):
@@ -415,7 +415,7 @@ def _rate_fit(widths: list[int]) -> int:
 
 
 def _count_title_rows(widths: Sequence[int]) -> int:
-    """Return the number of rows above the last rows, which all have the same width."""
+    """Return the number of rows above the longest group of rows at the end that all have the same width."""
     return len(widths) - next((n for n, width in enumerate(reversed(widths)) if width != widths[-1]), len(widths))
 
 
@@ -521,7 +521,7 @@ def _has_row_names(names: list[str], below: Text, form: Format) -> bool:
 def _require_fit(names: list[str], below: Text, form: Format) -> None:
     """Raise TableError if the first rows do not have the width of the header, or have values in columns without a name.
 
-    In these cases the supposed header may be a title. This error says so; one about an unknown column would not.
+    In these cases, the supposed header may be a title. This error says so; an error about an unknown column would not.
     """
     end = count_named(names)
     filled = [
@@ -622,7 +622,7 @@ def header_advice(names: list[str], below: Text, form: Format) -> str:
 
 
 def _no_header_options(line: int, exclude: str | None) -> str:
-    """Return advice to skip the first `line` lines, which include the header, and to leave out one column, if any."""
+    """Return advice to skip the first `line` lines, which include the header, and to leave out the column `exclude`."""
     option, argument = (f" --exclude {exclude}", f", exclude=[{exclude!r}]") if exclude else ("", "")
     options = f"--skip-rows {line} --no-header{option} (skip_rows={line}, header=False{argument})"
     return f"use {options} to name the columns x0, x1, ..."
@@ -636,7 +636,7 @@ def _are_names(cells: list[str], more_than: int, form: Format) -> bool:
 
 
 def first_records(records: Iterator[Record]) -> list[Record]:
-    """Return the next few records, at most up to one that is not CSV."""
+    """Return the next few records, or only those before the first one that is not CSV."""
     first: list[Record] = []
     try:
         for record in islice(records, FIRST_ROWS):
@@ -647,7 +647,7 @@ def first_records(records: Iterator[Record]) -> list[Record]:
 
 
 def count_named(names: list[str]) -> int:
-    """Return the number of columns up to the last one with a name; if rows end in a separator, others follow."""
+    """Return the number of columns up to the last named one; if rows end in a separator, unnamed columns follow."""
     return len(names) - next((j for j, name in enumerate(reversed(names)) if name), 0)
 
 
@@ -663,7 +663,7 @@ def name_fault(names: Sequence[str], before: int = 0) -> str | None:
     ----------
     names : sequence of str
     before : int
-        The number of columns before those with these names.
+        The number of columns that precede the columns with these names.
     """
     seen: set[str] = set()
     for number, name in enumerate(names, start=before + 1):
@@ -691,7 +691,7 @@ def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format)
 
     body, index_of = text.data, {name: j for j, name in enumerate(names)}
     nameless = range(count_named(names), len(names))
-    begins_with_mark = body.startswith(codecs.BOM_UTF8)  # it belongs to the first cell, but pyarrow would drop it
+    begins_with_mark = body.startswith(codecs.BOM_UTF8)  # part of the first cell here, but pyarrow would drop it
     if begins_with_mark or (b'"' in body and _unambiguous_quotes(text.separator).fullmatch(body) is None):
         body = _quote_all(text, len(names))
     longest = _longest_line(body)
@@ -857,7 +857,7 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
     # adds quotes for neither reason.
     texts = [*names, *(cell for column in cells for cell in column if isinstance(cell, str))]
     needs_quotes = any("\r" in text for text in texts) or any(set(name) & set(SEPARATORS) for name in names)
-    if len(names) == 1:  # then parsers also look for a separator in the rows, and for white space
+    if len(names) == 1:  # parsers then look for separators in the rows as well, and for white space
         may_be_split = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
         needs_quotes = needs_quotes or " " in names[0] or (may_be_split and len(texts) > 2)
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL)

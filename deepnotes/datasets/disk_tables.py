@@ -176,7 +176,8 @@ def open_requested(path: str | os.PathLike[str], request: Request) -> DiskTable:
     opener = _open_idx if idx_files.is_idx(path) else openers.get(suffix)
     if opener is None:
         raise TableError(
-            f"{source}: samples can stay on disk in .npy, .npz, .parquet and IDX files; convert it to one of them"
+            f"{source}: samples can stay on disk only in .npy, .npz, .parquet and IDX files; convert the file to one "
+            "of these formats"
         )
     try:
         table = opener(path, source, request)

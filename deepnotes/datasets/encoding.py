@@ -16,7 +16,7 @@ from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names, quote
 
 MAX_CATEGORIES = 64
-"""A text column with more distinct values is assumed to hold names or notes unless it is declared categorical."""
+"""A text column with more distinct values than this is assumed to hold names or notes, unless declared categorical."""
 
 FEW_CATEGORIES, SHARE = 10, 0.5
 """Limits for short tables.
@@ -117,7 +117,7 @@ class Encoder:
         TableError
             If a value is missing, a text column has too many distinct values, or no feature is left.
         ArgumentError
-            If `impute` is not one of these names.
+            If `impute` is none of the names above.
         """
         if impute is not None and impute not in IMPUTE:
             raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
@@ -173,7 +173,7 @@ class Encoder:
         TableError
             If a column does not exist or has the wrong type, or a value is missing or unknown.
         ArgumentError
-            If `unknown` is not one of these names.
+            If `unknown` is neither "error" nor "zeros".
         """
         if unknown not in ("error", "zeros"):
             raise ArgumentError.of("unknown", unknown, "'error' or 'zeros'")
@@ -257,21 +257,21 @@ def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: 
     values, counts = np.unique(present, return_counts=True)
     if is_text and not categorical and (fault := category_fault(values, len(present))):
         raise TableError(
-            f"{table.place(name)}: column {name!r} is text {fault}, its first value is {quote(present[0])}, but "
+            f"{table.place(name)}: column {name!r} is text with {fault} (the first is {quote(present[0])}), but "
             f"features must be numbers, or text with at most {MAX_CATEGORIES} recurring values: exclude the column, or "
             f"declare it categorical{_option_hint(values)}"
         )
     if is_text and (pair := find_equal_numbers(values.tolist())):
         raise TableError(
             f"{table.place(name)}: column {name!r} has the categories {pair[0]} and {pair[1]}, which are the same "
-            "number; spell them alike, or declare the column numeric"
+            "number; write it the same way in every row, or declare the column numeric"
         )
     categories = tuple(values.tolist())
     return Feature(name, categories, None if impute is None else categories[int(counts.argmax())])
 
 
 def category_fault(values: NDArray[np.str_], rows: int) -> str | None:
-    """Return why a text column is unlikely to hold categories, or None if it may hold them.
+    """Return why a text column is unlikely to hold categories, or None if it may hold categories.
 
     Parameters
     ----------
@@ -284,14 +284,14 @@ def category_fault(values: NDArray[np.str_], rows: int) -> str | None:
     --------
     >>> category_fault(np.array(["red", "blue"]), 9)
     >>> category_fault(np.array(["5%", "7%", "12.5%"]), 9)
-    'of 3 distinct values, most of them numbers or dates in an unusual notation'
+    '3 distinct values, most of them numbers or dates in an unusual notation'
     """
     if len(values) > MAX_CATEGORIES:
-        return f"of {len(values):,} distinct values"
+        return f"{len(values):,} distinct values"
     if len(values) > FEW_CATEGORIES and len(values) > SHARE * rows:
-        return f"of {len(values):,} distinct values in {rows:,} rows"
+        return f"{len(values):,} distinct values in {rows:,} rows"
     if 2 * sum(bool(hint_of(value)) for value in values.tolist()) > len(values):
-        return f"of {len(values):,} distinct values, most of them numbers or dates in an unusual notation"
+        return f"{len(values):,} distinct values, most of them numbers or dates in an unusual notation"
     return None
 
 
@@ -342,7 +342,7 @@ def _fill_missing(table: Table, feature: Feature) -> Column:
         column = np.full(column.shape, np.nan)
     elif column.dtype.kind == "U" and feature.categories is None:
         raise TableError(
-            f"{table.place(feature.name)}: column {feature.name!r} is text, its first value is {quote(column[0])}, "
+            f"{table.place(feature.name)}: column {feature.name!r} is text (its first value is {quote(column[0])}), "
             "wanted numbers"
         )
     elif column.dtype.kind == "U":
@@ -383,8 +383,8 @@ def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:
 def codes_of(labels: Sequence[str], known: Sequence[str]) -> NDArray[np.int64]:
     """Return the index of each label among the `known` labels, or -1 if it is unknown.
 
-    A label with an unknown spelling matches the known label that is the same number, if exactly one is: other programs
-    may write 1.0 for 1, and true for True or 1.
+    A label with an unknown spelling matches the known label that is the same number, if there is exactly one, since
+    other programs may write 1.0 for 1, and true for True or 1.
 
     Examples
     --------
@@ -416,7 +416,9 @@ def value_of(label: str) -> Decimal | None:
 
 
 def find_equal_numbers(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Return two labels that denote the same number, such as 1 and 1.0; None if none do, or a label is not a number.
+    """Return two labels that denote the same number, such as 1 and 1.0, or None.
+
+    The result is None if there are no such labels, or if any label is not a number.
 
     Examples
     --------

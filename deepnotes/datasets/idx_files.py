@@ -96,8 +96,9 @@ def read_array(path: Path, source: str) -> np.ndarray:
             # On an uncompressed file, read(n) allocates n bytes even if the file is shorter.
             data = file.read(nbytes if opener is gzip.open else min(nbytes, size))
             if len(data) < nbytes or file.read(1):
-                fault = f"it has {len(data):,}" if len(data) < nbytes else "it has more"
-                raise TableError(f"{source}: its header declares {brief(header.shape)}, {nbytes:,} bytes, but {fault}")
+                found = f"{len(data):,} bytes follow" if len(data) < nbytes else "more bytes follow"
+                declared = f"shape {brief(header.shape)}, which takes {nbytes:,} bytes"
+                raise TableError(f"{source}: its header declares {declared}, but {found}")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TableError(f"{source}: the gzip file is damaged: {reason(error)}") from error
     return np.frombuffer(data, header.dtype).reshape(header.shape)

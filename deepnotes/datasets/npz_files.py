@@ -25,7 +25,7 @@ from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import brief, reason
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The accepted compression methods, which NumPy uses; for others, zipfile decompresses to pieces of unlimited size."""
+"""The accepted compression methods: those of NumPy. With any other, zipfile decompresses pieces of unlimited size."""
 
 MAX_HEADER_BYTES = 10_000
 """The largest size of an array's header in bytes, which is also NumPy's limit."""
@@ -179,7 +179,9 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
 
 
 def matrix_of(archive: Archive, source: str) -> tuple[str | None, list[str]]:
-    """Return the name of the array X, or None, and a list that has the name of the array y, if any; case is ignored.
+    """Return the name of the array X, or None, and a list with the name of the array y, if there is one.
+
+    Both names may be in upper or lower case.
 
     Raises
     ------

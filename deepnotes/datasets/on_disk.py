@@ -11,7 +11,7 @@ BYTES_IN_MEMORY = 1 << 25
 """The number of bytes that samples may take in memory at a time, counting all `COPIES` of each sample."""
 
 COPIES = 4
-"""The copies of a sample that are in memory at once: as read, reordered, converted, and standardized."""
+"""The number of copies of a sample that are in memory at once: as read, reordered, converted, and standardized."""
 
 
 class OnDisk:
@@ -77,12 +77,14 @@ class OnDisk:
         return OnDisk(self.rows, np.atleast_1d(index[key[1]]), self.columns)
 
     def read(self, samples: np.ndarray | slice) -> np.ndarray:
-        """Return a copy of some samples, shape (n, k), stored by sample; they are read in their order in the file.
+        """Return a copy of the given samples, shape (n, k), in the given order and stored by sample.
+
+        The file itself is read in ascending order.
 
         Parameters
         ----------
         samples : ndarray of int64, shape (k,), or slice
-            The indices of the samples to return, in this order.
+            The indices of the samples.
         """
         if isinstance(samples, slice):
             samples = np.arange(*samples.indices(self.shape[1]))

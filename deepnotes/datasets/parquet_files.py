@@ -291,7 +291,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
     import pyarrow.types as pa_types
 
     encoded = array if pa_types.is_dictionary(array.type) else array.dictionary_encode()
-    is_float32 = pa_types.is_float32(encoded.dictionary.type)  # converted to Python floats, they would get more digits
+    is_float32 = pa_types.is_float32(encoded.dictionary.type)  # as Python floats, they would have more digits
     distinct = encoded.dictionary.to_numpy(zero_copy_only=False) if is_float32 else encoded.dictionary.to_pylist()
     texts = ["", *(_label(value) for value in distinct)]
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
@@ -299,7 +299,8 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
         # NumPy's string arrays drop a NUL at the end, which could make two strings equal.
         raise TableError(f"{source}: column {name!r} has {quote(invalid)}, wanted text that does not end in NUL")
     width = max(map(len, texts))
-    require_memory(4 * width * len(codes), 0, f"{source}: column {name!r}, {len(codes):,} strings of up to {width:,}")
+    what = f"{source}: column {name!r}, {len(codes):,} strings of up to {width:,} characters,"
+    require_memory(4 * width * len(codes), 0, what)
     column: NDArray[np.str_] = np.array(texts, np.str_)[codes + 1]
     return column
 

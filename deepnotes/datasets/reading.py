@@ -1,4 +1,4 @@
-"""What the readers of data files share: the types of formats, requests and contents, missing values, memory limits."""
+"""What the readers of data files share: formats, requests, contents, missing values, labels and memory limits."""
 
 import codecs
 from collections.abc import Collection, Container, Iterable, Sequence
@@ -18,7 +18,7 @@ RATIO, FREE = 64, 1 << 30
 """A file whose content takes more than `RATIO` times its size plus `FREE` bytes is refused as a decompression bomb."""
 
 MAX_COMPARED = 5000
-"""If there are more names, an error does not suggest the nearest match, since the search would be slow."""
+"""If there are more names than this, an error does not suggest the nearest match, since the search would be slow."""
 
 MAX_POSITIONS = 5
 """The largest number of missing values whose lines or rows an error lists."""
@@ -30,7 +30,7 @@ WHITESPACE = "whitespace"
 """The value of `separator` that stands for any run of spaces and tabs."""
 
 INVALID_MARKS = frozenset('"\r\n\\' + "0123456789" + "abcdefghijklmnopqrstuvwxyz" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-"""Characters that cannot be a separator, a decimal point, a thousands separator or the start of a comment."""
+"""Characters that cannot be a separator of cells, decimals or thousands, or the start of a comment."""
 
 NO_BREAK_SPACES = "\u00a0\u202f"
 """Characters outside ASCII that may separate thousands."""
@@ -43,8 +43,8 @@ class Format:
     Parameters
     ----------
     separator : str, optional
-        The separator of cells; by default detected: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
-        spaces and tabs.
+        The separator of cells; by default, it is detected: comma, semicolon, tab or ``|``. ``"whitespace"`` stands for
+        any run of spaces and tabs.
     decimal : str
         The decimal separator.
     thousands : str, optional
@@ -111,11 +111,11 @@ class Format:
             if not is_valid:
                 raise ArgumentError.of(name, getattr(self, name), wanted)
         if set(strip) & set("()\u2212"):
-            raise ArgumentError(f"strip={strip!r} would remove signs: (5) may stand for -5; correct the file")
+            raise ArgumentError(f"strip={strip!r} would remove signs: (5) may mean -5; write it as -5 in the file")
         object.__setattr__(self, "missing_values", tuple(value.strip() for value in missing))
 
     def _check_marks(self) -> None:
-        """Raise ArgumentError unless separators, decimal point and comment character are valid and distinct."""
+        """Raise ArgumentError unless the separators and the comment character are valid and distinct."""
         marks = {name: getattr(self, name) for name in ("separator", "decimal", "thousands", "comment")}
         for name, mark in marks.items():
             if mark is None and name != "decimal":
@@ -164,7 +164,7 @@ class Request:
         Columns in which a missing value drops its row.
     format : Format
     lists : bool
-        Whether a requested name that is not a column of the file is a comma-separated list of names.
+        Whether to read a requested name that is not a column of the file as a comma-separated list of names.
     """
 
     columns: Collection[str] | None = None
@@ -201,7 +201,7 @@ class Request:
         TableError
             If the file does not have a requested column.
         ArgumentError
-            If a column is requested with two types.
+            If a column is requested with two types, or is both text and excluded.
         """
         requested = {argument: getattr(self, argument) for argument in NAME_FIELDS}
         if not any(requested.values()):
@@ -402,7 +402,7 @@ def require_memory(needed: int, size: int, what: str, remedy: str = "") -> None:
     """
     if needed > FREE + RATIO * size:
         hint = f"; {remedy}" if remedy else ""
-        raise TableError(f"{what} would take {needed:,} bytes of memory, too many for a file of {size:,}{hint}")
+        raise TableError(f"{what} would take {needed:,} bytes of memory, too many for a file of {size:,} bytes{hint}")
 
 
 def first_duplicate(names: Iterable[str]) -> str | None:

@@ -23,7 +23,7 @@ def train_validation_split(
     m : int
         The number of samples, at least 2.
     share : float
-        The fraction of the samples in the validation set, strictly between 0 and 1; it is rounded to whole samples.
+        The fraction of the samples in the validation set, strictly between 0 and 1. The number of samples is rounded.
     rng : numpy.random.Generator
         The source of randomness; the same seed gives the same split.
     stratify : integer array, shape (m,), optional
@@ -91,7 +91,7 @@ def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:
 
 
 def _validation_counts(sizes: Indices, share: float, wanted: int) -> Indices:
-    """Return how many samples of each class to validate with, `wanted` in total, by the largest remainder method.
+    """Return the number of validation samples from each class, `wanted` in total, by the largest remainder method.
 
     At least one sample of each class is left for training.
     """

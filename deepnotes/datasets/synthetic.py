@@ -82,7 +82,7 @@ def make_spirals(
     samples : int, default 1000
         The number of samples, in random order.
     classes : int, default 2
-        The number of arms; their numbers of samples differ by at most one.
+        The number of arms, whose sizes differ by at most one sample.
     turns : float, default 1.0
         The number of turns of each arm, which begins at the origin and ends at the radius ``2π * turns``.
     noise : float, default 0.1
@@ -103,7 +103,7 @@ def make_spirals(
 def make_blobs(
     samples: int = 1000, *, features: int = 2, classes: int = 3, spread: float = 1.0, seed: int = 0
 ) -> Points:
-    """Return a normally distributed cluster for each class; coordinates of its centre are uniform in [-10, 10].
+    """Return a normally distributed cluster for each class; the coordinates of the centres are uniform in [-10, 10].
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def make_blobs(
     features : int, default 2
         The number of features, n.
     classes : int, default 3
-        The number of classes; their numbers of samples differ by at most one.
+        The number of classes, whose sizes differ by at most one sample.
     spread : float, default 1.0
         The standard deviation of each feature within a class.
     seed : int, default 0

@@ -94,7 +94,7 @@ def _cells(names: Sequence[str], columns: Mapping[str, ArrayLike] | Sequence[Arr
     """Return the columns as lists of values that the csv module writes correctly."""
     if isinstance(columns, Mapping):
         if missing := [name for name in names if name not in columns]:
-            raise ArgumentError(f"columns lacks {join_names(missing)}, wanted one column for each name")
+            raise ArgumentError(f"columns has no entry for {join_names(missing)}, wanted one column for each name")
         columns = [columns[name] for name in names]
     if len(columns) != len(names):
         raise ArgumentError(f"columns has {len(columns)} columns, wanted {len(names)}: one for each name")

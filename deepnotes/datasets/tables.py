@@ -160,7 +160,7 @@ class Table:
         TableError
             If a column does not exist or is text, or no column is left.
         ArgumentError
-            If `exclude` or `names` is one string.
+            If `exclude` or `names` is a string.
         """
         for argument, value in (("exclude", exclude), ("names", names)):
             if isinstance(value, str):
@@ -175,8 +175,8 @@ class Table:
         for name in names:
             if self.columns[name].dtype.kind == "U":
                 raise TableError(
-                    f"{self.place(name)}: column {name!r} is text, its first value is "
-                    f"{quote(self.columns[name][0])}, but features must be numbers"
+                    f"{self.place(name)}: column {name!r} is text (its first value is "
+                    f"{quote(self.columns[name][0])}), but features must be numbers"
                 )
         return np.column_stack([self.columns[name] for name in names]).astype(np.float64, copy=False), list(names)
 
@@ -237,10 +237,10 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
         cells is removed, and blank lines are skipped. A column in which every cell is a number or a spelling of a
         missing value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in any case) is
         numeric; a column of only true and false becomes 1 and 0; any other column is text, in which only an empty cell
-        is missing. Other text in a column of numbers is an error, unless the values are few enough to be categories. A
-        first column without a name, such as an index written by pandas, is left out. The first column is also left out
-        if each row has one cell more than the header: it then holds row names written by R. The file may be compressed
-        by gzip: ``.csv.gz``, ``.tsv.gz``.
+        is missing. However, a few words in a column of numbers are an error, unless the column has so few distinct
+        values that it may hold categories. A first column without a name, such as an index written by pandas, is left
+        out. The first column is also left out if each row has one cell more than the header: it then holds row names
+        written by R. The file may be compressed by gzip: ``.csv.gz``, ``.tsv.gz``.
 
         ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas DataFrame is
         left out.
@@ -273,12 +273,12 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
     missing_values : sequence of str
         Further spellings of missing values, in numeric and text columns.
     separator : str, optional
-        The separator of cells; by default detected: comma, semicolon, tab or ``|``. ``"whitespace"`` is any run of
-        spaces and tabs.
+        The separator of cells; by default, it is detected: comma, semicolon, tab or ``|``. ``"whitespace"`` stands for
+        any run of spaces and tabs.
     decimal, thousands : str
         The decimal separator and the thousands separator.
     strip : str
-        Characters that are removed around numbers, such as ``"$%"``.
+        Characters that are removed before and after numbers, such as ``"$%"``.
     encoding : str
         The encoding of a text file, such as ``"latin-1"``.
     header : bool

@@ -25,7 +25,10 @@ ERFC = (
 
 
 def identity(xp: Namespace, Z: Array) -> Array:
-    """Return ``Z``, for linear output layers. By N4, two layers with only this activation between them equal one."""
+    """Return ``Z``, for linear output layers.
+
+    By N4, two layers with only this activation between them are equivalent to a single layer.
+    """
     return Z
 
 
@@ -118,7 +121,7 @@ def gelu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
 def gelu_tanh(xp: Namespace, Z: Array) -> Array:
     """Return ``z/2 (1 + tanh u)`` with ``u = sqrt(2/π) (z + 0.044715 z³)`` (arXiv:1606.08415, section 2).
 
-    It is computed as ``z σ(2u)``, which is the same number, but without cancellation where ``tanh u`` is close to -1.
+    It is computed as ``z σ(2u)``, which has the same value but no cancellation where ``tanh u`` is close to -1.
     """
     return Z / (1 + xp.exp(-2 * sqrt(2 / pi) * (Z + 0.044715 * Z * Z * Z)))
 

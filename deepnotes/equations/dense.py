@@ -1,4 +1,4 @@
-"""The dense layer: its linear part (N2, whose rows are N1) and its gradients (N13 to N15).
+"""The dense layer: its linear part (N2; each row of N2 is N1) and its gradients (N13 to N15).
 
 Samples are columns. The symbols in the shapes are those of the notes: ``n`` is the number of neurons of layer ``l``,
 ``n_prev`` the number of neurons of layer ``l - 1``, and ``m`` the number of samples. The first argument of every
@@ -38,7 +38,7 @@ def weight_gradient(xp: Namespace, dZ: Array, A_prev: Array) -> Array:
     Parameters
     ----------
     dZ : Array, shape (n, m)
-        The derivative of the loss of each sample, not of the mean loss; this holds for all of N11 to N16.
+        The derivative of the loss of each sample, not of the mean loss, as everywhere in N11 to N16.
     A_prev : Array, shape (n_prev, m)
 
     Returns

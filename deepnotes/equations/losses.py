@@ -27,10 +27,11 @@ def binary_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
 
 
 def sigmoid_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
-    """Return N10 of ``a = σ(z)`` from the logits: ``L = max(z, 0) - y z + log(1 + e^-|z|)``, finite for finite ``z``.
+    """Return N10 for ``a = σ(z)``, computed from the logits: ``L = max(z, 0) - y z + log(1 + e^-|z|)``.
 
-    ``max(z, 0) - y z`` is computed as ``z (1 - y)`` for positive z, else as ``-z y``. This avoids
-    cancellation, so the small loss of a confident correct prediction is accurate, for y = 1 as well as for y = 0.
+    L is finite for finite ``z``. ``max(z, 0) - y z`` is computed as ``z (1 - y)`` for positive z, else as ``-z y``.
+    This avoids cancellation, so the small loss of a confident correct prediction is accurate, both for y = 1 and for
+    y = 0.
     """
     return _mean_over_outputs(xp, Z * (xp.astype(Z > 0, Z.dtype) - Y) + xp.log1p(xp.exp(-abs(Z))))
 
@@ -51,11 +52,11 @@ def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> A
 
 
 def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
-    """Return ``L = -Σ y log a`` of ``a = softmax(z)`` from the logits, finite for finite ``z``.
+    """Return ``L = -Σ y log a`` for ``a = softmax(z)``, computed from the logits.
 
-    With ``d = z - max z``, ``-log a = log Σ e^d - d``. If the correct class has by far the largest logit,
-    ``Σ e^d`` is close to 1, and its logarithm is inaccurate. The columns of Y sum to 1, so ``Σ e^d - 1 = Σ (e^d - y)``,
-    and log1p of the right-hand side is accurate.
+    L is finite for finite ``z``. With ``d = z - max z``, ``-log a = log Σ e^d - d``. If the correct class has by far
+    the largest logit, ``Σ e^d`` is close to 1, and its logarithm is inaccurate. The columns of Y sum to 1, so
+    ``Σ e^d - 1 = Σ (e^d - y)``, and log1p of the right-hand side is accurate.
     """
     D = Z - xp.max(Z, axis=0, keepdims=True)
     log_total = xp.log1p(xp.sum(xp.exp(D) - Y, axis=0, keepdims=True))
@@ -143,7 +144,7 @@ def half_poisson_deviance_derivative(xp: Namespace, A: Array, Y: Array) -> Array
 
 
 def exp_half_poisson_deviance(xp: Namespace, Z: Array, Y: Array) -> Array:
-    """Return :func:`half_poisson_deviance` of ``a = e^z`` from the logits: the mean of ``y log y - y z - y + e^z``."""
+    """Return :func:`half_poisson_deviance` for ``a = e^z``, computed as the mean of ``y log y - y z - y + e^z``."""
     return _mean_over_outputs(xp, _y_log_y(xp, Y) - Y * Z - Y + xp.exp(Z))
 
 

@@ -10,7 +10,7 @@ from deepnotes.equations.array import Namespace
 class Ops:
     """The equations bound to one namespace: ``ops.linear(W, A_prev, b)`` returns ``linear(xp, W, A_prev, b)``.
 
-    Layers, losses and optimizers compute with such an object only.
+    Layers, losses and optimizers compute only with such an object.
 
     Parameters
     ----------

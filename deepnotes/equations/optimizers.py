@@ -1,4 +1,4 @@
-"""The updates of the optimizers: the next parameters θ and slots from the current θ and slots and the gradient g.
+"""The updates of the optimizers, which compute the next parameters θ and slots from the current ones and a gradient g.
 
 All arrays are flat buffers of shape (p,), for the p parameters of a whole network, and have the dtype of θ. A slot is
 an array that an optimizer keeps between updates, such as a velocity. Numbers that may differ between updates (``rate``,

@@ -24,7 +24,7 @@ def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
     Pascanu et al., arXiv:1211.5063, algorithm 1.
     """
     limit = xp.asarray(max_norm, dtype=g.dtype)
-    scale = xp.maximum(xp.max(abs(g)), limit)  # without it, the sum of squares could overflow
+    scale = xp.maximum(xp.max(abs(g)), limit)  # without this scale, the sum of squares could overflow
     scaled = g / scale
     norm = xp.sqrt(xp.sum(scaled * scaled))
     return g * (limit / scale / xp.maximum(norm, limit / scale))

@@ -30,7 +30,7 @@ MARKERS = "os^DvPX<>*"
 
 
 def require_matplotlib() -> None:
-    """Import matplotlib, to raise an error before any other work if it is missing.
+    """Import matplotlib, so that if it is missing, the error comes before any other work.
 
     Raises
     ------

@@ -106,7 +106,9 @@ def confusion_of(
 
 
 def indices(values: Any, name: str) -> tuple[np.ndarray, int]:
-    """Return class indices, shape (m,), and the number of classes, for class indices the largest index plus 1.
+    """Return class indices, shape (m,), and the number of classes.
+
+    If `values` are class indices, the number of classes is the largest index plus 1.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class BestEpoch(NamedTuple):
 
 
 def curves(history: "HistoryLike", show: str | Sequence[str] | None = None, *, ax: Any = None) -> "Figure":
-    """Draw the loss and each metric of a training run in a panel of its own, and mark the best epoch.
+    """Draw the loss and each metric of a training run, each in its own panel, and mark the best epoch.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ def _positions(n: int) -> list[float]:
 
 
 def _draw_connections(ax: "Axes", left: Column, right: Column, is_full: bool) -> None:
-    """Draw lines between the neurons of two layers: all pairs if `is_full`, else only opposite neurons."""
+    """Draw lines between the neurons of two layers: all pairs if `is_full` is true, else only opposite neurons."""
     from matplotlib.collections import LineCollection
 
     pairs = [(a, b) for a in left.ys for b in right.ys] if is_full else list(zip(left.ys, right.ys, strict=False))

@@ -68,7 +68,7 @@ def weights(
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:
-    """Return one image that contains n images, shape (n, height, width), in rows and columns with NaN between them."""
+    """Arrange n images, shape (n, height, width), in the rows and columns of one image, with NaN between them."""
     n, height, width = images.shape
     columns = ceil(sqrt(n * height / width)) if n > 3 else n
     rows = ceil(n / columns)

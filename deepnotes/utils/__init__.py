@@ -1,1 +1,1 @@
-"""Errors, argument checks, text streams and atomic files for all other packages; imports none of them."""
+"""Errors, argument checks, text streams and atomic files for all other packages; this package imports none of those."""

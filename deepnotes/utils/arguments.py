@@ -38,7 +38,7 @@ def number(
         The name of the argument, with which the error message begins.
     value : object
     positive : bool, default False
-        Whether 0 is an error.
+        Whether 0 is refused.
     signed : bool, default False
         Whether numbers below 0 are allowed.
     below : float, optional

@@ -13,7 +13,7 @@ def replacing(path: Path, *, text: bool = False) -> Iterator[IO[Any]]:
     """Open a temporary file that replaces `path` if the block ends without an error, and is deleted otherwise.
 
     A device or a pipe is written to directly, since replacing it would destroy it; a link stays a link. A replaced file
-    keeps its mode and, if permitted, its owner and group; a new file gets the default mode of the umask.
+    keeps its mode and, if permitted, its owner and group; a new file gets the mode that the umask determines.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def _copy_owner_and_mode(path: Path, temporary: Path) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Call fsync on a directory, so that a renamed file keeps its new name, if the system can open directories."""
+    """Call fsync on a directory, if the system can open directories, so that a renaming in it survives a crash."""
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except PermissionError:  # Windows, or a directory that may be written to but not listed

@@ -146,7 +146,7 @@ class MissingExtraError(DeepnotesError, ImportError):
 
 
 class DeviceMemoryError(DeepnotesError, MemoryError):
-    """A device has too little free memory for a request; a smaller one still works in the same process.
+    """A device has too little free memory for a request; a smaller request may still succeed in the same process.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class DeviceMemoryError(DeepnotesError, MemoryError):
 
 
 class ForkedProcessError(DeepnotesError, RuntimeError):
-    """A forked process uses a device that its parent process has opened, which no driver supports."""
+    """A forked process uses a device that its parent process has opened; no driver supports this."""
 
 
 class BusyError(DeepnotesError, RuntimeError):
@@ -181,7 +181,7 @@ class BusyError(DeepnotesError, RuntimeError):
 
 
 class CheckpointError(DeepnotesError, ValueError):
-    """There is no checkpoint to resume from, it belongs to another training, or a checkpoint cannot be written."""
+    """There is no checkpoint to resume from, it belongs to another training run, or a checkpoint cannot be written."""
 
 
 class TableError(DeepnotesError, ValueError):
@@ -198,7 +198,7 @@ def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
     Raises
     ------
     UnknownNameError
-        If `name`, of any type, is not a key.
+        If `name`, whatever its type, is not a key.
     """
     if not isinstance(name, str) or name not in library:
         raise unknown_name(kind, name, library)

@@ -18,7 +18,8 @@ def write_all(stream: Any, text: str) -> None:
     Raises
     ------
     OSError
-        If the text could not be written completely, or `stream` is None, as ``sys.stdout`` is if closed from the start.
+        If the text could not be written completely, or `stream` is None, as ``sys.stdout`` is in a process that was
+        started without it.
     """
     if stream is None:
         raise OSError(errno.EBADF, "it is closed")
@@ -47,7 +48,7 @@ class CompleteWriter:
 
 
 class EscapingWriter(CompleteWriter):
-    """A stream to a terminal that escapes rows; each call of ``write`` passes one row with its line break."""
+    """A stream to a terminal that escapes rows; each call of ``write`` must pass one row, including its line break."""
 
     def write(self, text: str) -> None:
         """Write `text`, escaped except for the line break at its end."""

@@ -146,7 +146,7 @@ def test_without_a_writable_cache_folder_every_process_compiles() -> None:
     )
     process = run(code, DEEPNOTES_CACHE_DIR="/dev/null/nowhere")
     assert (process.returncode, process.stdout) == (0, "4\n"), process.stderr
-    assert "compiling dropout masks takes some seconds, in every process" in process.stderr
+    assert "compiling dropout masks takes a few seconds, in every process" in process.stderr
 
 
 def test_numbas_own_cache_setting_is_unchanged() -> None:

@@ -102,7 +102,7 @@ def warm_cache(call_squares: CallSquares, tmp_path: Path) -> Path:
     hits, (message,) = call_squares(folder)
     assert hits == 0
     assert re.fullmatch(
-        r"numba: compiling a sum of squares for float64 takes some seconds, once: .* kept in .*numba-.*", message
+        r"numba: compiling a sum of squares for float64 takes a few seconds, once: .* kept in .*numba-.*", message
     )
     assert call_squares(folder) == (1, [])
     return folder
@@ -165,7 +165,7 @@ def test_the_code_in_a_damaged_file_is_compiled_again_with_one_warning(
     hits, (message,) = call_squares(warm_cache)
     assert hits == 0
     assert message.startswith(
-        f"numba: {path} is damaged; compiling a sum of squares for float64 takes some seconds, once"
+        f"numba: {path} is damaged; compiling a sum of squares for float64 takes a few seconds, once"
     )
     assert call_squares(warm_cache) == (1, [])
 
@@ -251,7 +251,7 @@ squares(np.arange(4, dtype=np.float32))
                 path.chmod(0o755)
     for_int, for_float32 = log_lines(process)
     assert "compiling a sum of squares takes" in for_int
-    assert "compiling a sum of squares for float32 takes some seconds, in every process, since nothing" in for_float32
+    assert "compiling a sum of squares for float32 takes a few seconds, in every process, since nothing" in for_float32
 
 
 def test_a_file_in_place_of_the_cache_folder_is_left_alone(
@@ -302,7 +302,7 @@ def test_several_processes_can_compile_at_once(tmp_path: Path) -> None:
 def test_code_is_compiled_and_kept_for_each_processor(tmp_path: Path) -> None:
     for settings, purpose in [({}, "float64"), ({"NUMBA_CPU_NAME": "generic"}, "float64 for this processor")]:
         (message,) = log_lines(run(CALL, tmp_path, **settings))
-        assert f"compiling a sum of squares for {purpose} takes some seconds, once" in message
+        assert f"compiling a sum of squares for {purpose} takes a few seconds, once" in message
     assert log_lines(run(CALL, tmp_path)) == []
 
 
@@ -360,7 +360,7 @@ def test_without_a_home_directory_every_process_compiles(
 
     assert double(21) == 42
     (record,) = caplog.records
-    assert record.getMessage().startswith("numba: compiling doubling takes some seconds, in every process, since")
+    assert record.getMessage().startswith("numba: compiling doubling takes a few seconds, in every process, since")
     assert "DEEPNOTES_CACHE_DIR" in record.getMessage()
 
 

@@ -137,7 +137,7 @@ def test_a_column_of_numbers_and_text_can_be_excluded(run, fails, flats):
         ("--categorical town,note --exclude note", 2, "column 'note' is both categorical and excluded"),
         ("--categorical tonw --exclude note --impute mean", 1, "no column 'tonw' (did you mean 'town'?)"),
         ("--from-disk --impute mean", 2, "--impute cannot be combined with --from-disk: samples on disk"),
-        ("--from-disk", 1, "convert it to one of them"),
+        ("--from-disk", 1, "convert the file to one of these formats"),
     ],
 )
 def test_invalid_options_and_combinations_are_refused(fails, flats, options, status, message):

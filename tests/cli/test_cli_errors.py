@@ -124,7 +124,7 @@ def test_errors_about_arguments_point_to_the_help(fails):
         ("x,kind\n1,a\noops,b\n", "bad.csv:3: column 'x' has 'oops' where a number was expected"),
         ("x,kind\n1,a\n2,b,3\n", "bad.csv:3: 3 cells where the header has 2"),
         ("x,kind\n1,a\n,b\n", "bad.csv:3: column 'x' has an empty cell"),
-        ("x,kind\n" + "".join(f"word{i},{i % 2}\n" for i in range(99)), "bad.csv:2: column 'x' is text of 79 distinct"),
+        ("x,kind\n" + "".join(f"word{i},{i % 2}\n" for i in range(99)), "bad.csv:2: column 'x' is text with 79"),
         ("x,kind\n,a\n,b\n,a\n,b\n,a\n,b\n", "bad.csv:2: column 'x' has an empty cell where a value was expected"),
         ("kind\na\nb\n", "bad.csv: no column is left as a feature"),
         ("x,kind\n1,a\n", "bad.csv has only one row, but training needs at least 2"),

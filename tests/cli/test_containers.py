@@ -34,7 +34,7 @@ done
 cd "$work"
 exec setpriv --reuid USER --regid USER --clear-groups --inh-caps=+dac_read_search --ambient-caps=+dac_read_search "$@"
 """.replace("USER", USER)
-"""Run a command in the container; it may read all files, since Python itself may be in a home directory."""
+"""Run a command in the container; the command may read all files, since Python itself may be in a home directory."""
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -1,6 +1,7 @@
 """The command line on synthetic tables with the formats and peculiarities of well-known public data sets.
 
-Without format options, each table is either usable or refused with a message about the problem.
+Each table is usable with certain options. Without them, most of the tables are refused, with a message about the
+problem.
 """
 
 import csv
@@ -20,7 +21,7 @@ ROWS = 60
 
 @dataclass
 class Sample:
-    """A data file, the options needed to train on it, and the expected error message without them ("" for none)."""
+    """A data file, the options to train on it, and the error expected without them ("" if that is not tested)."""
 
     text: str
     options: str

@@ -151,7 +151,7 @@ def test_rows_with_a_different_number_of_cells_are_refused(csv_file, content, me
 
 
 def advice(line, index=None):
-    """Return the advice in the error for a header that ends in `line`; `index` is the column to exclude, if any."""
+    """Return the advice for a header that ends on line `line`; `index` is the index of a column to exclude, if any."""
     option, argument = ("", "") if index is None else (f" --exclude x{index}", f", exclude=['x{index}']")
     options = f"--skip-rows {line} --no-header{option} (skip_rows={line}, header=False{argument})"
     return f"; use {options} to name the columns x0, x1, ..."

@@ -45,7 +45,7 @@ class Case:
 
 
 def rows(template, count=12, end="\n"):
-    """Return rows in which {i} is the row number, {h} half of it, {w} a word and {c} a class."""
+    """Return rows in which {i} is the row number, {h} half of the row number, {w} a word and {c} a class."""
     return "".join(template.format(i=i, h=i / 2, w="uv"[i % 3 % 2], c="ab"[i % 2]) + end for i in range(count))
 
 

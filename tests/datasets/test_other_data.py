@@ -345,7 +345,7 @@ def test_new_rows_are_read_with_the_column_types_of_the_model(run, fails):
         (["2024-01-31", "2024-02-01"], "use --dates to read the column as dates", ["--dates", "p"]),
         (["31/01/2024", "01/02/2024"], "--dates and --date-format", ["--dates", "p", "--date-format", "%d/%m/%Y"]),
         (["12:30", "13:45"], "--dates and --date-format", ["--dates", "p", "--date-format", "%H:%M"]),
-        ([f"name {i}" for i in range(40)], "of 32 distinct values in 32 rows", ["--exclude", "p"]),
+        ([f"name {i}" for i in range(40)], "is text with 32 distinct values in 32 rows", ["--exclude", "p"]),
     ],
 )
 def test_text_that_is_unlikely_to_be_categories_is_refused(run, fails, cells, message, options):
@@ -430,7 +430,7 @@ def test_the_format_is_kept_in_the_model_and_can_be_overridden(run, fails):
     with open("a.csv") as file:
         text = file.read().replace(",5;", ".5;").replace(";", ",")
     write(text, "b.csv")
-    assert "where a number with the decimal point ',' was expected" in fails(1, "predict", "a.safetensors", "b.csv")
+    assert "where a number with the decimal separator ',' was expected" in fails(1, "predict", "a.safetensors", "b.csv")
     assert run("predict", "a.safetensors", "b.csv", "--decimal", ".")[0] == expected
 
 

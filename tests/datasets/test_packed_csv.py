@@ -61,7 +61,7 @@ def test_a_compressed_file_works_in_training_prediction_and_exported_code(capsys
     assert capsys.readouterr().out == predictions
     assert predictions.count("\n") == 61
     assert main(["train", "a.csv.gz", "--target", "y", "--from-disk"]) == 1
-    assert "convert it to one of them" in capsys.readouterr().err
+    assert "convert the file to one of these formats" in capsys.readouterr().err
 
 
 def test_a_damaged_gzip_file_is_refused_with_a_one_line_error(capsys):

@@ -181,7 +181,7 @@ def test_errors_of_a_stream_are_reported():
         (["a", ""], [[1], [2]], ArgumentError, "column 2 has no name"),
         (["a", "a"], [[1], [2]], ArgumentError, "two columns have the name 'a'"),
         (["a", "b"], [[1]], ArgumentError, "^columns has 1 columns, wanted 2"),
-        (["a", "b"], {"a": [1]}, ArgumentError, "^columns lacks b, wanted one column for each"),
+        (["a", "b"], {"a": [1]}, ArgumentError, "^columns has no entry for b, wanted one column for each"),
         (["a", "b"], [[1], [1, 2]], ShapeError, r"^column 'b' has shape \(2,\)"),
         (["a"], [[[1]]], ShapeError, r"^column 'a' has shape \(1, 1\)"),
         (["a"], [[[1], [1, 2]]], ShapeError, "^column 'a' is not an array"),

@@ -99,12 +99,12 @@ def test_a_text_column_among_the_features_is_refused(flowers):
     with pytest.raises(TableError) as caught:
         flowers.features()
     assert str(caught.value).endswith(
-        "data.csv:3: column 'kind' is text, its first value is 'rose', but features must be numbers"
+        "data.csv:3: column 'kind' is text (its first value is 'rose'), but features must be numbers"
     )
 
 
 def test_a_text_column_of_an_archive_among_the_features_is_refused(npz_file):
-    with pytest.raises(TableError, match=r"data\.npz: column 'a' is text, its first value is 'u', but features must"):
+    with pytest.raises(TableError, match=r"data\.npz: column 'a' is text \(its first value is 'u'\), but features"):
         read_table(npz_file(a=np.array(["u"]))).features()
 
 

@@ -91,10 +91,10 @@ def test_a_model_trained_on_one_format_predicts_for_both(run):
 
 def test_the_error_for_many_distinct_numbers_stored_as_text_names_the_option(capsys, run):
     assert main(["train", "a.parquet", "--target", "x", "--exclude", "gap", *QUICK]) == 1
-    assert "column 'amount' is text of 94 distinct values" in (err := capsys.readouterr().err)
+    assert "column 'amount' is text with 94 distinct values" in (err := capsys.readouterr().err)
     assert err.endswith("; use --numeric (numeric=) to read it as numbers\n")
     assert main(["train", "a.parquet", "--target", "amount", "--exclude", "gap", *QUICK]) == 1
-    assert "the target is text of 118 distinct numbers, such as '" in (err := capsys.readouterr().err)
+    assert "the target is text, with 118 distinct numbers such as '" in (err := capsys.readouterr().err)
     assert "use --numeric to read it as numbers, or --task classification to use it as it is" in err
     options = ("--target", "amount", "--exclude", "gap")
     report = run("train", "a.parquet", *options, "--numeric", "amount", *QUICK, "--json")[0]

@@ -228,7 +228,7 @@ def test_files_that_cannot_be_memory_mapped_are_refused(tmp_path):
             dn.open_table(tmp_path / name)
         return str(caught.value)
 
-    assert "convert it to one of them" in message("a.csv", b"a,b\n1,2\n")
+    assert "convert the file to one of these formats" in message("a.csv", b"a,b\n1,2\n")
     np.savez_compressed(tmp_path / "a.npz", X=np.ones((2, 2)))
     assert "array 'X' is compressed; save it with numpy.savez" in message("a.npz")
     np.savez(tmp_path / "b.npz", a=np.ones(2))

@@ -308,7 +308,7 @@ CASES: list[tuple[str, str, str | bytes, str | None]] = [
         "date format",
         "an impossible date",
         "x,when\n1,31/02/2024\n",
-        ":2: column 'when' has '31/02/2024' where a date like",
+        ":2: column 'when' has '31/02/2024' where a date in the format",
     ),
     ("latin-1", "another encoding", "x,kind\n1,ÿ\n2,red\n".encode("latin-1"), None),
     ("utf-16", "UTF-16", "x,kind\n1,ÿ\n2,red\n".encode("utf-16"), None),
