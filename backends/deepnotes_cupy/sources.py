@@ -35,10 +35,10 @@ class Parameter:
     ----------
     name : str
     kind : str
-        The C type of the number, or of the elements that the pointer points to, without ``const`` and ``__restrict__``.
+        The C type of a scalar, or of the elements of a pointer, without ``const`` and ``__restrict__``.
     pointer : bool
     const : bool
-        Whether it points to data that the kernel does not change.
+        Whether the parameter points to data that the kernel does not change.
     """
 
     name: str
@@ -47,7 +47,9 @@ class Parameter:
     const: bool
 
     def scalar(self, dtype: str) -> np.dtype[Any]:
-        """Return the NumPy dtype of the number, or of the elements that the pointer points to; ``real`` is `dtype`.
+        """Return the NumPy dtype of a scalar parameter, or of the elements of a pointer parameter.
+
+        `dtype` is substituted for ``real``.
 
         Raises
         ------
@@ -82,7 +84,7 @@ def read(name: str) -> str:
 
 @cache
 def program(*names: str) -> str:
-    """Return the kernels as one source. It needs no headers, but ``REAL``, defined as ``float`` or ``double``.
+    """Return the kernels as one source. It needs no headers; the macro ``REAL`` must be ``float`` or ``double``.
 
     Parameters
     ----------

@@ -14,9 +14,9 @@ from numba.extending import intrinsic
 from deepnotes_numba.compiling import jit
 from deepnotes_numba.vectors import WORD
 
-LINE = 16
-"""The number of words in two cache lines: words that are written often are kept this far from those read often."""
-ARRIVED, PASSED, BROKEN, SIZE = 0, LINE, LINE + 1, 2 * LINE
+SPACING = 16
+"""The distance, in words, between words that are written often and words that are read often: two cache lines."""
+ARRIVED, PASSED, BROKEN, SIZE = 0, SPACING, SPACING + 1, 2 * SPACING
 """The positions of three words, and the number of words.
 
 The word ARRIVED counts the threads that are waiting; PASSED counts how often all threads have passed the barrier; and

@@ -8,20 +8,20 @@ from deepnotes_numba.products import padded
 from deepnotes_numba.vectors import block, matrix, prefetch, transpose, view
 
 AHEAD = 12
-"""How many samples ahead rows of X are prefetched: the processor cannot predict a shuffled order."""
+"""Rows of X are prefetched this many samples ahead, because the processor cannot predict a shuffled order."""
 PREFETCHED = 64
 """The number of elements of a row that are prefetched; the processor prefetches the rest by itself."""
 CACHE_BYTES = 1 << 20
-"""The size of X up to which nothing is prefetched, since X is in the cache."""
-LINE = 64
+"""The largest size of X for which nothing is prefetched, since X then stays in the cache."""
+LINE_BYTES = 64
 """The number of bytes in a cache line."""
 
 
 @jit
 def gather(samples, m, work, A, panels, blocks, training):
-    """Write a range of blocks, from the first m samples, to the region at offset A and, transposed, to `panels`.
+    """Gather the first m samples into a range of blocks: at offset A, and transposed at offset `panels`.
 
-    Later samples in the order may be prefetched. The panels are filled completely only if `training`.
+    Samples that come later in the order may be prefetched. The panels are filled completely only if `training`.
     """
     if samples.by_sample:
         _gather_rows(samples, m, work, A, panels, blocks)
@@ -37,7 +37,7 @@ def _gather_rows(samples, m, work, A, panels, blocks):
     n = X.shape[1]
     step = padded(n, memory) * S
     last, end = m - 1, indices.shape[0] - 1
-    prefetched, line = min(n, PREFETCHED) if X.size * X.itemsize > CACHE_BYTES else 0, LINE // X.itemsize
+    prefetched, line = min(n, PREFETCHED) if X.size * X.itemsize > CACHE_BYTES else 0, LINE_BYTES // X.itemsize
     for at in range(blocks[0], blocks[1]):
         for s in range(S):
             x = X[indices[min(at * S + s, last)]]
@@ -78,7 +78,10 @@ def _gather_columns(samples, m, work, A, panels, blocks, training):
 
 @jit
 def transpose_blocks(work, A, n, panels, blocks, rank, size):
-    """Transpose a range of blocks in the region at offset A, n rows, to `panels`; each thread fills some panels."""
+    """Transpose a range of blocks with n rows each, in the region at offset A, to `panels`.
+
+    Thread `rank` of `size` threads fills every `size`-th panel.
+    """
     memory = work.memory
     S = block(memory)
     step = padded(n, memory) * S
@@ -89,11 +92,11 @@ def transpose_blocks(work, A, n, panels, blocks, rank, size):
 
 
 @jit
-def gather_targets(targets, total, indices, m, memory, y, rows, blocks):
+def gather_targets(targets, total, indices, m, memory, Y_at, rows_at, blocks):
     """Write the targets of the first m samples in `indices`, and their shares of the mean, for a range of blocks.
 
-    The targets are written to the region at offset `y`. The share of a sample is its weight divided by `total`. Each
-    block has four rows in the region at offset `rows`; the shares are written to the first.
+    The targets are written to the region at offset `Y_at`. The share of a sample is its weight divided by `total`. Each
+    block has four rows in the region at offset `rows_at`; the shares are written to the first row.
     """
     Y = targets.Y
     S = block(memory)
@@ -101,7 +104,7 @@ def gather_targets(targets, total, indices, m, memory, y, rows, blocks):
     last = m - 1
     share = 1 / total if total > 0 else 0.0
     for at in range(blocks[0], blocks[1]):
-        out, shares = matrix(memory, y + at * k * S, k, S), view(memory, rows + at * 4 * S, S)
+        out, shares = matrix(memory, Y_at + at * k * S, k, S), view(memory, rows_at + at * 4 * S, S)
         for s in range(S):
             index = indices[min(at * S + s, last)]
             for i in range(k):

@@ -74,7 +74,7 @@ class Trial:
         self.worst, self.where, self.compared = 0.0, "", 0
 
     def bounds(self, dtype: str, random: bool = True) -> Bounds:
-        """Return the reference for computations in `dtype`; its bounds are narrower for `random` inputs."""
+        """Return the reference for computations in `dtype`; its bounds are smaller if the inputs are `random`."""
         return Bounds(dtype, self.products(dtype), random)
 
     def products(self, dtype: str) -> str | None:

@@ -49,12 +49,12 @@ class BackendConformance:
         """Run one check."""
         report(run_check(self.backend, deepnotes_check, quick=self.quick, known_gaps=self.known_gaps))
 
-    def test_known_gaps_are_checks(self) -> None:
-        """Each declared gap is the id of a check and has a reason."""
+    def test_known_gaps_name_checks_and_have_reasons(self) -> None:
+        """Each declared gap names a check and has a reason."""
         backend = get_backend(self.backend)
         check_gaps(backend.known_gaps if self.known_gaps is None else self.known_gaps)
 
-    def test_properties(self, pytestconfig: Any) -> None:
+    def test_equations_on_random_inputs(self, pytestconfig: Any) -> None:
         """Check equations on inputs that Hypothesis draws: arrays of any size and layout, constant arrays, ties."""
         import pytest
 

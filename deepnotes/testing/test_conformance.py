@@ -31,12 +31,12 @@ def test_check(backend: str, check: str, quick: bool) -> None:
     report(run_check(backend, check, quick=quick))
 
 
-def test_known_gaps_are_checks(backend: str) -> None:
-    """Each declared gap is the id of a check and has a reason."""
+def test_known_gaps_name_checks_and_have_reasons(backend: str) -> None:
+    """Each declared gap names a check and has a reason."""
     check_gaps(get_backend(backend).known_gaps)
 
 
-def test_properties(backend: str, quick: bool, pytestconfig: pytest.Config) -> None:
+def test_equations_on_random_inputs(backend: str, quick: bool, pytestconfig: pytest.Config) -> None:
     """Check equations on inputs that Hypothesis draws."""
     pytest.importorskip("hypothesis")
     from deepnotes.testing.properties import check_equations, wants_random_inputs

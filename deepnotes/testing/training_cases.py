@@ -1,4 +1,4 @@
-"""Training cases for checks: layers, data and options, run on a backend and by the equations with error bounds."""
+"""Training cases for checks: layers, data and options, to train with a backend and with the equations."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +34,7 @@ class TrainingCase:
         The learning rate of the first update; later updates have smaller ones.
     l2 : float
     clip : float, optional
-    targets : {"real", "bits", "columns", "labels"}
+    targets : {"real", "bits", "distributions", "labels"}
         Real numbers, zeros and ones, a probability distribution in each column, or class indices.
     weighted : bool
     objective : Objective
@@ -83,7 +83,7 @@ class TrainingCase:
         Y: np.ndarray = rng.normal(size=(k, m)) if self.targets == "real" else rng.uniform(size=(k, m))
         if self.targets == "bits":
             Y = Y.round()
-        if self.targets == "columns":
+        if self.targets == "distributions":
             Y = Y / Y.sum(axis=0)
         Y = rng.integers(0, k, (1, m)) if self.targets == "labels" else Y.astype(self.dtype)
         w = rng.uniform(0.1, 2, (1, m)).astype(self.dtype) if self.weighted else None
@@ -114,25 +114,25 @@ def compile_inference(backend: Any, training: TrainingCase) -> Inference:
     return inference or EagerInference(backend, plan.layers, plan.layout, plan.dtype)
 
 
-def place_on(backend: Any, training: TrainingCase) -> tuple[State, Data]:
+def place_on(backend: Any, case: TrainingCase) -> tuple[State, Data]:
     """Return the initial parameters and the data on a backend."""
-    X, Y, w = training.data()
-    zeros = np.zeros(training.plan.layout.size, training.dtype)
+    X, Y, w = case.data()
+    zeros = np.zeros(case.plan.layout.size, case.dtype)
     state = State(
-        backend.from_numpy(training.theta()), tuple(backend.from_numpy(zeros.copy()) for _ in training.optimizer.slots)
+        backend.from_numpy(case.theta()), tuple(backend.from_numpy(zeros.copy()) for _ in case.optimizer.slots)
     )
     return state, Data(*(None if a is None else backend.from_numpy(a) for a in (X, Y, w)))  # type: ignore[arg-type]
 
 
-def train_bounded(bounds: Bounds, training: TrainingCase) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
-    """Train by the equations with error bounds; return the state, and each call's sums of losses and of weights."""
-    eager = EagerProgram(bounds, training.plan)
-    state, data = place_on(bounds, training)
+def train_bounded(bounds: Bounds, case: TrainingCase) -> tuple[State, list[tuple[BoundedArray, BoundedArray]]]:
+    """Train with the equations, tracking error bounds; return the state, and each call's sums of losses and weights."""
+    eager = EagerProgram(bounds, case.plan)
+    state, data = place_on(bounds, case)
     sums = []
-    for order in training.orders():
+    for order in case.orders():
         loss_sum = weight_sum = bounds.rules.exact(np.zeros((), bounds.rules.wide))
-        for update, rate in enumerate(training.rates(order).tolist()):
-            batch = eager.batch(data, order[update * training.batch : (update + 1) * training.batch])
+        for update, rate in enumerate(case.rates(order).tolist()):
+            batch = eager.batch(data, order[update * case.batch : (update + 1) * case.batch])
             gradient = eager.gradients(state, batch)
             cost, weight = gradient.cost, gradient.weight
             loss_sum, weight_sum = loss_sum + cost * weight, weight_sum + weight
@@ -141,36 +141,38 @@ def train_bounded(bounds: Bounds, training: TrainingCase) -> tuple[State, list[t
     return state, sums
 
 
-def train_on_backend(trial: Trial, training: TrainingCase) -> tuple[State, list[Chunk]]:
-    """Train by the backend's Program; return the state and the result of each call."""
-    program = compile_program(trial.backend, training.plan)
-    state, data = place_on(trial.backend, training)
+def train_on_backend(trial: Trial, case: TrainingCase) -> tuple[State, list[Chunk]]:
+    """Train with the backend's Program; return the state and the result of each call."""
+    program = compile_program(trial.backend, case.plan)
+    state, data = place_on(trial.backend, case)
     chunks = []
     with np.errstate(all="ignore"):
-        for order in training.orders():
-            chunks.append(program.train(state, Batches(data, order, training.batch, training.rates(order))))
+        for order in case.orders():
+            chunks.append(program.train(state, Batches(data, order, case.batch, case.rates(order))))
     return state, chunks
 
 
-def check_training(trial: Trial, training: TrainingCase, where: str, random: bool = True) -> None:
+def check_training(trial: Trial, case: TrainingCase, where: str, random: bool = True) -> None:
     """Check the parameters, slots and reported losses of a whole training run against the equations.
+
+    If the inputs are `random`, the bounds of sums are smaller; see :func:`~deepnotes.backends.bounds.sum_factor`.
 
     Raises
     ------
     Failure
     """
     with np.errstate(all="ignore"):
-        expected, sums = train_bounded(trial.bounds(training.dtype, random), training)
-    state, chunks = train_on_backend(trial, training)
-    for call, (chunk, order, (loss_sum, weight_sum)) in enumerate(zip(chunks, training.orders(), sums, strict=True)):
-        steps = -(-len(order) // training.batch)
+        expected, sums = train_bounded(trial.bounds(case.dtype, random), case)
+    state, chunks = train_on_backend(trial, case)
+    for call, (chunk, order, (loss_sum, weight_sum)) in enumerate(zip(chunks, case.orders(), sums, strict=True)):
+        steps = -(-len(order) // case.batch)
         trial.that(chunk.steps == steps, f"{where}: {steps} updates in call {call}, got {chunk.steps}")
         check_number(trial, chunk.loss_sum, loss_sum, f"{where}: loss_sum of call {call}")
         check_number(trial, chunk.weight_sum, weight_sum, f"{where}: weight_sum of call {call}")
-    total = sum(-(-len(order) // training.batch) for order in training.orders())
+    total = sum(-(-len(order) // case.batch) for order in case.orders())
     trial.that(state.step == total, f"{where}: step {total} at the end, got {state.step}")
     trial.compare(state.theta, expected.theta, f"{where}: θ")  # type: ignore[arg-type]
-    for name, slot, expected_slot in zip(training.optimizer.slots, state.slots, expected.slots, strict=True):
+    for name, slot, expected_slot in zip(case.optimizer.slots, state.slots, expected.slots, strict=True):
         trial.compare(slot, expected_slot, f"{where}: slot {name}")  # type: ignore[arg-type]
 
 
@@ -191,21 +193,21 @@ def check_number(trial: Trial, result: float, expected: BoundedArray, where: str
         raise Failure(f"{where}: {result!r}, wanted {float(expected)!r} to within {float(expected.error):.3g}")
 
 
-def check_gradients(trial: Trial, training: TrainingCase, where: str) -> None:
+def check_gradients(trial: Trial, case: TrainingCase, where: str) -> None:
     """Check the cost, weight and gradient of a batch against the equations, and that the arguments stay unchanged.
 
     Raises
     ------
     Failure
     """
-    bounds = trial.bounds(training.dtype)
+    bounds = trial.bounds(case.dtype)
     with np.errstate(all="ignore"):
-        expected = EagerProgram(bounds, training.plan).gradients(*place_on(bounds, training))
-        state, data = place_on(trial.backend, training)
-        result = compile_program(trial.backend, training.plan).gradients(state, data)
+        expected = EagerProgram(bounds, case.plan).gradients(*place_on(bounds, case))
+        state, data = place_on(trial.backend, case)
+        result = compile_program(trial.backend, case.plan).gradients(state, data)
     for name in ("cost", "weight", "flat", "square"):
         trial.compare(getattr(result, name), getattr(expected, name), f"{where}: {name}")
-    trial.same(state.theta, training.theta(), f"{where}: θ afterwards")
-    for x, before in zip(data, training.data(), strict=True):
+    trial.same(state.theta, case.theta(), f"{where}: θ afterwards")
+    for x, before in zip(data, case.data(), strict=True):
         if x is not None:
             trial.same(x, before, f"{where}: the data afterwards")

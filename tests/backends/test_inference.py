@@ -59,9 +59,9 @@ def assert_outputs(net: dn.Network, X: Any) -> None:
     """Assert that ``predict`` agrees with the equations in double precision.
 
     In double precision, outputs may differ by 1e-12 of the largest output, about 10,000 rounding errors. A sum
-    of k terms has an error of at most k + 1 rounding errors, and an activation of about 50; no layer here has more than
-    100 inputs, or amplifies errors much. In single precision, outputs may differ by 4 times the error of the equations
-    in single precision, plus 8 rounding errors.
+    of k terms has an error of at most k + 1 rounding errors, and an activation has an error of about 50. No layer here
+    has more than 100 inputs, and none amplifies errors much. In single precision, outputs may differ by 4 times the
+    error of the equations in single precision, plus 8 rounding errors.
     """
     result, expected = net.predict(X), predict_by_equations(net, X)
     assert result.dtype == net.dtype
@@ -173,9 +173,9 @@ PAIRS = [(a, name) for a in ("identity", "softplus", "sigmoid", "softmax") for n
 
 
 def assert_evaluates(net: dn.Network, X: Any, Y: np.ndarray, loss: LossFunction, w: np.ndarray | None = None) -> None:
-    """Assert that the mean loss agrees with the equations for one-hot columns, within the limits of `assert_outputs`.
+    """Assert that the mean loss agrees with the equations, within the limits of `assert_outputs`.
 
-    The error of a mean is at most the largest error of its terms.
+    Class indices are first converted to one-hot columns. The error of a mean is at most the largest error of its terms.
     """
     k = net.outputs
     columns = np.eye(k)[Y].T if Y.ndim == 1 and k > 1 else Y.reshape(k, -1).astype("float64")
@@ -251,12 +251,12 @@ def replace_theta(net: dn.Network, folder: Path) -> dn.Network:
     return net
 
 
-def train_from_scratch(net: dn.Network, folder: Path) -> dn.Network:
+def train_with_fit(net: dn.Network, folder: Path) -> dn.Network:
     net.fit(samples(40), np.arange(40) % 4, epochs=2)
     return net
 
 
-def train_further(net: dn.Network, folder: Path) -> dn.Network:
+def train_with_partial_fit(net: dn.Network, folder: Path) -> dn.Network:
     net.partial_fit(samples(40), np.arange(40) % 4)
     return net
 
@@ -281,8 +281,8 @@ def save_and_load(net: dn.Network, folder: Path) -> dn.Network:
         assign_some_parameters,
         assign_all_parameters,
         replace_theta,
-        train_from_scratch,
-        train_further,
+        train_with_fit,
+        train_with_partial_fit,
         train_and_restore_the_best_epoch,
         save_and_load,
     ],
@@ -331,9 +331,9 @@ def test_custom_parts_run_eagerly_and_the_log_says_so(
     reference = dn.Network(
         [dn.Dense(8, "silu"), dn.Dense(2)], inputs=4, backend=backend, dtype="float64", theta=flat_without(net, "s2")
     )
-    scale = 1e-12 * np.abs(together).max()
-    np.testing.assert_allclose(together, reference.predict(X), rtol=0, atol=scale)
-    np.testing.assert_allclose(separate, together[:, :1], rtol=0, atol=scale)
+    tolerance = 1e-12 * np.abs(together).max()
+    np.testing.assert_allclose(together, reference.predict(X), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(separate, together[:, :1], rtol=0, atol=tolerance)
     if backend == "numba":
         assert "runs eagerly" in caplog.text
 

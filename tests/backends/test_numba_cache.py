@@ -76,7 +76,10 @@ CallSquares = Callable[..., tuple[int, list[str]]]
 
 @pytest.fixture
 def call_squares(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[CallSquares]:
-    """Return a function that calls `squares` as a new process would, and returns its number of hits and warnings."""
+    """Return a function that calls `squares` as a new process would.
+
+    The function returns the number of cache hits and the list of warnings.
+    """
 
     def call_squares(folder: Path, *dtypes: str) -> tuple[int, list[str]]:
         cache.cache_folder.cache_clear()
@@ -260,7 +263,7 @@ def test_a_file_in_place_of_the_cache_folder_is_left_alone(
     folder = only_file(warm_cache).parent
     shutil.rmtree(folder)
     folder.write_text("a file")
-    for _ in range(2):  # in two processes
+    for _ in range(2):  # as in two processes
         hits, (message,) = call_squares(warm_cache)
         assert hits == 0
         assert f"in every process, since nothing can be kept in {folder}" in message
@@ -270,19 +273,19 @@ def test_a_file_in_place_of_the_cache_folder_is_left_alone(
 # --- full disks, several processes, other processors ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
 def test_a_failed_write_is_logged_and_leaves_no_file(
-    call_squares: CallSquares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    call_squares: CallSquares, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     def fail(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
+        raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
         hits, (_, message) = call_squares(tmp_path, "float64", "float32", "int64")[0], call_squares(tmp_path)[1]
         assert hits == 0
     assert message.startswith(f"numba: compiled code cannot be kept in {tmp_path}")
-    assert message.endswith(f"({os.strerror(number)}): the next process compiles it again")
+    assert message.endswith(f"({os.strerror(code)}): the next process compiles it again")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     call_squares(tmp_path)
     assert call_squares(tmp_path) == (1, [])
@@ -300,9 +303,9 @@ def test_several_processes_can_compile_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_code_is_compiled_and_kept_for_each_processor(tmp_path: Path) -> None:
-    for settings, purpose in [({}, "float64"), ({"NUMBA_CPU_NAME": "generic"}, "float64 for this processor")]:
+    for settings, target in [({}, "float64"), ({"NUMBA_CPU_NAME": "generic"}, "float64 for this processor")]:
         (message,) = log_lines(run(CALL, tmp_path, **settings))
-        assert f"compiling a sum of squares for {purpose} takes a few seconds, once" in message
+        assert f"compiling a sum of squares for {target} takes a few seconds, once" in message
     assert log_lines(run(CALL, tmp_path)) == []
 
 

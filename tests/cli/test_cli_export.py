@@ -130,7 +130,7 @@ def test_export_without_onnx_or_onnxruntime_names_the_extra(missing, monkeypatch
         (["--pyhton", "a"], 2, "unrecognized arguments: --pyhton"),
     ],
 )
-def test_invalid_options_of_export_are_refused(options, status, message, capsys):
+def test_invalid_options_and_output_paths_of_export_are_refused(options, status, message, capsys):
     assert main(["export", "kind.safetensors", *options]) == status
     out, err = capsys.readouterr()
     assert out == ""

@@ -2,9 +2,9 @@
 
 :mod:`deepnotes.backends.bounds` computes the error bound of an equation as it is written. An equation that loses digits
 by cancellation has a large bound, which every backend satisfies, so comparing backends with bounds cannot reveal the
-loss. These tests compare the bounds with the condition of the function: one rounding of an argument x changes f by
-``u |x ∂f/∂x|``, and the rounding of the result by ``u |f|``. The bound of an equation must not be much larger than the
-sum of these terms. Targets are data and have no rounding errors.
+lost digits. These tests compare the bounds with the conditioning of the function: with the unit roundoff u, rounding an
+argument x changes f by ``u |x ∂f/∂x|``, and rounding the result changes it by ``u |f|``. The bound of an equation must
+not be much larger than the sum of these terms. Targets are data and have no rounding errors.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.losses import LIBRARY as LOSSES
 
 DTYPES = ["float32", "float64"]
-ROUNDINGS = 128
+MAX_RATIO = 128
 """The factor by which a bound may exceed the sum described above. It is large because the rules for bounds count an
 exponential as 8 roundings, and treat the rounding errors of the arguments as independent."""
 LOGITS = np.concatenate([np.linspace(-100, 100, 161), *np.outer([1, -1], np.geomspace(1e-6, 12, 30))])
@@ -34,7 +34,10 @@ def pairs(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def three_classes() -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and targets for three classes; the targets give the first class the probability 1, then 0.75."""
+    """Return logits and targets for three classes.
+
+    The first class has the probability 1 in the first half of the columns, and 0.75 in the second half.
+    """
     Z = np.vstack([LOGITS, np.zeros_like(LOGITS), np.full_like(LOGITS, -0.5)])
     one_hot, probable = np.zeros_like(Z), np.zeros_like(Z) + np.array([[0.75], [0.125], [0.125]])
     one_hot[0] = 1
@@ -114,7 +117,7 @@ FROM_OUTPUTS = {"sigmoid_backward", "tanh_backward"}
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", sorted(set(CASES) - FROM_OUTPUTS))
 def test_an_equation_is_as_accurate_as_its_arguments(name: str, dtype: str) -> None:
-    assert max_bound(bind(name), CASES[name], dtype, name.split("_derivative")[0] in WITH_TARGETS) <= ROUNDINGS
+    assert max_bound(bind(name), CASES[name], dtype, name.split("_derivative")[0] in WITH_TARGETS) <= MAX_RATIO
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -122,12 +125,12 @@ def test_an_equation_is_as_accurate_as_its_arguments(name: str, dtype: str) -> N
 def test_a_derivative_computed_from_outputs_is_as_accurate_as_the_outputs(name: str, dtype: str) -> None:
     A = np.concatenate([PROBABILITIES, -PROBABILITIES])[None] if name == "tanh_backward" else PROBABILITIES[None]
     slope = lambda ops, A: getattr(ops, name)(ops.xp.ones_like(A), A, A)  # noqa: E731
-    assert max_bound(slope, (A,), dtype) <= ROUNDINGS
+    assert max_bound(slope, (A,), dtype) <= MAX_RATIO
 
 
 UNSTABLE: dict[str, tuple[str, Callable[..., Any]]] = {
     "softplus(z) - y z": ("sigmoid_cross_entropy", lambda ops, Z, Y: ops.softplus(Z) - Y * Z),
-    "log(1 + ...)": (
+    "log(Σ e^z) - Σ y z": (
         "softmax_cross_entropy",
         lambda ops, Z, Y: (
             -ops.xp.sum(Y * (Z - ops.xp.log(ops.xp.sum(ops.xp.exp(Z), axis=0, keepdims=True))), axis=0, keepdims=True)
@@ -146,7 +149,7 @@ UNSTABLE: dict[str, tuple[str, Callable[..., Any]]] = {
 @pytest.mark.parametrize("name", UNSTABLE)
 def test_unstable_formulas_are_detected(name: str, dtype: str) -> None:
     case, function = UNSTABLE[name]
-    assert max_bound(function, CASES[case], dtype, case in WITH_TARGETS) > 100 * ROUNDINGS
+    assert max_bound(function, CASES[case], dtype, case in WITH_TARGETS) > 100 * MAX_RATIO
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

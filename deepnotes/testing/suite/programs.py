@@ -34,7 +34,7 @@ OUTPUT_ACTIVATIONS = {
     "half_poisson_deviance": ["exp", "softplus"],
 }
 """For losses that do not accept every activation of the last layer: the activations to check."""
-TARGETS = {"unit": "bits", "simplex": "columns", "count": "bits", "real": "real"}
+TARGETS = {"unit": "bits", "simplex": "distributions", "count": "bits", "real": "real"}
 """For each kind of targets that a loss accepts: the targets of its training cases."""
 
 

@@ -88,7 +88,7 @@ def _identity_cases(trial: Trial, dtype: str) -> Any:
     for name, (Z, Y) in {"sigmoid": _sigmoid_inputs(), "softmax": _softmax_inputs()}.items():
         X, Y = Z.astype(dtype), Y.astype(dtype)
         ops, put = trial.bounds(dtype).ops, trial.bounds(dtype).from_numpy
-        for targets in ("columns", "labels") if name == "softmax" else ("columns",):
+        for targets in ("distributions", "labels") if name == "softmax" else ("distributions",):
             if targets == "labels":
                 certain = Y.max(axis=0) == 1
                 X, Y = X[:, certain], Y[:, certain]
