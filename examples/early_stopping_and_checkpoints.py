@@ -1,4 +1,4 @@
-"""Stop early and restore the best epoch; resume an interrupted training, with bit-identical results."""
+"""Stop early and restore the best epoch; resume an interrupted training run, with bit-identical results."""
 # ruff: noqa: T201
 
 import sys
@@ -31,7 +31,7 @@ print(f"validation loss: {loss:.3f}; at the last epoch it was {history.val_loss[
 
 
 class Interrupt(dn.Callback):
-    """Interrupt the training in its eighth epoch, as Ctrl-C would."""
+    """Interrupt training in the eighth epoch, as Ctrl-C would."""
 
     def on_epoch(self, training):
         if training.epoch == 8:

@@ -218,9 +218,7 @@ def test_partial_fit_continues_if_the_loss_and_optimizer_are_equal(examples: Any
     assert shared._training[2].step == recreated._training[2].step == 3  # type: ignore[index]
 
 
-def test_user_defined_objects_are_compiled_and_saved_as_the_page_says(
-    examples: Any, data: Any, tmp_path: Path
-) -> None:
+def test_user_defined_objects_are_compiled_and_saved_as_the_page_says(examples: Any, data: Any, tmp_path: Path) -> None:
     from deepnotes.backends import EagerInference, EagerProgram, RecordedProgram
 
     def make_net(*layers: dn.Layer) -> dn.Network:

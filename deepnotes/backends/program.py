@@ -55,7 +55,7 @@ class Chunk(NamedTuple):
     steps : int
         The number of updates made. Training stops before the first update whose cost or gradient is not finite.
     cost : float
-        The cost of the last batch, even if no update was made for it. NaN or infinity if this cost ended the training.
+        The cost of the last batch, even if no update was made for it. NaN or infinity if this cost ended training.
     """
 
     loss_sum: float

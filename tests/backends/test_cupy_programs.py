@@ -383,11 +383,11 @@ def test_options_are_checked_before_anything_is_loaded(invalid: dict[str, Any], 
         options.check_options(**arguments)
 
 
-# --- custom parts, warmup, several backends -------------------------------------------------------------------
+# --- user-defined parts, warmup, several backends -------------------------------------------------------------
 
 
 class Doubled(dn.Layer):
-    """A custom layer, for which there is no kernel."""
+    """A user-defined layer, for which there is no kernel."""
 
     def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
         return 2 * A_prev, None

@@ -1,4 +1,4 @@
-"""The benchmarks: all contenders do the same training, ratios are computed per round, and tables match the results."""
+"""The benchmarks: all contenders train in the same way, ratios are computed per round, and tables match the results."""
 
 import json
 import sys

@@ -182,7 +182,7 @@ def export_module(metadata: dict[str, Any]) -> ModuleType:
 
 
 class NamedActivation(dn.ActivationFunction):
-    """A custom activation with the given name."""
+    """A user-defined activation with the given name."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -58,7 +58,7 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
 
 
 def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
-    """Run the training to its end, and return its history.
+    """Train to the end, and return the history.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Callback:
     """The base class of callbacks; derive from it and override the methods that you need.
 
-    An error in one callback ends the training, but only after the other callbacks were called for the same chunk or
+    An error in one callback ends training, but only after the other callbacks were called for the same chunk or
     epoch: a checkpoint may be written only if all callbacks have seen the same updates.
 
     Attributes
@@ -31,7 +31,7 @@ class Callback:
     saves = False
 
     def on_start(self, training: "Training") -> None:
-        """Called once, before anything changes; raise an error to refuse the training."""
+        """Called once, before anything changes; raise an error to refuse to train."""
 
     def on_ready(self, training: "Training") -> None:
         """Called once before the first update, last callback first, because the last one may restore a checkpoint."""
@@ -40,10 +40,10 @@ class Callback:
         """Called after each chunk of batches, about ten times a second."""
 
     def on_epoch(self, training: "Training") -> None:
-        """Called after each epoch; set ``training.stop = True`` to end the training.
+        """Called after each epoch; set ``training.stop = True`` to end training.
 
         A checkpoint does not contain ``training.stop``, so resumed training would continue. To prevent this, store in
-        the :meth:`memory` that the callback has ended the training, and set ``training.stop`` again in
+        the :meth:`memory` that the callback has ended training, and set ``training.stop`` again in
         :meth:`on_ready`.
         """
 
@@ -54,7 +54,7 @@ class Callback:
         """Return the values that a checkpoint stores for this callback: JSON values and NumPy arrays, by name.
 
         Use arrays for lists of numbers that grow. The callbacks that define this method must have the same classes and
-        arguments when the training is resumed. The arguments are compared by the attributes of the same names or, if
+        arguments when training is resumed. The arguments are compared by the attributes of the same names or, if
         the callback has a method ``fingerprint()``, by its result.
         """
         return {}
@@ -116,7 +116,7 @@ class Training:
     position : Position
         The position within the epoch.
     step, steps : int
-        The number of updates made so far, including those before a checkpoint from which the training was resumed, and
+        The number of updates made so far, including those before a checkpoint from which training was resumed, and
         the total number.
     loss : float
         The mean loss of the epoch so far.
@@ -124,7 +124,7 @@ class Training:
         Whether a checkpoint can be written: these attributes and the memories of all callbacks reflect the same
         updates. False during updates, and after an error in a callback, whose memory may then be incomplete.
     stop : bool
-        Set it to True to end the training after the epoch. It is not part of checkpoints: resumed training continues
+        Set it to True to end training after the epoch. It is not part of checkpoints: resumed training continues
         unless a callback sets it again, as :class:`EarlyStopping` does.
     per_chunk : int
         The number of updates in the next chunk.

@@ -45,7 +45,7 @@ def determinism_of_predictions(trial: Trial) -> None:
 
 @check("determinism.chunks")
 def determinism_of_chunks(trial: Trial) -> None:
-    """Parameters, slots and sums of losses have the same bits however the training is split into calls."""
+    """Parameters, slots and sums of losses have the same bits, however a training run is split into calls."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype, optimizer=Adam(), samples=61, call_sizes=(61,), weighted=True)
         (order,) = training.orders()

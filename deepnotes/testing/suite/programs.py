@@ -127,7 +127,7 @@ def batches(trial: Trial) -> None:
 
 @check("programs.chunks")
 def chunks(trial: Trial) -> None:
-    """Splitting a training into calls changes nothing, and no batch affects the next one through reused buffers."""
+    """Splitting a training run into calls changes nothing, and no batch affects the next one through reused buffers."""
     for dtype in DTYPES:
         for call_sizes in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
             training = TrainingCase(
@@ -212,7 +212,7 @@ def dropout(trial: Trial) -> None:
 
 @check("programs.layouts")
 def layouts(trial: Trial) -> None:
-    """Samples in any memory layout give the same training and stay unchanged."""
+    """Samples in any memory layout give the same results and stay unchanged."""
     for dtype in DTYPES:
         for name, layout in LAYOUTS.items():
             random = name != "broadcast"

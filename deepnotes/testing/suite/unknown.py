@@ -1,4 +1,4 @@
-"""Layers, activations, losses and optimizers without kernels train by their equations."""
+"""Layers, activations, losses and optimizers without kernels train with their equations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class Doubled(Dense):
 
 @check("programs.unknown_parts")
 def unknown_parts(trial: Trial) -> None:
-    """Parts without a kernel, including classes derived from parts with a kernel, train by their equations."""
+    """Parts without a kernel, including classes derived from parts with a kernel, train with their equations."""
     for dtype in DTYPES:
         layers: list[Layer] = [Dense(5, "tanh"), Dense(3)]
         for optimizer in (SignDescent(), SlowAdam(epsilon=1e-3)):

@@ -95,7 +95,7 @@ def test_an_unchanged_checkpoint_is_verified_once(run: Path, monkeypatch: pytest
 def test_errors_name_the_latest_intact_checkpoint(run: Path) -> None:
     fit(network(), run, 3, every=1, **SIMPLE)
     truncate(list_checkpoints(run)[0])
-    with pytest.raises(dn.CheckpointError, match=r"has step-000000020\.safetensors of an earlier training"):
+    with pytest.raises(dn.CheckpointError, match=r"has step-000000020\.safetensors of an earlier training run"):
         fit(network(), run, **SIMPLE)
     latest = run / "step-000000030.safetensors"
     with pytest.raises(dn.CheckpointError, match=r"cannot write .*; the latest checkpoint is .*step-000000020"):

@@ -78,7 +78,7 @@ def test_interrupted_training_resumes_to_the_same_bits(
         pytest.importorskip("numba")
     uninterrupted = network(backend, dtype)
     expected = outcome(uninterrupted, fit(uninterrupted))
-    if "chunks" in STOPS[stop]:  # so that a chunk, and with it the training, ends within an epoch
+    if "chunks" in STOPS[stop]:  # so that a chunk, and with it the training run, ends within an epoch
         monkeypatch.setattr("deepnotes.network.training.loop.CHUNK_SECONDS", 1e-9)
     with pytest.raises(RuntimeError, match="stopped"):
         fit(network(backend, dtype), run, callbacks=[FailAfter(**STOPS[stop])])

@@ -77,7 +77,7 @@ def test_early_stopping_restores_the_best_parameters() -> None:
         callbacks=[recorder],
     )
     best = int(np.argmin(history.val_loss))
-    assert history.epochs == best + 1 + 6  # the sixth epoch without improvement ends the training
+    assert history.epochs == best + 1 + 6  # the sixth epoch without improvement ends training
     assert history.best_epoch == best + 1
     np.testing.assert_array_equal(net.flat(), recorder.thetas[best])
     assert net.evaluate(*validation)["loss"] == history.val_loss[best]
