@@ -51,7 +51,7 @@ class Draw:
         """Return zeros and ones."""
         return self.rng.integers(0, 2, shape).astype(np.float64)
 
-    def columns(self, k: int, m: int) -> np.ndarray:
+    def distributions(self, k: int, m: int) -> np.ndarray:
         """Return probability distributions, one in each column."""
         x = self.rng.uniform(0.05, 1, (k, m))
         return np.asarray(x / x.sum(axis=0))
@@ -114,8 +114,8 @@ CALLS: dict[str, Arguments] = {
     "exp_half_poisson_deviance_delta": lambda d, n, k, m: (d.positive(n, m), d.positive(n, m)),
     "sigmoid_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)),
     "sigmoid_cross_entropy_delta": lambda d, n, k, m: (d.unit(n, m), d.bits(n, m)),
-    "softmax_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.columns(n, m)),
-    "softmax_cross_entropy_delta": lambda d, n, k, m: (d.columns(n, m), d.columns(n, m)),
+    "softmax_cross_entropy": lambda d, n, k, m: (d.real(n, m), d.distributions(n, m)),
+    "softmax_cross_entropy_delta": lambda d, n, k, m: (d.distributions(n, m), d.distributions(n, m)),
     "one_hot": lambda d, n, k, m: (d.indices(n, 1, m), n, DTYPE),
     "total_weight": lambda d, n, k, m: (d.positive(1, m),),
     "sample_scale": lambda d, n, k, m: (d.positive(1, m),),

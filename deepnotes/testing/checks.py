@@ -97,7 +97,7 @@ class Trial:
         return np.asarray(self.backend.to_numpy(x))
 
     def compare(self, found: Any, expected: BoundedArray, where: str) -> None:
-        """Check that a result of the backend has the expected dtype and shape, and each number is within its bound.
+        """Check that a result has the expected dtype and shape, and that each number is within its bound.
 
         `where` describes the comparison in the error message.
 

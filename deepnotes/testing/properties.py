@@ -41,7 +41,7 @@ class StyledDraw(Draw):
         return super().real(*shape)
 
     def weights(self, *shape: int) -> np.ndarray:
-        """Return numbers of the style, normally distributed for "random"."""
+        """Return numbers of the style; for "random", they are normally distributed."""
         return self.real(*shape) if self.style != "random" else super().weights(*shape)
 
 

@@ -45,11 +45,11 @@ class Result:
         The id of the check.
     verdict : {"passed", "failed", "known gap", "not applicable"}
     worst : float
-        The largest error found, as a multiple of its bound: at most 1 if it passed, 0 if everything was exact.
+        The largest error found, as a multiple of its bound: at most 1 if the check passed, 0 if everything was exact.
     where : str
         A description of the comparison in which that error was found.
     message : str
-        The error, or the reason why the check does not apply; empty if it passed.
+        The error, or the reason why the check does not apply; empty if the check passed.
     compared : int
         The number of values that were compared.
     seconds : float

@@ -163,8 +163,8 @@ def test_accuracy(name, dtype):
 def test_backward_multiplies_by_the_slope(name, dtype):
     """N12 with N6, N7, N8, N9 and variants: dZ = dA * g'(Z), where g' is a difference quotient of the formula.
 
-    No term of g' is larger than 2 (1 + |z|), or for exp 2 (1 + |z|) max(1, e^z). Each term has at most 16 roundings,
-    8 of them in an exponential.
+    No term of g' is larger than 2 (1 + |z|); for the activation exp, the limit is 2 (1 + |z|) max(1, e^z). Each term
+    has at most 16 roundings, 8 of them in an exponential.
     """
     Z = finite(name, grid(dtype))
     Z = Z[abs(Z) > 1e-12][None]  # the derivative of relu and leaky_relu at 0 is a convention, tested below
@@ -194,8 +194,8 @@ def test_sigmoid():
 def test_tanh():
     """N7: (e^z - e^-z) / (e^z + e^-z), g' = 1 - tanh² z.
 
-    The bound is 3 ulp for tanh and, for the quotient, 4 ulp for each exponential in numerator and denominator and 2 ulp
-    for their rounding. For |z| >= 1, the difference of the exponentials loses less than one bit.
+    The bound is 3 ulp for tanh, 4 ulp for each of the four exponentials in the quotient, and 2 ulp for rounding the
+    numerator and the denominator. For |z| >= 1, the difference of the exponentials loses less than one bit.
     """
     Z = np.concatenate([np.linspace(-9, -1, 50), np.linspace(1, 9, 50)])[None]
     quotient = (np.exp(Z) - np.exp(-Z)) / (np.exp(Z) + np.exp(-Z))

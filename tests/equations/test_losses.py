@@ -157,11 +157,11 @@ FUSED = [
 
 @pytest.mark.parametrize(("activation", "name"), FUSED)
 def test_fused_losses_equal_unfused_losses(activation, name):
-    """N10, N11: for |z| <= 4, where the loss of g(z) is accurate, the loss computed from the logits is equal to it.
+    """N10, N11: for |z| <= 4, the loss computed from the logits equals the loss computed from the outputs.
 
-    In this range, a and 1 - a are at least 1e-4. The relative error of a is 16 + k roundings (two exponentials of 8
-    each); this is also the absolute error of log a. The error of log(1 - a) is larger by the factor a / (1 - a) <= e^4.
-    An exponential is at most e^4.
+    In this range, the loss computed from the outputs is accurate: a and 1 - a are at least 1e-4. The relative error of
+    a is 16 + k roundings (two exponentials of 8 each); this is also the absolute error of log a. The error of
+    log(1 - a) is larger by the factor a / (1 - a) <= e^4. An exponential is at most e^4.
     """
     k, loss = 3, Loss(name)
     rng = np.random.default_rng(0)
@@ -299,7 +299,7 @@ def test_balanced_class_weights_take_sample_weights_into_account():
 
 
 def test_partial_fit_does_not_scale_sample_weights():
-    """Weights are divided by their mean over all samples, but ``partial_fit`` receives only some of the samples."""
+    """``fit`` divides the weights by their mean over all samples, but ``partial_fit`` gets only some of the samples."""
     X, y = np.random.default_rng(6).normal(size=(3, 1)), np.array([1])
     start = dn.Network([dn.Dense(2, "softmax")], 3, dtype="float64", seed=0)
     steps = []
@@ -407,7 +407,7 @@ def test_losses_refuse_activations_outside_their_domain():
                     check_pair(Loss(loss), dn.Activation(activation))
 
 
-def test_the_half_poisson_deviance_is_0_where_the_output_equals_the_target():
+def test_the_half_poisson_deviance_is_exact_at_the_target_and_at_extreme_logits():
     Y = np.array([[0.0, 1.0, 3.0, 20.0]])
     assert eq.half_poisson_deviance(np, Y, Y)[0, 1:].tolist() == [0.0, 0.0, 0.0]
     Z = np.array([[-math.inf, 0.0, -1000.0]])

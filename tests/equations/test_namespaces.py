@@ -105,7 +105,7 @@ def test_every_equation_has_a_test_case():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", CALLS)
-def test_equations(name, dtype):
+def test_equations_match_numpy_bit_for_bit(name, dtype):
     """N2 to N15 and variants: the results have the same bits as NumPy's, and the dtype of the arguments."""
     strict, numpy = (EQUATIONS[name](xp, *convert(xp, CALLS[name], dtype)) for xp in (array_api_strict, np))
     for array in strict if isinstance(strict, tuple) else (strict,):
@@ -125,7 +125,7 @@ def data(k, m=22, indices=False):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_predictions(activation):
+def test_predictions_match_numpy_and_stay_in_the_namespace(activation):
     """N2, N3: NumPy inputs give NumPy predictions; inputs in the namespace give predictions in the namespace."""
     X, _ = data(2)
     standardizer = dn.Standardizer.fit(X)
@@ -143,7 +143,7 @@ PAIRS = [(a, loss) for a in ACTIVATIONS for loss in LOSSES if dn.Activation(a).r
 
 
 @pytest.mark.parametrize(("activation", "loss"), PAIRS)
-def test_gradients(activation, loss):
+def test_gradients_match_numpy(activation, loss):
     """N11 to N15, with dropout, L2 and sample weights."""
     X, Y = data(2)
     nets = networks(dn.Dense(4, activation), dn.Dropout(0.25), dn.Dense(2, activation))
@@ -165,7 +165,7 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("indices", [True, False], ids=["indices", "columns"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_training(optimizer, indices):
+def test_training_matches_numpy(optimizer, indices):
     """Train with dropout, L2, clipping, weights, validation data, metrics and a smaller last batch."""
     X, Y = data(3, indices=indices)
     nets = networks(dn.Dense(5, "gelu"), dn.Dropout(0.3), dn.Dense(3, "softmax"))

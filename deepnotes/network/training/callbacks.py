@@ -109,7 +109,7 @@ class EarlyStopping(Callback):
         self._best, self._theta = best, theta
 
     def on_end(self, training: "Training") -> None:
-        """Restore the best parameters, but not if no update was made: resuming has then failed, and changed nothing."""
+        """Restore the best parameters, unless no update was made: then resuming failed and must change nothing."""
         if self.restore_best and self._theta is not None and training.step:
             training.network.set_flat(self._theta)
             training.history.best_epoch = self._epoch
