@@ -1,4 +1,4 @@
-"""Paired timings of two checkouts: each checkout trains in a process of its own, and the processes take turns.
+"""Paired timings of two checkouts: each checkout trains in its own process, and the processes take turns.
 
 Whatever slows the machine down for a while slows both timings of a pair, so it cancels in their ratio.
 """

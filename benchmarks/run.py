@@ -1,6 +1,6 @@
 """Run all benchmarks, in under 20 minutes on two cores: ``python -m benchmarks.run``.
 
-Each part runs in a process of its own, which writes a file of results. If a part fails or takes too long, its old
+Each part runs in a separate process, which writes a file of results. If a part fails or takes too long, its old
 results are kept, the other parts still run, and the failure is reported at the end. Then all tables, figures and the
 report are redrawn. With ``--quick``, this is a trial run of a few minutes; its results are meaningless.
 """

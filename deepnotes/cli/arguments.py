@@ -150,7 +150,7 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
 
 
 def with_hint(error: E, hint: str) -> E:
-    """Add `hint` to `error` as a note, which is shown on a line of its own, and return the error."""
+    """Add `hint` to `error` as a note, which is shown on a separate line, and return the error."""
     error.add_note(hint)
     return error
 
