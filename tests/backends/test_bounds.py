@@ -162,7 +162,7 @@ def test_a_condition_is_uncertain_only_if_an_uncertain_one_decides_it() -> None:
 def test_the_element_that_attains_a_maximum_is_certain_unless_another_one_may() -> None:
     bounds = Bounds("float64")
     x = BoundedArray(bounds.rules, np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 2.1]]), 0.2)
-    largest = bounds.xp.equal(x, bounds.xp.max(x, axis=0, keepdims=True))
+    largest = bounds.rules.equal(x, bounds.rules.max(x, axis=0, keepdims=True))
     assert largest.value.tolist() == [[False, False], [True, False], [False, True]]
     assert largest.error.tolist() == [[0, 0], [0, 1], [0, 1]]
 
