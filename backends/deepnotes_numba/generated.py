@@ -130,7 +130,7 @@ class Source:
             else:
                 source = OPERATIONS[node.operation].format(*(f"n{i}" for i in node.arguments))
             yield f"n{index} = {source}"
-            yield f"c{index} = real(n{index})"
+            yield f"c{index} = n{index}" if self.expression.kinds[index].boolean else f"c{index} = real(n{index})"
 
     def elementwise(self, results: Sequence[int]) -> Iterator[str]:
         """Yield the computation of the elements of some nodes, inside of the innermost loop."""
