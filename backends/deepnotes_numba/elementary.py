@@ -146,7 +146,7 @@ def expm1(x):
     n, p = _reduce(t)
     s = _power_of_two(n)
     y = s * p + (s - ONE(x))
-    return y if x == x else x
+    return y if abs(x) > ZERO(x) else x  # NaN, and zeros of both signs
 
 
 @inline_code
@@ -158,7 +158,7 @@ def tanh(x):
     e = s * p + (s - ONE(x))
     y = e / (e + TWO(x))
     y = -y if x < ZERO(x) else y
-    return y if x == x else x
+    return y if abs(x) > ZERO(x) else x  # NaN, and zeros of both signs
 
 
 @inline_code
