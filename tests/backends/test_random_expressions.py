@@ -92,6 +92,7 @@ def test_each_operation_gives_what_numpy_gives(backend: Any, dtype: str) -> None
             np.testing.assert_array_equal(np.signbit(x[wanted == 0]), np.signbit(wanted[wanted == 0]), err_msg=name)
 
 
+@pytest.mark.thinned(4)
 @in_each_dtype
 @pytest.mark.parametrize("seed", range(6))
 @on_each_backend
@@ -103,6 +104,7 @@ def test_random_elementwise_expressions_give_what_numpy_gives(backend: Any, seed
     assert random.compare(found, expression, *arrays) > 200
 
 
+@pytest.mark.thinned(4)
 @in_each_dtype
 @pytest.mark.parametrize("derivative", [False, True])
 @pytest.mark.parametrize("seed", range(4))
