@@ -13,6 +13,9 @@ from deepnotes.backends.eager import EagerInference, EagerProgram
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.program import Batches, Chunk, Data, Program, State
 from deepnotes.equations import EQUATIONS
+from deepnotes.nn.activations import Activation, as_formula
+from deepnotes.nn.expressions import Expression, Node
+from deepnotes.nn.layers import Dense
 from deepnotes.nn.optimizers import SGD, Adam, AdamW, RMSProp
 from deepnotes.nn.plan import Plan
 from deepnotes.nn.steps import Gradient, gradient_step
@@ -270,6 +273,26 @@ class _SgdForUnknown(EagerProgram):
         super().__init__(backend, plan if known else replace(plan, optimizer=SGD(0.1)))
 
 
+def _miscompiled(change: Callable[[Node], Node]) -> type[EagerProgram]:
+    """Return a program that computes the activations of user-defined classes by formulas with changed nodes."""
+
+    def changed(formula: Expression) -> Expression:
+        return replace(formula, nodes=tuple(change(node) for node in formula.nodes))
+
+    def miscompile(layer: Any, outputs: int, dtype: str) -> Any:
+        if not isinstance(layer, Dense) or type(layer.g) is Activation:
+            return layer
+        g = as_formula(layer.g, dtype, outputs)
+        return replace(layer, activation=replace(g, formula=changed(g.formula), derivative=changed(g.derivative)))
+
+    class Miscompiled(EagerProgram):
+        def __init__(self, backend: Backend, plan: Plan) -> None:
+            pairs = zip(plan.layers, plan.layout.sizes[1:], strict=True)
+            super().__init__(backend, replace(plan, layers=tuple(miscompile(*pair, plan.dtype) for pair in pairs)))
+
+    return Miscompiled
+
+
 class _SharedBuffer(EagerProgram):
     def gradients(self, state: State, data: Data) -> Gradient:
         gradient = super().gradients(state, data)
@@ -405,6 +428,16 @@ MUTANTS = [
         kernel("softmax_cross_entropy", _loss_without_log1p),
     ),
     Mutant("an optimizer without a kernel trains as SGD", "programs.unknown_parts", program(_SgdForUnknown)),
+    Mutant(
+        "a kernel for a user-defined activation computes minimum as maximum",
+        "programs.own_parts.hard_swish",
+        program(_miscompiled(lambda node: node._replace(operation="maximum") if node.operation == "minimum" else node)),
+    ),
+    Mutant(
+        "a kernel for a user-defined activation has another option",
+        "programs.own_parts.soft_shrink",
+        program(_miscompiled(lambda node: node._replace(value=0.5) if node.value == 0.4 else node)),
+    ),
     Mutant(
         "subnormals are flushed to 0, but this is not declared",
         "semantics.subnormals",

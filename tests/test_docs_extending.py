@@ -16,7 +16,7 @@ import pytest
 
 import deepnotes as dn
 from deepnotes import nn
-from deepnotes.testing import run
+from deepnotes.testing import check_part, run
 
 PAGE = (Path(__file__).parent.parent / "docs" / "extending.md").read_text(encoding="utf-8")
 BACKENDS = ["numpy", "numba", dn.Backend("strict", array_api_strict)]
@@ -72,10 +72,28 @@ def test_types_for_user_defined_classes_are_exported() -> None:
 def test_the_page_imports_only_public_packages_and_links_to_existing_files() -> None:
     imports = set(re.findall(r"^(?:from|import) ([\w.]+)", PAGE, flags=re.MULTILINE))
     assert {name for name in imports if name.startswith("deepnotes")} <= {
-        "deepnotes", "deepnotes.nn", "deepnotes.backends",
+        "deepnotes", "deepnotes.nn", "deepnotes.backends", "deepnotes.testing",
     }  # fmt: skip
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGE):
         assert (Path(__file__).parent.parent / "docs" / target).exists(), target
+
+
+def test_the_three_parts_of_the_first_section_have_ten_lines() -> None:
+    section = PAGE.partition("in ten lines\n")[2].partition("\n## ")[0]
+    parts = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)[0]
+    assert len(parts.splitlines()) == 10
+    assert re.findall(r"^class (\w+)", parts, flags=re.MULTILINE) == ["SoftSign", "LogCosh", "SignDescent"]
+
+
+@pytest.mark.parametrize("part", ["SoftSign", "LogCosh", "SignDescent"])
+@on_each_backend
+def test_the_parts_of_ten_lines_are_within_bounds_and_train(backend: Any, part: str, examples: Any, data: Any) -> None:
+    backend = require_backend(backend)
+    report = check_part(getattr(examples, part)(), [backend])
+    assert report.passed, str(report)
+    net = dn.Network([dn.Dense(8, examples.SoftSign()), dn.Dense(2)], inputs=3, backend=backend, seed=0)
+    history = net.fit(*data, loss=examples.LogCosh(), optimizer=examples.SignDescent(), epochs=30)
+    assert history.loss[-1] < 0.9 * history.loss[0]
 
 
 def numeric_gradient(net: dn.Network, name: str, X: Any, Y: Any, loss: Any, h: float = 1e-6) -> np.ndarray:

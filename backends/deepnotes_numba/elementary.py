@@ -114,6 +114,8 @@ LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # has so few bits tha
 LN2_LOW = constant(-2.12194440054690581e-4, 1.90821492927058770e-10)
 LOWEST, HIGHEST = constant(-104.0, -746.0), constant(89.0, 710.0)  # beyond these, e^x is 0 or infinite
 SATURATED = constant(20.0, 44.0)  # beyond this, tanh(x / 2) is 1
+SMALLEST_NORMAL, SHIFT = constant(2.0**-126, 2.0**-1022), constant(24.0, 54.0)
+SCALE = constant(2.0**24, 2.0**54)  # times this, every subnormal number is normal
 EXPONENTIAL = _polynomial(*([1 / factorial(k) for k in range(top, 1, -1)] for top in (7, 13)))
 LOGARITHM = _polynomial(*([2 / (2 * k + 1) for k in range(top, 0, -1)] for top in (4, 11)))
 ERFC_SERIES = _polynomial(ERFC[::-1], ERFC[::-1])
@@ -144,7 +146,7 @@ def expm1(x):
     n, p = _reduce(t)
     s = _power_of_two(n)
     y = s * p + (s - ONE(x))
-    return y if x == x else x
+    return y if abs(x) > ZERO(x) else x  # NaN, and zeros of both signs
 
 
 @inline_code
@@ -156,7 +158,7 @@ def tanh(x):
     e = s * p + (s - ONE(x))
     y = e / (e + TWO(x))
     y = -y if x < ZERO(x) else y
-    return y if x == x else x
+    return y if abs(x) > ZERO(x) else x  # NaN, and zeros of both signs
 
 
 @inline_code
@@ -168,11 +170,14 @@ def sigmoid(x):
 
 @inline_code
 def log(x):
-    """Return the natural logarithm; it is not accurate for a subnormal x."""
-    n = _exponent(x)
-    f = _fraction(x) - ONE(x)
+    """Return the natural logarithm."""
+    subnormal = x < SMALLEST_NORMAL(x)
+    w = x * SCALE(x) if subnormal else x
+    n = _exponent(w)
+    f = _fraction(w) - ONE(x)
     s = f / (TWO(x) + f)
     z = s * s
+    n = n - SHIFT(x) if subnormal else n
     y = n * LN2_HIGH(x) + (TWO(x) * s + (s * z * LOGARITHM(z) + n * LN2_LOW(x)))
     y = y if x < INFINITY(x) else x
     return y if x > ZERO(x) else (-INFINITY(x) if x == ZERO(x) else NAN(x))

@@ -27,7 +27,7 @@ OPERATIONS = {
     "log1p": "any_log1p({})", "tanh": "tanh({})", "less": "({} < {})", "less_equal": "({} <= {})",
     "greater": "({} > {})", "greater_equal": "({} >= {})", "equal": "({} == {})", "bitwise_and": "({} & {})",
     "bitwise_xor": "({} ^ {})", "number": "(one if {} else zero)", "where": "({1} if {0} else {2})", "spread": "{0}",
-    "sign": "(one if {0} > zero else (-one if {0} < zero else {0}))",
+    "sign": "(one if {0} > zero else (-one if {0} < zero else {0} + zero))",
     "maximum": "({0} if {0} > {1} or {0} != {0} else {1})", "minimum": "({0} if {0} < {1} or {0} != {0} else {1})",
 }  # fmt: skip
 """The operations as Python; their arguments are names. Those of numbers are the operators of Python."""
@@ -130,7 +130,7 @@ class Source:
             else:
                 source = OPERATIONS[node.operation].format(*(f"n{i}" for i in node.arguments))
             yield f"n{index} = {source}"
-            yield f"c{index} = real(n{index})"
+            yield f"c{index} = n{index}" if self.expression.kinds[index].boolean else f"c{index} = real(n{index})"
 
     def elementwise(self, results: Sequence[int]) -> Iterator[str]:
         """Yield the computation of the elements of some nodes, inside of the innermost loop."""

@@ -36,7 +36,8 @@ def any_log1p(x):
     """Return ``log(1 + x)`` for any x, corrected to first order for the rounding of ``1 + x``."""
     w = ONE(x) + x
     y = log(w)
-    return y + (x - (w - ONE(x))) / w if x > -ONE(x) and x < INFINITY(x) else y
+    y = y + (x - (w - ONE(x))) / w if x > -ONE(x) and x < INFINITY(x) else y
+    return x if w == ONE(x) else y  # zeros of both signs as well
 
 
 def elements_of(kind: Any) -> Any:

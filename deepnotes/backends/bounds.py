@@ -124,10 +124,10 @@ class BoundedArray:
         return self.rules.compare(np.greater_equal, self, self.rules.lift(other, self))
 
     def __and__(self, other: Any) -> "BoundedArray":
-        return self.rules.exact(self.value & self.rules.lift(other, self).value)
+        return self.rules.combine(np.bitwise_and, self, self.rules.lift(other, self))
 
     def __xor__(self, other: Any) -> "BoundedArray":
-        return self.rules.exact(self.value ^ self.rules.lift(other, self).value)
+        return self.rules.combine(np.bitwise_xor, self, self.rules.lift(other, self))
 
     def __lshift__(self, other: Any) -> "BoundedArray":
         return self.rules.exact(self.value << self.rules.lift(other, self).value)
@@ -136,6 +136,20 @@ class BoundedArray:
         return self.rules.exact(self.value >> self.rules.lift(other, self).value)
 
     __radd__, __rmul__ = __add__, __mul__
+
+
+class Largest(BoundedArray):
+    """The maxima of `argument` along an axis; so a comparison with `argument` tells which elements attain them.
+
+    Without `argument`, the maximum would be a number with an error of its own, and the element that attains it would
+    not be certain to equal it.
+    """
+
+    __slots__ = ("argument", "axis")
+
+    def __init__(self, result: BoundedArray, argument: BoundedArray, axis: int | None) -> None:
+        super().__init__(result.rules, result.value, result.error)
+        self.argument, self.axis = argument, axis
 
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "tf32": 2.0**-11, "float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -299,6 +313,15 @@ class Rules:
         error = a.error + b.error
         return BoundedArray(self, comparison(a.value, b.value), (error > 0) & (abs(a.value - b.value) <= error))
 
+    def combine(self, operation: Any, a: BoundedArray, b: BoundedArray) -> BoundedArray:
+        """Return ``a & b`` or ``a ^ b``; it is uncertain if it depends on an uncertain argument."""
+        value = operation(a.value, b.value)
+        if value.dtype.kind != "b":
+            return self.exact(value)
+        others = [x.value ^ (x.error > 0) for x in (a, b)]
+        outcomes = [operation(x, y) for x in (a.value, others[0]) for y in (b.value, others[1])]
+        return BoundedArray(self, value, np.any([outcome != value for outcome in outcomes], axis=0))
+
     # --- functions of the protocol --------------------------------------------------------------------------------
 
     def asarray(self, obj: Any, /, *, dtype: Any = None, copy: Any = None) -> BoundedArray:
@@ -391,8 +414,14 @@ class Rules:
         return self.with_errors(np.sign(x.value), np.where((x.error > 0) & (abs(x.value) <= x.error), 2.0, 0.0))
 
     def equal(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
-        """Return whether the elements of two arrays are equal."""
-        return self.compare(np.equal, x1, x2)
+        """Return whether the elements of two arrays are equal; x2 may be the maxima of x1 along an axis."""
+        result = self.compare(np.equal, x1, x2)
+        if not isinstance(x2, Largest) or x2.argument is not x1:
+            return result
+        low, high = x1.value - x1.error, x1.value + x1.error
+        may_be_largest = high >= np.max(low, axis=x2.axis, keepdims=True)
+        is_tie = np.sum(may_be_largest, axis=x2.axis, keepdims=True) > 1
+        return BoundedArray(self, result.value, (result.error > 0) & may_be_largest & is_tie)
 
     def maximum(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
         """Return the larger element.
@@ -431,7 +460,7 @@ class Rules:
     def max(self, x: BoundedArray, /, *, axis: int | None = None, keepdims: Any = False) -> BoundedArray:
         """Return the maximum along an axis; its error bound is the largest error bound of an element."""
         error = np.max(x.error, axis=axis, keepdims=keepdims)
-        return self.with_errors(np.max(x.value, axis=axis, keepdims=keepdims), error)
+        return Largest(self.with_errors(np.max(x.value, axis=axis, keepdims=keepdims), error), x, axis)
 
     def _select(self, value: np.ndarray, first: np.ndarray, x1: BoundedArray, x2: BoundedArray) -> BoundedArray:
         if value.dtype.kind != "f":

@@ -10,6 +10,7 @@ from deepnotes.nn.expressions import FULL, Expression
 from deepnotes.nn.presets import default
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, NotAnExpressionError, look_up
+from deepnotes.utils.wording import as_call
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
 """The range of the outputs.
@@ -80,6 +81,9 @@ class ActivationFunction:
         """
         dZ: Array = formulas.apply(formulas.activation_backward, self, ops.xp, dA, Z, A)
         return dZ
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
 
 @dataclass(frozen=True, init=False)

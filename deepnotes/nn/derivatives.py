@@ -155,5 +155,7 @@ def _accumulate(
             if derivative is None or not varies[i]:
                 continue
             if kinds[i].shape == PER_SAMPLE and kinds[index].shape == FULL:  # it was broadcast over the outputs
-                derivative = trace.sum(derivative, axis=0, keepdims=True)
+                # So may be the derivative itself, and then the sum has equal terms.
+                is_equal = derivative.kind.shape == PER_SAMPLE
+                derivative = derivative * trace.outputs if is_equal else trace.sum(derivative, axis=0, keepdims=True)
             derivatives[i] = trace.apply("add", derivatives[i], derivative) if i in derivatives else derivative

@@ -33,6 +33,8 @@ NUMBER, PER_SAMPLE, FULL = range(3)
 """The shapes of values: a number; (1, m), one element per sample; the shape of the arguments, (k, m) or (p,)."""
 
 MOST = float(np.finfo(np.float64).max)
+NOT_FINITE = {"infinity": float("inf"), "-infinity": -float("inf")}
+"""How data name the constants that JSON does not have."""
 LARGEST = 10_000
 """The largest number of nodes of an expression."""
 
@@ -114,7 +116,10 @@ class Expression:
         >>> trace(lambda xp, Z: 0.5 * Z, ["Z"], "float64").to_data()["nodes"]
         [['input', 'Z'], ['constant', 0.5], ['multiply', 1, 0]]
         """
-        nodes = [[n.operation, *([] if n.value is None else [n.value]), *n.arguments] for n in self.nodes]
+        names: dict[Any, str] = {value: name for name, value in NOT_FINITE.items()}
+        nodes = [
+            [n.operation, *([] if n.value is None else [names.get(n.value, n.value)]), *n.arguments] for n in self.nodes
+        ]
         return {
             "arrays": list(self.arrays), "numbers": list(self.numbers), "nodes": nodes, "results": list(self.results),
             "dtype": self.dtype,
@@ -193,8 +198,11 @@ def _node(data: Any, index: int, names: Sequence[str]) -> Node:
     operation, *rest = data
     if operation == "input" and len(rest) == 1 and isinstance(rest[0], str) and rest[0] in names:
         return Node("input", (), rest[0])
-    if operation == "constant" and len(rest) == 1 and type(rest[0]) in (int, float) and abs(rest[0]) <= MOST:
-        return Node("constant", (), float(rest[0]))
+    if operation == "constant" and len(rest) == 1:
+        if isinstance(rest[0], str) and rest[0] in NOT_FINITE:
+            return Node("constant", (), NOT_FINITE[rest[0]])
+        if type(rest[0]) in (int, float) and abs(rest[0]) <= MOST:
+            return Node("constant", (), float(rest[0]))
     if operation == "outputs" and not rest:
         return Node("outputs")
     if OPERATIONS.get(operation) == len(rest) and all(type(i) is int and 0 <= i < index for i in rest):
@@ -209,9 +217,17 @@ def _booleans(operation: str) -> list[bool]:
     return [i == 0 and operation in ("where", "number") for i in range(OPERATIONS.get(operation, 0))]
 
 
+def _divide(a: Any, b: Any) -> Any:
+    """Return ``a / b``; numbers are divided like arrays, so by 0 as well."""
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        with np.errstate(all="ignore"):
+            return float(np.float64(a) / b)
+    return a / b
+
+
 PYTHON: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b, "subtract": lambda a, b: a - b, "multiply": lambda a, b: a * b,
-    "divide": lambda a, b: a / b, "negative": lambda a: -a, "abs": abs, "less": lambda a, b: a < b,
+    "divide": _divide, "negative": lambda a: -a, "abs": abs, "less": lambda a, b: a < b,
     "less_equal": lambda a, b: a <= b, "greater": lambda a, b: a > b, "greater_equal": lambda a, b: a >= b,
     "bitwise_and": lambda a, b: a & b, "bitwise_xor": lambda a, b: a ^ b,
 }  # fmt: skip
@@ -227,7 +243,8 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
     if name == "outputs":
         return like.shape[0]
     if name in PYTHON:
-        return PYTHON[name](*values)
+        result = PYTHON[name](*values)
+        return xp.asarray(result) if isinstance(result, bool | np.bool) else result  # of numbers
     if name in REDUCTIONS:
         return getattr(xp, name)(values[0], axis=0, keepdims=True)
     if name == "number":
@@ -373,6 +390,8 @@ class Trace:
             return obj if dtype is None else self.astype(obj, dtype)
         if np.ndim(obj):
             raise NotAnExpressionError("an array of constants")
+        if isinstance(obj, bool | np.bool):
+            return self.symbol(self.apply("equal", 1.0, float(obj)))  # there are no constants of this kind
         return self.symbol(obj)
 
     def astype(self, x: Symbol, dtype: Any, /) -> Symbol:
@@ -389,8 +408,9 @@ class Trace:
         return self.constant(0.0)
 
     def ones_like(self, x: Symbol, /) -> Symbol:
-        """Return 1, which is broadcast where it is used."""
-        return self.constant(1.0)
+        """Return 1, which is broadcast where it is used; for one element per sample, a sum over it is 1 as well."""
+        one = self.constant(1.0)
+        return self.symbol(self.apply("spread", one, x)) if x.kind.shape == PER_SAMPLE else one
 
     def sum(self, x: Symbol, /, *, axis: Any = None, keepdims: Any = False) -> Symbol:
         """Return the sum over the outputs."""

@@ -12,6 +12,7 @@ from deepnotes.equations.ops import Ops
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction, Range, update_options
 from deepnotes.utils.errors import ArgumentError, look_up
+from deepnotes.utils.wording import as_call
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ class LossFunction:
     def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
         """Return ``dZ[L] = ∂L/∂Z``, shape (k, m); called only if ``fused_with`` returns True."""
         raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
 
 @dataclass(frozen=True, init=False)

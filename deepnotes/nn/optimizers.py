@@ -10,6 +10,7 @@ from deepnotes.nn.presets import default_of, in_dialect
 from deepnotes.nn.schedules import Rate, as_schedule
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, look_up
+from deepnotes.utils.wording import as_call
 
 
 class Optimizer:
@@ -57,6 +58,9 @@ class Optimizer:
     def _check(self, name: str, **limits: Any) -> None:
         """Validate a hyperparameter and convert it to a Python number; a NumPy number could change the dtype of θ."""
         object.__setattr__(self, name, number(name, getattr(self, name), **limits))
+
+    def __repr__(self) -> str:
+        return as_call(self)
 
 
 @dataclass(frozen=True)

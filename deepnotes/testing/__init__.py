@@ -12,6 +12,7 @@ results bit for bit, or compares a result with the one that the equations give o
 
 from deepnotes.testing.checks import Check, Failure, NotApplicable, Trial
 from deepnotes.testing.conformance import BackendConformance
+from deepnotes.testing.parts import PartReport, check_part
 from deepnotes.testing.runner import Report, Result, all_checks, run, run_check
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "Check",
     "Failure",
     "NotApplicable",
+    "PartReport",
     "Report",
     "Result",
     "Trial",
     "all_checks",
+    "check_part",
     "run",
     "run_check",
 ]

@@ -14,6 +14,13 @@ LARGE = (523, 769, 1031)
 """Sizes (n, k, m) of a product whose factors and result are larger than a core's cache."""
 
 
+def round_to_7_bits(x: np.ndarray) -> np.ndarray:
+    """Return x rounded to 7 significant bits, so that the numbers are exact at every precision of products."""
+    mantissa, exponent = np.frexp(x)
+    rounded: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
+    return rounded
+
+
 def to_c_order(x: np.ndarray) -> np.ndarray:
     """Return x in C order."""
     return np.array(x, order="C")

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, TypeAlias
@@ -14,7 +14,7 @@ import numpy as np
 
 from deepnotes.backends.base import PROMISES, Backend
 from deepnotes.backends.registry import get_backend
-from deepnotes.testing.checks import REGISTERED, Check, Failure, NotApplicable, Trial
+from deepnotes.testing.checks import REGISTERED, Check, CheckFunction, Failure, NotApplicable, Trial
 from deepnotes.utils.errors import ArgumentError, unknown_name
 
 SUITE = (
@@ -25,6 +25,7 @@ SUITE = (
     "semantics",
     "tails",
     "unknown",
+    "own_parts",
     "transfers",
     "errors",
     "determinism",
@@ -151,26 +152,30 @@ def run_check(
     """
     backend = get_backend(backend)
     gaps = backend.known_gaps if known_gaps is None else known_gaps
-    trial = Trial(backend, check, quick)
+    result = attempt(Trial(backend, check, quick), check, all_checks()[check].function)
+    if check in gaps and result.verdict == "failed":
+        return replace(result, verdict="known gap", message=f"{gaps[check]} ({result.message})")
+    if check in gaps and result.verdict == "passed":
+        message = f"declared as a known gap ({gaps[check]}), but the check passes: remove it from known_gaps"
+        return replace(result, verdict="failed", message=message)
+    return result
+
+
+def attempt(trial: Trial, name: str, function: CheckFunction) -> Result:
+    """Return the result of a function that compares a backend with the reference; errors count as failures."""
     verdict: Verdict = "passed"
     message = ""
     start = time.perf_counter()
     try:
         with np.errstate(all="ignore"):
-            all_checks()[check].function(trial)
+            function(trial)
     except NotApplicable as reason:
         verdict, message = "not applicable", str(reason)
     except Failure as failure:
         verdict, message = "failed", str(failure)
     except Exception as error:
         verdict, message = "failed", f"{type(error).__name__}: {error}"
-    if check in gaps and verdict == "failed":
-        verdict, message = "known gap", f"{gaps[check]} ({message})"
-    elif check in gaps and verdict == "passed":
-        verdict = "failed"
-        message = f"declared as a known gap ({gaps[check]}), but the check passes: remove it from known_gaps"
-    seconds = time.perf_counter() - start
-    return Result(check, verdict, trial.worst, trial.where, message, trial.compared, seconds)
+    return Result(name, verdict, trial.worst, trial.where, message, trial.compared, time.perf_counter() - start)
 
 
 def run(

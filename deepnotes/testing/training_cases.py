@@ -107,9 +107,8 @@ def compile_program(backend: Any, plan: Plan) -> Program:
     return backend.compile(plan) or EagerProgram(backend, plan)
 
 
-def compile_inference(backend: Any, training: TrainingCase) -> Inference:
-    """Return the backend's own Inference for a case, or an EagerInference if there is none."""
-    plan = training.plan
+def compile_inference(backend: Any, plan: Plan) -> Inference:
+    """Return the backend's own Inference for a plan, or an EagerInference if there is none."""
     inference = backend.compile_inference(plan.layers, plan.layout, plan.dtype)
     return inference or EagerInference(backend, plan.layers, plan.layout, plan.dtype)
 

@@ -1,4 +1,4 @@
-"""Format names, cells and causes for error messages: on one line, and cut to a readable length."""
+"""Format names, cells, causes and objects for messages: on one line, and cut to a readable length."""
 
 from collections.abc import Iterable
 
@@ -32,3 +32,8 @@ def brief(content: object) -> str:
     """Return content on one line; if it has more than 400 characters, without its middle."""
     text = one_line(content)
     return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"
+
+
+def as_call(obj: object) -> str:
+    """Return an object as a call of its class with its attributes, like the ``repr`` of a dataclass."""
+    return f"{type(obj).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(obj).items())})"

@@ -19,6 +19,11 @@ def draw_bounded(
     return BoundedArray(rules, rng.uniform(low, high, shape).astype(rules.wide), errors)
 
 
+def _largest(xp: Any, x: Any) -> Any:
+    """Return 1 for the largest elements of each column, and 0 for the others."""
+    return xp.astype(xp.equal(x, xp.max(x, axis=0, keepdims=True)), x.dtype)
+
+
 FUNCTIONS: dict[str, tuple[Any, dict[str, float]]] = {
     "add": (lambda xp, x, y: x + y, {}),
     "subtract": (lambda xp, x, y: x - y, {}),
@@ -38,6 +43,8 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, float]]] = {
     "minimum": (lambda xp, x, y: xp.minimum(x, y), {"low": 0, "high": 0.02}),
     "where": (lambda xp, x, y: xp.where(x > y, 3 * x, -y), {"low": 0, "high": 0.02}),
     "step function": (lambda xp, x, y: xp.astype(x > 0, x.dtype), {"low": -0.01, "high": 0.01}),
+    "conditions": (lambda xp, x, y: xp.where(((x > y) & (y > 0.01)) ^ (x > 0.01), x, -y), {"low": 0, "high": 0.02}),
+    "share of the largest": (lambda xp, x, y: _largest(xp, x) / xp.sum(_largest(xp, x), axis=0, keepdims=True), {}),
     "sum": (lambda xp, x, y: xp.sum(x, axis=1), {}),
     "max": (lambda xp, x, y: xp.max(x, axis=0), {"low": 0, "high": 0.02}),
     "a chain": (lambda xp, x, y: xp.log(1 + xp.exp(-(x * y))) / (2 + xp.tanh(y)), {}),
@@ -141,6 +148,23 @@ def test_nan_and_infinity_have_to_match() -> None:
     assert (excess(right, expected) == 0).all()
     wrong = np.array([inf, nan, inf, nan, nan, -inf], "float32")
     assert np.isinf(excess(wrong, expected)).all()
+
+
+def test_a_condition_is_uncertain_only_if_an_uncertain_one_decides_it() -> None:
+    rules = Bounds("float64").rules
+    uncertain = BoundedArray(rules, np.array([True, True, False, False]), [1, 1, 1, 1])
+    certain = rules.exact(np.array([True, False, True, False]))
+    assert (uncertain & certain).error.tolist() == [1, 0, 1, 0]
+    assert (uncertain ^ certain).error.all()
+    assert not (certain & certain).error.any()
+
+
+def test_the_element_that_attains_a_maximum_is_certain_unless_another_one_may() -> None:
+    bounds = Bounds("float64")
+    x = BoundedArray(bounds.rules, np.array([[1.0, 1.0], [2.0, 2.0], [0.0, 2.1]]), 0.2)
+    largest = bounds.rules.equal(x, bounds.rules.max(x, axis=0, keepdims=True))
+    assert largest.value.tolist() == [[False, False], [True, False], [False, True]]
+    assert largest.error.tolist() == [[0, 0], [0, 1], [0, 1]]
 
 
 def test_exact_results_have_no_error() -> None:

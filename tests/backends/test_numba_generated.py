@@ -13,6 +13,8 @@ import pytest
 
 import deepnotes as dn
 from deepnotes.backends import Batches, Data, EagerProgram, State
+from deepnotes.testing import check_part
+from deepnotes.testing.own_parts import OWN_PARTS
 
 pytest.importorskip("numba", reason='the extra "numba" is not installed')
 
@@ -129,6 +131,24 @@ def test_special_values_pass_through_generated_kernels_as_through_the_equations(
         found, expected = (net.inference.predict(theta, NOT_FINITE) for net in nets)
     np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
     np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("operation", "fault", "part"),
+    [
+        ("minimum", generated.OPERATIONS["maximum"], "hard_swish"),
+        ("where", "({2} if {0} else {1})", "soft_shrink"),
+        ("sqrt", "({})", "nesterov_adam"),
+    ],
+)
+def test_a_wrong_operation_in_generated_code_is_found(
+    operation: str, fault: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_part(OWN_PARTS[part], ["numba"]).passed
+    monkeypatch.setitem(generated.OPERATIONS, operation, fault)
+    report = check_part(OWN_PARTS[part], [dn.get_backend("numba", threads=1)])
+    assert [result.verdict for result in report.results] == ["failed", "failed"]
+    assert "wanted" in report.results[0].message
 
 
 def test_a_part_that_may_change_runs_eagerly() -> None:

@@ -71,6 +71,16 @@ def test_the_derivative_of_a_broadcast_sum_adds_up_over_the_outputs():
     np.testing.assert_array_equal(found, [[16], [16]])  # d/dz_i of (Σ z)²
 
 
+def test_a_value_that_is_broadcast_and_summed_counts_once_for_each_output():
+    """Uniform cross-entropy of logits, as in label smoothing: ``Σ (log Σ e^z - z)``."""
+
+    def uniform(xp: Any, Z: Any) -> Any:
+        return xp.sum(xp.log(xp.sum(xp.exp(Z), axis=0, keepdims=True)) - Z, axis=0, keepdims=True)
+
+    (found,) = pullback(trace(uniform, ["Z"], "float64"), 3, "Z")(np, Z)
+    np.testing.assert_allclose(found, 3 * A - 1, rtol=1e-12)
+
+
 def test_a_constant_result_has_the_derivative_0_in_the_shape_of_the_argument():
     constant = trace(lambda xp, Z: 0 * xp.sign(Z) + 1, ["Z"], "float64")
     (found,) = pullback(constant, 2, "Z")(np, np.ones((2, 3)))

@@ -49,6 +49,34 @@ def test_equal_operations_are_computed_once_and_constants_are_folded():
     assert [node.operation for node in expression.nodes] == ["input", "multiply", "constant", "add", "multiply"]
 
 
+def test_ones_like_a_sum_are_one_element_per_sample():
+    def function(xp: Any, Z: Any) -> Any:
+        ones = xp.ones_like(xp.sum(Z, axis=0, keepdims=True))
+        return Z + xp.sum(ones, axis=0, keepdims=True) + xp.sum(xp.ones_like(Z), axis=0, keepdims=True)
+
+    np.testing.assert_array_equal(traced(function, outputs=3)(np, Z)[0], function(np, Z))
+
+
+def test_conditions_of_numbers_are_conditions_of_arrays_as_well():
+    def function(xp: Any, Z: Any) -> Any:
+        is_large = xp.asarray(2.0, dtype=Z.dtype) > 1
+        return xp.where(is_large & (Z > 0), Z, -Z) + xp.astype(is_large, Z.dtype)
+
+    for xp in (np, array_api_strict):
+        (found,) = traced(function)(xp, xp.asarray(Z))
+        np.testing.assert_array_equal(np.asarray(found), abs(Z) + 1)
+    again = traced(lambda xp, Z: traced(function)(xp, Z)[0])
+    np.testing.assert_array_equal(again(np, Z)[0], abs(Z) + 1)
+
+
+def test_numbers_are_divided_by_zero_like_arrays():
+    data = GOOD | {
+        "nodes": [["input", "Z"], ["constant", -1.0], ["constant", 0.0], ["divide", 1, 2], ["multiply", 0, 3]]
+    }
+    (found,) = Expression.from_data(data | {"results": [4]})(np, np.ones((1, 1)))
+    assert found == -np.inf
+
+
 def test_zeros_of_both_signs_are_different_constants():
     expression = traced(lambda xp, Z: (Z + 0.0, Z + -0.0))
     assert np.signbit([node.value for node in expression.nodes if node.operation == "constant"]).tolist() == [
@@ -106,6 +134,11 @@ def test_a_formula_with_too_many_operations_is_refused():
 
 
 # --- as JSON ----------------------------------------------------------------------------------------------------------
+
+
+def test_infinite_constants_survive_json():
+    expression = traced(lambda xp, Z: xp.where(Z > 0, Z, -float("inf") * xp.ones_like(Z)))
+    assert Expression.from_data(json.loads(json.dumps(expression.to_data(), allow_nan=False))) == expression
 
 
 @pytest.mark.parametrize("part", literature.ACTIVATIONS, ids=lambda part: type(part).__name__)

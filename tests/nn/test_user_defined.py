@@ -100,3 +100,12 @@ def test_the_loss_is_not_fused_with_a_layer_derived_from_dense() -> None:
         net.parameters["W1"] = W + shift * np.eye(1, 4)
         costs.append(net.evaluate(X, Y)["loss"])
     np.testing.assert_allclose((costs[0] - costs[1]) / (2 * h), np.asarray(g)[0, 0], rtol=1e-6)
+
+
+def test_parts_that_are_no_dataclasses_are_shown_with_their_attributes():
+    class Power(dn.ActivationFunction):
+        def __init__(self, exponent: int) -> None:
+            self.exponent = exponent
+
+    assert repr(Power(3)) == "Power(exponent=3)"
+    assert [repr(type("Own", (kind,), {})()) for kind in (dn.LossFunction, dn.Optimizer)] == ["Own()", "Own()"]

@@ -37,7 +37,7 @@ def determinism_of_predictions(trial: Trial) -> None:
     """Predicting twice gives the same bits."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype, samples=300)
-        inference = compile_inference(trial.backend, training)
+        inference = compile_inference(trial.backend, training.plan)
         state, data = place_on(trial.backend, training)
         first = trial.host(inference.predict(state.theta, data.X)).copy()
         trial.same(inference.predict(state.theta, data.X), first, f"{dtype}: outputs the second time")

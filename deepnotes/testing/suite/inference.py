@@ -17,7 +17,7 @@ def check_predictions(trial: Trial, training: TrainingCase, where: str) -> None:
     bounds, plan = trial.bounds(training.dtype), training.plan
     reference = EagerInference(bounds, plan.layers, plan.layout, plan.dtype)
     (expected_state, expected_data), (state, data) = place_on(bounds, training), place_on(trial.backend, training)
-    inference = compile_inference(trial.backend, training)
+    inference = compile_inference(trial.backend, training.plan)
     with np.errstate(all="ignore"):
         expected = reference.predict(expected_state.theta, expected_data.X)
         result = inference.predict(state.theta, data.X)
@@ -85,8 +85,8 @@ def new_parameters(trial: Trial) -> None:
     """Each prediction uses the parameters passed to the call, not the parameters of an earlier call."""
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
-        inference, bounds = compile_inference(trial.backend, training), trial.bounds(dtype)
-        reference = compile_inference(bounds, training)
+        inference, bounds = compile_inference(trial.backend, training.plan), trial.bounds(dtype)
+        reference = compile_inference(bounds, training.plan)
         _, data = place_on(trial.backend, training)
         _, expected_data = place_on(bounds, training)
         for factor in (1, 0.5, -1, 1):

@@ -105,7 +105,7 @@ def empty(trial: Trial) -> None:
         trial.check(call("gather", {}), [np.ones((3, 4)), no_indices], dtype, f"{dtype} gather")
         training = TrainingCase(small(), dtype, samples=0)
         state, data = place_on(trial.backend, training)
-        result = compile_inference(trial.backend, training).predict(state.theta, data.X)
+        result = compile_inference(trial.backend, training.plan).predict(state.theta, data.X)
         trial.same(result, np.zeros((3, 0), dtype), f"{dtype} predict")
 
 
@@ -247,7 +247,7 @@ def stale(trial: Trial) -> None:
     for dtype in DTYPES:
         training = TrainingCase(small(), dtype)
         program = compile_program(trial.backend, training.plan)
-        inference = compile_inference(trial.backend, training)
+        inference = compile_inference(trial.backend, training.plan)
         state, data = place_on(trial.backend, training)
         first = program.gradients(state, data)
         before = trial.host(first.flat).copy()

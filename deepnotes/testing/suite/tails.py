@@ -10,6 +10,7 @@ from deepnotes.nn.layers import Dense
 from deepnotes.nn.optimizers import SGD
 from deepnotes.testing.calls import call
 from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.inputs import round_to_7_bits
 from deepnotes.testing.training_cases import (
     TrainingCase,
     check_number,
@@ -18,15 +19,7 @@ from deepnotes.testing.training_cases import (
     compile_program,
 )
 
-
-def _round_to_7_bits(x: np.ndarray) -> np.ndarray:
-    """Round x to 7 significant bits, so that the numbers are exact at every precision of products."""
-    mantissa, exponent = np.frexp(x)
-    rounded: np.ndarray = np.ldexp(np.round(mantissa * 128) / 128, exponent)
-    return rounded
-
-
-LOGITS = _round_to_7_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
+LOGITS = round_to_7_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
 TARGETS = (0.0, 1e-3, 0.5, 0.9, 0.999, 1.0)
 ACTIVATIONS = ("sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus")
 MANY_SAMPLES = 100_000
@@ -103,7 +96,7 @@ def inference_tails(trial: Trial) -> None:
     for dtype in DTYPES:
         for where, training, theta, X, Y, expected in _identity_cases(trial, dtype):
             put = trial.backend.from_numpy
-            inference = compile_inference(trial.backend, training)
+            inference = compile_inference(trial.backend, training.plan)
             trial.compare(inference.losses(put(theta), put(X), put(Y), training.plan.loss)[1], expected, where)
 
 
