@@ -11,7 +11,7 @@ import pytest
 import deepnotes as dn
 from deepnotes.equations import EQUATIONS
 from deepnotes.nn import activations, formulas, losses
-from deepnotes.nn.expressions import LARGEST, Expression, trace
+from deepnotes.nn.expressions import LARGEST, LONGEST_NAME, MOST_NAMES, Expression, trace
 from deepnotes.utils.errors import ArgumentError, NotAnExpressionError
 
 Z = np.random.default_rng(0).normal(size=(3, 8)) * 3
@@ -64,6 +64,19 @@ def test_constants_are_folded_in_the_dtype():
     assert found == np.exp(np.float32(1))
 
 
+def test_the_sum_of_ones_like_an_array_is_the_number_of_outputs():
+    def function(xp: Any, Z: Any) -> Any:
+        return Z * xp.sum(xp.ones_like(Z), axis=0, keepdims=True)
+
+    (found,) = traced(function)(np, np.full((4, 1), 8.0))
+    assert (found == 32).all()
+
+
+def test_numbers_are_computed_as_in_c_without_an_error():
+    (found,) = traced(lambda xp, Z: Z / (1.0 / (Z.shape[0] - 1)))(np, np.full((1, 2), 8.0))
+    assert (found == 0).all()
+
+
 def test_a_branch_on_the_number_of_outputs_is_taken():
     def function(xp: Any, Z: Any) -> Any:
         return Z if Z.shape[0] == 1 else Z / Z.shape[0]
@@ -114,6 +127,13 @@ def test_an_expression_survives_json(part):
     assert Expression.from_data(json.loads(json.dumps(expression.to_data()))) == expression
 
 
+def test_constants_that_are_not_finite_survive_json():
+    expression = traced(lambda xp, Z: Z * float("inf") - float("nan") + -float("inf"))
+    again = Expression.from_data(json.loads(json.dumps(expression.to_data(), allow_nan=False)))
+    assert again.to_data() == expression.to_data()
+    assert again.digest == expression.digest
+
+
 GOOD = {
     "arrays": ["Z"], "numbers": [], "dtype": "float64", "results": [2],
     "nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, 1]],
@@ -144,6 +164,12 @@ def test_the_data_of_the_hostile_ones_is_good_but_for_one_change():
         {"nodes": [["input", "Z"], ["less", 0, 0], ["multiply", 0, 1]]},  # a condition as a number
         {"nodes": [["input", "Z"], ["constant", 2.0], ["where", 0, 0, 1]]},  # a number as a condition
         {"nodes": [["input", "Z"], ["constant", 2.0], ["bitwise_and", 0, 1]]},
+        {"nodes": [["input", "Z"], ["sum", 0], ["sum", 1]]},  # reductions of one row, or of a number
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["max", 1]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["spread", 0, 0]]},  # broadcast to a shape that is not larger
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["spread", 1, 1]]},
+        {"nodes": [["input", "Z"], ["sum", 0], ["spread", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", "infinity"], ["multiply", 0, 1]]},
         {"nodes": [["input", "Z"]] * (LARGEST + 1)},
         {"nodes": []},
         {"nodes": {}},
@@ -159,6 +185,9 @@ def test_the_data_of_the_hostile_ones_is_good_but_for_one_change():
         {"arrays": "Z"},
         {"numbers": ["Z"]},
         {"numbers": None},
+        {"numbers": ["a" * (LONGEST_NAME + 1)]},
+        {"numbers": ["a b"]},
+        {"numbers": [f"a{i}" for i in range(MOST_NAMES)]},
         {"dtype": "float16"},
         {"dtype": ["float64"]},
     ],
