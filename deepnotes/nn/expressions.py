@@ -112,6 +112,11 @@ class Expression:
             kinds.append(_kind(node, [kinds[i] for i in node.arguments], self.arrays))
         return tuple(kinds)
 
+    @property
+    def size(self) -> int:
+        """The largest number of operations of a kernel, which may compute all values anew for each reduction."""
+        return len(self.nodes) * (1 + sum(node.operation in REDUCTIONS for node in self.nodes))
+
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the expression; the same in every process, and for every function with this formula."""
@@ -164,7 +169,7 @@ class Expression:
         valid = 0 < len(names) <= MOST_NAMES and all(map(is_name, names))
         if not valid or len(set(names)) != len(names):
             raise ArgumentError(f"expression: arrays and numbers must be lists of at most {MOST_NAMES} different names")
-        if dtype not in ("float32", "float64"):
+        if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
             raise ArgumentError("expression: the dtype must be float32 or float64")
         if not isinstance(nodes, list) or not 0 < len(nodes) <= LARGEST:
             raise ArgumentError(f"expression: nodes must be a list of 1 to {LARGEST:,} nodes")
