@@ -190,6 +190,11 @@ def test_the_data_of_the_hostile_ones_is_good_but_for_one_change():
         {"numbers": [f"a{i}" for i in range(MOST_NAMES)]},
         {"dtype": "float16"},
         {"dtype": ["float64"]},
+        {"dtype": np.array(["float64", "float64"])},
+        {"arrays": np.array(["Z"])},
+        {"nodes": [["input", "Z"], ["constant", np.float64(2)], ["multiply", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", np.int64(0), 1]]},
+        {"results": np.array([2])},
     ],
 )
 def test_hostile_data_is_refused(change):

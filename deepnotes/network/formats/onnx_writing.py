@@ -43,7 +43,8 @@ def to_onnx(chain: Chain) -> bytes:
     trace, A = trace_chain(chain)
     for node in trace.nodes:  # the last node need not be the one that computes A
         for names in (node.input, node.output):
-            names[:] = [OUTPUT if name == A.name else name for name in names]
+            if A.name in names:
+                names[:] = [OUTPUT if name == A.name else name for name in names]
     size = sum(x.nbytes for x in trace.constants.values())
     if size > LIMIT:
         raise ModelFileError(f"the parameters have {size:,} bytes, but an ONNX file must be smaller than 2 GiB")

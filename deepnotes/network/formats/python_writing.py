@@ -53,7 +53,7 @@ def to_python(chain: Chain) -> str:
             *(f"{name} = {value!r}" for name, value in _constants(chain).items()),
             _heading("the equations of deepnotes, word for word; xp is NumPy"),
             *(f"\n{text}\n" for text in functions),
-            *_formulas(chain),
+            *formulas_of(chain),
             _heading("the network"),
             *_predict(chain),
             _heading("reading data, checking, writing predictions"),
@@ -176,7 +176,7 @@ OPERATORS = {
 """The operations of formulas in Python; the others are functions of the namespace."""
 
 
-def _formulas(chain: Chain) -> list[str]:
+def formulas_of(chain: Chain) -> list[str]:
     """Return the source lines of the user-defined activations of a chain."""
     lines = []
     for number, (W, _, g) in enumerate(chain.links, 1):
