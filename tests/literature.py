@@ -144,6 +144,27 @@ class SquarePlus(dn.ActivationFunction):
         return 0.5 * (Z + ops.xp.sqrt(Z * Z + self.b))
 
 
+@dataclass(frozen=True)
+class Softmin(dn.ActivationFunction):
+    """``e^-z`` over its sum over the outputs of a sample."""
+
+    range = "simplex"
+
+    def forward(self, ops: Any, Z: Any) -> Any:
+        E = ops.xp.exp(-ops.xp.max(-Z, axis=0, keepdims=True) - Z)
+        return E / ops.xp.sum(E, axis=0, keepdims=True)
+
+
+@dataclass(frozen=True)
+class RMSNorm(dn.ActivationFunction):
+    """``z / sqrt(ε + mean of z²)`` over the outputs of a sample (arXiv:1910.07467)."""
+
+    epsilon: float = 1e-5
+
+    def forward(self, ops: Any, Z: Any) -> Any:
+        return Z / ops.xp.sqrt(mean_over_outputs(ops.xp, Z * Z) + self.epsilon)
+
+
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
@@ -466,6 +487,8 @@ ACTIVATIONS: list[dn.ActivationFunction] = [
     Mish(), SELU(), CELU(), HardSwish(), HardSigmoid(), HardTanh(), SoftSign(), ReLU6(), LogSigmoid(), TanhShrink(),
     SoftShrink(), LogSoftmax(), SquarePlus(),
 ]  # fmt: skip
+COUPLED: list[dn.ActivationFunction] = [Softmin(), RMSNorm()]
+"""Further activations whose outputs depend on each other; literature.npz has no values of theirs."""
 LOSSES: list[dn.LossFunction] = [
     LogCosh(), Pinball(), Tukey(), Focal(), KLDivergence(), Hinge(), SquaredHinge(), SmoothL1(), Charbonnier(),
     GaussianNLL(), GammaDeviance(),

@@ -92,7 +92,8 @@ class Source:
     ) -> None:
         self.expression, self.elements, self.given = expression, elements, numbers or {}
         self.options = list(dict.fromkeys(sign * float(x) for x in options for sign in (1, -1)))
-        self.nodes, self.shapes = expression.nodes, [kind.shape for kind in expression.kinds]
+        self.nodes, self.kinds = expression.nodes, expression.kinds
+        self.shapes = [kind.shape for kind in self.kinds]
         self.constants: dict[str, float] = {}
         self.uses = [0] * len(self.nodes)
         for i in [*expression.results, *(i for node in self.nodes for i in node.arguments)]:
@@ -110,8 +111,11 @@ class Source:
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """Return how the values of nodes are written in loops."""
-        prefix = {NUMBER: "c{}", PER_SAMPLE: "row{}[s]", FULL: "x{}"}
-        return [prefix[self.shapes[i]].format(i) for i in indices]
+        names = {
+            (NUMBER, False): "c{}", (PER_SAMPLE, False): "row{}[s]", (FULL, False): "x{}",
+            (NUMBER, True): "(c{} != zero)", (PER_SAMPLE, True): "(row{}[s] != zero)", (FULL, True): "x{}",
+        }  # fmt: skip
+        return [names[self.kinds[i]].format(i) for i in indices]
 
     def prologue(self) -> Iterator[str]:
         """Yield the computation of the numbers, and their conversion to the dtype."""

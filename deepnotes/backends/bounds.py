@@ -264,6 +264,10 @@ class Rules:
         mask: np.ndarray = np.isfinite(x.value) & (abs(x.value) + x.error > self.largest)
         return mask
 
+    def _unless_overflow(self, x: BoundedArray, error: Any) -> Any:
+        """Return the error of a function of x; it is infinite where a backend may have infinity instead of x."""
+        return np.where(self.may_overflow(x), np.inf, error)
+
     # --- operators --------------------------------------------------------------------------------------------------
 
     def add(self, a: BoundedArray, b: BoundedArray) -> BoundedArray:
@@ -388,11 +392,11 @@ class Rules:
 
     def log(self, x: BoundedArray, /) -> BoundedArray:
         """Return the logarithm. An error d of x changes the result by at most its distance to ``log(x - d)``."""
-        return self.elementary("log", np.log(x.value), _log_error(x.value, x.error))
+        return self.elementary("log", np.log(x.value), self._unless_overflow(x, _log_error(x.value, x.error)))
 
     def log1p(self, x: BoundedArray, /) -> BoundedArray:
         """Return ``log(1 + x)``."""
-        return self.elementary("log1p", np.log1p(x.value), _log_error(1 + x.value, x.error))
+        return self.elementary("log1p", np.log1p(x.value), self._unless_overflow(x, _log_error(1 + x.value, x.error)))
 
     def sqrt(self, x: BoundedArray, /) -> BoundedArray:
         """Return the square root. An error d of x changes the result by at most its distance to ``sqrt(x - d)``.
@@ -402,7 +406,7 @@ class Rules:
         root = np.sqrt(x.value)
         below = np.sqrt(np.maximum(x.value - x.error, 0))
         error = np.where(x.error > 0, np.maximum(x.error / np.maximum(root + below, 1e-300), 0), 0.0)
-        return self.elementary("sqrt", root, error)
+        return self.elementary("sqrt", root, self._unless_overflow(x, error))
 
     def tanh(self, x: BoundedArray, /) -> BoundedArray:
         """Return the hyperbolic tangent; its slope ``1 / cosh² x`` is largest where ``abs(x)`` is smallest."""

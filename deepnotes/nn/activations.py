@@ -6,11 +6,11 @@ from typing import Any, Literal, TypeAlias
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn import formulas
-from deepnotes.nn.expressions import FULL, Expression
+from deepnotes.nn.expressions import FULL, LONGEST_NAME, Expression, is_name
 from deepnotes.nn.presets import default
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, NotAnExpressionError, look_up
-from deepnotes.utils.wording import as_call
+from deepnotes.utils.wording import as_call, brief
 
 Range: TypeAlias = Literal["real", "positive", "unit", "simplex"]
 """The range of the outputs.
@@ -156,7 +156,8 @@ class FormulaActivation(ActivationFunction):
     Raises
     ------
     ArgumentError
-        If an expression has other arguments, or does not have exactly one result, of the same shape as its arguments.
+        If `name` is not an identifier, or an expression has other arguments, or does not have exactly one result, of
+        the same shape as its arguments.
     """
 
     name: str
@@ -166,12 +167,15 @@ class FormulaActivation(ActivationFunction):
     initializer: str = Traits.initializer
 
     def __post_init__(self) -> None:
+        if not is_name(self.name):
+            raise ArgumentError.of("name", brief(self.name), f"an identifier of at most {LONGEST_NAME} characters")
         for field_name, arrays in (("formula", ("Z",)), ("derivative", ("dA", "Z", "A"))):
             expression: Expression = getattr(self, field_name)
             shapes = [expression.kinds[i].shape for i in expression.results]
             if (expression.arrays, expression.numbers, shapes) != (arrays, (), [FULL]):
                 wanted = f"an expression of {', '.join(arrays)} with one result of the same shape"
-                raise ArgumentError(f"{field_name}: got arguments {', '.join(expression.arrays)}, wanted {wanted}")
+                given = brief(", ".join(expression.arrays + expression.numbers))
+                raise ArgumentError(f"{field_name}: got an expression of {given}, wanted {wanted}")
 
     def forward(self, ops: Ops, Z: Array) -> Array:
         """Return ``A = g(Z)`` (N3), shape (n, m)."""
@@ -182,6 +186,10 @@ class FormulaActivation(ActivationFunction):
         """Return ``dZ = dA * g'(Z)`` (N12), shape (n, m)."""
         (dZ,) = self.derivative(ops.xp, dA, Z, A)
         return dZ  # type: ignore[no-any-return]
+
+    def fingerprint(self) -> list[str]:
+        """Return the digests of the expressions, which determine the activation; its name does not."""
+        return [self.formula.digest, self.derivative.digest]
 
     def __repr__(self) -> str:
         return f"FormulaActivation({self.name!r}, of {len(self.formula.nodes)} operations)"

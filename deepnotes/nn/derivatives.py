@@ -32,7 +32,10 @@ def _choice(trace: Trace, d: Any, first: Any, second: Any, first_wins: Any, seco
 
 
 def _is_constant(trace: Trace, x: Symbol) -> bool:
-    return trace.nodes[x.index].operation in ("constant", "outputs")
+    node = trace.nodes[x.index]
+    if node.operation == "spread":
+        node = trace.nodes[node.arguments[0]]
+    return node.operation in ("constant", "outputs")
 
 
 def _maximum(t: Trace, d: Any, y: Any, a: Any, b: Any) -> tuple[Any, Any]:

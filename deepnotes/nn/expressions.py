@@ -6,6 +6,8 @@ outputs of each sample. So a backend can generate a kernel from an expression, a
 :mod:`deepnotes.nn.derivatives` can differentiate one.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -33,10 +35,12 @@ NUMBER, PER_SAMPLE, FULL = range(3)
 """The shapes of values: a number; (1, m), one element per sample; the shape of the arguments, (k, m) or (p,)."""
 
 MOST = float(np.finfo(np.float64).max)
-NOT_FINITE = {"infinity": float("inf"), "-infinity": -float("inf")}
-"""How data name the constants that JSON does not have."""
+NOT_FINITE = {"inf": np.inf, "-inf": -np.inf, "nan": np.nan}
+"""The constants that JSON cannot represent as numbers."""
 LARGEST = 10_000
 """The largest number of nodes of an expression."""
+MOST_NAMES, LONGEST_NAME = 64, 100
+"""The largest number of arguments of an expression, and the largest number of characters of a name."""
 
 
 class Node(NamedTuple):
@@ -108,6 +112,30 @@ class Expression:
             kinds.append(_kind(node, [kinds[i] for i in node.arguments], self.arrays))
         return tuple(kinds)
 
+    @property
+    def size(self) -> int:
+        """The largest number of operations of a kernel, which may compute all values anew for each reduction."""
+        return len(self.nodes) * (1 + sum(node.operation in REDUCTIONS for node in self.nodes))
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the expression; the same in every process, and for every function with this formula."""
+        return hashlib.sha256(json.dumps(self.to_data()).encode()).hexdigest()
+
+    def values_of_numbers(self, like: Any) -> dict[int, float | bool]:
+        """Return the values of the nodes that are the same for all elements, by their indices.
+
+        Parameters
+        ----------
+        like : Array, shape (k, m)
+            An array of the number of outputs and the dtype to compute with.
+        """
+        values: dict[int, float | bool] = {}
+        for index, (node, kind) in enumerate(zip(self.nodes, self.kinds, strict=True)):
+            if kind.shape == NUMBER:
+                values[index] = _compute(np, node, [values[i] for i in node.arguments], {}, like)
+        return values
+
     def to_data(self) -> dict[str, Any]:
         """Return the expression as values of JSON.
 
@@ -116,10 +144,7 @@ class Expression:
         >>> trace(lambda xp, Z: 0.5 * Z, ["Z"], "float64").to_data()["nodes"]
         [['input', 'Z'], ['constant', 0.5], ['multiply', 1, 0]]
         """
-        names: dict[Any, str] = {value: name for name, value in NOT_FINITE.items()}
-        nodes = [
-            [n.operation, *([] if n.value is None else [names.get(n.value, n.value)]), *n.arguments] for n in self.nodes
-        ]
+        nodes = [[n.operation, *([] if n.value is None else [_as_json(n.value)]), *n.arguments] for n in self.nodes]
         return {
             "arrays": list(self.arrays), "numbers": list(self.numbers), "nodes": nodes, "results": list(self.results),
             "dtype": self.dtype,
@@ -141,9 +166,10 @@ class Expression:
         except (TypeError, KeyError, IndexError):
             raise ArgumentError("expression: wanted arrays, numbers, nodes, results and dtype") from None
         names: list[str] = [*arrays, *numbers] if isinstance(arrays, list) and isinstance(numbers, list) else []
-        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-            raise ArgumentError("expression: arrays and numbers must be lists of different names")
-        if dtype not in ("float32", "float64"):
+        valid = 0 < len(names) <= MOST_NAMES and all(map(is_name, names))
+        if not valid or len(set(names)) != len(names):
+            raise ArgumentError(f"expression: arrays and numbers must be lists of at most {MOST_NAMES} different names")
+        if not isinstance(dtype, str) or dtype not in ("float32", "float64"):
             raise ArgumentError("expression: the dtype must be float32 or float64")
         if not isinstance(nodes, list) or not 0 < len(nodes) <= LARGEST:
             raise ArgumentError(f"expression: nodes must be a list of 1 to {LARGEST:,} nodes")
@@ -152,7 +178,7 @@ class Expression:
         for node in nodes:
             read.append(_node(node, len(read), names))
             given = [kinds[i] for i in read[-1].arguments]
-            if [kind.boolean for kind in given] != _booleans(read[-1].operation):
+            if not _accepts(read[-1].operation, given):
                 raise ArgumentError(f"expression: node {len(kinds)}: {read[-1].operation} of the wrong kind of values")
             kinds.append(_kind(read[-1], given, arrays))
         good = isinstance(results, list) and 0 < len(results) <= LARGEST
@@ -198,16 +224,33 @@ def _node(data: Any, index: int, names: Sequence[str]) -> Node:
     operation, *rest = data
     if operation == "input" and len(rest) == 1 and isinstance(rest[0], str) and rest[0] in names:
         return Node("input", (), rest[0])
-    if operation == "constant" and len(rest) == 1:
-        if isinstance(rest[0], str) and rest[0] in NOT_FINITE:
-            return Node("constant", (), NOT_FINITE[rest[0]])
-        if type(rest[0]) in (int, float) and abs(rest[0]) <= MOST:
-            return Node("constant", (), float(rest[0]))
+    if operation == "constant" and len(rest) == 1 and type(rest[0]) in (int, float) and abs(rest[0]) <= MOST:
+        return Node("constant", (), float(rest[0]))
+    if operation == "constant" and len(rest) == 1 and isinstance(rest[0], str) and rest[0] in NOT_FINITE:
+        return Node("constant", (), NOT_FINITE[rest[0]])
     if operation == "outputs" and not rest:
         return Node("outputs")
     if OPERATIONS.get(operation) == len(rest) and all(type(i) is int and 0 <= i < index for i in rest):
         return Node(operation, tuple(rest))
     raise ArgumentError(f"expression: node {index}: {operation[:40]!r} with these arguments is not a known operation")
+
+
+def is_name(name: Any) -> bool:
+    """Return whether `name` may be a name in a file: an identifier of Python, of limited length."""
+    return isinstance(name, str) and len(name) <= LONGEST_NAME and name.isidentifier()
+
+
+def _as_json(value: str | float) -> str | float:
+    """Return the value of a node as JSON can represent it."""
+    return value if isinstance(value, str) or np.isfinite(value) else str(value)
+
+
+def _accepts(operation: str, arguments: Sequence[Kind]) -> bool:
+    """Return whether an operation may have arguments of these kinds."""
+    shapes = [kind.shape for kind in arguments]
+    if (operation in REDUCTIONS and shapes != [FULL]) or (operation == "spread" and not shapes[0] < shapes[1] == FULL):
+        return False
+    return [kind.boolean for kind in arguments] == _booleans(operation)
 
 
 def _booleans(operation: str) -> list[bool]:
@@ -242,6 +285,8 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
         return node.value
     if name == "outputs":
         return like.shape[0]
+    if all(type(value) in (bool, int, float) for value in values):
+        return _number(name, values, str(like.dtype).rpartition(".")[2])
     if name in PYTHON:
         result = PYTHON[name](*values)
         return xp.asarray(result) if isinstance(result, bool | np.bool) else result  # of numbers
@@ -251,8 +296,25 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
         return xp.astype(values[0], like.dtype)
     if name == "spread":
         return xp.zeros_like(values[1]) + values[0]
-    arrays = [xp.asarray(v, dtype=like.dtype) if isinstance(v, int | float) else v for v in values]
+    arrays = [
+        xp.asarray(v, dtype=xp.bool if isinstance(v, bool) else like.dtype) if isinstance(v, int | float) else v
+        for v in values
+    ]
     return getattr(xp, name)(*arrays)
+
+
+def _number(name: str, values: Sequence[Any], dtype: str) -> Any:
+    """Return an operation on numbers: operators in double precision, as in Python, and functions in the dtype.
+
+    There is no error where Python would raise one: 1 / 0 is infinite.
+    """
+    if name == "where":
+        return values[1] if values[0] else values[2]
+    if name == "number":
+        return float(values[0])
+    kind = np.dtype(dtype).type if name in FUNCTIONS else np.bool if name in LOGIC else np.float64
+    with np.errstate(all="ignore"):
+        return getattr(np, name)(*map(kind, values)).item()
 
 
 class Symbol:
@@ -404,13 +466,17 @@ class Trace:
         return number
 
     def zeros_like(self, x: Symbol, /) -> Symbol:
-        """Return 0, which is broadcast where it is used."""
-        return self.constant(0.0)
+        """Return zeros of the shape of x."""
+        return self._like(0.0, x)
 
     def ones_like(self, x: Symbol, /) -> Symbol:
-        """Return 1, which is broadcast where it is used; for one element per sample, a sum over it is 1 as well."""
-        one = self.constant(1.0)
-        return self.symbol(self.apply("spread", one, x)) if x.kind.shape == PER_SAMPLE else one
+        """Return ones of the shape of x."""
+        return self._like(1.0, x)
+
+    def _like(self, value: float, x: Symbol) -> Symbol:
+        """Return a number, broadcast to the shape of x: the sum of ones over the outputs is their number, not 1."""
+        x = self.symbol(x)
+        return self.constant(value) if x.kind.shape == NUMBER else self.symbol(self.apply("spread", value, x))
 
     def sum(self, x: Symbol, /, *, axis: Any = None, keepdims: Any = False) -> Symbol:
         """Return the sum over the outputs."""
@@ -467,12 +533,9 @@ class Trace:
         return None
 
     def _folded(self, name: str, values: Sequence[Any]) -> Symbol | None:
-        """Return an operation on constants as a constant; Python computes operators in double, NumPy functions not."""
-        with np.errstate(all="ignore"):
-            if name in ARITHMETIC:
-                return self.constant(float(getattr(np, name)(*map(np.float64, values))))
-            if name in FUNCTIONS:
-                return self.constant(float(getattr(np, name)(*map(self.dtype.type, values))))
+        """Return an operation on constants as a constant."""
+        if name in ARITHMETIC or name in FUNCTIONS:
+            return self.constant(_number(name, values, self.dtype.name))
         return None
 
     def _node(self, node: Node) -> Symbol:

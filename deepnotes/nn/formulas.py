@@ -74,10 +74,14 @@ def is_fixed(part: Any) -> bool:
     return not vars(part) if parameters is None else bool(parameters.frozen)
 
 
+KERNEL = 500
+"""The largest size of an expression that kernels are generated for; compiling one of this size takes some seconds."""
+
+
 def has_formula(describe: Callable[..., Expression], part: Any, *arguments: Any) -> bool:
     """Return whether a part is fixed and has an expression, so that a kernel can be generated for it."""
     try:
-        return is_fixed(part) and describe(part, *arguments) is not None
+        return is_fixed(part) and describe(part, *arguments).size <= KERNEL
     except NotAnExpressionError:
         return False
 

@@ -231,7 +231,7 @@ def with_default_initializers(layers: tuple["Layer", ...]) -> tuple["Layer", ...
         return layers
     dense = [layer for layer in layers if isinstance(layer, Dense)]
     # In scikit-learn, the activation of the hidden layers determines the initializer of the last layer as well.
-    is_sigmoid = len(dense) > 1 and getattr(dense[0].g, "name", None) == "sigmoid"
+    is_sigmoid = len(dense) > 1 and dense[0].g == Activation("sigmoid")
     names = [
         (key, "sklearn_sigmoid_uniform" if is_sigmoid and name == "sklearn_uniform" else name) for key, name in names
     ]

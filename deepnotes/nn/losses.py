@@ -196,6 +196,7 @@ def loss_after(g: ActivationFunction | None, loss: str | LossFunction | None) ->
         If the loss is not defined for the outputs of `g`.
     """
     defaults = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
-    function = as_loss(defaults.get(getattr(g, "name", ""), "mean_squared_error") if loss is None else loss)
+    name = g.name if isinstance(g, Activation) else ""
+    function = as_loss(defaults.get(name, "mean_squared_error") if loss is None else loss)
     check_pair(function, g)
     return function

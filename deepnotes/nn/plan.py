@@ -262,7 +262,8 @@ class Supported(NamedTuple):
         """Return whether an activation with this number of outputs has a kernel."""
         if type(activation) is Activation and activation.name in self.activations:
             return True
-        return self.generates and formulas.has_formula(formulas.backward, activation, "float64", outputs)
+        describe = formulas.activation, formulas.backward
+        return self.generates and all(formulas.has_formula(f, activation, "float64", outputs) for f in describe)
 
     def has_loss(self, loss: LossFunction, outputs: int = 2) -> bool:
         """Return whether a loss with this number of outputs has a kernel."""

@@ -56,3 +56,22 @@ def test_exp_is_infinite_if_it_overflows_and_unbounded_for_an_unbounded_argument
     assert is_accepted(np.inf) == [True, True, False, True]
     assert is_accepted(-np.inf) == [False, False, False, True]
     assert is_accepted(np.exp(1.0)) == [False, False, True, True]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["log", "log1p", "sqrt"])
+def test_infinity_is_accepted_of_a_function_of_a_value_that_may_overflow(name: str, dtype: str) -> None:
+    bounds = Bounds(dtype)
+    largest = np.finfo(dtype).max
+    x = BoundedArray(bounds.rules, np.array([[largest, largest / 4]], bounds.rules.wide), largest / 8)
+    multiples: np.ndarray = excess(np.full((1, 2), np.inf, dtype), getattr(bounds.xp, name)(x))
+    assert [bool(accepted) for accepted in multiples[0] <= 1] == [True, False]
+
+
+@pytest.mark.parametrize("join", [lambda a, b: a & b, lambda a, b: a ^ b])
+def test_a_condition_joined_with_an_uncertain_one_is_uncertain(join: Any) -> None:
+    rules = Bounds("float64").rules
+    x = BoundedArray(rules, np.array([[1.0, 3.0]], rules.wide), 0.5)
+    joined = join(x < 1.2, x < 9)
+    chosen = rules.where(joined, rules.exact(np.ones((1, 2))), rules.exact(np.zeros((1, 2))))
+    assert (chosen.error > 0).tolist() == [[True, False]]

@@ -149,6 +149,32 @@ def test_a_wrong_operation_in_generated_code_is_found(
     report = check_part(OWN_PARTS[part], [dn.get_backend("numba", threads=1)])
     assert [result.verdict for result in report.results] == ["failed", "failed"]
     assert "wanted" in report.results[0].message
+def test_a_condition_on_a_sample_is_joined_with_one_on_its_outputs() -> None:
+    @dataclass(frozen=True)
+    class Masked(dn.ActivationFunction):
+        def forward(self, ops: Any, Z: Any) -> Any:
+            total = ops.xp.sum(Z, axis=0, keepdims=True)
+            return ops.xp.astype((total > 0) & (Z > 0), Z.dtype) * Z
+
+    X, _ = make_data(None)
+    found, expected = (
+        dn.Network([dn.Dense(5, Masked())], X.shape[0], seed=0, backend=name).predict(X) for name in ("numba", "numpy")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_activation_whose_forward_is_no_formula_runs_eagerly() -> None:
+    @dataclass(frozen=True)
+    class Sorted(dn.ActivationFunction):
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return np.sort(Z, axis=0)
+
+        def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
+            return dA
+
+    net, settings = make_network(Sorted(), "float64", "numba")
+    net.fit(*make_data(None), epochs=1, **settings)
+    assert type(net._training[1]) is EagerProgram  # type: ignore[index]
 
 
 def test_a_part_that_may_change_runs_eagerly() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import literature
 import numpy as np
 import pytest
 
@@ -70,6 +71,24 @@ def test_the_onnx_file_predicts_as_the_model_does(target, run):
     else:
         assert model.metadata["classes"] == ["down", "up"]
         assert predict(run, "again.safetensors") == predict(run, "kind.safetensors")
+
+
+def test_a_model_with_a_user_defined_activation_is_exported_without_its_class(run):
+    pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
+    model = dn.load("kind.safetensors")
+    *_, last = model.layers
+    net = dn.Network([dn.Dense(8, literature.Mish()), last], inputs=2, seed=0, standardizer=model.standardizer)
+    net.metadata = model.metadata
+    net.save("own.safetensors")
+    code = "import sys; sys.modules['literature'] = None; from deepnotes.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["export", "own.safetensors", "--onnx", "own.onnx", "--python", "own.py"]
+    process = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "run by onnxruntime" in process.stdout
+    process = subprocess.run([sys.executable, "own.py", "data.csv"], capture_output=True, text=True, check=True)
+    actual, expected = list(csv.reader(io.StringIO(process.stdout)))[1:], predict(run, "own.safetensors")
+    for row, expected_row in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(np.array(row[1:], float), np.array(expected_row[1:], float), rtol=1e-4)
 
 
 def test_json_output_of_export_with_both_formats(run):

@@ -11,7 +11,7 @@ import pytest
 import deepnotes as dn
 from deepnotes.equations import EQUATIONS
 from deepnotes.nn import activations, formulas, losses
-from deepnotes.nn.expressions import LARGEST, Expression, trace
+from deepnotes.nn.expressions import LARGEST, LONGEST_NAME, MOST_NAMES, Expression, trace
 from deepnotes.utils.errors import ArgumentError, NotAnExpressionError
 
 Z = np.random.default_rng(0).normal(size=(3, 8)) * 3
@@ -70,7 +70,7 @@ def test_conditions_of_numbers_are_conditions_of_arrays_as_well():
 
 
 def test_numbers_are_divided_by_zero_like_arrays():
-    data = GOOD | {
+    data = VALID | {
         "nodes": [["input", "Z"], ["constant", -1.0], ["constant", 0.0], ["divide", 1, 2], ["multiply", 0, 3]]
     }
     (found,) = Expression.from_data(data | {"results": [4]})(np, np.ones((1, 1)))
@@ -90,6 +90,19 @@ def test_constants_are_folded_in_the_dtype():
         np, np.zeros((1, 1), "f")
     )
     assert found == np.exp(np.float32(1))
+
+
+def test_the_sum_of_ones_like_an_array_is_the_number_of_outputs():
+    def function(xp: Any, Z: Any) -> Any:
+        return Z * xp.sum(xp.ones_like(Z), axis=0, keepdims=True)
+
+    (found,) = traced(function)(np, np.full((4, 1), 8.0))
+    assert (found == 32).all()
+
+
+def test_numbers_are_computed_as_in_c_without_an_error():
+    (found,) = traced(lambda xp, Z: Z / (1.0 / (Z.shape[0] - 1)))(np, np.full((1, 2), 8.0))
+    assert (found == 0).all()
 
 
 def test_a_function_may_branch_on_the_number_of_outputs():
@@ -147,6 +160,13 @@ def test_an_expression_is_read_back_from_json(part):
     assert Expression.from_data(json.loads(json.dumps(expression.to_data()))) == expression
 
 
+def test_constants_that_are_not_finite_survive_json():
+    expression = traced(lambda xp, Z: Z * float("inf") - float("nan") + -float("inf"))
+    again = Expression.from_data(json.loads(json.dumps(expression.to_data(), allow_nan=False)))
+    assert again.to_data() == expression.to_data()
+    assert again.digest == expression.digest
+
+
 VALID = {
     "arrays": ["Z"], "numbers": [], "dtype": "float64", "results": [2],
     "nodes": [["input", "Z"], ["constant", 2.0], ["multiply", 0, 1]],
@@ -177,6 +197,12 @@ def test_the_data_that_the_hostile_cases_change_are_valid():
         {"nodes": [["input", "Z"], ["less", 0, 0], ["multiply", 0, 1]]},  # a condition as a number
         {"nodes": [["input", "Z"], ["constant", 2.0], ["where", 0, 0, 1]]},  # a number as a condition
         {"nodes": [["input", "Z"], ["constant", 2.0], ["bitwise_and", 0, 1]]},
+        {"nodes": [["input", "Z"], ["sum", 0], ["sum", 1]]},  # reductions of one row, or of a number
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["max", 1]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["spread", 0, 0]]},  # broadcast to a shape that is not larger
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["spread", 1, 1]]},
+        {"nodes": [["input", "Z"], ["sum", 0], ["spread", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", "infinity"], ["multiply", 0, 1]]},
         {"nodes": [["input", "Z"]] * (LARGEST + 1)},
         {"nodes": []},
         {"nodes": {}},
@@ -192,8 +218,16 @@ def test_the_data_that_the_hostile_cases_change_are_valid():
         {"arrays": "Z"},
         {"numbers": ["Z"]},
         {"numbers": None},
+        {"numbers": ["a" * (LONGEST_NAME + 1)]},
+        {"numbers": ["a b"]},
+        {"numbers": [f"a{i}" for i in range(MOST_NAMES)]},
         {"dtype": "float16"},
         {"dtype": ["float64"]},
+        {"dtype": np.array(["float64", "float64"])},
+        {"arrays": np.array(["Z"])},
+        {"nodes": [["input", "Z"], ["constant", np.float64(2)], ["multiply", 0, 1]]},
+        {"nodes": [["input", "Z"], ["constant", 2.0], ["multiply", np.int64(0), 1]]},
+        {"results": np.array([2])},
     ],
 )
 def test_hostile_data_is_refused(change):

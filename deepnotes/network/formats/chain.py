@@ -10,9 +10,9 @@ from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.activations import Activation
+from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation, as_formula
 from deepnotes.nn.layers import Context, Dense, Dropout
-from deepnotes.utils.errors import ModelFileError
+from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 from deepnotes.utils.wording import brief
 
 if TYPE_CHECKING:
@@ -24,12 +24,21 @@ class Link(NamedTuple):
 
     W: np.ndarray
     b: np.ndarray
-    g: Activation
+    g: ActivationFunction
 
     @property
     def layer(self) -> Dense:
         """The layer without its parameters."""
         return Dense(len(self.W), self.g)
+
+    @property
+    def name(self) -> str:
+        """The name of the activation, in text."""
+        return str(getattr(self.g, "name", type(self.g).__name__))
+
+    def has(self, name: str) -> bool:
+        """Return whether the activation is the library's one of this name; another class may have the same name."""
+        return isinstance(self.g, Activation) and self.g.name == name
 
 
 class Target(NamedTuple):
@@ -87,7 +96,8 @@ class Chain:
         Raises
         ------
         ModelFileError
-            If the network has user-defined layers or activations, or preprocessing that other formats cannot represent.
+            If the network has a user-defined layer, an activation whose formula cannot be traced, or preprocessing that
+            other formats cannot represent.
         """
         preprocessing = network.standardizer
         if preprocessing is not None and type(preprocessing) is not Standardizer:
@@ -102,13 +112,13 @@ class Chain:
         for number, layer in enumerate(network.layers, 1):
             if type(layer) is Dropout:
                 continue
-            if type(layer) is not Dense or type(layer.g) is not Activation:
-                kind, value = ("activation", layer.g) if type(layer) is Dense else ("layer", layer)
+            if type(layer) is not Dense:
                 raise ModelFileError(
-                    f"layer {number} has the user-defined {kind} {brief(repr(value))}, but files of other formats "
-                    f"can only contain the {kind}s of deepnotes"
+                    f"layer {number} is the user-defined layer {brief(repr(layer))}, but files of other formats can "
+                    "only contain Dense and Dropout"
                 )
-            links.append(Link(host[f"W{len(links) + 1}"], host[f"b{len(links) + 1}"], layer.g))
+            g = _exported(layer, number, network.dtype)
+            links.append(Link(host[f"W{len(links) + 1}"], host[f"b{len(links) + 1}"], g))
         return cls(tuple(links), network.dtype, preprocessing, target, network.metadata)
 
     def with_folded_target(self) -> "Chain":
@@ -122,9 +132,10 @@ class Chain:
         if self.target is None:
             return self
         *before, (W, b, g) = self.links
-        if g.name != "identity":
+        if not self.links[-1].has("identity"):
             raise ModelFileError(
-                f"the outputs of {g.name} are scaled by {self.target.scale:g}, but this cannot be folded into a layer"
+                f"the outputs of {self.links[-1].name} are scaled by {self.target.scale:g}, which cannot be "
+                "folded into a layer"
             )
         last = Link(*scale_layer(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
         return replace(self, links=(*before, last), target=None, metadata=self.output_metadata())
@@ -157,8 +168,21 @@ class Chain:
             return X.astype(self.dtype)
 
     def __str__(self) -> str:
-        layers = ", ".join(f"{len(link.W)} {link.g.name}" for link in self.links)
+        layers = ", ".join(f"{len(link.W)} {link.name}" for link in self.links)
         return f"{self.inputs} features, dense {layers}"
+
+
+def _exported(layer: Dense, number: int, dtype: str) -> Activation | FormulaActivation:
+    """Return the activation of a layer, or its formula if it is user-defined."""
+    if type(layer.g) is Activation:
+        return layer.g
+    try:
+        return as_formula(layer.g, dtype, layer.units)
+    except NotAnExpressionError as error:
+        raise ModelFileError(
+            f"layer {number} has the user-defined activation {brief(repr(layer.g))}, which cannot be exported, since "
+            f"it uses {brief(error)}"
+        ) from None
 
 
 NO_TARGET = {"target_mean": 0.0, "target_scale": 1.0}

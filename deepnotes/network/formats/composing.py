@@ -7,7 +7,7 @@ the first layer becomes a standardizer. Everything is computed in double precisi
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -90,8 +90,7 @@ def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[
         standardizer, before = None, expression.affine
         if expression.layer is None:
             standardizer, before = before.split(layer.W.shape[1])
-        g = cast(Activation, layer.g)  # or a user-defined activation of one of our estimators
-        links.append(Link(*_fold(layer, before, dtype), g))
+        links.append(Link(*_fold(layer, before, dtype), layer.g))
     return standardizer, links[::-1]
 
 

@@ -11,7 +11,8 @@ from deepnotes.equations.ops import Ops
 from deepnotes.network.formats.chain import Chain
 from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
-from deepnotes.network.formats.tracing import KERNELS, Trace, Value
+from deepnotes.network.formats.tracing import KERNELS, FormulaTrace, Trace, Value
+from deepnotes.nn.activations import Activation
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import import_optional
@@ -40,7 +41,10 @@ def to_onnx(chain: Chain) -> bytes:
     """
     onnx = import_optional("onnx", "onnx", "an ONNX file")
     trace, A = trace_chain(chain)
-    trace.nodes[-1].output[0] = OUTPUT
+    for node in trace.nodes:  # the last node need not be the one that computes A
+        for names in (node.input, node.output):
+            if A.name in names:
+                names[:] = [OUTPUT if name == A.name else name for name in names]
     size = sum(x.nbytes for x in trace.constants.values())
     if size > LIMIT:
         raise ModelFileError(f"the parameters have {size:,} bytes, but an ONNX file must be smaller than 2 GiB")
@@ -53,6 +57,7 @@ def trace_chain(chain: Chain) -> tuple[Trace, Any]:
     """Return the trace of the computation of a chain's outputs from the input ``X``, and the traced outputs."""
     trace = Trace(chain.dtype)
     ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
+    formula_ops = Ops(FormulaTrace(trace), {})  # type: ignore[arg-type]
     A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
     if chain.standardizer is not None:
         trace.scope = "standardize/"
@@ -64,7 +69,9 @@ def trace_chain(chain: Chain) -> tuple[Trace, Any]:
     for number, link in enumerate(chain.links, 1):
         trace.scope = f"layer{number}/"
         W, b = trace.constant(f"W{number}", link.W), trace.constant(f"b{number}", link.b.reshape(-1))
-        A = link.g.forward(ops, ops.linear(W, A, b))
+        Z: Any = ops.linear(W, A, b)
+        Z.shape = (len(link.W),)
+        A = link.g.forward(ops if isinstance(link.g, Activation) else formula_ops, Z)
     if chain.target is not None:
         trace.scope = "target/"
         A = trace.cast(A, "float64") * chain.target.scale + chain.target.mean

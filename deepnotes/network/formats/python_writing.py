@@ -24,6 +24,8 @@ from deepnotes.datasets.reading import Format
 from deepnotes.equations import EQUATIONS
 from deepnotes.network.formats.chain import Chain
 from deepnotes.network.formats.check_vectors import vectors_of
+from deepnotes.nn.activations import Activation, FormulaActivation
+from deepnotes.nn.expressions import NUMBER, Expression
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.version import __version__
 
@@ -51,6 +53,7 @@ def to_python(chain: Chain) -> str:
             *(f"{name} = {value!r}" for name, value in _constants(chain).items()),
             _heading("the equations of deepnotes, word for word; xp is NumPy"),
             *(f"\n{text}\n" for text in functions),
+            *formulas_of(chain),
             _heading("the network"),
             *_predict(chain),
             _heading("reading data, checking, writing predictions"),
@@ -160,7 +163,74 @@ def _text(lines: list[str], statement: ast.stmt) -> str:
 
 def _functions(chain: Chain) -> list[str]:
     """Return the names of the equations that the layers need."""
-    return ["linear", *{link.g.name: None for link in chain.links}]
+    return ["linear", *{link.g.name: None for link in chain.links if isinstance(link.g, Activation)}]
+
+
+OPERATORS = {
+    "add": "{} + {}", "subtract": "{} - {}", "multiply": "{} * {}", "divide": "{} / {}", "negative": "-{}",
+    "abs": "abs({})", "less": "{} < {}", "less_equal": "{} <= {}", "greater": "{} > {}", "greater_equal": "{} >= {}",
+    "bitwise_and": "{} & {}", "bitwise_xor": "{} ^ {}", "number": "{}.astype(Z.dtype)",
+    "spread": "xp.zeros_like({1}) + {0}", "sum": "xp.sum({}, axis=0, keepdims=True)",
+    "max": "xp.max({}, axis=0, keepdims=True)",
+}  # fmt: skip
+"""The operations of formulas in Python; the others are functions of the namespace."""
+
+
+def formulas_of(chain: Chain) -> list[str]:
+    """Return the source lines of the user-defined activations of a chain."""
+    lines = []
+    for number, (W, _, g) in enumerate(chain.links, 1):
+        if isinstance(g, FormulaActivation):
+            lines += [
+                "",
+                f"def {_formula_name(number)}(xp, Z):",
+                f'    """Return the activation {g.name} of layer {number}."""',
+                *_formula_body(g.formula, np.empty((len(W), 0), chain.dtype)),
+                "",
+            ]
+    return [_heading("the formulas of user-defined activations"), *lines] if lines else []
+
+
+def _formula_name(number: int) -> str:
+    """Return the name of the function for the user-defined activation of a layer."""
+    return f"activation{number}"
+
+
+def _formula_body(formula: Expression, like: np.ndarray) -> list[str]:
+    """Return the source lines that compute a formula, one for each operation on arrays.
+
+    Parameters
+    ----------
+    formula : Expression
+    like : ndarray, shape (n, 0)
+        An array with the number of outputs and the dtype of the layer.
+    """
+    names = {index: _literal(value) for index, value in formula.values_of_numbers(like).items()}
+    lines = []
+    for index, node in enumerate(formula.nodes):
+        if node.operation == "input":
+            names[index] = "Z"
+        if index in names:
+            continue
+        is_function = node.operation not in OPERATORS
+        arguments = [
+            f"xp.asarray({names[i]}, dtype={'bool' if formula.kinds[i].boolean else 'Z.dtype'})"
+            if is_function and formula.kinds[i].shape == NUMBER
+            else names[i]
+            for i in node.arguments
+        ]
+        template = OPERATORS.get(node.operation, f"xp.{node.operation}({', '.join(['{}'] * len(arguments))})")
+        names[index] = f"t{index}"
+        lines.append(f"    t{index} = {template.format(*arguments)}")
+    (result,) = formula.results
+    return [*lines, f"    return {names[result]}"]
+
+
+def _literal(value: float | bool) -> str:
+    """Return a number as source; a negative one in parentheses."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return f'float("{value}")'
+    return f"({value!r})" if value < 0 else repr(value)
 
 
 @dataclass
@@ -313,18 +383,18 @@ def _constants(chain: Chain) -> dict[str, Any]:
         valid = isinstance(value, list) and len(value) == count and all(isinstance(name, str) for name in value)
         return value if valid else None
 
-    encoder, features, g = chain.encoder, names("features", chain.inputs), chain.links[-1].g.name
+    encoder, features, last = chain.encoder, names("features", chain.inputs), chain.links[-1]
     if encoder is None and features is not None:
         encoder = Encoder(tuple(map(Feature, features)))
     columns = encoder and [(feature.name, feature.categories, feature.fill) for feature in encoder.features]
     format, dates = _data_format(chain.metadata)
-    is_binary = g == "sigmoid" and chain.outputs == 1  # the output is the probability of the second class
+    is_binary = last.has("sigmoid") and chain.outputs == 1  # the output is the probability of the second class
     return {
         "FEATURES": features,
         "COLUMNS": columns,
         "DATES": [name for name in dates if encoder is not None and name in encoder.names],
         "FORMAT": format,
-        "CLASSES": names("classes", 2 if is_binary else chain.outputs) if is_binary or g == "softmax" else None,
+        "CLASSES": names("classes", 2 if is_binary else chain.outputs) if is_binary or last.has("softmax") else None,
         "INPUTS": chain.inputs,
         "OUTPUTS": chain.outputs,
         "DTYPE": chain.dtype,
@@ -352,8 +422,9 @@ def _predict(chain: Chain) -> list[str]:
         "    A = samples(X)  # samples are columns from here on",
     ]
     for number, (_, _, g) in enumerate(chain.links, 1):
-        options = "".join(f", {name}={value!r}" for name, value in g.options)
-        lines.append(f"    A = {g.name}(np, linear(np, W{number}, A, b{number}){options})")
+        name, options = (g.name, g.options) if isinstance(g, Activation) else (_formula_name(number), ())
+        arguments = "".join(f", {option}={value!r}" for option, value in options)
+        lines.append(f"    A = {name}(np, linear(np, W{number}, A, b{number}){arguments})")
     if chain.target is None:
         return [*lines, "    return A.T\n"]
     mean, scale = chain.target

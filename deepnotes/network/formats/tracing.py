@@ -22,6 +22,9 @@ from deepnotes.utils.extras import import_optional
 class Value:
     """An array in the equations, represented by a name in the ONNX graph."""
 
+    shape: tuple[int, ...]
+    """The number of features, for the argument of a formula only."""
+
     def __init__(self, trace: "Trace", name: str, dtype: np.dtype[Any]) -> None:
         self.trace, self.name, self.dtype = trace, name, dtype
 
@@ -43,7 +46,7 @@ def _operator(op: str, swapped: bool = False) -> Callable[..., Value]:
 
 for _name, _op in {
     "add": "Add", "sub": "Sub", "mul": "Mul", "truediv": "Div", "lt": "Less", "le": "LessOrEqual", "gt": "Greater",
-    "ge": "GreaterOrEqual", "neg": "Neg", "abs": "Abs",
+    "ge": "GreaterOrEqual", "neg": "Neg", "abs": "Abs", "and": "And", "xor": "Xor",
 }.items():  # fmt: skip
     setattr(Value, f"__{_name}__", _operator(_op))
     if _name in {"add", "sub", "mul", "truediv"}:
@@ -109,6 +112,7 @@ class Trace:
         values = [x if isinstance(x, Value) else self.number(x, dtype) for x in inputs]
         name = f"{self.scope}{op}_{next(self._numbers)}"
         self.nodes.append(self.onnx.helper.make_node(op, [x.name for x in values], [name], name=name, **attributes))
+        result = "bool" if op in CONDITIONS else result
         return Value(self, name, np.dtype(result) if result else values[-1].dtype)
 
     def cast(self, x: Value, dtype: str) -> Any:
@@ -165,6 +169,66 @@ class Trace:
         accurate = self.where(self.node("Equal", u, 1), x, naive * (x / self.log(u)))
         return self.where(self.node("Equal", naive, -1), naive, accurate)
 
+
+class FormulaTrace:
+    """The namespace of formulas, whose functions take any arguments, unlike those that the equations need.
+
+    Parameters
+    ----------
+    trace : Trace
+        Records the nodes.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trace, name)
+
+    def astype(self, x: Value, dtype: Any, /) -> Any:
+        """Return True and False as 1 and 0."""
+        return self._trace.cast(x, np.dtype(dtype).name)
+
+    def zeros_like(self, x: Value, /) -> Value:
+        """Return zeros of the shape of x, also where x is not finite."""
+        zero = self._trace.number(0.0, x.dtype)
+        return self._trace.where(self._trace.equal(x, x), zero, zero)  # type: ignore[no-any-return]
+
+    def maximum(self, x1: Any, x2: Any, /) -> Any:
+        """Return the larger of two values, or NaN where one is NaN; ``Max`` in ONNX Runtime 1.15 ignores NaN."""
+        return self.where(x1 < x2, x2, self._unless_nan(x1, x2))
+
+    def minimum(self, x1: Any, x2: Any, /) -> Any:
+        """Return the smaller of two values, or NaN where one is NaN."""
+        return self.where(x1 > x2, x2, self._unless_nan(x1, x2))
+
+    def _unless_nan(self, x1: Any, x2: Value) -> Any:
+        """Return x1, or NaN where x2 is NaN; no node is needed if x2 is a number."""
+        is_number = not np.isnan(self._trace.constants.get(x2.name, np.nan))
+        return x1 if is_number else self.where(self.equal(x2, x2), x1, x2)
+
+    def expm1(self, x: Any, /) -> Any:
+        """Return ``e^x - 1`` to full accuracy; above 1, the subtraction is accurate."""
+        return self.where(x > 1, self.exp(x) - 1, self._trace.expm1(x))
+
+    def log1p(self, x: Any, /) -> Any:
+        """Return ``log(1 + x)`` to full accuracy; above 1, the sum is accurate."""
+        return self.where(x > 1, self.log(1 + x), self._trace.log1p(x))
+
+    def sum(self, x: Any, /, *, axis: Any, keepdims: Any) -> Any:
+        """Return the sum over the features, which are the last axis in the file."""
+        axes = self._trace.constant("features", np.array([-1]))
+        return self._trace.node("ReduceSum", x, axes, keepdims=1, result=x.dtype.name)
+
+    def max(self, x: Any, /, *, axis: Any, keepdims: Any) -> Any:
+        """Return the maximum over the features, or NaN if one of them is NaN; ``ReduceMax`` may ignore NaN."""
+        largest = self._trace.node("ReduceMax", x, axes=[-1], keepdims=1)
+        total = self.sum(self.where(self.equal(x, x), self.zeros_like(x), x), axis=axis, keepdims=keepdims)
+        return self.where(self.equal(total, total), largest, total)
+
+
+CONDITIONS = {"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "And", "Xor"}
+"""The nodes whose results are True and False."""
 
 FUNCTIONS = {
     "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "sign": "Sign",

@@ -1,8 +1,8 @@
 """Fingerprints of the settings and data of a training run, to decide whether it can be resumed from a checkpoint."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +10,21 @@ import numpy as np
 from deepnotes.backends.samples import host_columns
 from deepnotes.network.training.loop import callbacks_with_memory
 from deepnotes.network.training.object_fingerprint import NoFingerprintError, fingerprint, fingerprint_settings
+from deepnotes.nn import formulas
+from deepnotes.nn.activations import Activation, as_formula
+from deepnotes.nn.expressions import Expression
+from deepnotes.nn.layers import Dense, Layer
+from deepnotes.nn.losses import LossFunction
+from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.nn.optimizers import Optimizer
+from deepnotes.utils.errors import NotAnExpressionError
 from deepnotes.utils.wording import brief
 
 if TYPE_CHECKING:
     from deepnotes.backends.base import Backend
     from deepnotes.backends.program import Data
     from deepnotes.network.training.state import Training
+    from deepnotes.nn.plan import Plan
 
 
 def settings(training: "Training") -> dict[str, str | None]:
@@ -81,11 +90,52 @@ def _settings_to_compare(training: "Training") -> dict[str, Any]:
     """Return the settings that must not change when training is resumed, by name."""
     plan: dict[str, Any] = {field.name: getattr(training.plan, field.name) for field in fields(training.plan)}
     return plan | {
+        "layers": tuple(_layer(layer, training.plan.dtype) for layer in training.plan.layers),
+        "loss": _loss(training.plan),
+        "optimizer": _optimizer(training.plan),
         "batch_size": training.batch_size,
         "shuffle": training.rng is not None,
         "watched": list(training.watched),
         "callbacks": callbacks_with_memory(training),
     }
+
+
+def _layer(layer: Layer, dtype: str) -> Layer:
+    """Return a layer with the formula of its activation in place of a user-defined one that has a formula."""
+    if type(layer) is not Dense or type(layer.g) is Activation or hasattr(layer.g, "fingerprint"):
+        return layer
+    try:
+        return replace(layer, activation=as_formula(layer.g, dtype, layer.units))
+    except NotAnExpressionError:
+        return layer
+
+
+def _loss(plan: "Plan") -> Any:
+    """Return the formula of a user-defined loss, or the loss itself if other methods of it matter."""
+    loss = plan.loss
+    if type(loss).fused_with is not LossFunction.fused_with:
+        return loss
+    formula = _formula(formulas.loss_and_derivative, loss, plan.dtype, plan.layout.sizes[-1])
+    return {"formula": formula} if formula else loss
+
+
+def _optimizer(plan: "Plan") -> Any:
+    """Return the formula of a user-defined optimizer, or the optimizer itself if other methods of it matter."""
+    optimizer = plan.optimizer
+    if type(optimizer).scalars is not Optimizer.scalars or type(optimizer) in OPTIMIZERS.values():
+        return optimizer
+    formula = _formula(formulas.update, optimizer, plan.dtype)
+    return {"formula": formula, "learning_rate": optimizer.learning_rate} if formula else optimizer
+
+
+def _formula(describe: Callable[..., Expression], part: object, *arguments: Any) -> dict[str, Any] | None:
+    """Return the formula of a part as data; None if it has none, may change, or defines its fingerprint."""
+    if hasattr(part, "fingerprint") or not formulas.is_fixed(part):
+        return None
+    try:
+        return describe(part, *arguments).to_data()
+    except NotAnExpressionError:
+        return None
 
 
 def _fingerprint_setting(name: str, value: Any) -> str:

@@ -5,6 +5,7 @@ import sys
 import warnings
 from typing import Any
 
+import literature
 import numpy as np
 import pytest
 
@@ -18,11 +19,12 @@ from deepnotes.nn.activations import LIBRARY
 onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
 pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
 
-ACTIVATIONS = [
+ACTIVATIONS: list[Any] = [
     dn.Activation(name, **options)
     for name, traits in LIBRARY.items()
     for options in [traits.options, *([dict.fromkeys(traits.options, 0.3)] if traits.options else [])]
 ]
+USER_DEFINED: list[Any] = [*literature.ACTIVATIONS, *literature.COUPLED]
 DTYPES = ["float32", "float64"]
 EXTREMES = [
     0.0, -0.0, 1e-40, -1e-40, 1e-30, -1e-30, 1e-8, -1e-8, 1e-4, -1e-4, 0.5, -0.5, 5.0, -5.0, 20.0, -20.0, 60.0, -60.0,
@@ -64,7 +66,7 @@ def check(chain: Chain, X: np.ndarray, random: bool = False) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS + USER_DEFINED, ids=str)
 def test_networks_with_each_activation_stay_within_their_bounds(activation: dn.Activation, dtype: str) -> None:
     chain = Chain.of(network(activation, dtype))
     rng = np.random.default_rng(3)
@@ -75,7 +77,7 @@ def test_networks_with_each_activation_stay_within_their_bounds(activation: dn.A
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [g for g in ACTIVATIONS if g.name != "softmax"], ids=str)
+@pytest.mark.parametrize("activation", [g for g in ACTIVATIONS if g.name != "softmax"] + USER_DEFINED, ids=str)
 def test_each_activation_stays_within_its_bounds_at_extreme_inputs(activation: dn.Activation, dtype: str) -> None:
     """The network is one neuron with weight 1, so that infinities reach the activation unchanged."""
     net = dn.Network([dn.Dense(1, activation)], inputs=1, dtype=dtype, seed=0)
@@ -144,14 +146,53 @@ def test_activations_defined_by_onnx_become_a_single_node(name: str, op: str) ->
     assert [node.op_type for node in onnx.load_from_string(to_onnx(Chain.of(net))).graph.node] == ["Gemm", op, "Gemm"]
 
 
-class Custom(dn.ActivationFunction):
-    """A user-defined activation."""
+class Reversed(dn.ActivationFunction):
+    """A user-defined activation that is not a formula."""
 
     def forward(self, ops: Any, Z: Any) -> Any:
-        return ops.silu(Z)
+        return Z[::-1]
+
+    def backward(self, ops: Any, dA: Any, Z: Any, A: Any) -> Any:
+        return dA[::-1]
 
     def __repr__(self) -> str:
-        return "Custom()"
+        return "Reversed()"
+
+
+class Scaled(dn.ActivationFunction):
+    """A user-defined activation with an attribute that may change."""
+
+    def __init__(self) -> None:
+        self.slope = 2.0
+
+    def forward(self, ops: Any, Z: Any) -> Any:
+        return self.slope * Z
+
+    def __repr__(self) -> str:
+        return "Scaled()"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("g", USER_DEFINED, ids=str)
+def test_a_loaded_formula_is_exported_to_the_same_file(g: dn.ActivationFunction, dtype: str, tmp_path: Any) -> None:
+    net = network(g, dtype)
+    net.save(tmp_path / "model.safetensors")
+    loaded = dn.load(tmp_path / "model.safetensors", backend="numpy")
+    assert to_onnx(Chain.of(loaded)) == to_onnx(Chain.of(net))
+
+
+def test_an_activation_that_returns_its_argument_is_exported() -> None:
+    """The output is then not computed by a node of the activation."""
+
+    class Same(dn.ActivationFunction):
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return Z
+
+        def __repr__(self) -> str:
+            return "Same()"
+
+    net = dn.Network([dn.Dense(3, Same()), dn.Dense(2, Same())], inputs=2, seed=0)
+    check(Chain.of(net), np.array([[1, -2], [0.5, np.nan]], "float32"))
 
 
 class Twice(dn.Layer):
@@ -165,11 +206,12 @@ class Twice(dn.Layer):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([dn.Dense(3, Custom()), dn.Dense(1)], r"layer 1 has the user-defined activation Custom\(\)"),
-        ([dn.Dense(3), Twice(), dn.Dense(1)], r"layer 2 has the user-defined layer Twice\(\)"),
+        ([dn.Dense(3, Reversed()), dn.Dense(1)], r"layer 1 has the user-defined activation Reversed\(\), .* an index"),
+        ([dn.Dense(3), dn.Dense(1, Scaled())], "layer 2 has .* attributes that may change: Scaled is not a frozen"),
+        ([dn.Dense(3), Twice(), dn.Dense(1)], r"layer 2 is the user-defined layer Twice\(\)"),
     ],
 )
-def test_user_defined_layers_and_activations_are_refused_by_name(
+def test_user_defined_parts_that_are_not_formulas_are_refused_by_name(
     layers: Any, message: str, write: str, tmp_path: Any
 ) -> None:
     net = dn.Network(layers, inputs=2, seed=0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import literature
 import numpy as np
 import pytest
 
@@ -26,11 +27,14 @@ RUN = "import sys; sys.modules['deepnotes'] = None; import runpy; sys.argv = sys
 RUN += "runpy.run_path(sys.argv[0], run_name='__main__')"
 """A program that makes ``import deepnotes`` fail, and then runs the Python file named by its first argument."""
 
+USER_DEFINED = [*literature.ACTIVATIONS, *literature.COUPLED]
 
-def network(activation: str = "relu", dtype: str = "float32", outputs: int = 3, last: str = "softmax") -> dn.Network:
+
+def network(activation: Any = "relu", dtype: str = "float32", outputs: int = 3, last: str = "softmax") -> dn.Network:
     standardizer = dn.Standardizer.fit(np.random.default_rng(0).normal(5, 3, size=(4, 20)))
-    options = dict.fromkeys(LIBRARY[activation].options, 0.3)
-    layers = [dn.Dense(6, dn.Activation(activation, **options)), dn.Dropout(0.5), dn.Dense(outputs, last)]
+    if isinstance(activation, str):
+        activation = dn.Activation(activation, **dict.fromkeys(LIBRARY[activation].options, 0.3))
+    layers = [dn.Dense(6, activation), dn.Dropout(0.5), dn.Dense(outputs, last)]
     return dn.Network(layers, inputs=4, dtype=dtype, seed=3, standardizer=standardizer)
 
 
@@ -54,11 +58,11 @@ def run_without_deepnotes(*arguments: Any, status: int = 0) -> tuple[str, str]:
 
 @pytest.mark.thinned(3)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", LIBRARY)
-def test_predictions_are_bit_identical_to_the_eager_equations(name: str, dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("activation", [*LIBRARY, *USER_DEFINED], ids=str)
+def test_predictions_are_bit_identical_to_the_eager_equations(activation: Any, dtype: str, tmp_path: Path) -> None:
     from deepnotes.backends.base import Backend
 
-    net = network(name, dtype)
+    net = network(activation, dtype)
     net.to_python(tmp_path / "model.py")
     module = load_module(tmp_path / "model.py")
     rows = np.random.default_rng(1).normal(5, 3, size=(9, 4))

@@ -2,13 +2,15 @@
 
 import functools
 import re
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import literature
 import numpy as np
 import pytest
 from checkpointed import fit, network
@@ -347,6 +349,82 @@ def test_training_with_another_user_defined_object_is_not_resumed(
         fit(net, tmp_path, 2, resume=True, **other)
     np.testing.assert_array_equal(net.flat(), before)
     assert fit(network(), tmp_path, 2, resume=True, **one).epochs == 2
+
+
+SOURCE = Path(literature.__file__).read_text(encoding="utf-8")
+EDITS = {
+    "layers": ("return Z - clipped(ops.xp, Z, -self.width, self.width)", "return -clipped(ops.xp, Z, -0.4, 0.4) + Z"),
+    "loss": ("Y * (xp.log(safe) - xp.log(A))", "Y * xp.log(safe) - Y * xp.log(A)"),
+    "optimizer": ("step = ops.xp.sign(self.beta1 * m", "step = ops.xp.sign(0.8 * m"),
+}
+"""For each part of :func:`fit_own_parts`, code in literature.py, and code with another formula."""
+
+
+def fit_own_parts(folder: Path, epochs: int, **edits: tuple[str, str]) -> None:
+    """Train, or resume, with parts of literature.py, which has been edited before it is imported."""
+    module = ModuleType("edited")
+    sys.modules["edited"] = module  # where dataclasses look for it
+    source = SOURCE
+    for old, new in edits.values():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    exec(compile(source, "edited.py", "exec"), module.__dict__)
+    net = dn.Network([dn.Dense(5, module.SoftShrink()), dn.Dense(3, "softmax")], 4, seed=0, backend="numpy")
+    fit(net, folder, epochs, loss=module.KLDivergence(), optimizer=module.Lion(), resume=True)
+
+
+@pytest.mark.parametrize("part", EDITS)
+def test_training_with_another_formula_is_not_resumed(tmp_path: Path, part: str) -> None:
+    fit_own_parts(tmp_path, 1)
+    with pytest.raises(dn.CheckpointError, match=f"belongs to another training run: {part} was .* and is "):
+        fit_own_parts(tmp_path, 2, edit=EDITS[part])
+
+
+def test_the_error_for_another_option_of_a_formula_names_its_values(tmp_path: Path) -> None:
+    def fit_with(q: float) -> None:
+        net = dn.Network([dn.Dense(1)], 2, seed=0, backend="numpy")
+        X = np.ones((2, 8))
+        net.fit(X, X[:1], epochs=1, loss=literature.Pinball(q), checkpoint=tmp_path, resume=True)
+
+    fit_with(0.8)
+    with pytest.raises(dn.CheckpointError, match=r"loss was .*'constant', 0\.8\].* and is .*'constant', 0\.9\]"):
+        fit_with(0.9)
+
+
+def test_training_with_other_code_for_the_same_formulas_is_resumed(tmp_path: Path) -> None:
+    fit_own_parts(tmp_path, 1)
+    fit_own_parts(
+        tmp_path,
+        2,
+        layers=(EDITS["layers"][0], "C = clipped(ops.xp, Z, -self.width, self.width)\n        return Z - C"),
+        loss=("xp.where(Y > 0, Y, xp.ones_like(Y))", "xp.where(0 < Y, Y, xp.ones_like(Y))"),
+        optimizer=("(m,) = slots\n        step = ops", "m = slots[0]\n        step = ops"),
+    )
+
+
+def test_a_loaded_formula_continues_the_training_of_its_class(tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(5, literature.Mish()), dn.Dense(3, "softmax")], 4, seed=0, backend="numpy")
+    fit(net, tmp_path, 1)
+    net.save(tmp_path / "model")
+    assert fit(dn.load(tmp_path / "model", backend="numpy"), tmp_path, 2, resume=True).epochs == 2
+
+
+def test_the_fingerprint_of_a_part_is_used_instead_of_its_formula(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Versioned(literature.KLDivergence):
+        version: int = 1
+
+        def fingerprint(self) -> int:
+            return self.version
+
+    def fit_with(version: int, epochs: int) -> dn.History:
+        net = dn.Network([dn.Dense(3, "softmax")], 4, seed=0, backend="numpy")
+        return fit(net, tmp_path, epochs, loss=Versioned(version=version), resume=True)
+
+    fit_with(1, 1)
+    assert fit_with(1, 2).epochs == 2
+    with pytest.raises(dn.CheckpointError, match=r"loss was .*Versioned\(1\) and is .*Versioned\(2\)"):
+        fit_with(2, 3)
 
 
 def test_training_with_another_initializer_is_not_resumed(tmp_path: Path) -> None:
