@@ -248,7 +248,7 @@ def _as_json(value: str | float) -> str | float:
 def _accepts(operation: str, arguments: Sequence[Kind]) -> bool:
     """Return whether an operation may have arguments of these kinds."""
     shapes = [kind.shape for kind in arguments]
-    if (operation in REDUCTIONS and shapes != [FULL]) or (operation == "spread" and not shapes[0] < shapes[1] == FULL):
+    if (operation in REDUCTIONS and shapes != [FULL]) or (operation == "spread" and not shapes[0] < shapes[1]):
         return False
     return [kind.boolean for kind in arguments] == _booleans(operation)
 
@@ -287,9 +287,10 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
         return like.shape[0]
     if all(type(value) in (bool, int, float) for value in values):
         return _number(name, values, str(like.dtype).rpartition(".")[2])
+    if name in LOGIC:
+        values = [xp.asarray(value) if isinstance(value, bool) else value for value in values]
     if name in PYTHON:
-        result = PYTHON[name](*values)
-        return xp.asarray(result) if isinstance(result, bool | np.bool) else result  # of numbers
+        return PYTHON[name](*values)
     if name in REDUCTIONS:
         return getattr(xp, name)(values[0], axis=0, keepdims=True)
     if name == "number":
@@ -474,9 +475,12 @@ class Trace:
         return self._like(1.0, x)
 
     def _like(self, value: float, x: Symbol) -> Symbol:
-        """Return a number, broadcast to the shape of x: the sum of ones over the outputs is their number, not 1."""
-        x = self.symbol(x)
-        return self.constant(value) if x.kind.shape == NUMBER else self.symbol(self.apply("spread", value, x))
+        """Return a number, which is broadcast where it is used.
+
+        The sum of a number over the outputs is multiplied by their number, but that of one element per sample is not.
+        """
+        x, number = self.symbol(x), self.constant(value)
+        return self.symbol(self.apply("spread", number, x)) if x.kind.shape == PER_SAMPLE else number
 
     def sum(self, x: Symbol, /, *, axis: Any = None, keepdims: Any = False) -> Symbol:
         """Return the sum over the outputs."""
