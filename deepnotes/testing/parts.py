@@ -152,7 +152,7 @@ def _compare_activation(trial: Trial, g: ActivationFunction, dtype: str, outputs
 def _compare_loss(trial: Trial, loss: LossFunction, dtype: str, outputs: int, class_indices: bool = False) -> None:
     draw, bounds = Draw(trial.rng, special=False), trial.bounds(dtype)
     draw_outputs: dict[str, Callable[[int, int], np.ndarray]]
-    draw_outputs = {"real": draw.real, "positive": draw.positive, "unit": draw.unit, "simplex": draw.columns}
+    draw_outputs = {"real": draw.real, "positive": draw.positive, "unit": draw.unit, "simplex": draw.distributions}
     draw_targets = draw_outputs | {"count": partial(draw.indices, 5), "unit": draw.bits}
     A = round_to_7_bits(draw_outputs[loss.outputs[0]](outputs, SAMPLES)).astype(dtype)
     labels = draw.indices(outputs, 1, SAMPLES)
