@@ -134,7 +134,7 @@ def activation_backward(host: Host) -> None:
                 D[...] = before
                 db = place(np.full(n, 7.0), dtype)
                 partial = db if count == 1 else place(np.full((count, n), 7.0), dtype)
-                arguments = (*operands, partial, n, m, rows, code, option, scale)
+                arguments = (*operands, partial, n, m, rows, scale, code, option)
                 launch(host, "activation_backward", n, m, *arguments, count=count)
                 label = f"{name} of {n} neurons, {m} samples, {count} chunks"
                 assert_within(D.T, expected, label)
@@ -142,7 +142,7 @@ def activation_backward(host: Host) -> None:
                     launch(host, "sum_partials", n, 1, partial, db, n, count)
                 assert_within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {label}")
             D[...] = before
-            launch(host, "activation_backward", n, m, *operands, None, n, m, m, code, option, scale)
+            launch(host, "activation_backward", n, m, *operands, None, n, m, m, scale, code, option)
             assert_within(D.T, expected, f"{name} without a bias")
 
 
@@ -161,7 +161,7 @@ def softmax(host: Host) -> None:
         assert (in_place == A).all()
         D = place(rng.normal(size=(m, n)), dtype, shift)
         before = D.copy()
-        launch(host, "softmax_backward", n, m, D, A, n, m)
+        launch(host, "softmax_backward", n, m, D, None, A, n, m)
         expected = ops.softmax_backward(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
         assert_within(D.T, expected, f"the derivative of softmax, {n} neurons, {m} samples")
 
@@ -242,10 +242,10 @@ def nan_and_infinity(host: Host) -> None:
             code = codes("Activation")[name]
             if name == "softmax":
                 launch(host, "softmax", n, n, Z, None, A, n, n)
-                launch(host, "softmax_backward", n, n, D, A, n, n)
+                launch(host, "softmax_backward", n, n, D, None, A, n, n)
             else:
                 launch(host, "bias_activation", n, n, Z, None, A, n, n, code, option_of(name))
-                launch(host, "activation_backward", n, n, D, Z, A, None, n, n, n, code, option_of(name), 1.0)
+                launch(host, "activation_backward", n, n, D, Z, A, None, n, n, n, 1.0, code, option_of(name))
             Z64 = Z.T.astype(np.float64)
             expected = EQUATIONS[name](np, Z64, **OPTIONS.get(name, {}))
             derivatives = EQUATIONS[f"{name}_backward"](np, ones.T, Z64, expected, **OPTIONS.get(name, {}))
@@ -310,7 +310,7 @@ def grids(host: Host) -> None:
         )
         host.launch("bias_activation", blocks, 256, z, b, A, n, m, codes("Activation")["silu"], 0.0)
         host.launch(
-            "activation_backward", blocks, 256, D, z, A, partial, n, m, 8, codes("Activation")["silu"], 0.0, 1.0
+            "activation_backward", blocks, 256, D, z, A, partial, n, m, 8, 1.0, codes("Activation")["silu"], 0.0
         )
         out = place(np.zeros((m, n)), dtype)
         host.launch("gather", blocks, 256, z, None, None, np.arange(m)[::-1].copy(), np.zeros(1, CONTROL), out, None,
@@ -325,17 +325,17 @@ def empty_arrays(host: Host) -> None:
     empty, sevens, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
     launch(host, "bias_activation", n, 0, empty, sevens, empty, n, 0, codes("Activation")["relu"], 0.0)
     launch(host, "softmax", n, 0, empty, sevens, empty, n, 0)
-    launch(host, "softmax_backward", n, 0, empty, empty, n, 0)
+    launch(host, "softmax_backward", n, 0, empty, None, empty, n, 0)
     launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
     for kernel in FUSED.values():
         launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, empty, n, 0)
     order = np.empty(0, np.int64)
     launch(host, "gather", n, 0, sevens, sevens, sevens, order, control, empty, empty, empty, n, n, 0, 3)
     launch(
-        host, "activation_backward", n, 0, empty, empty, empty, sevens, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0
+        host, "activation_backward", n, 0, empty, empty, empty, sevens, n, 0, 5, 1.0, codes("Activation")["relu"], 0.0
     )
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
-    launch(host, "sgd", 0, 0, empty, empty, 0, 0, control)
+    launch(host, "sgd", 0, 0, empty, empty, 0, 0, control, np.zeros(4))
     launch(host, "round16", 0, 0, empty, np.empty(0, np.uint16), 0, 0, 1.0)
     assert (sevens == 7).all()
 

@@ -67,9 +67,9 @@ def verdicts(host: Host) -> None:
             host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, partial)
             control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
             scalars[2, 0] = rate
-            control[["loss_sum", "weight_sum", "step", "updates", "rate"]] = (3.0, 2.0, 2**33, 2, 9.0)
-            before = control.copy()
-            arguments = (partial, blocks[0], L, m, scalars, clip_norm, safe)
+            control[["loss_sum", "weight_sum", "step", "updates"]] = (3.0, 2.0, 2**33, 2)
+            before, current = control.copy(), np.full(4, 9.0)
+            arguments = (partial, blocks[0], L, m, scalars, 4, current, clip_norm, safe)
             launch(host, "check_update", 1, 1, control, *arguments)
             after = control[0]
             assert after["stopped"] == stopped, (loss, elements[:3], rate, clip_norm)
@@ -85,14 +85,24 @@ def verdicts(host: Host) -> None:
             else:
                 assert np.array_equal(after["cost"], cost, equal_nan=True)
             if stopped:
-                for name in ("loss_sum", "weight_sum", "step", "updates", "rate"):
+                for name in ("loss_sum", "weight_sum", "step", "updates"):
                     assert after[name] == before[0][name]
+                assert (current == 9).all()
                 stopped_control = control.copy()  # it must not change, even if the next batch is finite
-                finite = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, np.ones_like(scalars))
+                finite = (
+                    np.zeros_like(partial),
+                    *arguments[1:2],
+                    np.ones_like(L),
+                    m,
+                    np.ones_like(scalars),
+                    4,
+                    current,
+                )
                 launch(host, "check_update", 1, 1, control, *finite, clip_norm, safe)
+                assert (current == 9).all()
                 assert control.tobytes() == stopped_control.tobytes()
                 continue
-            assert [after[x] for x in ("rate", "epsilon", "share")] == scalars[2, 1:].tolist()
+            assert (current == scalars[2]).all()
             clip = clip_norm / after["norm"] if clip_norm and after["norm"] > clip_norm else 1.0
             assert (after["clip"], after["step"], after["updates"]) == (clip, 2**33 + 1, 3)
             assert after["loss_sum"] == 3.0 + after["cost"] * m
@@ -117,9 +127,10 @@ def updates(host: Host) -> None:
                     slots[-1][...] = abs(slots[-1])
                 before = [a.copy() for a in (theta, g, *slots)]
                 control = np.zeros(1, CONTROL)
-                control[["rate", "epsilon", "share", "clip"]] = (0.01, 1e-3, share, clip)
+                control["clip"] = clip
+                scalars = np.array([np.nan, 0.01, 1e-3, share])  # the update does not read the learning rate
                 kernel = "momentum" if name == "nesterov" else name
-                arguments = (theta, g, *slots, p, decaying, control, *constants)
+                arguments = (theta, g, *slots, p, decaying, control, scalars, *constants)
                 launch(host, kernel, p, 1, *arguments)
                 t, gradient, *s = (exact(dtype, a) for a in before)
                 if share:

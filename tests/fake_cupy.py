@@ -15,7 +15,6 @@ import numpy as np
 from cuda_shim import Host
 
 from deepnotes_cupy.cublas import TYPES
-from deepnotes_cupy.sources import kernels
 
 
 class OutOfMemoryError(MemoryError):
@@ -190,12 +189,12 @@ class RawModule:
         (real,) = [o.removeprefix("-DREAL=") for o in options if o.startswith("-DREAL=")]
         assert "--std=c++17" in options
         self.dtype = {"float": "float32", "double": "float64"}[real]
-        self.host = Host(self.dtype)
+        self.host = Host(self.dtype, source=code)
 
     def get_function(self, name: str) -> Callable[..., None]:
         """Return a kernel by its name."""
         CUDA.forbid_in_capture("cuModuleGetFunction")
-        parameters = kernels()[name].parameters
+        parameters = self.host.kernels[name].parameters
 
         def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             host_arguments = []

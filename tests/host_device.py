@@ -21,12 +21,13 @@ from cuda_shim import Host
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.backend import CupyBackend
 from deepnotes_cupy.device import Call, CaptureRefused, Product
+from deepnotes_cupy.sources import Kernel
 
 
 @cache
-def host(dtype: str, checked: bool, flush: bool) -> Host:
-    """Return the kernels for a dtype; with `flush`, kernels in single precision flush subnormals."""
-    kernels = Host(dtype, checked)
+def host(source: str, dtype: str, checked: bool, flush: bool) -> Host:
+    """Return the kernels of a program for a dtype; with `flush`, those in single precision flush subnormals."""
+    kernels = Host(dtype, checked, source=source)
     kernels.flush = flush and dtype == "float32"
     return kernels
 
@@ -118,9 +119,9 @@ class HostDevice:
         """Return the number of bytes that can be allocated."""
         return (1 << 40) - self.used if self.memory is None else self.memory - self.used
 
-    def prepare(self, kernel: str, dtype: str) -> None:
-        """Compile the kernels of a dtype."""
-        host(dtype, self.checked, not self.keeps_subnormals)
+    def prepare(self, kernel: Kernel, dtype: str) -> None:
+        """Compile the kernel's program."""
+        host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
 
     def _call(self, entry: tuple[Any, ...], function: Callable[[], object]) -> Call:
         """Return a call that is logged as `entry`, and recorded while a graph is captured."""
@@ -137,10 +138,11 @@ class HostDevice:
 
         return call
 
-    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a call that launches the kernel, compiled for the CPU."""
-        kernels, fixed_arguments = host(dtype, self.checked, not self.keeps_subnormals), tuple(arguments)
-        return self._call(("launch", kernel), lambda: kernels.launch(kernel, grid, block, *fixed_arguments))
+        kernels = host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
+        name, fixed_arguments = kernel.name, tuple(arguments)
+        return self._call(("launch", name), lambda: kernels.launch(name, grid, block, *fixed_arguments))
 
     def multiplier(self, product: Product) -> Call:
         """Return a call that computes a product in single or double precision."""

@@ -3,15 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes.backends import LOSSES
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
-from deepnotes_cupy.lowering import DenseRow, DropoutRow
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, LoweredLoss, library_activation
 from deepnotes_cupy.tape import Tape
-
-FUSED = {name: traits.fused[1] for name, traits in LOSSES.items() if traits.fused}
-"""The kernel that computes a loss from the logits, by the name of the loss."""
 
 
 class Targets(NamedTuple):
@@ -31,17 +26,9 @@ class Targets(NamedTuple):
     w: Any = None
 
 
-class Loss(NamedTuple):
-    """A loss, its option, and whether it is computed from the logits of the last layer."""
-
-    name: str
-    option: float
-    fused: bool
-
-
 def append_loss(  # noqa: PLR0913 - the operands of the equation
     tape: Tape,
-    loss: Loss,
+    loss: LoweredLoss,
     row: DenseRow | DropoutRow,
     Z: Any,
     A: Any,
@@ -67,10 +54,9 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
     k = row.n
     if loss.fused:
         assert isinstance(row, DenseRow)
-        tape.launch(FUSED[loss.name], (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, L, k, m)
+        tape.launch(loss.launch, (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, L, k, m)
     else:
-        code = codes("Loss")[loss.name]
-        tape.launch("loss", (k, m), A, Y, int(class_indices), w, D, L, k, m, code, loss.option)
+        tape.launch(loss.launch, (k, m), A, Y, int(class_indices), w, D, L, k, m)
 
 
 def backward(  # noqa: PLR0913 - the operands of the backward pass
@@ -116,16 +102,13 @@ def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ:
     """Append ``dZ = dA * g'(Z)`` (N12), in place in `D`, unless `D` already holds dZ; and append ``db`` (N14)."""
     row = cache.row
     assert isinstance(row, DenseRow)
-    activation = row.activation
-    if activation == "softmax" and not is_dZ:
-        tape.launch("softmax_backward", (row.n, m), D, cache.A, row.n, m)
-    if is_dZ or activation == "softmax":
-        activation = "identity"
+    launch = row.g.backward
+    if row.g.by_rows and not is_dZ:
+        tape.launch(launch, (row.n, m), D, cache.Z, cache.A, row.n, m)
+    if row.g.by_rows or is_dZ:
+        launch = library_activation("identity").backward  # for the bias gradient alone
     rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
     partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)
-    tape.launch(
-        "activation_backward", (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows,
-        codes("Activation")[activation], row.option, 1 / m, chunks=chunks,
-    )  # fmt: skip
+    tape.launch(launch, (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows, 1 / m, chunks=chunks)
     if chunks > 1:
         tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)

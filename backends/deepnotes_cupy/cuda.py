@@ -14,7 +14,7 @@ from cupy.cuda import runtime
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
 from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product
-from deepnotes_cupy.sources import REAL, kernels, program
+from deepnotes_cupy.sources import REAL, Kernel
 
 
 class CudaGraph:
@@ -146,12 +146,12 @@ class CudaDevice:
 
     # --- work ---------------------------------------------------------------------------------------------------
 
-    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a call that launches a kernel in the current stream, with arguments of the declared types."""
         function = self._kernel(kernel, dtype)
-        parameters = kernels()[kernel].parameters
+        parameters = kernel.parameters
         if len(arguments) != len(parameters):
-            raise TypeError(f"kernel {kernel} takes {len(parameters)} arguments, got {len(arguments)}")
+            raise TypeError(f"kernel {kernel.name} takes {len(parameters)} arguments, got {len(arguments)}")
         packed = tuple(
             (np.uint64(0) if x is None else x) if p.pointer else p.scalar(dtype).type(x)
             for p, x in zip(parameters, arguments, strict=True)
@@ -194,17 +194,17 @@ class CudaDevice:
             raise CaptureRefused(f"{type(error).__name__}: {error}") from error
         return CudaGraph(graph, self._stream)
 
-    def prepare(self, kernel: str, dtype: str) -> None:
+    def prepare(self, kernel: Kernel, dtype: str) -> None:
         """Compile and load a kernel; see :meth:`Device.prepare`."""
         self._kernel(kernel, dtype)
 
     @cache  # noqa: B019 (a device lives as long as the process)
-    def _kernel(self, name: str, dtype: str) -> Any:
-        return self._module(dtype).get_function(name)
+    def _kernel(self, kernel: Kernel, dtype: str) -> Any:
+        return self._module(kernel.source, dtype).get_function(kernel.name)
 
     @cache  # noqa: B019
-    def _module(self, dtype: str) -> Any:
-        return cupy.RawModule(code=program(), options=(f"-DREAL={REAL[dtype]}", "--std=c++17"))
+    def _module(self, source: str, dtype: str) -> Any:
+        return cupy.RawModule(code=source, options=(f"-DREAL={REAL[dtype]}", "--std=c++17"))
 
     # --- description --------------------------------------------------------------------------------------------------
 

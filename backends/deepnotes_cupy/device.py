@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from deepnotes_cupy.sources import Kernel
+
 Call: TypeAlias = Callable[[], None]
 """A prepared launch, product or copy: each call enqueues it."""
 
@@ -95,10 +97,10 @@ class Device(Protocol):
         DeviceMemoryError
         """
 
-    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a call that launches a kernel built for `dtype`; arguments are numbers, arrays, or None (null)."""
 
-    def prepare(self, kernel: str, dtype: str) -> None:
+    def prepare(self, kernel: Kernel, dtype: str) -> None:
         """Compile and load a kernel, unless it is loaded already."""
 
     def multiplier(self, product: Product) -> Call:

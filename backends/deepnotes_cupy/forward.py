@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes_cupy.lowering import FROM_A, DenseRow, DropoutRow, Row
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row
 from deepnotes_cupy.tape import Tape
 
 
@@ -79,13 +78,8 @@ def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = Non
     """
     b = theta[row.b]
     if A is None:
-        in_place = row.activation == "identity" or row.activation in FROM_A
-        A = Z if in_place else tape.empty(m * row.n)
-    if row.activation == "softmax":
-        tape.launch("softmax", (row.n, m), Z, b, A, row.n, m)
-    else:
-        code = codes("Activation")[row.activation]
-        tape.launch("bias_activation", (row.n, m), Z, b, A, row.n, m, code, row.option)
+        A = tape.empty(m * row.n) if row.g.needs_Z else Z
+    tape.launch(row.g.forward, (row.n, m), Z, b, A, row.n, m)
     return A
 
 
@@ -98,4 +92,4 @@ def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks)
 def _backward_reads_output(caches: Sequence[Cache]) -> bool:
     """Return whether the backward pass needs the output of the last of these layers, so it must not be overwritten."""
     row = caches[-1].row if caches else None
-    return isinstance(row, DenseRow) and row.activation in FROM_A
+    return isinstance(row, DenseRow) and row.g.needs_A

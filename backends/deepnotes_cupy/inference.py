@@ -1,14 +1,13 @@
 """Inference on this backend: the forward pass and the losses, for a limited number of samples at a time."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from deepnotes.backends import ELEMENTS, DeviceMemoryError, EagerInference, Layer, Layout, LossFunction, fuses
-from deepnotes.backends import Loss as LibraryLoss
+from deepnotes.backends import ELEMENTS, DeviceMemoryError, EagerInference, Layer, Layout, LossFunction
 from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
-from deepnotes_cupy.backward import Loss, Targets, append_loss
+from deepnotes_cupy.backward import Targets, append_loss
 from deepnotes_cupy.forward import activate, forward, linear, round_weights
-from deepnotes_cupy.lowering import DenseRow, lower, supported
+from deepnotes_cupy.lowering import DenseRow, LoweredLoss, lower, lower_loss, supported
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class CupyInference(SectionedInference):
 
     def __init__(self, backend: "DeviceBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
         super().__init__(backend, layers, layout, dtype)
-        self._rows = lower(layers, layout, training=False)
+        self._rows = lower(layers, layout, dtype, training=False)
         self._factors = backend.factors(dtype)
         self._part_size = max(1, ELEMENTS // max(layout.sizes))
 
@@ -55,12 +54,13 @@ class CupyInference(SectionedInference):
 
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
         """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
-        if not supported().has_loss(loss):
+        outputs = self.layout.sizes[-1]
+        if not supported().has_loss(loss, outputs):
             return super().losses(theta, X, Y, loss)
         with self.backend.device.section():
-            return self._run(theta, X, Y, cast(LibraryLoss, loss))
+            return self._run(theta, X, Y, lower_loss(loss, self.layers[-1], self.dtype, outputs))
 
-    def _run(self, theta: Any, X: Any, Y: Any = None, loss: LibraryLoss | None = None) -> tuple[Any, Any]:
+    def _run(self, theta: Any, X: Any, Y: Any = None, loss: LoweredLoss | None = None) -> tuple[Any, Any]:
         device, xp = self.backend.device, self.backend.xp
         m, (inputs, *_, k) = X.shape[1], self.layout.sizes
         out = device.empty(m * k, self.dtype)
@@ -84,7 +84,7 @@ class CupyInference(SectionedInference):
         return unflatten_by_sample(out, k, m), L.reshape(1, -1)
 
     def _enqueue(
-        self, theta: Any, x: Any, y: Any, loss: LibraryLoss | None, out: Any, L: Any, m: int, class_indices: bool
+        self, theta: Any, x: Any, y: Any, loss: LoweredLoss | None, out: Any, L: Any, m: int, class_indices: bool
     ) -> None:
         """Enqueue the computation of the outputs of some samples and, if a loss is given, of their losses."""
         device = self.backend.device
@@ -94,11 +94,9 @@ class CupyInference(SectionedInference):
         assert isinstance(row, DenseRow)
         caches = forward(tape, before, theta, rounded, x, m, None, fused=False)
         Z = linear(tape, row, rounded, caches[-1].A if caches else x, m)
-        fused = loss is not None and fuses(self.layers[-1], loss)
-        if not fused:
+        if loss is None or not loss.fused:
             activate(tape, row, theta, Z, m, out)
         if loss is not None:
-            lowered = Loss(loss.name, next((value for _, value in loss.options), 0.0), fused)
             derivatives = device.empty(m * row.n, self.dtype)  # the kernels write them, but nothing reads them
-            append_loss(tape, lowered, row, Z, out, theta, Targets(y, class_indices), m, derivatives, L)
+            append_loss(tape, loss, row, Z, out, theta, Targets(y, class_indices), m, derivatives, L)
         tape.run()

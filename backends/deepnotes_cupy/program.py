@@ -7,7 +7,7 @@ import numpy as np
 from deepnotes.backends import Batches, Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import flatten_by_sample
-from deepnotes_cupy.lowering import lower, stored_per_sample
+from deepnotes_cupy.lowering import stored_per_sample
 from deepnotes_cupy.replay import Replay
 from deepnotes_cupy.scaling import LossScale
 from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
@@ -81,7 +81,7 @@ class CupyProgram(EagerProgram):
             self._send_order(np.arange(m), m)
             step.bind(self._source(data), m)
             self._device.upload(control.initial(state.step), self._shared.control)
-            self._device.upload(np.zeros((1, len(control.SCALARS))), self._shared.scalars)
+            self._device.upload(np.zeros(self._shared.columns), self._shared.scalars)
             step.compute()
             result = control.read(self._device.download(self._shared.control))
             g = self._shared.g.copy()
@@ -111,7 +111,10 @@ class CupyProgram(EagerProgram):
         data, order, batch_size, rates, sums = batches.first(steps)
         # This comes first, since its error suggests a batch size that fits.
         self._replay(state, min(batch_size, len(order)), data.w is not None)
-        self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
+        self._device.upload(
+            control.table(self.plan.optimizer, self._shared.lowered.update.scalars, state.step, rates),
+            self._shared.scalars,
+        )
         self._device.upload(control.initial(state.step, sums), self._shared.control)
         if any(isinstance(x, HostSamples) for x in data):
             self._enqueue_from_host(state, data, order, batch_size)
@@ -181,7 +184,7 @@ class CupyProgram(EagerProgram):
         # The caught exception keeps arrays alive, so the new one is raised only after it was released.
         self._replays.clear()
         free = device.free_bytes()
-        per_sample = stored_per_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
+        per_sample = stored_per_sample(shared.lowered.rows, plan.inputs, self._targets, self._factors)
         fits = int(0.8 * free / (per_sample * np.dtype(plan.dtype).itemsize))
         if fits < 1:
             raise DeviceMemoryError(requested, free, "no batch of this network would fit")

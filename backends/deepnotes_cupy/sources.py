@@ -1,15 +1,15 @@
 """The CUDA sources, shipped as package data, and the declarations parsed from them.
 
-The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. :func:`kernels`
-returns the kernels' declarations, :func:`codes` the enumerators, and :func:`control` the structure ``Control``, all
-parsed from the source, so that Python cannot disagree with it.
+The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. Generated kernels
+are programs of their own. :func:`kernels` returns the kernels' declarations, :func:`codes` the enumerators, and
+:func:`control` the structure ``Control``, all parsed from the source, so that Python cannot disagree with it.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,11 +68,26 @@ class Kernel:
     parameters : tuple of Parameter
     threads : int
         The number of threads in a block: the largest that the kernel allows, which is also the fastest.
+    source : str
+        The source of the program that it is part of.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     threads: int
+    source: str = field(repr=False)
+
+
+class Launch(NamedTuple):
+    """A kernel, and its last arguments, which are the same at every launch."""
+
+    kernel: Kernel
+    arguments: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, *arguments: float) -> "Launch":
+        """Return a kernel of the package, with its last arguments."""
+        return cls(kernels()[name], arguments)
 
 
 def read(name: str) -> str:
@@ -87,7 +102,7 @@ def program(*names: str) -> str:
     Parameters
     ----------
     *names : str
-        Some of :data:`FILES`; by default, all of them.
+        Some of the files; by default, :data:`FILES`.
 
     Examples
     --------
@@ -145,7 +160,7 @@ def parse(source: str) -> dict[str, Kernel]:
     for bound, name, declarations in _KERNEL.findall(text):
         parameters = tuple(_parse_parameter(declaration) for declaration in declarations.split(","))
         threads = 1024 if not bound else int(bound) if bound.isdigit() else constants[bound]
-        result[name] = Kernel(name, parameters, threads)
+        result[name] = Kernel(name, parameters, threads, source)
     return result
 
 
@@ -171,7 +186,7 @@ def control() -> np.dtype[Any]:
     Examples
     --------
     >>> control().names[:2], control().itemsize
-    (('loss_sum', 'weight_sum'), 88)
+    (('loss_sum', 'weight_sum'), 64)
     """
     match = re.search(r"struct Control \{(.*?)\n\};", re.sub(r"//[^\n]*", "", program()), re.DOTALL)
     assert match is not None

@@ -1,16 +1,16 @@
 """Step: a training step for batches of one size, with its own buffers, as two tapes: gradient and update."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Loss as LibraryLoss
-from deepnotes.backends import Plan, fuses
+from deepnotes.backends import Plan
 from deepnotes_cupy import control, geometry
-from deepnotes_cupy.backward import Loss, Targets, append_loss, backward
+from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, round_weights
-from deepnotes_cupy.lowering import lower, update_of
+from deepnotes_cupy.lowering import lower_plan
+from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
 SCALAR_STEPS = 1 << 13
@@ -44,8 +44,14 @@ class Shared:
     ----------
     control : array of uint8
         The structure ``Control``.
+    lowered : Lowered
+        The kernels of the plan.
+    columns : int
+        The number of scalars of an update: the learning rate, and those of the optimizer.
     scalars : array of float64
-        The scalars of up to :data:`SCALAR_STEPS` updates, four for each.
+        The scalars of up to :data:`SCALAR_STEPS` updates.
+    current : array of float64
+        The scalars of the current update.
     g : array, shape (p,)
         The gradient.
     partial : array of float64
@@ -59,7 +65,10 @@ class Shared:
         (blocks, *_), _ = geometry.grid("gradient_norm", p, dtype=plan.dtype, processors=device.processors)
         self.blocks = blocks
         self.control = device.empty(control.SIZE, "uint8")
-        self.scalars = device.empty(len(control.SCALARS) * SCALAR_STEPS, "float64")
+        self.lowered = lower_plan(plan)
+        self.columns = 1 + len(self.lowered.update.scalars)
+        self.scalars = device.empty(self.columns * SCALAR_STEPS, "float64")
+        self.current = device.empty(self.columns, "float64")
         self.g = device.empty(p, plan.dtype)
         self.partial = device.empty(2 * blocks, "float64")
         self.order = device.empty(0, "int64")
@@ -104,30 +113,24 @@ class Step:
             gradient.empty(m * inputs), gradient.empty(m * self._widths[1]), gradient.empty(m) if weighted else None
         )
         targets = Targets(self._batch.Y, plan.class_indices, self._batch.w)
-        rows = lower(plan.layers, layout, training=True)
-        last, plan_loss = plan.layers[-1], cast(LibraryLoss, plan.loss)
-        option = next((value for _, value in plan_loss.options), 0.0)
-        lowered = Loss(plan_loss.name, option, fuses(last, plan_loss))
+        rows, loss, optimizer_update = shared.lowered
         masks = Masks(plan.seed, shared.control)
         rounded = round_weights(gradient, theta, layout.decaying)
-        caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, lowered.fused)
+        caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, loss.fused)
         widest = max(row.n for row in rows)
         D, L = [gradient.empty(m * widest) for _ in range(2)], gradient.empty(m)
         row, _, Z, A = caches[-1]
-        append_loss(gradient, lowered, row, Z, None if lowered.fused else A, theta, targets, m, D[0], L)
-        backward(gradient, caches, shared.g, rounded, m, D, masks, lowered.fused, scale)
+        append_loss(gradient, loss, row, Z, None if loss.fused else A, theta, targets, m, D[0], L)
+        backward(gradient, caches, shared.g, rounded, m, D, masks, loss.fused, scale)
         p, decaying = layout.size, layout.decaying
         gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
         self.safe_step, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
         gradient.launch(
-            "check_update", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars, self.clip,
-            self.safe_step,
+            "check_update", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars,
+            shared.columns, shared.current, self.clip, self.safe_step,
         )  # fmt: skip
-        optimizer_update = update_of(plan.optimizer)
-        if optimizer_update is None:
-            raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
-        kernel, options = optimizer_update
-        update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
+        operands = theta, shared.g, *arrays.slots, p, decaying, shared.control, shared.current
+        update.launch(optimizer_update.launch, (p,), *operands)
 
     @property
     def names(self) -> list[str]:
@@ -136,7 +139,7 @@ class Step:
 
     def spoil(self) -> None:
         """Overwrite all intermediate results of a step, so that none of them can be used by accident."""
-        for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial):
+        for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial, self._shared.current):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
 
     def bind(self, source: Source, batch_size: int) -> bool:
@@ -149,7 +152,7 @@ class Step:
         grid, block = geometry.grid("gather", n, self.m, dtype=self._plan.dtype, processors=self._device.processors)
         X, Y, w = source
         self._gather = self._device.launcher(
-            "gather", self._plan.dtype, grid, block,
+            kernels()["gather"], self._plan.dtype, grid, block,
             (X, Y, w, self._shared.order, self._shared.control, *self._batch, n, k, self.m, batch_size),
         )  # fmt: skip
         self._bound, self._batch_size = arrays, batch_size

@@ -5,7 +5,7 @@ from typing import Any
 from deepnotes.equations.samples import SAMPLES
 from deepnotes_cupy import geometry
 from deepnotes_cupy.device import Call, Device, Factors, Product
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.sources import Launch, codes
 
 
 class Tape:
@@ -44,11 +44,15 @@ class Tape:
         self.buffers.append(self.device.empty(size, dtype or self.dtype))
         return self.buffers[-1]
 
-    def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
-        """Add a launch, with the grid that :func:`geometry.grid` returns for `sizes` and `chunks`."""
+    def launch(self, launch: str | Launch, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
+        """Add a launch, with the grid that :func:`geometry.grid` returns for `sizes` and `chunks`.
+
+        A name stands for a kernel of the package. The arguments of a Launch follow `arguments`.
+        """
+        kernel, last = Launch.of(launch) if isinstance(launch, str) else launch
         grid, block = geometry.grid(kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks)
-        self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, arguments))
-        self.names.append(kernel)
+        self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, (*arguments, *last)))
+        self.names.append(kernel.name)
 
     def copy(self, source: Any, target: Any) -> None:
         """Add a copy of `source` to `target`."""

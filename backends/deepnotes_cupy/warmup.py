@@ -13,7 +13,7 @@ def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
     """Yield a short description of each item once it is ready; CuPy keeps compiled modules on disk."""
     for dtype in dtypes:
         with backend.device.section():
-            for kernel in kernels():
+            for kernel in kernels().values():
                 backend.device.prepare(kernel, dtype)
         yield f"{len(kernels())} kernels, {dtype}"
         plan = Plan(2, (Dense(4, "relu"), Dense(1)), dtype, 0, Loss("mean_squared_error"), Adam())

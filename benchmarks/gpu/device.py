@@ -10,6 +10,7 @@ from benchmarks.gpu.cases import MATMUL, Case
 from benchmarks.gpu.measure import SECONDS
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
+from deepnotes_cupy.sources import kernels
 
 NODES = 256
 """The number of nodes in the timed graph."""
@@ -39,7 +40,7 @@ def node(device: Device) -> dict[str, float]:
     source, target = (_filled(device, 1, "float32") for _ in range(2))
     number, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
     grid, block = geometry.grid("round16", 1)
-    launch = device.launcher("round16", "float32", grid, block, (number, bits, 1, 0, 1.0))
+    launch = device.launcher(kernels()["round16"], "float32", grid, block, (number, bits, 1, 0, 1.0))
     measurements = {}
     for name, call in (("copy, µs", device.copier(source, target)), ("launch, µs", launch)):
         measurements[name] = round(graph_timer(device, [call] * NODES)() / NODES * 1e6, 3)
@@ -61,9 +62,15 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
     theta, g, first, second = (_filled(device, parameters, "float32") for _ in range(4))
     state = device.empty(control.SIZE, "uint8")
     device.upload(control.initial(0), state)
+    scalars = device.empty(4, "float64")
+    device.upload(np.array([1e-3, 1e-3, 1e-8, 0.0]), scalars)  # learning rate, rate, epsilon, share
     grid, block = geometry.grid("adam", parameters, processors=device.processors)
     update = device.launcher(
-        "adam", "float32", grid, block, (theta, g, first, second, parameters, parameters, state, 0.9, 0.999)
+        kernels()["adam"],
+        "float32",
+        grid,
+        block,
+        (theta, g, first, second, parameters, parameters, state, scalars, 0.9, 0.999),
     )
     measurements = {}
     for name, call, passes in (("copy, GB/s", device.copier(theta, g), 2), ("update, GB/s", update, 7)):

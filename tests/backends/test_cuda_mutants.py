@@ -256,7 +256,13 @@ MUTANTS = [
         "if (share != 0 && i < decaying)",
         "updates",
     ),
-    Mutant("an update after the stop", "updates.cu", "if (control->stopped) return;\n    Update", "Update", "updates"),
+    Mutant(
+        "an update after the stop",
+        "updates.cu",
+        "if (control->stopped) return;\n    const Update",
+        "const Update",
+        "updates",
+    ),
     Mutant(
         "a decision after the stop", "updates.cu", "if (control->stopped) return;\n    Totals", "Totals", "verdicts"
     ),

@@ -1,6 +1,7 @@
 // Softmax, and the losses with their derivatives (N10, N11 and their variants); deepnotes/equations/losses.py has the
 // equations. Each sample is processed by a group of lanes within a warp.
 
+#include "losses.cuh"
 #include "softmax.cuh"
 
 enum Loss {
@@ -10,14 +11,6 @@ enum Loss {
 
 constexpr real EPS = sizeof(real) == 4 ? real(1.1920928955078125e-7) : real(2.220446049250313e-16);
 constexpr real TINY = sizeof(real) == 4 ? real(1.1754943508222875e-38) : real(2.2250738585072014e-308);
-
-// The target of output i for sample j: an element of Y or, if Y holds class indices, whether i is the sample's class.
-__device__ inline real target(const real* __restrict__ Y, int class_indices, long long j, int k, int i) {
-    return class_indices ? real(Y[j] == i) : Y[j * k + i];
-}
-
-// The weight of sample j.
-__device__ inline real weight_of(const real* __restrict__ w, long long j) { return w ? w[j] : real(1); }
 
 // Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax(real* Z, const real* b, real* A, int n, long long m) {
@@ -30,8 +23,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax(real* Z, const real*
     }
 }
 
-// D = A * (D - the sum of D * A over the sample's outputs) in place: N12 for softmax.
-extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(real* D, const real* A, int n, long long m) {
+// D = A * (D - the sum of D * A over the sample's outputs) in place: N12 for softmax. Z is not read.
+extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(
+    real* D, const real* Z, const real* A, int n, long long m
+) {
     const Group group(n);
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;

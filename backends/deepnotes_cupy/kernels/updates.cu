@@ -2,7 +2,9 @@
 // update of each optimizer in one pass. deepnotes/equations/optimizers.py and regularization.py have the equations;
 // EagerProgram.train decides in the same way.
 
-#include "common.cuh"
+#include "updates.cuh"
+
+enum Scalar { LEARNING_RATE, RATE, EPSILON, SHARE };  // the columns of the table of scalars of the optimizers below
 
 struct SumOfSquares {
     real* g;
@@ -45,13 +47,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
 }
 
 // Compute the cost of a batch, the norm of its gradient and the clipping factor, and decide whether the update may be
-// made here. If so, add the batch to the sums, and store the scalars of the update in Control. `scalars` has shape
-// (updates, 4): learning rate, rate, epsilon, share. clip_norm is 0 without clipping. No update overflows if the
-// learning rate times max(norm, 1) is below `safe_step`, and the norm after clipping is below 1e-4 * sqrt(safe_step).
-// One block of WIDE threads.
+// made here. If so, add the batch to the sums, and copy the scalars of the update to `current`. `scalars` has shape
+// (updates, columns); the first column is the learning rate. clip_norm is 0 without clipping. No update overflows if
+// the learning rate times max(norm, 1) is below `safe_step`, and the norm after clipping is below
+// 1e-4 * sqrt(safe_step). One block of WIDE threads.
 extern "C" __global__ void __launch_bounds__(WIDE) check_update(
-    Control* control, const double* partial, int blocks, const real* L, long long m, const double* scalars,
-    double clip_norm, double safe_step
+    Control* control, const double* partial, int blocks, const real* L, long long m, const double* scalars, int columns,
+    double* current, double clip_norm, double safe_step
 ) {
     __shared__ double scratch[3 * WIDE / 32];
     if (control->stopped) return;
@@ -66,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(WIDE) check_update(
 
     const double cost = real(totals.second / m);
     const double square = totals.first, largest = totals.largest;
-    const double* update_scalars = scalars + 4 * control->updates;
+    const double* update_scalars = scalars + columns * control->updates;
     const double norm = isfinite(square) ? sqrt(square) : largest;
     control->cost = cost;
     control->norm = norm;
@@ -83,47 +85,11 @@ extern "C" __global__ void __launch_bounds__(WIDE) check_update(
         return;
     }
     control->clip = clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1.0;
-    control->rate = update_scalars[1];
-    control->epsilon = update_scalars[2];
-    control->share = update_scalars[3];
+    for (int i = 0; i < columns; i++) current[i] = update_scalars[i];
     control->loss_sum += cost * m;
     control->weight_sum += m;
     control->step += 1;
     control->updates += 1;
-}
-
-// θ ← θ - share θ for weights (equation weight_decay), then an optimizer's update: step(i, w, x) updates w, elements of
-// θ from i on; x holds the same elements of the clipped gradient.
-template <class Step>
-struct Update {
-    real* theta;
-    const real* g;
-    long long decaying;
-    real clip, share;
-    Step step;
-
-    template <int V>
-    __device__ void operator()(Count<V>, long long i) const {
-        real w[V], x[V];
-        load(theta + i, w);
-        load(g + i, x);
-#pragma unroll
-        for (int v = 0; v < V; v++) {
-            x[v] *= clip;
-            if (share != 0 && i + v < decaying) w[v] -= share * w[v];
-        }
-        step(i, w, x);
-        store(theta + i, w);
-    }
-};
-
-template <class Step>
-__device__ inline void update(
-    real* theta, const real* g, long long p, long long decaying, const Control* control, bool packs, const Step& step
-) {
-    if (control->stopped) return;
-    Update<Step> update{theta, g, decaying, real(control->clip), real(control->share), step};
-    flat(p, packs && aligned(theta) && aligned(g), update);
 }
 
 // θ ← θ - rate g (equation gradient_descent).
@@ -138,9 +104,9 @@ struct Descent {
 };
 
 extern "C" __global__ void __launch_bounds__(BLOCK) sgd(
-    real* theta, const real* g, long long p, long long decaying, const Control* control
+    real* theta, const real* g, long long p, long long decaying, const Control* control, const double* scalars
 ) {
-    update(theta, g, p, decaying, control, true, Descent{real(control->rate)});
+    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), true, Descent{real(scalars[RATE])});
 }
 
 // v ← momentum v + g, θ ← θ - rate v, or θ - rate (g + momentum v) for Nesterov momentum (equation momentum).
@@ -163,11 +129,11 @@ struct Momentum {
 };
 
 extern "C" __global__ void __launch_bounds__(BLOCK) momentum(
-    real* theta, const real* g, real* velocity, long long p, long long decaying, const Control* control, real momentum,
-    int nesterov
+    real* theta, const real* g, real* velocity, long long p, long long decaying, const Control* control,
+    const double* scalars, real momentum, int nesterov
 ) {
-    const Momentum step{velocity, real(control->rate), momentum, nesterov};
-    update(theta, g, p, decaying, control, aligned(velocity), step);
+    const Momentum step{velocity, real(scalars[RATE]), momentum, nesterov};
+    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), aligned(velocity), step);
 }
 
 // s ← rho s + (1 - rho) g², θ ← θ - rate g / (sqrt s + epsilon) (equation rmsprop); `rest` is 1 - rho.
@@ -189,11 +155,11 @@ struct RmsProp {
 };
 
 extern "C" __global__ void __launch_bounds__(BLOCK) rmsprop(
-    real* theta, const real* g, real* square, long long p, long long decaying, const Control* control, real rho,
-    real rest
+    real* theta, const real* g, real* square, long long p, long long decaying, const Control* control,
+    const double* scalars, real rho, real rest
 ) {
-    const RmsProp step{square, real(control->rate), real(control->epsilon), rho, rest};
-    update(theta, g, p, decaying, control, aligned(square), step);
+    const RmsProp step{square, real(scalars[RATE]), real(scalars[EPSILON]), rho, rest};
+    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), aligned(square), step);
 }
 
 // m ← beta1 m + g, v ← beta2 v + g², θ ← θ - rate m / (sqrt v + epsilon); rate and epsilon include the bias corrections
@@ -220,8 +186,8 @@ struct Adam {
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 3) adam(
     real* theta, const real* g, real* first, real* second, long long p, long long decaying, const Control* control,
-    real beta1, real beta2
+    const double* scalars, real beta1, real beta2
 ) {
-    const Adam step{first, second, real(control->rate), real(control->epsilon), beta1, beta2};
-    update(theta, g, p, decaying, control, aligned(first) && aligned(second), step);
+    const Adam step{first, second, real(scalars[RATE]), real(scalars[EPSILON]), beta1, beta2};
+    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), aligned(first) && aligned(second), step);
 }
