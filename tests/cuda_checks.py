@@ -45,16 +45,20 @@ def place(values: Any, dtype: str, shift: int = 0) -> np.ndarray:
     return out
 
 
-def launch(host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1) -> None:
+def launch(
+    host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1, reachable: Sequence[np.ndarray] = ()
+) -> None:
     """Run a kernel on the grid from geometry.py in every order of threads, and check that the bits are the same.
 
     `count` is the number of chunks of samples.
     """
     blocks, threads = grid(kernel, n, m, dtype=host.dtype, processors=PROCESSORS, chunks=count)
-    launch_in_all_orders(host, kernel, blocks, threads, *arguments)
+    launch_in_all_orders(host, kernel, blocks, threads, *arguments, reachable=reachable)
 
 
-def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
+def launch_in_all_orders(
+    host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any, reachable: Sequence[np.ndarray] = ()
+) -> None:
     """Run a kernel on the same arrays in every order of threads and blocks, and check that the bits are the same."""
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
     before = [a.copy() for a in arrays]
@@ -64,7 +68,7 @@ def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threa
             if a.flags.writeable:
                 a[...] = old
         host.order = order
-        host.launch(kernel, blocks, threads, *arguments)
+        host.launch(kernel, blocks, threads, *arguments, reachable=reachable)
         results.append([a.tobytes() for a in arrays])
     assert results[1:] == results[:-1], f"{kernel}: the result depends on the order of threads"
 
@@ -74,6 +78,11 @@ def assert_within(actual: np.ndarray, expected: BoundedArray, label: str) -> Non
     assert actual.shape == expected.shape, label
     ratios = excess(actual, expected)
     assert not ratios.size or ratios.max() <= 1, f"{label}: {ratios.max():.3g} times the bound, at {np.argmax(ratios)}"
+
+
+def source_of(X: Any, Y: Any, w: Any, order: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the structure ``Source``."""
+    return np.array([*(0 if x is None else x.ctypes.data for x in (X, Y, w, order)), batch_size], np.int64)
 
 
 def option_of(name: str) -> float:
@@ -289,7 +298,8 @@ def gathers(host: Host) -> None:
         control["updates"] = 2
         outs = [place(np.full(s, 7.0), dtype) for s in ((m, n), (m, k), (m,))]
         sources = [X, Y if number != 1 else None, w if number != 2 else None]
-        launch(host, "gather", n, m, *sources, order, control, *outs, n, k, m, size)
+        reachable = [a for a in (*sources, order) if a is not None]
+        launch(host, "gather", n, m, source_of(*sources, order, size), control, *outs, n, k, m, reachable=reachable)
         for out, source in zip(outs, sources, strict=True):
             expected = np.full_like(out, 7.0) if source is None else source[order[2 * size :]]
             assert out.tobytes() == expected.tobytes(), (n, m)
@@ -313,8 +323,10 @@ def grids(host: Host) -> None:
             "activation_backward", blocks, 256, D, z, A, partial, n, m, 8, 1.0, codes("Activation")["silu"], 0.0
         )
         out = place(np.zeros((m, n)), dtype)
-        host.launch("gather", blocks, 256, z, None, None, np.arange(m)[::-1].copy(), np.zeros(1, CONTROL), out, None,
-                    None, n, 0, m, m)  # fmt: skip
+        order = np.arange(m)[::-1].copy()
+        source = source_of(z, None, None, order, m)
+        host.launch("gather", blocks, 256, source, np.zeros(1, CONTROL), out, None, None, n, 0, m,
+                    reachable=(z, order))  # fmt: skip
         results.append([a.tobytes() for a in (z, A, D, partial, out)])
     assert all(result == results[0] for result in results)
 
@@ -330,7 +342,8 @@ def empty_arrays(host: Host) -> None:
     for kernel in FUSED.values():
         launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, empty, n, 0)
     order = np.empty(0, np.int64)
-    launch(host, "gather", n, 0, sevens, sevens, sevens, order, control, empty, empty, empty, n, n, 0, 3)
+    source = source_of(sevens, sevens, sevens, order, 3)
+    launch(host, "gather", n, 0, source, control, empty, empty, empty, n, n, 0, reachable=(sevens, order))
     launch(
         host, "activation_backward", n, 0, empty, empty, empty, sevens, n, 0, 5, 1.0, codes("Activation")["relu"], 0.0
     )

@@ -83,6 +83,7 @@ class HostDevice:
         self.capture_error = ""
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
+        self._addressed: list[weakref.ref[np.ndarray]] = []
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -138,11 +139,22 @@ class HostDevice:
 
         return call
 
+    def address(self, x: np.ndarray) -> int:
+        """Return the address of an array; kernels may access it from now on."""
+        self._addressed = [*(ref for ref in self._addressed if ref() is not None), weakref.ref(x)]
+        return int(x.ctypes.data)
+
     def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a call that launches the kernel, compiled for the CPU."""
         kernels = host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
         name, fixed_arguments = kernel.name, tuple(arguments)
-        return self._call(("launch", name), lambda: kernels.launch(name, grid, block, *fixed_arguments))
+        reaches = self.checked and any(p.kind == "Source" for p in kernel.parameters)
+
+        def launch() -> None:
+            reachable = [x for ref in self._addressed if reaches and (x := ref()) is not None]
+            kernels.launch(name, grid, block, *fixed_arguments, reachable=reachable)
+
+        return self._call(("launch", name), launch)
 
     def multiplier(self, product: Product) -> Call:
         """Return a call that computes a product in single or double precision."""

@@ -144,6 +144,10 @@ class CudaDevice:
         """Wait for an event on the host; see :meth:`Device.synchronize`."""
         event.synchronize()
 
+    def address(self, x: Any) -> int:
+        """Return the address of an array; see :meth:`Device.address`."""
+        return address(x)
+
     # --- work ---------------------------------------------------------------------------------------------------
 
     def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:

@@ -97,6 +97,9 @@ class Device(Protocol):
         DeviceMemoryError
         """
 
+    def address(self, x: Any) -> int:
+        """Return the address of an array, for a structure in device memory."""
+
     def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
         """Return a call that launches a kernel built for `dtype`; arguments are numbers, arrays, or None (null)."""
 

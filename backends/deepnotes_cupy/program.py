@@ -79,7 +79,7 @@ class CupyProgram(EagerProgram):
             dtype = getattr(xp, self.plan.dtype)
             step = self._replay(state, m, data.w is not None).step
             self._send_order(np.arange(m), m)
-            step.bind(self._source(data), m)
+            self._shared.bind(self._source(data), m)
             self._device.upload(control.initial(state.step), self._shared.control)
             self._device.upload(np.zeros(self._shared.columns), self._shared.scalars)
             step.compute()
@@ -98,8 +98,7 @@ class CupyProgram(EagerProgram):
         with self._device.section():
             self._source_cache, self._stage = (None, None, None), None
             self._host_copies.clear()
-            for replay in self._replays.values():
-                replay.unbind()
+            self._shared.unbind()
 
     # --- a chunk ----------------------------------------------------------------------------------------------------
 
@@ -133,11 +132,10 @@ class CupyProgram(EagerProgram):
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
         """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
+        self._shared.bind(source, batch_size)
         for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
             if m and steps:
-                replay = self._replay(state, m, source.w is not None)
-                replay.bind(source, batch_size)
-                replay.run(steps)
+                self._replay(state, m, source.w is not None).run(steps)
 
     def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue the steps for samples that stay on the host, part by part."""
@@ -192,7 +190,7 @@ class CupyProgram(EagerProgram):
         raise DeviceMemoryError(requested, free, f"batch_size={fits} would fit", fits)
 
     def _send_order(self, order: np.ndarray, expected: int) -> None:
-        """Copy indices to the device, to the same address if they fit: captured graphs contain the address."""
+        """Copy indices to the device, into memory for `expected` indices or more."""
         needed = max(len(order), min(expected, MAX_INDICES))
         if self._shared.order.size < needed:
             self._shared.order = self._device.empty(needed, "int64")

@@ -42,17 +42,6 @@ class Replay:
         self._graphs: dict[int, Graph] = {}
         self._run = 0
 
-    def bind(self, source: Source, batch_size: int) -> None:
-        """Gather batches from the arrays of `source` from now on."""
-        if self.step.bind(source, batch_size):
-            self._graphs.clear()
-            self._run = 0
-
-    def unbind(self) -> None:
-        """Release the data, and the graphs that read them."""
-        self.step.unbind()
-        self._graphs.clear()
-
     def run(self, steps: int) -> None:
         """Enqueue a number of steps."""
         while steps:

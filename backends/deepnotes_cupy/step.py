@@ -58,6 +58,8 @@ class Shared:
         For each block of the kernel ``gradient_norm``, its sum of squares and its largest magnitude.
     order : array of int64
         The indices of the samples in a chunk.
+    source : array of int64
+        The structure ``Source``: the addresses of the data and of `order`.
     """
 
     def __init__(self, device: Device, plan: Plan) -> None:
@@ -72,6 +74,24 @@ class Shared:
         self.g = device.empty(p, plan.dtype)
         self.partial = device.empty(2 * blocks, "float64")
         self.order = device.empty(0, "int64")
+        self.source = device.empty(5, "int64")
+        self._device, self._bound = device, cast(tuple[Any, ...], ())
+
+    def bind(self, source: Source, batch_size: int) -> None:
+        """Gather batches from the arrays of `source` from now on, at the indices in `order`."""
+        arrays = *source, self.order
+        if not (
+            self._bound
+            and batch_size == self._bound[-1]
+            and all(a is b for a, b in zip(arrays, self._bound, strict=False))
+        ):
+            addresses = [0 if x is None else self._device.address(x) for x in arrays]
+            self._device.upload(np.array([*addresses, batch_size], np.int64), self.source)
+            self._bound = *arrays, batch_size  # keeps the arrays alive
+
+    def unbind(self) -> None:
+        """Release the data."""
+        self._bound = ()
 
 
 class Step:
@@ -104,14 +124,12 @@ class Step:
         self.m, self._device, self._plan, self._shared, self._arrays = m, device, plan, shared, arrays
         dtype, layout, theta = plan.dtype, plan.layout, arrays.theta
         inputs, k = layout.sizes[0], layout.sizes[-1]
-        self._widths = inputs, 1 if plan.class_indices else k
-        self._gather: Call | None = None
-        self._bound: tuple[Any, ...] = ()
-        self._batch_size = 0
+        targets_per_sample = 1 if plan.class_indices else k
         self.gradient, self.update = gradient, update = [Tape(device, dtype, factors) for _ in range(2)]
         self._batch = Source(
-            gradient.empty(m * inputs), gradient.empty(m * self._widths[1]), gradient.empty(m) if weighted else None
+            gradient.empty(m * inputs), gradient.empty(m * targets_per_sample), gradient.empty(m) if weighted else None
         )
+        gradient.launch("gather", (inputs, m), shared.source, shared.control, *self._batch, inputs, targets_per_sample, m)
         targets = Targets(self._batch.Y, plan.class_indices, self._batch.w)
         rows, loss, optimizer_update = shared.lowered
         masks = Masks(plan.seed, shared.control)
@@ -135,37 +153,15 @@ class Step:
     @property
     def names(self) -> list[str]:
         """The names of a step's calls, in order; each is a node of its graph."""
-        return ["gather", *self.gradient.names, *self.update.names]
+        return [*self.gradient.names, *self.update.names]
 
     def spoil(self) -> None:
         """Overwrite all intermediate results of a step, so that none of them can be used by accident."""
         for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial, self._shared.current):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
 
-    def bind(self, source: Source, batch_size: int) -> bool:
-        """Gather batches from the arrays of `source` from now on; return whether they or the batch size changed."""
-        arrays = (*source, self._shared.order)
-        same = len(self._bound) == len(arrays) and all(a is b for a, b in zip(arrays, self._bound, strict=True))
-        if same and batch_size == self._batch_size:
-            return False
-        n, k = self._widths
-        grid, block = geometry.grid("gather", n, self.m, dtype=self._plan.dtype, processors=self._device.processors)
-        X, Y, w = source
-        self._gather = self._device.launcher(
-            kernels()["gather"], self._plan.dtype, grid, block,
-            (X, Y, w, self._shared.order, self._shared.control, *self._batch, n, k, self.m, batch_size),
-        )  # fmt: skip
-        self._bound, self._batch_size = arrays, batch_size
-        return True
-
-    def unbind(self) -> None:
-        """Release the data."""
-        self._gather, self._bound = None, ()
-
     def compute(self) -> None:
         """Enqueue the gradient of the next batch, and the check of whether its update may be made."""
-        assert self._gather is not None
-        self._gather()
         self.gradient.run()
 
     def run(self) -> None:

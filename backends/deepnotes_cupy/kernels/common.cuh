@@ -15,6 +15,12 @@ struct Control {                  // everything that changes from step to step: 
     int stopped;                  // 0: no; 1: cost or gradient is not finite; 2: the host has to make this update
 };
 
+struct Source {  // the data of a training: a captured graph contains no address of them, so it outlives them
+    const real *X, *Y, *w;    // by sample; Y may hold class indices; Y and w may be null
+    const long long* order;   // the indices of the samples of a chunk, batch after batch
+    long long batch_size;
+};
+
 constexpr int BLOCK = 256;                // threads in a block
 constexpr int WIDE = 1024;                // threads in the block of a one-block kernel
 constexpr int VEC = 16 / sizeof(real);    // numbers in one 16-byte access

@@ -39,16 +39,15 @@ __device__ inline void copy_samples(const real* from, const long long* order, re
         copy_rows<1>(from, order, to, n, m);
 }
 
-// Gather batch number control->updates of a chunk, with batch_size indices in `order` for each batch: m samples of X (n
-// numbers each), of Y (k numbers each) and of w (one number each). Y and w may be null.
+// Gather batch number control->updates of a chunk: m samples of X (n numbers each), of Y (k numbers each) and of w (one
+// number each).
 extern "C" __global__ void __launch_bounds__(BLOCK) gather(
-    const real* X, const real* Y, const real* w, const long long* order, const Control* control,
-    real* out_X, real* out_Y, real* out_w, int n, int k, long long m, long long batch_size
+    const Source* source, const Control* control, real* out_X, real* out_Y, real* out_w, int n, int k, long long m
 ) {
-    const long long* indices = order + control->updates * batch_size;
-    copy_samples(X, indices, out_X, n, m);
-    if (Y) copy_samples(Y, indices, out_Y, k, m);
-    if (w) copy_samples(w, indices, out_w, 1, m);
+    const long long* indices = source->order + control->updates * source->batch_size;
+    copy_samples(source->X, indices, out_X, n, m);
+    if (source->Y) copy_samples(source->Y, indices, out_Y, k, m);
+    if (source->w) copy_samples(source->w, indices, out_w, 1, m);
 }
 
 // The activation with a code, and its derivative by X, which is A if slope_of_a(code), and Z otherwise.
