@@ -10,6 +10,7 @@ import numpy as np
 
 from deepnotes.backends import NOTES, Inference, Layer, Layout, Plan, Program
 from deepnotes_cupy.base import DeviceBackend
+from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.eager_kernels import kernels
 from deepnotes_cupy.inference import CupyInference, SectionedInference
@@ -112,6 +113,14 @@ class CupyBackend(DeviceBackend):
             return np.asarray(x)
         with self.device.section():
             return self.device.download(x)
+
+    def all_finite(self, x: Any) -> bool:
+        """Return whether all elements are finite, in one pass over the memory if it has no gaps."""
+        flags = x.flags
+        if x.dtype.kind != "f" or x.dtype.itemsize < 4 or not x.size or not (flags.c_contiguous or flags.f_contiguous):
+            return super().all_finite(x)
+        with self.device.section():
+            return bool(np.isfinite(largest(self.device, (x if flags.c_contiguous else x.T).reshape(-1))))
 
     def write(self, flat: Any, start: int, values: Any) -> Any:
         """Write `values`, shape (k,), into `flat`, shape (p,), from `start` on, and return `flat`."""

@@ -5,17 +5,14 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
-import numpy as np
-
 from deepnotes.backends import DeviceMemoryError, Plan
 from deepnotes_cupy import control
+from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
 from deepnotes_cupy.step import Arrays, Shared, Source, Step
 
 STEPS_PER_GRAPH = 16
 """The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
-COMPARED_ON_HOST = 1 << 22
-"""Arrays of up to this size are compared on the host: that takes less time than compiling a comparison."""
 WARM_UP_STEPS = 2
 """The number of steps run one by one before a capture, so that everything that is loaded at first use is loaded."""
 
@@ -119,11 +116,8 @@ class Replay:
 
     def _relative_error(self, actual: Any, expected: Any) -> float:
         """Return the largest difference, divided by the largest expected magnitude unless that is 0."""
-        xp: Any = self._device.xp
-        if actual.size <= COMPARED_ON_HOST:
-            xp, actual, expected = np, self._device.download(actual), self._device.download(expected)
-        largest, error = float(xp.max(abs(expected))), float(xp.max(abs(actual - expected)))
-        return error / largest if largest else error
+        magnitude, error = largest(self._device, expected), largest(self._device, actual, expected)
+        return error / magnitude if magnitude else error
 
     def _empty_like(self, arrays: Sequence[Any]) -> list[Any]:
         return [self._device.empty(array.size, str(array.dtype)) for array in arrays]

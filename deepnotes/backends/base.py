@@ -156,6 +156,19 @@ class Backend:
         """Return whether `x` is an array of this backend."""
         return isinstance(x, self._array_type)
 
+    def all_finite(self, x: Array) -> bool:
+        """Return whether all elements of an array of real numbers are finite.
+
+        A backend may override this with something faster, or something that needs less memory.
+
+        Examples
+        --------
+        >>> Backend("mine", np).all_finite(np.array([1.0, np.inf]))
+        False
+        """
+        with np.errstate(invalid="ignore"):
+            return float(self.xp.sum(x - x)) == 0
+
     def write(self, flat: Array, start: int, values: Array) -> Array:
         """Return `flat` with the elements from `start` on replaced by `values`.
 

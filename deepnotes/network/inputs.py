@@ -56,7 +56,8 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
         X = adopt(backend, X, name)
         array_validation.check_samples(X, name, network.inputs)
         array_validation.check_real(backend, X, name)
-        samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))
+        dtype = getattr(backend.xp, network.dtype)
+        samples: Array = X if X.dtype == dtype else backend.xp.astype(X, dtype)
         if standardizer is not None:
             constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
             samples = backend.ops.standardize(samples, *constants)

@@ -417,6 +417,13 @@ class Network:
         copy[...] = x
         return self.backend.from_numpy(copy)
 
+    def _zeros(self) -> Array:
+        """Return as many zeros as there are parameters, in an array of the backend."""
+        if self.backend.on_host:
+            return self.from_host(np.zeros(self.layout.size))
+        with self.backend.execution_context():
+            return self.backend.xp.zeros((self.layout.size,), dtype=getattr(self.backend.xp, self.dtype))
+
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
         """Return `loss` as a LossFunction, by default the loss that matches the last activation."""
         last = self.layers[-1]
@@ -451,14 +458,13 @@ class Network:
 
     def _start(self, plan: Plan) -> tuple[Program, State]:
         """Return a Program and a state whose slots are zero; reuse those of the last call if its plan was the same."""
-        zeros = np.zeros(self.layout.size)
         if self._training is not None and self._training[0] == plan:
             _, program, state = self._training
-            state.slots = tuple(self.backend.write(slot, 0, self.from_host(zeros)) for slot in state.slots)
+            state.slots = tuple(self.backend.write(slot, 0, self._zeros()) for slot in state.slots)
             state.step = 0
         else:
             program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
-            state = NetworkState(self, tuple(self.from_host(zeros) for _ in plan.optimizer.slots))
+            state = NetworkState(self, tuple(self._zeros() for _ in plan.optimizer.slots))
         self._training = (plan, program, state)
         return program, state
 
