@@ -75,7 +75,8 @@ class Shared:
         self.partial = device.empty(2 * blocks, "float64")
         self.order = device.empty(0, "int64")
         self.source = device.empty(5, "int64")
-        self._device, self._bound = device, cast(tuple[Any, ...], ())
+        self._device = device
+        self._bound: tuple[Any, ...] = ()
 
     def bind(self, source: Source, batch_size: int) -> None:
         """Gather batches from the arrays of `source` from now on, at the indices in `order`."""
