@@ -59,6 +59,7 @@ class State:
         self.log: list[tuple[Any, ...]] = []
         self.streams: list[Stream] = []
         self.capturing: Stream | None = None
+        self.forked: set[int] = set()
         self.recorded_calls: list[Callable[[], None]] = []
         self.failing: str = ""
         self.memory = 1 << 40
@@ -75,13 +76,17 @@ class State:
         if self.capturing is None:
             call()
             return
-        if stream != self.capturing.ptr:
+        if stream != self.capturing.ptr and stream not in self.forked:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: work in a stream that is not the captured one")
         if self.failing in entry:
             raise CUDARuntimeError(
                 "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
             )
         self.recorded_calls.append(call)
+
+    def is_captured(self, stream: int) -> bool:
+        """Return whether work in a stream is being captured."""
+        return self.capturing is not None and (stream == self.capturing.ptr or stream in self.forked)
 
     def forbid_in_capture(self, operation: str) -> None:
         """Raise an error if a stream is being captured."""
@@ -101,6 +106,7 @@ class Event:
     def record(self, stream: Any) -> None:
         """Log that the event is recorded at the end of a stream."""
         CUDA.log.append(("record", stream.ptr))
+        self.stream, self.captured = stream.ptr, CUDA.is_captured(stream.ptr)
 
     def synchronize(self) -> None:
         """Log that the host waits for the event."""
@@ -143,8 +149,13 @@ class Stream:
         assert CUDA.streams.pop() is self
 
     def wait_event(self, event: Event) -> None:
-        """Log that later work in the stream waits for an event."""
+        """Log that later work in the stream waits for an event; in a capture, this forks a stream or joins it again."""
         CUDA.log.append(("wait", self.ptr))
+        if CUDA.capturing is not None and event.captured:
+            if self is CUDA.capturing:
+                CUDA.forked.discard(event.stream)
+            else:
+                CUDA.forked.add(self.ptr)
 
     def record(self, event: Event) -> Event:
         """Record an event at the end of the stream."""
@@ -162,6 +173,9 @@ class Stream:
         """Return the captured calls as a graph."""
         assert CUDA.capturing is self
         CUDA.capturing = None
+        if CUDA.forked:
+            CUDA.forked.clear()
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined: a stream was forked, but not joined")
         return Graph(CUDA.recorded_calls)
 
 

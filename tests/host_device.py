@@ -69,6 +69,8 @@ class HostDevice:
         Whether every memory access of a kernel is checked.
     capture_error : str
         The reason why captures fail; "" if they succeed.
+    late : bool
+        Whether the calls in the second stream are made as late as possible, and not as early.
     replay : callable
         Executes a call of a graph, given its index and the call; tests replace it to inject faults.
     """
@@ -80,10 +82,11 @@ class HostDevice:
         self.keeps_subnormals = not flush
         self.log: list[tuple[Any, ...]] = []
         self.memory, self.used, self.checked = memory, 0, False
-        self.capture_error = ""
+        self.capture_error, self.late = "", False
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
         self._addressed: list[weakref.ref[np.ndarray]] = []
+        self._aside: list[Call] = []
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -201,6 +204,24 @@ class HostDevice:
         finally:
             self._recording = None
         return HostGraph(self, calls)
+
+    def aside(self, calls: Sequence[Call]) -> Call:
+        """Return a call that makes other calls at once or, if `late`, when :meth:`rejoin` is called."""
+
+        def run() -> None:
+            if self.late:
+                self._aside.extend(calls)
+            else:
+                for call in calls:
+                    call()
+
+        return run
+
+    def rejoin(self) -> None:
+        """Make the calls that are late."""
+        calls, self._aside = self._aside, []
+        for call in calls:
+            call()
 
     def empty_pinned(self, size: int, dtype: str) -> np.ndarray:
         """Return an array of zeros."""

@@ -60,8 +60,7 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
 
 
 def backward(  # noqa: PLR0913 - the operands of the backward pass
-    tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: list[Any], masks: Masks, fused: bool,
-    scale: float,
+    tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: Any, masks: Masks, fused: bool, scale: float,
 ) -> None:  # fmt: skip
     """Append the backward pass, which writes the gradient of all parameters to `g`.
 
@@ -73,29 +72,35 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     factors : array
         The weights as returned by :func:`deepnotes_cupy.forward.round_weights`.
     m : int
-    D : list of two arrays
-        The first holds the derivatives of the loss; both are overwritten.
+    D : array
+        The derivatives of the loss; it is overwritten.
     masks : Masks
     fused : bool
-        Whether the first array of `D` holds dZ of the last layer, instead of dA.
+        Whether `D` holds dZ of the last layer, instead of dA.
     scale : float
         The factor by which dZ is multiplied before it is rounded to 16 bits; the products are divided by it.
     """
+    # The gradient of W and b is not needed before the update, so it is computed beside the derivatives of the layers
+    # before. Then dZ must not be overwritten, so each layer has memory of its own for it.
+    other = None if tape.concurrent else tape.empty(D.size)
     first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow))
     for index in reversed(range(len(caches))):
         cache = caches[index]
-        row, derivatives = cache.row, D[0]
+        row = cache.row
         if isinstance(row, DropoutRow):
             if index > first:
-                dropout(tape, row, derivatives, derivatives, m, masks)
+                dropout(tape, row, D, D, m, masks)
             continue
-        activation_backward(tape, cache, g, derivatives, m, fused and index == len(caches) - 1)
-        dZ = tape.factor(derivatives[: m * row.n], reusable=False, scale=scale)
+        activation_backward(tape, cache, g, D, m, fused and index == len(caches) - 1)
+        dZ = tape.factor(D[: m * row.n], reusable=False, scale=scale)
         A_prev = tape.factor(cache.A_prev)
-        tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
+        with tape.aside():
+            tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
         if index > first:
-            tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, D[1])
-            D = D[::-1]
+            dA = tape.empty(m * row.n_prev) if other is None else other
+            tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, dA)
+            D, other = dA, None if other is None else D
+    tape.rejoin()
 
 
 def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> None:
@@ -111,4 +116,5 @@ def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ:
     partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)
     tape.launch(launch, (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows, 1 / m, chunks=chunks)
     if chunks > 1:
-        tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)
+        with tape.aside():
+            tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)

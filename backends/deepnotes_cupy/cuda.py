@@ -54,6 +54,12 @@ class CudaDevice:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
             self._cublas = Cublas(library, self._stream.ptr, (self._workspace.data.ptr, WORKSPACE))
             self._foreign_cublas = Cublas(library, 0, None)  # for eager execution in other streams
+            self._second_stream = cupy.cuda.Stream(non_blocking=True)
+            with self._second_stream:
+                self._second_workspace = cupy.empty(WORKSPACE, np.uint8)  # products that run at once must not share one
+            self._second_cublas = Cublas(
+                library, self._second_stream.ptr, (self._second_workspace.data.ptr, WORKSPACE)
+            )
             self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
 
     # --- the stream ----------------------------------------------------------------------------------------
@@ -169,18 +175,36 @@ class CudaDevice:
     def multiplier(self, product: Product) -> Call:
         """Return a call that computes a product in the current stream."""
         prepared = self._cublas.prepare(product)
-        own_stream = self._stream.ptr
+        own_stream, second_stream = self._stream.ptr, self._second_stream.ptr
 
         def multiply(keep_alive: Product = product) -> None:
             stream = cupy.cuda.get_current_stream().ptr
             if stream == own_stream:
                 self._cublas.multiply(prepared)
                 return
+            if stream == second_stream:
+                self._second_cublas.multiply((self._second_cublas.handle, *prepared[1:]))
+                return
             with self._lock:
                 self._foreign_cublas.set_stream(stream)
                 self._foreign_cublas.multiply((self._foreign_cublas.handle, *prepared[1:]))
 
         return multiply
+
+    def aside(self, calls: Sequence[Call]) -> Call:
+        """Return a call that makes other calls in the second stream; see :meth:`Device.aside`."""
+
+        def run() -> None:
+            self._second_stream.wait_event(self.record_event())
+            with self._second_stream:
+                for call in calls:
+                    call()
+
+        return run
+
+    def rejoin(self) -> None:
+        """Make the stream wait for the second one; see :meth:`Device.rejoin`."""
+        self._stream.wait_event(self._second_stream.record(cupy.cuda.Event(disable_timing=True)))
 
     def capture(self, run: Call) -> Graph:
         """Capture the stream; see :meth:`Device.capture`. Other threads may allocate memory meanwhile."""

@@ -126,6 +126,15 @@ class Device(Protocol):
         CaptureRefused
         """
 
+    def aside(self, calls: Sequence[Call]) -> Call:
+        """Return a call that makes other calls in a second stream, where they start after all work enqueued so far.
+
+        Work enqueued afterwards does not wait for them, until :meth:`rejoin` is called.
+        """
+
+    def rejoin(self) -> None:
+        """Make work enqueued from now on wait for the second stream."""
+
     def empty_pinned(self, size: int, dtype: str) -> np.ndarray:
         """Return a new flat host array in page-locked memory, which can be sent while the device computes."""
 

@@ -13,6 +13,8 @@ from deepnotes_cupy.lowering import lower_plan
 from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
+CONCURRENT = 1 << 22
+"""The largest number of elements in a layer of a batch for which products run concurrently: larger ones fill a GPU."""
 SCALAR_STEPS = 1 << 13
 """The number of updates whose scalars fit on the device at a time."""
 
@@ -126,20 +128,21 @@ class Step:
         dtype, layout, theta = plan.dtype, plan.layout, arrays.theta
         inputs, k = layout.sizes[0], layout.sizes[-1]
         targets_per_sample = 1 if plan.class_indices else k
-        self.gradient, self.update = gradient, update = [Tape(device, dtype, factors) for _ in range(2)]
+        rows, loss, optimizer_update = shared.lowered
+        widest = max(row.n for row in rows)
+        gradient, update = Tape(device, dtype, factors, m * widest <= CONCURRENT), Tape(device, dtype, factors)
+        self.gradient, self.update = gradient, update
         self._batch = Source(
             gradient.empty(m * inputs), gradient.empty(m * targets_per_sample), gradient.empty(m) if weighted else None
         )
         gradient.launch("gather", (inputs, m), shared.source, shared.control, *self._batch, inputs, targets_per_sample, m)
         targets = Targets(self._batch.Y, plan.class_indices, self._batch.w)
-        rows, loss, optimizer_update = shared.lowered
         masks = Masks(plan.seed, shared.control)
         rounded = round_weights(gradient, theta, layout.decaying)
         caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, loss.fused)
-        widest = max(row.n for row in rows)
-        D, L = [gradient.empty(m * widest) for _ in range(2)], gradient.empty(m)
+        D, L = gradient.empty(m * widest), gradient.empty(m)
         row, _, Z, A = caches[-1]
-        append_loss(gradient, loss, row, Z, None if loss.fused else A, theta, targets, m, D[0], L)
+        append_loss(gradient, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L)
         backward(gradient, caches, shared.g, rounded, m, D, masks, loss.fused, scale)
         p, decaying = layout.size, layout.decaying
         gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)

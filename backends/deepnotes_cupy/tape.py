@@ -1,5 +1,7 @@
 """Tape: a sequence of calls that is prepared once and enqueued many times."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from deepnotes.equations.samples import SAMPLES
@@ -17,6 +19,8 @@ class Tape:
     dtype : {"float32", "float64"}
     factors : str
         The precision to which products round their factors.
+    concurrent : bool, default False
+        Whether :meth:`aside` has an effect.
 
     Attributes
     ----------
@@ -27,8 +31,8 @@ class Tape:
         The memory allocated for the tape; each run writes to it before it reads from it.
     """
 
-    def __init__(self, device: Device, dtype: str, factors: Factors) -> None:
-        self.device, self.dtype, self.factors = device, dtype, factors
+    def __init__(self, device: Device, dtype: str, factors: Factors, concurrent: bool = False) -> None:
+        self.device, self.dtype, self.factors, self.concurrent = device, dtype, factors, concurrent
         self.calls: list[Call] = []
         self.names: list[str] = []
         self.buffers: list[Any] = []
@@ -53,6 +57,24 @@ class Tape:
         grid, block = geometry.grid(kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks)
         self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, (*arguments, *last)))
         self.names.append(kernel.name)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Add the calls of the context to the device's second stream, if `concurrent`; see :meth:`Device.aside`."""
+        if not self.concurrent:
+            yield
+            return
+        main, self.calls = self.calls, []
+        try:
+            yield
+        finally:
+            main.append(self.device.aside(self.calls))
+            self.calls = main
+
+    def rejoin(self) -> None:
+        """Add the end of concurrency: later calls wait for those in the second stream."""
+        if self.concurrent:
+            self.calls.append(self.device.rejoin)
 
     def copy(self, source: Any, target: Any) -> None:
         """Add a copy of `source` to `target`."""
