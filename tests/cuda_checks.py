@@ -6,7 +6,7 @@ ones. Results must agree with the equations: exact results bit for bit, others w
 transposes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
