@@ -104,14 +104,14 @@ def bias_and_activation(host: Host) -> None:
             Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
             A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
             code, option = codes("Activation")[name], option_of(name)
-            launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, n, m, code, option)
+            launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, None, 0, n, m, code, option)
             assert (before + b == Z).all()
             if name != "identity":
                 assert_within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
             with_bias = Z.copy()
-            launch(host, "bias_activation", n, m, Z, None, A, n, m, code, option)
+            launch(host, "bias_activation", n, m, Z, None, A, None, 0, n, m, code, option)
             assert (with_bias == Z).all()
-            launch(host, "bias_activation", n, m, Z, None, Z, n, m, code, option)
+            launch(host, "bias_activation", n, m, Z, None, Z, None, 0, n, m, code, option)
             np.testing.assert_array_equal(A, Z)
 
 
@@ -143,7 +143,7 @@ def activation_backward(host: Host) -> None:
                 D[...] = before
                 db = place(np.full(n, 7.0), dtype)
                 partial = db if count == 1 else place(np.full((count, n), 7.0), dtype)
-                arguments = (*operands, partial, n, m, rows, scale, code, option)
+                arguments = (*operands, None, 0, 1.0, partial, n, m, rows, scale, code, option)
                 launch(host, "activation_backward", n, m, *arguments, count=count)
                 label = f"{name} of {n} neurons, {m} samples, {count} chunks"
                 assert_within(D.T, expected, label)
@@ -151,7 +151,7 @@ def activation_backward(host: Host) -> None:
                     launch(host, "sum_partials", n, 1, partial, db, n, count)
                 assert_within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {label}")
             D[...] = before
-            launch(host, "activation_backward", n, m, *operands, None, n, m, m, scale, code, option)
+            launch(host, "activation_backward", n, m, *operands, None, 0, 1.0, None, n, m, m, scale, code, option)
             assert_within(D.T, expected, f"{name} without a bias")
 
 
@@ -253,8 +253,8 @@ def nan_and_infinity(host: Host) -> None:
                 launch(host, "softmax", n, n, Z, None, A, n, n)
                 launch(host, "softmax_backward", n, n, D, None, A, n, n)
             else:
-                launch(host, "bias_activation", n, n, Z, None, A, n, n, code, option_of(name))
-                launch(host, "activation_backward", n, n, D, Z, A, None, n, n, n, 1.0, code, option_of(name))
+                launch(host, "bias_activation", n, n, Z, None, A, None, 0, n, n, code, option_of(name))
+                launch(host, "activation_backward", n, n, D, Z, A, None, 0, 1.0, None, n, n, n, 1.0, code, option_of(name))
             Z64 = Z.T.astype(np.float64)
             expected = EQUATIONS[name](np, Z64, **OPTIONS.get(name, {}))
             derivatives = EQUATIONS[f"{name}_backward"](np, ones.T, Z64, expected, **OPTIONS.get(name, {}))
@@ -318,9 +318,10 @@ def grids(host: Host) -> None:
             place(np.ones((m, n)), dtype),
             np.zeros((5, n), dtype),
         )
-        host.launch("bias_activation", blocks, 256, z, b, A, n, m, codes("Activation")["silu"], 0.0)
+        host.launch("bias_activation", blocks, 256, z, b, A, None, 0, n, m, codes("Activation")["silu"], 0.0)
         host.launch(
-            "activation_backward", blocks, 256, D, z, A, partial, n, m, 8, 1.0, codes("Activation")["silu"], 0.0
+            "activation_backward", blocks, 256, D, z, A, None, 0, 1.0, partial, n, m, 8, 1.0,
+            codes("Activation")["silu"], 0.0
         )
         out = place(np.zeros((m, n)), dtype)
         order = np.arange(m)[::-1].copy()
@@ -335,7 +336,7 @@ def empty_arrays(host: Host) -> None:
     """Kernels neither read nor write anything if there are no samples or no parameters."""
     dtype, n = host.dtype, 12
     empty, sevens, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
-    launch(host, "bias_activation", n, 0, empty, sevens, empty, n, 0, codes("Activation")["relu"], 0.0)
+    launch(host, "bias_activation", n, 0, empty, sevens, empty, None, 0, n, 0, codes("Activation")["relu"], 0.0)
     launch(host, "softmax", n, 0, empty, sevens, empty, n, 0)
     launch(host, "softmax_backward", n, 0, empty, None, empty, n, 0)
     launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
@@ -345,7 +346,8 @@ def empty_arrays(host: Host) -> None:
     source = source_of(sevens, sevens, sevens, order, 3)
     launch(host, "gather", n, 0, source, control, empty, empty, empty, n, n, 0, reachable=(sevens, order))
     launch(
-        host, "activation_backward", n, 0, empty, empty, empty, sevens, n, 0, 5, 1.0, codes("Activation")["relu"], 0.0
+        host, "activation_backward", n, 0, empty, empty, empty, None, 0, 1.0, sevens, n, 0, 5, 1.0,
+        codes("Activation")["relu"], 0.0
     )
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
     launch(host, "sgd", 0, 0, empty, empty, 0, 0, control, np.zeros(4))

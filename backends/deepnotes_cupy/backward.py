@@ -91,8 +91,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             if index > first:
                 dropout(tape, row, D, D, m, masks)
             continue
-        activation_backward(tape, cache, g, D, m, fused and index == len(caches) - 1)
-        dZ = tape.factor(D[: m * row.n], reusable=False, scale=scale)
+        dZ = activation_backward(tape, cache, g, D, m, fused and index == len(caches) - 1, scale)
         A_prev = tape.factor(cache.A_prev)
         with tape.aside():
             tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
@@ -103,8 +102,11 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     tape.rejoin()
 
 
-def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> None:
-    """Append ``dZ = dA * g'(Z)`` (N12), in place in `D`, unless `D` already holds dZ; and append ``db`` (N14)."""
+def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool, scale: float) -> Any:
+    """Append ``dZ = dA * g'(Z)`` (N12), unless `D` already holds dZ, and ``db`` (N14); return dZ as a factor.
+
+    D holds dA. It is overwritten, unless factors are rounded: then `scale` times dZ is written to another array.
+    """
     row = cache.row
     assert isinstance(row, DenseRow)
     launch = row.g.backward
@@ -114,7 +116,10 @@ def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ:
         launch = library_activation("identity").backward  # for the bias gradient alone
     rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
     partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)
-    tape.launch(launch, (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows, 1 / m, chunks=chunks)
+    half, kind = tape.empty_factor(m * row.n)
+    factor = half, kind, scale
+    tape.launch(launch, (row.n, m), D, cache.Z, cache.A, *factor, partial, row.n, m, rows, 1 / m, chunks=chunks)
     if chunks > 1:
         with tape.aside():
             tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)
+    return D[: m * row.n] if half is None else half

@@ -82,7 +82,7 @@ class FusedEquations:
         Z = self._device.empty(n * m, tape.dtype)
         tape.product((True, False), (n, m, n_prev), 1.0, tape.factor(_flat(xp, W)), _factor(tape, xp, A_prev), Z)
         b = _flat(xp, xp.broadcast_to(b, (n, 1)))
-        tape.launch(library_activation("identity").forward, (n, m), Z, b, None, n, m)
+        tape.launch(library_activation("identity").forward, (n, m), Z, b, None, None, 0, n, m)
         return self._run(tape, Z, n, m)
 
     def weight_gradient(self, xp: Any, dZ: Any, A_prev: Any) -> Any:
@@ -113,7 +113,8 @@ class FusedEquations:
         A = self._device.empty(n * m, tape.dtype)
         z = flatten_by_sample(xp, Z)
         g = library_activation(name, _option(name, option, options))
-        tape.launch(g.forward, (n, m), z, None, A, n, m)
+        factor = () if g.by_rows else (None, 0)
+        tape.launch(g.forward, (n, m), z, None, A, *factor, n, m)
         return self._run(tape, A, n, m)
 
     def backward(self, xp: Any, name: str, dA: Any, Z: Any, A: Any, *option: float, **options: float) -> Any:
@@ -124,7 +125,7 @@ class FusedEquations:
         D.reshape(m, n)[...] = dA.T
         g = library_activation(name, _option(name, option, options))
         z, a = (flatten_by_sample(xp, x) if needed else None for x, needed in ((Z, g.needs_Z), (A, g.needs_A)))
-        sizes = (n, m) if g.by_rows else (None, n, m, m, 1.0)
+        sizes = (n, m) if g.by_rows else (None, 0, 1.0, None, n, m, m, 1.0)
         tape.launch(g.backward, (n, m), D, z, a, *sizes)
         return self._run(tape, D, n, m)
 

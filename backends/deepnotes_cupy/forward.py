@@ -59,7 +59,8 @@ def forward(
             continue
         Z = linear(tape, row, factors, A, m)
         last = index == len(rows) - 1
-        caches.append(Cache(row, A, Z, Z if last and fused else activate(tape, row, theta, Z, m)))
+        multiplied = not last and isinstance(rows[index + 1], DenseRow)
+        caches.append(Cache(row, A, Z, Z if last and fused else activate(tape, row, theta, Z, m, multiplied=multiplied)))
         A = caches[-1].A
     return caches
 
@@ -71,15 +72,24 @@ def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
     return Z
 
 
-def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None) -> Any:
+def activate(
+    tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None, multiplied: bool = False
+) -> Any:
     """Add ``Z += b`` and ``A = g(Z)`` (N2, N3) to the tape, and return A.
 
-    A shares the memory of Z if the backward pass does not need Z, unless `A` is given.
+    A shares the memory of Z if the backward pass does not need Z, unless `A` is given. If A is a factor of a product,
+    `multiplied`, it is rounded in the same launch where that is possible.
     """
     b = theta[row.b]
     if A is None:
         A = tape.empty(m * row.n) if row.g.needs_Z else Z
-    tape.launch(row.g.forward, (row.n, m), Z, b, A, row.n, m)
+    if row.g.by_rows:
+        tape.launch(row.g.forward, (row.n, m), Z, b, A, row.n, m)
+        return A
+    half, kind = tape.empty_factor(m * row.n) if multiplied else (None, 0)
+    tape.launch(row.g.forward, (row.n, m), Z, b, A, half, kind, row.n, m)
+    if half is not None:
+        tape.keep_factor(A, half)
     return A
 
 

@@ -41,7 +41,7 @@ class LoweredActivation(NamedTuple):
     Attributes
     ----------
     forward : Launch
-        The parameters of its kernel begin with those of ``bias_activation`` or, which are the same, ``softmax``.
+        The parameters of its kernel begin with those of ``bias_activation`` or, if `by_rows`, ``softmax``.
     backward : Launch
         The parameters of its kernel begin with those of ``activation_backward`` or, if `by_rows`, ``softmax_backward``.
     by_rows : bool

@@ -126,13 +126,22 @@ class Tape:
         scale : float, default 1.0
             The factor by which `x` is multiplied before it is rounded.
         """
-        if self.factors not in codes("Half"):
-            return x
         cached = self._rounded.get(id(x))
         if cached is not None and reusable:
             return cached[1]
-        out = self.empty(x.size, "uint16")
-        self.launch("round16", (x.size,), x, out, x.size, codes("Half")[self.factors], scale)
+        out, kind = self.empty_factor(x.size)
+        if out is None:
+            return x
+        self.launch("round16", (x.size,), x, out, x.size, kind, scale)
         if reusable:
-            self._rounded[id(x)] = (x, out)  # x is kept alive, so that no other array gets its id
+            self.keep_factor(x, out)
         return out
+
+    def empty_factor(self, size: int) -> tuple[Any, int]:
+        """Return a new array for a factor of 16 bits and the code of its format, or (None, 0) if factors have more."""
+        formats = codes("Half")
+        return (self.empty(size, "uint16"), formats[self.factors]) if self.factors in formats else (None, 0)
+
+    def keep_factor(self, x: Any, factor: Any) -> None:
+        """Use `factor` whenever `x`, which does not change until the end of the tape, is a factor of a product."""
+        self._rounded[id(x)] = x, factor  # x is kept alive, so that no other array gets its id

@@ -76,27 +76,28 @@ struct Slope {
     }
 };
 
-// Z += b in place (N2) and A = g(Z) (N3), for all activations except softmax, see add_bias_and_activate.
+// Z += b in place (N2) and A = g(Z) (N3); `half` is A as a factor of products, or null. For all activations except softmax, see add_bias_and_activate.
 extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
-    real* Z, const real* b, real* A, int n, long long m, int code, real option
+    real* Z, const real* b, real* A, unsigned short* half, int kind, int n, long long m, int code, real option
 ) {
-    add_bias_and_activate(Z, b, A, n, m, Coded{code, option});
+    add_bias_and_activate(Z, b, A, Factor{half, kind, 1}, n, m, Coded{code, option});
 }
 
-// D = D * g'(Z) in place (N12), and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c. With
+// D * g'(Z) (N12), in place or, times half_scale, as a factor of products in `half`, if that is not null; and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c. With
 // one chunk and scale 1/m, `partial` is db (N14). Only A is read if slope_of_a(code), and only Z otherwise; the array
 // that is not read may be null. `partial` may be null as well.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
-    real* D, const real* Z, const real* A, real* partial, int n, long long m, long long rows, real scale, int code,
-    real option
+    real* D, const real* Z, const real* A, unsigned short* half, int kind, real half_scale, real* partial, int n,
+    long long m, long long rows, real scale, int code, real option
 ) {
     __shared__ real scratch[BLOCK * VEC];
     const real* X = slope_of_a(code) ? A : Z;
-    differentiate_and_sum(D, X, nullptr, partial, n, m, rows, scale, scratch, Slope{code, option});
+    const Factor factor{half, kind, half_scale};
+    differentiate_and_sum(D, X, nullptr, factor, partial, n, m, rows, scale, scratch, Slope{code, option});
 }
 
 // out[i] = the sum of partial[c * n + i] over the chunks c (N14, if there are several chunks).
 extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(real* partial, real* out, int n, long long chunks) {
     __shared__ real scratch[BLOCK];
-    backward_rows<1>(partial, nullptr, nullptr, out, n, chunks, chunks, 1, scratch, Slope{IDENTITY, 0});
+    backward_rows<1>(partial, nullptr, nullptr, Factor{}, out, n, chunks, chunks, 1, scratch, Slope{IDENTITY, 0});
 }

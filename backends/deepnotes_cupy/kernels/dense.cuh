@@ -1,10 +1,10 @@
 // The elementwise part of a dense layer, for any activation: bias and activation (N2, N3), derivatives (N12, N14).
 
-#include "common.cuh"
+#include "rounding.cuh"
 
 template <int V, class Activate>
 __device__ inline void bias_activation_rows(
-    real* Z, const real* __restrict__ b, real* A, int n, long long m, const Activate& activate
+    real* Z, const real* __restrict__ b, real* A, const Factor& factor, int n, long long m, const Activate& activate
 ) {
     const Tile<V> tile(n);
     const long long step = gridDim.y * static_cast<long long>(tile.height);
@@ -25,33 +25,35 @@ __device__ inline void bias_activation_rows(
             if (A) {
                 activate(z);  // N3
                 store(A + at, z);
+                if (factor.out) factor.store(at, z);
             }
         }
     }
 }
 
 // Z += b in place (N2) and A = g(Z) (N3); activate(z) replaces numbers of Z by those of A. A may be null; it may also
-// be Z, if Z is not needed afterwards. b may be null; then Z is not changed, unless it is A.
+// be Z, if Z is not needed afterwards. A is written to `factor` as well. b may be null; then Z is not changed, unless it
+// is A.
 template <class Activate>
 __device__ inline void add_bias_and_activate(
-    real* Z, const real* b, real* A, int n, long long m, const Activate& activate
+    real* Z, const real* b, real* A, const Factor& factor, int n, long long m, const Activate& activate
 ) {
     if (n % VEC == 0 && aligned(Z) && aligned(A))
-        bias_activation_rows<VEC>(Z, b, A, n, m, activate);
+        bias_activation_rows<VEC>(Z, b, A, factor, n, m, activate);
     else
-        bias_activation_rows<1>(Z, b, A, n, m, activate);
+        bias_activation_rows<1>(Z, b, A, factor, n, m, activate);
 }
 
 constexpr int AHEAD = 2;  // rows that `backward_rows` loads at a time
 
-// Turn D from dA into dZ in place (N12): differentiate(d, z, a) replaces numbers of D, given those of Z if NEEDS_Z and
-// those of A if NEEDS_A. partial[c * n + i] = scale * the sum of D over the samples of chunk c. Each thread adds up its
+// Turn dA into dZ (N12), from D to `factor` or, if there is none, in place in D: differentiate(d, z, a) replaces numbers
+// of D, given those of Z if NEEDS_Z and those of A if NEEDS_A. partial[c * n + i] = scale * the sum of D over the samples of chunk c. Each thread adds up its
 // own samples in order; then the sums of the threads are added in a tree. `scratch` is shared memory for V numbers per
 // thread.
 template <int V, class Differentiate>
 __device__ inline void backward_rows(
-    real* D, const real* Z, const real* A, real* partial, int n, long long m, long long rows, real scale, real* scratch,
-    const Differentiate& differentiate
+    real* D, const real* Z, const real* A, const Factor& factor, real* partial, int n, long long m, long long rows,
+    real scale, real* scratch, const Differentiate& differentiate
 ) {
     const Tile<V> tile(n);
     const long long chunks = (m + rows - 1) / rows;
@@ -79,8 +81,13 @@ __device__ inline void backward_rows(
                     );
 #pragma unroll
                     for (int r = 0; r < AHEAD; r++)
-                        if (j + r * tile.height < end) store(D + (j + r * tile.height) * n + c * V, d[r]);
+                        if (!factor.out && j + r * tile.height < end)
+                            store(D + (j + r * tile.height) * n + c * V, d[r]);
                 }
+                if (factor.out)
+#pragma unroll
+                    for (int r = 0; r < AHEAD; r++)
+                        if (j + r * tile.height < end) factor.store((j + r * tile.height) * n + c * V, d[r]);
 #pragma unroll
                 for (int r = 0; r < AHEAD; r++)
                     if (j + r * tile.height < end)
@@ -113,12 +120,12 @@ __device__ inline void backward_rows(
 // Do the same by packs if possible. An array that `differentiate` does not need may be null, and so may `partial`.
 template <class Differentiate>
 __device__ inline void differentiate_and_sum(
-    real* D, const real* Z, const real* A, real* partial, int n, long long m, long long rows, real scale, real* scratch,
-    const Differentiate& differentiate
+    real* D, const real* Z, const real* A, const Factor& factor, real* partial, int n, long long m, long long rows,
+    real scale, real* scratch, const Differentiate& differentiate
 ) {
     const bool packs = (!Differentiate::NEEDS_Z || aligned(Z)) && (!Differentiate::NEEDS_A || aligned(A));
     if (n % VEC == 0 && packs && aligned(D))
-        backward_rows<VEC>(D, Z, A, partial, n, m, rows, scale, scratch, differentiate);
+        backward_rows<VEC>(D, Z, A, factor, partial, n, m, rows, scale, scratch, differentiate);
     else
-        backward_rows<1>(D, Z, A, partial, n, m, rows, scale, scratch, differentiate);
+        backward_rows<1>(D, Z, A, factor, partial, n, m, rows, scale, scratch, differentiate);
 }
