@@ -9,7 +9,7 @@ from deepnotes_cupy import control, geometry
 from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, round_weights
-from deepnotes_cupy.lowering import lower_plan
+from deepnotes_cupy.lowering import DenseRow, lower_plan
 from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
@@ -132,14 +132,21 @@ class Step:
         widest = max(row.n for row in rows)
         gradient, update = Tape(device, dtype, factors, m * widest <= CONCURRENT), Tape(device, dtype, factors)
         self.gradient, self.update = gradient, update
-        self._batch = Source(
-            gradient.empty(m * inputs), gradient.empty(m * targets_per_sample), gradient.empty(m) if weighted else None
+        Y = gradient.empty(m * targets_per_sample)
+        w = gradient.empty(m) if weighted else None
+        with gradient.aside():
+            rounded = round_weights(gradient, theta, layout.decaying)
+        half, kind = gradient.empty_factor(m * inputs) if isinstance(rows[0], DenseRow) else (None, 0)
+        X = gradient.empty(m * inputs if half is None else 0)
+        if half is not None:
+            gradient.keep_factor(X, half)
+        gradient.launch(
+            "gather", (inputs, m), shared.source, shared.control, X, half, kind, Y, w, inputs, targets_per_sample, m
         )
-        gradient.launch("gather", (inputs, m), shared.source, shared.control, *self._batch, inputs, targets_per_sample, m)
-        targets = Targets(self._batch.Y, plan.class_indices, self._batch.w)
+        gradient.rejoin()
+        targets = Targets(Y, plan.class_indices, w)
         masks = Masks(plan.seed, shared.control)
-        rounded = round_weights(gradient, theta, layout.decaying)
-        caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, loss.fused)
+        caches = forward(gradient, rows, theta, rounded, X, m, masks, loss.fused)
         D, L = gradient.empty(m * widest), gradient.empty(m)
         row, _, Z, A = caches[-1]
         append_loss(gradient, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L)

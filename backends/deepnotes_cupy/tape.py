@@ -68,8 +68,9 @@ class Tape:
         try:
             yield
         finally:
-            main.append(self.device.aside(self.calls))
-            self.calls = main
+            aside, self.calls = self.calls, main
+            if aside:
+                main.append(self.device.aside(aside))
 
     def rejoin(self) -> None:
         """Add the end of concurrency: later calls wait for those in the second stream."""

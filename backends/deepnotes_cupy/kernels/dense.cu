@@ -6,11 +6,12 @@
 
 constexpr int STRIP = 4;  // packs of a row that a lane of `gather` copies for each sample
 
-// Copy row `order[j]` of `from` to row j of `to`. Up to 32 lanes copy a row together, strip by strip; the strips are
+// Copy row `order[j]` of `from` to row j of `to` or, if it has an array, of `factor`. Up to 32 lanes copy a row together, strip by strip; the strips are
 // divided among the blocks along y.
 template <int V>
 __device__ inline void copy_rows(
-    const real* __restrict__ from, const long long* __restrict__ order, real* __restrict__ to, int n, long long m
+    const real* __restrict__ from, const long long* __restrict__ order, real* __restrict__ to, const Factor& factor, int n,
+    long long m
 ) {
     const int packs = n / V, lanes = power_of_two(packs, 32), lane = threadIdx.x & (lanes - 1), strip = STRIP * lanes;
     const int rows = blockDim.x / lanes;
@@ -19,35 +20,40 @@ __device__ inline void copy_rows(
          start += gridDim.y * static_cast<long long>(strip))
         for (long long j = first; j < m; j += gridDim.x * static_cast<long long>(rows)) {
             const real* source = from + order[j] * n;
-            real* target = to + j * n;
 #pragma unroll
             for (int s = 0; s < STRIP; s++) {
                 const long long k = start + s * lanes + lane;
                 if (k < packs) {
                     real v[V];
                     load(source + k * V, v);
-                    store(target + k * V, v);
+                    if (factor.out)
+                        factor.store(j * n + k * V, v);
+                    else
+                        store(to + j * n + k * V, v);
                 }
             }
         }
 }
 
-__device__ inline void copy_samples(const real* from, const long long* order, real* to, int n, long long m) {
+__device__ inline void copy_samples(
+    const real* from, const long long* order, real* to, const Factor& factor, int n, long long m
+) {
     if (n % VEC == 0 && aligned(from) && aligned(to))
-        copy_rows<VEC>(from, order, to, n, m);
+        copy_rows<VEC>(from, order, to, factor, n, m);
     else
-        copy_rows<1>(from, order, to, n, m);
+        copy_rows<1>(from, order, to, factor, n, m);
 }
 
 // Gather batch number control->updates of a chunk: m samples of X (n numbers each), of Y (k numbers each) and of w (one
-// number each).
+// number each). If `half` is not null, X is written there as a factor of products, instead of to out_X.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather(
-    const Source* source, const Control* control, real* out_X, real* out_Y, real* out_w, int n, int k, long long m
+    const Source* source, const Control* control, real* out_X, unsigned short* half, int kind, real* out_Y, real* out_w,
+    int n, int k, long long m
 ) {
     const long long* indices = source->order + control->updates * source->batch_size;
-    copy_samples(source->X, indices, out_X, n, m);
-    if (source->Y) copy_samples(source->Y, indices, out_Y, k, m);
-    if (source->w) copy_samples(source->w, indices, out_w, 1, m);
+    copy_samples(source->X, indices, out_X, Factor{half, kind, 1}, n, m);
+    if (source->Y) copy_samples(source->Y, indices, out_Y, Factor{}, k, m);
+    if (source->w) copy_samples(source->w, indices, out_w, Factor{}, 1, m);
 }
 
 // The activation with a code, and its derivative by X, which is A if slope_of_a(code), and Z otherwise.
