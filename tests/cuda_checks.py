@@ -197,7 +197,7 @@ def cross_entropies(host: Host) -> None:
             Z[...] = np.minimum(Z, 40) if name == "exp" else Z
             before, L = Z.copy(), place(np.full(m, 7.0), dtype)
             A, D = (place(np.full((m, n), 7.0), dtype, shift) for _ in range(2))
-            arguments = (b, Y, indexed, w, None if number == 4 else A, D, L, n, m)
+            arguments = (b, Y, indexed, w, None if number == 4 else A, D, None, 0, 1.0, L, n, m)
             launch(host, kernel, n, m, Z, *arguments)
             assert (before + b == Z).all()
             logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
@@ -276,13 +276,13 @@ def losses_of_nan(host: Host) -> None:
                 launch(host, "loss", 5, 3, Z, Y, 0, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
                 expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             else:
-                launch(host, kernel, 5, 3, Z, None, Y, 0, None, A, D, L, 5, 3)
+                launch(host, kernel, 5, 3, Z, None, Y, 0, None, A, D, None, 0, 1.0, L, 5, 3)
                 expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             assert (np.isfinite(L) == np.isfinite(expected)).all(), (kernel, value)
             assert (np.isnan(L) == np.isnan(expected)).all(), (kernel, value)
     far = float(np.finfo(dtype).max) / 1.5  # the difference of these logits overflows
     Z, Y, L = place([[far, -far, 0.0]], dtype), place([[1.0, 0.0, 0.0]], dtype), place(np.zeros(1), dtype)
-    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), L, 3, 1)
+    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), None, 0, 1.0, L, 3, 1)
     assert L.tolist() == [0.0]
 
 
@@ -332,6 +332,38 @@ def grids(host: Host) -> None:
     assert all(result == results[0] for result in results)
 
 
+def factors(host: Host) -> None:
+    """Kernels that write factors of products write what ``round16`` makes of their results, for both formats."""
+    dtype, rng, scale = host.dtype, np.random.default_rng(7), 8.0
+    silu = codes("Activation")["silu"], 0.0
+    for kind in codes("Half").values():
+        for n, m, shift in SHAPES:
+            Z, b, D = (place(x, dtype, shift) for x in (spread(rng, m, n), rng.normal(size=n), rng.normal(size=(m, n))))
+            half, expected, A = np.zeros((m, n), np.uint16), np.zeros((m, n), np.uint16), np.zeros_like(Z)
+
+            def compare(result: np.ndarray, factor: float, what: str) -> None:
+                launch(host, "round16", n, m, result, expected, n * m, kind, factor)  # noqa: B023
+                assert (half == expected).all(), (what, n, m, kind)  # noqa: B023
+
+            z = Z.copy()
+            launch(host, "bias_activation", n, m, z, b, A, half, kind, n, m, *silu)
+            compare(A, 1.0, "A")
+            before, dZ = D.copy(), D.copy()
+            launch(host, "activation_backward", n, m, dZ, z, A, None, 0, 1.0, None, n, m, m, 1.0, *silu)
+            launch(host, "activation_backward", n, m, D, z, A, half, kind, scale, None, n, m, m, 1.0, *silu)
+            assert (D == before).all()
+            compare(dZ, scale, "dZ")
+            order, L = rng.permutation(m), np.zeros(m, dtype)
+            source = source_of(D, None, None, order, m)
+            control = np.zeros(1, CONTROL)
+            launch(host, "gather", n, m, source, control, None, half, kind, None, None, n, 0, m, reachable=(D, order))
+            compare(np.ascontiguousarray(D[order]), 1.0, "X")
+            for kernel in FUSED.values():
+                Y, z = place(rng.random((m, n)), dtype), np.minimum(Z, 40)
+                launch(host, kernel, n, m, z, b, Y, 0, None, None, D, half, kind, scale, L, n, m)
+                compare(D, scale, kernel)
+
+
 def empty_arrays(host: Host) -> None:
     """Kernels neither read nor write anything if there are no samples or no parameters."""
     dtype, n = host.dtype, 12
@@ -341,7 +373,7 @@ def empty_arrays(host: Host) -> None:
     launch(host, "softmax_backward", n, 0, empty, None, empty, n, 0)
     launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
     for kernel in FUSED.values():
-        launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, empty, n, 0)
+        launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, None, 0, 1.0, empty, n, 0)
     order = np.empty(0, np.int64)
     source = source_of(sevens, sevens, sevens, order, 3)
     launch(host, "gather", n, 0, source, control, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
@@ -359,6 +391,6 @@ CHECKS: dict[str, Callable[[Host], None]] = {
     f.__name__: f
     for f in (
         bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan,
-        gathers, grids, empty_arrays,
+        gathers, factors, grids, empty_arrays,
     )
 }  # fmt: skip

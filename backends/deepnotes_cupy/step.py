@@ -57,7 +57,7 @@ class Shared:
     g : array, shape (p,)
         The gradient.
     partial : array of float64
-        For each block of the kernel ``gradient_norm``, its sum of squares and its largest magnitude.
+        For each block of the kernel ``gradient_norm``, its sum of squares, largest magnitude and sum of losses.
     order : array of int64
         The indices of the samples in a chunk.
     source : array of int64
@@ -74,7 +74,7 @@ class Shared:
         self.scalars = device.empty(self.columns * SCALAR_STEPS, "float64")
         self.current = device.empty(self.columns, "float64")
         self.g = device.empty(p, plan.dtype)
-        self.partial = device.empty(2 * blocks, "float64")
+        self.partial = device.empty(3 * blocks, "float64")
         self.order = device.empty(0, "int64")
         self.source = device.empty(5, "int64")
         self._device = device
@@ -149,13 +149,15 @@ class Step:
         caches = forward(gradient, rows, theta, rounded, X, m, masks, loss.fused)
         D, L = gradient.empty(m * widest), gradient.empty(m)
         row, _, Z, A = caches[-1]
-        append_loss(gradient, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L)
-        backward(gradient, caches, shared.g, rounded, m, D, masks, loss.fused, scale)
+        dZ = append_loss(gradient, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L, scale)
+        if loss.fused and dZ is None:
+            dZ = D[: m * row.n]
+        backward(gradient, caches, shared.g, rounded, m, D, dZ, masks, scale)
         p, decaying = layout.size, layout.decaying
-        gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
+        gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, L, m, shared.partial)
         self.safe_step, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
         gradient.launch(
-            "check_update", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars,
+            "check_update", (1,), shared.control, shared.partial, shared.blocks, m, shared.scalars,
             shared.columns, shared.current, self.clip, self.safe_step,
         )  # fmt: skip
         operands = theta, shared.g, *arrays.slots, p, decaying, shared.control, shared.current

@@ -36,6 +36,7 @@ class Tape:
         self.calls: list[Call] = []
         self.names: list[str] = []
         self.buffers: list[Any] = []
+        self._apart = False
         self._rounded: dict[int, tuple[Any, Any]] = {}
 
     def run(self) -> None:
@@ -71,11 +72,13 @@ class Tape:
             aside, self.calls = self.calls, main
             if aside:
                 main.append(self.device.aside(aside))
+                self._apart = True
 
     def rejoin(self) -> None:
         """Add the end of concurrency: later calls wait for those in the second stream."""
-        if self.concurrent:
+        if self._apart:
             self.calls.append(self.device.rejoin)
+            self._apart = False
 
     def copy(self, source: Any, target: Any) -> None:
         """Add a copy of `source` to `target`."""
