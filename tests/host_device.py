@@ -159,7 +159,7 @@ class HostDevice:
 
         return self._call(("launch", name), launch)
 
-    def multiplier(self, product: Product) -> Call:
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
         """Return a call that computes a product in single or double precision."""
         (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
         kind = {"bfloat16": np.uint16, "float16": np.uint16, "float64": np.float64}.get(factors, np.float32)

@@ -1,10 +1,12 @@
 """CudaDevice: a GPU, used through CuPy's memory, streams, kernels and graphs, and through cuBLAS."""
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from math import inf
 from typing import Any
 
 import cupy
@@ -12,9 +14,16 @@ import numpy as np
 from cupy.cuda import runtime
 
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
-from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
+from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, CublasMissing, address, load
+from deepnotes_cupy.cublaslt import Choices, CublasLt, Launch, choices_path
 from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product
 from deepnotes_cupy.sources import REAL, Kernel
+
+
+REPEATS = 20
+"""The largest number of times that a product is repeated to time it."""
+TUNING_MILLISECONDS = 0.3
+"""The time that the repetitions take, unless a single product takes longer."""
 
 
 class CudaGraph:
@@ -172,8 +181,10 @@ class CudaDevice:
 
         return launch
 
-    def multiplier(self, product: Product) -> Call:
-        """Return a call that computes a product in the current stream."""
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
+        """Return a call that computes a product in the current stream; see :meth:`Device.multiplier`."""
+        if tuned and (call := self._tuned_multiplier(product)):
+            return call
         prepared = self._cublas.prepare(product)
         own_stream, second_stream = self._stream.ptr, self._second_stream.ptr
 
@@ -190,6 +201,53 @@ class CudaDevice:
                 self._foreign_cublas.multiply((self._foreign_cublas.handle, *prepared[1:]))
 
         return multiply
+
+    def _tuned_multiplier(self, product: Product) -> Call | None:
+        """Return a call that computes a product by the fastest algorithm, or None if cuBLASLt is not available."""
+        try:
+            launch = self._cublaslt().prepare(product)
+        except (CublasError, CublasMissing, AttributeError) as error:  # AttributeError: a function is missing
+            logging.getLogger("deepnotes").debug("cupy: products are not tuned: %s", error)
+            return None
+        workspaces = {
+            self._stream.ptr: self._workspace.data.ptr, self._second_stream.ptr: self._second_workspace.data.ptr
+        }  # fmt: skip
+
+        def multiply() -> None:
+            stream = cupy.cuda.get_current_stream().ptr
+            launch(stream, workspaces[stream])
+
+        return multiply
+
+    @cache  # noqa: B019
+    def _cublaslt(self) -> CublasLt:
+        properties = runtime.getDeviceProperties(self.index)
+        name = f"{_device_name(properties)}-{self.processors}-{self._cublas.version()}"
+        library = load(runtime.runtimeGetVersion() // 1000, "cublasLt")
+        return CublasLt(library, WORKSPACE, self._measure, Choices(choices_path(name)))
+
+    def _measure(self, launches: Sequence[Launch]) -> list[float]:
+        """Return the milliseconds that each launch takes, repeated in a graph, or infinity if it fails."""
+        stream, workspace = self._stream.ptr, self._workspace.data.ptr
+        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+
+        def time(run: Call) -> float:
+            begin.record(self._stream)
+            run()
+            end.record(self._stream)
+            end.synchronize()
+            return float(cupy.cuda.get_elapsed_time(begin, end))
+
+        def measure(launch: Launch) -> float:
+            try:
+                launch(stream, workspace)  # the first time loads the kernel
+                count = max(1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(lambda: launch(stream, workspace)), 1e-3))))
+                graph = self.capture(lambda: [launch(stream, workspace) for _ in range(count)] and None)
+                return min(time(graph.launch) for _ in range(3)) / count
+            except (CublasError, CaptureRefused):
+                return inf
+
+        return [measure(launch) for launch in launches]
 
     def aside(self, calls: Sequence[Call]) -> Call:
         """Return a call that makes other calls in the second stream; see :meth:`Device.aside`."""
@@ -252,9 +310,13 @@ class CudaDevice:
 
 def _describe_device(index: int) -> str:
     properties = runtime.getDeviceProperties(index)
-    name = properties["name"]
-    name = name.decode() if isinstance(name, bytes) else name
+    name = _device_name(properties)
     return f"device {index}: {name}, {properties['totalGlobalMem'] / 2**30:.1f} GiB"
+
+
+def _device_name(properties: dict[str, Any]) -> str:
+    name = properties["name"]
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _format_version(number: int) -> str:

@@ -106,8 +106,11 @@ class Device(Protocol):
     def prepare(self, kernel: Kernel, dtype: str) -> None:
         """Compile and load a kernel, unless it is loaded already."""
 
-    def multiplier(self, product: Product) -> Call:
-        """Return a call that computes the product, by cuBLAS or its equivalent."""
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
+        """Return a call that computes the product, by cuBLAS or its equivalent.
+
+        If `tuned`, the fastest of several algorithms is chosen now, which takes time and overwrites C.
+        """
 
     def copier(self, source: Any, target: Any) -> Call:
         """Return a call that copies an array to another one of the same size, both on the device."""

@@ -130,7 +130,7 @@ class Step:
         targets_per_sample = 1 if plan.class_indices else k
         rows, loss, optimizer_update = shared.lowered
         widest = max(row.n for row in rows)
-        gradient, update = Tape(device, dtype, factors, m * widest <= CONCURRENT), Tape(device, dtype, factors)
+        gradient, update = Tape(device, dtype, factors, m * widest <= CONCURRENT, True), Tape(device, dtype, factors)
         self.gradient, self.update = gradient, update
         Y = gradient.empty(m * targets_per_sample)
         w = gradient.empty(m) if weighted else None

@@ -21,6 +21,8 @@ class Tape:
         The precision to which products round their factors.
     concurrent : bool, default False
         Whether :meth:`aside` has an effect.
+    tuned : bool, default False
+        Whether the fastest algorithm is chosen for each product, see :meth:`Device.multiplier`.
 
     Attributes
     ----------
@@ -31,8 +33,11 @@ class Tape:
         The memory allocated for the tape; each run writes to it before it reads from it.
     """
 
-    def __init__(self, device: Device, dtype: str, factors: Factors, concurrent: bool = False) -> None:
-        self.device, self.dtype, self.factors, self.concurrent = device, dtype, factors, concurrent
+    def __init__(
+        self, device: Device, dtype: str, factors: Factors, concurrent: bool = False, tuned: bool = False
+    ) -> None:
+        self.device, self.dtype, self.factors = device, dtype, factors
+        self.concurrent, self.tuned = concurrent, tuned
         self.calls: list[Call] = []
         self.names: list[str] = []
         self.buffers: list[Any] = []
@@ -95,7 +100,8 @@ class Tape:
         C: Any,
     ) -> None:
         """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded."""
-        self.calls.append(self.device.multiplier(Product(transposed, *sizes, alpha, A, B, C, self.factors)))
+        product = Product(transposed, *sizes, alpha, A, B, C, self.factors)
+        self.calls.append(self.device.multiplier(product, self.tuned))
         self.names.append("product")
 
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
@@ -112,7 +118,7 @@ class Tape:
             return
         parts = self.empty((whole + (rest > 0)) * n * rows)
         block_products = Product((False, True), n, rows, block, alpha, A, B, parts, self.factors, whole)
-        self.calls.append(self.device.multiplier(block_products))
+        self.calls.append(self.device.multiplier(block_products, self.tuned))
         self.names.append("product")
         if rest:
             A, B = A[whole * block * n :], B[whole * block * rows :]

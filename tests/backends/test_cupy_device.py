@@ -31,7 +31,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Cublas]:
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     stand_in = fake_cupy.Cublas()
-    monkeypatch.setattr(cublas, "load", lambda major: stand_in)
+    monkeypatch.setattr(cublas, "load", lambda major, library="cublas": stand_in)
     yield stand_in
     fake_cupy.forget()
 
