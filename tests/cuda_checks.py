@@ -299,7 +299,7 @@ def gathers(host: Host) -> None:
         outs = [place(np.full(s, 7.0), dtype) for s in ((m, n), (m, k), (m,))]
         sources = [X, Y if number != 1 else None, w if number != 2 else None]
         reachable = [a for a in (*sources, order) if a is not None]
-        launch(host, "gather", n, m, source_of(*sources, order, size), control, outs[0], None, 0, *outs[1:], n, k, m, reachable=reachable)
+        launch(host, "gather", n, m, source_of(*sources, order, size), control, 0, outs[0], None, 0, *outs[1:], n, k, m, reachable=reachable)
         for out, source in zip(outs, sources, strict=True):
             expected = np.full_like(out, 7.0) if source is None else source[order[2 * size :]]
             assert out.tobytes() == expected.tobytes(), (n, m)
@@ -326,7 +326,7 @@ def grids(host: Host) -> None:
         out = place(np.zeros((m, n)), dtype)
         order = np.arange(m)[::-1].copy()
         source = source_of(z, None, None, order, m)
-        host.launch("gather", blocks, 256, source, np.zeros(1, CONTROL), out, None, 0, None, None, n, 0, m,
+        host.launch("gather", blocks, 256, source, np.zeros(1, CONTROL), 0, out, None, 0, None, None, n, 0, m,
                     reachable=(z, order))  # fmt: skip
         results.append([a.tobytes() for a in (z, A, D, partial, out)])
     assert all(result == results[0] for result in results)
@@ -356,7 +356,7 @@ def factors(host: Host) -> None:
             order, L = rng.permutation(m), np.zeros(m, dtype)
             source = source_of(D, None, None, order, m)
             control = np.zeros(1, CONTROL)
-            launch(host, "gather", n, m, source, control, None, half, kind, None, None, n, 0, m, reachable=(D, order))
+            launch(host, "gather", n, m, source, control, 0, None, half, kind, None, None, n, 0, m, reachable=(D, order))
             compare(np.ascontiguousarray(D[order]), 1.0, "X")
             for kernel in FUSED.values():
                 Y, z = place(rng.random((m, n)), dtype), np.minimum(Z, 40)
@@ -376,7 +376,7 @@ def empty_arrays(host: Host) -> None:
         launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, None, 0, 1.0, empty, n, 0)
     order = np.empty(0, np.int64)
     source = source_of(sevens, sevens, sevens, order, 3)
-    launch(host, "gather", n, 0, source, control, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
+    launch(host, "gather", n, 0, source, control, 0, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
     launch(
         host, "activation_backward", n, 0, empty, empty, empty, None, 0, 1.0, sevens, n, 0, 5, 1.0,
         codes("Activation")["relu"], 0.0

@@ -52,15 +52,11 @@ class Replay:
             self._run += count
             steps -= count
 
-    def _steps(self, steps: int) -> None:
-        for _ in range(steps):
-            self.step.run()
-
     def _graph(self, steps: int) -> Graph | None:
         """Return a graph of this many steps that was checked, or None if the steps have to run one by one."""
         if steps not in self._graphs:
             try:
-                graph = self._device.capture(lambda: self._steps(steps))
+                graph = self._device.capture(lambda: self.step.run(steps))
                 difference = self._difference(graph, steps)
             except (CaptureRefused, DeviceMemoryError) as error:
                 difference = f"it cannot be captured: {error}"
@@ -88,7 +84,8 @@ class Replay:
         results = [*state, self._shared.g]
         before, expected = self._copies(state), self._empty_like(results)
         try:
-            self._steps(steps)
+            for _ in range(steps):
+                self.step.run()
             self._copy(results, expected)
             self._copy(before, state)
             self.step.spoil()  # so that results of the steps cannot be taken for results of the graph

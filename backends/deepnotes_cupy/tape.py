@@ -1,6 +1,6 @@
 """Tape: a sequence of calls that is prepared once and enqueued many times."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,8 @@ class Tape:
         Whether :meth:`aside` has an effect.
     tuned : bool, default False
         Whether the fastest algorithm is chosen for each product, see :meth:`Device.multiplier`.
+    buffers : sequence of array, optional
+        The buffers of a tape with the same launches, products and copies; this tape uses the same memory.
 
     Attributes
     ----------
@@ -34,13 +36,15 @@ class Tape:
     """
 
     def __init__(
-        self, device: Device, dtype: str, factors: Factors, concurrent: bool = False, tuned: bool = False
-    ) -> None:
+        self, device: Device, dtype: str, factors: Factors, concurrent: bool = False, tuned: bool = False,
+        buffers: Sequence[Any] | None = None,
+    ) -> None:  # fmt: skip
         self.device, self.dtype, self.factors = device, dtype, factors
         self.concurrent, self.tuned = concurrent, tuned
         self.calls: list[Call] = []
         self.names: list[str] = []
         self.buffers: list[Any] = []
+        self._given = iter(buffers) if buffers is not None else None
         self._apart = False
         self._rounded: dict[int, tuple[Any, Any]] = {}
 
@@ -51,8 +55,9 @@ class Tape:
 
     def empty(self, size: int, dtype: str | None = None) -> Any:
         """Return a new flat array, and keep it in `buffers`."""
-        self.buffers.append(self.device.empty(size, dtype or self.dtype))
-        return self.buffers[-1]
+        array = self.device.empty(size, dtype or self.dtype) if self._given is None else next(self._given)
+        self.buffers.append(array)
+        return array
 
     def launch(self, launch: str | Launch, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
         """Add a launch, with the grid that :func:`geometry.grid` returns for `sizes` and `chunks`.

@@ -77,6 +77,6 @@ def test_samples_are_gathered_from_more_than_2_to_the_31_numbers() -> None:
     X[order] = np.arange(3 * n).reshape(3, n)
     out = np.empty((3, n), np.float32)
     source = np.array([X.ctypes.data, 0, 0, order.ctypes.data, 3], np.int64)
-    arguments = (source, np.zeros(1, control()), out, None, 0, None, None, n, 0, 3)
+    arguments = (source, np.zeros(1, control()), 0, out, None, 0, None, None, n, 0, 3)
     Host("float32").launch("gather", (1, 4), 256, *arguments, reachable=(X, order))
     np.testing.assert_array_equal(out.ravel(), np.arange(3 * n))

@@ -44,13 +44,13 @@ __device__ inline void copy_samples(
         copy_rows<1>(from, order, to, factor, n, m);
 }
 
-// Gather batch number control->updates of a chunk: m samples of X (n numbers each), of Y (k numbers each) and of w (one
+// Gather batch number control->updates + ahead of a chunk, if there is one: m samples of X (n numbers each), of Y (k numbers each) and of w (one
 // number each). If `half` is not null, X is written there as a factor of products, instead of to out_X.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather(
-    const Source* source, const Control* control, real* out_X, unsigned short* half, int kind, real* out_Y, real* out_w,
+    const Source* source, const Control* control, int ahead, real* out_X, unsigned short* half, int kind, real* out_Y, real* out_w,
     int n, int k, long long m
 ) {
-    const long long* indices = source->order + control->updates * source->batch_size;
+    const long long* indices = source->order + (control->updates + ahead) * source->batch_size;
     copy_samples(source->X, indices, out_X, Factor{half, kind, 1}, n, m);
     if (source->Y) copy_samples(source->Y, indices, out_Y, Factor{}, k, m);
     if (source->w) copy_samples(source->w, indices, out_w, Factor{}, 1, m);
