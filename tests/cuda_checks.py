@@ -7,12 +7,13 @@ transposes.
 """
 
 from collections.abc import Callable, Sequence
+from math import fsum
 from typing import Any
 
 import numpy as np
 from cuda_shim import Host
 
-from deepnotes.backends.bounds import BoundedArray, Bounds, excess
+from deepnotes.backends.bounds import BoundedArray, Bounds, excess, gamma
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy.geometry import chunks, grid
 from deepnotes_cupy.lowering import FROM_A
@@ -332,6 +333,17 @@ def grids(host: Host) -> None:
     assert all(result == results[0] for result in results)
 
 
+def parts(host: Host) -> None:
+    """``add_parts``: sums over any number of parts, within the bounds."""
+    dtype, rng = host.dtype, np.random.default_rng(8)
+    for n, number, shift in [(1, 1, 0), (12, 8, 0), (13, 9, 1), (1028, 3, 0), (1028, 70, 1), (4099, 17, 0)]:
+        x, out = place(rng.normal(size=(number, n)), dtype, shift), place(np.full(n, 7.0), dtype)
+        launch(host, "add_parts", n, 1, x, out, n, number)
+        expected = [fsum(map(float, column)) for column in x.T]
+        size = [fsum(map(abs, map(float, column))) for column in x.T]
+        assert (abs(out - expected) <= gamma(number + 3, np.finfo(dtype).eps / 2) * np.array(size)).all(), (n, number)
+
+
 def factors(host: Host) -> None:
     """Kernels that write factors of products write what ``round16`` makes of their results, for both formats."""
     dtype, rng, scale = host.dtype, np.random.default_rng(7), 8.0
@@ -391,6 +403,6 @@ CHECKS: dict[str, Callable[[Host], None]] = {
     f.__name__: f
     for f in (
         bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan,
-        gathers, factors, grids, empty_arrays,
+        gathers, parts, factors, grids, empty_arrays,
     )
 }  # fmt: skip

@@ -128,7 +128,7 @@ class Tape:
         if rest:
             A, B = A[whole * block * n :], B[whole * block * rows :]
             self.product((False, True), (n, rows, rest), alpha, A, B, parts[whole * n * rows :])
-        self.launch("sum_partials", (n * rows,), parts, C, n * rows, whole + (rest > 0))
+        self.launch("add_parts", (n * rows,), parts, C, n * rows, whole + (rest > 0))
 
     def factor(self, x: Any, reusable: bool = True, scale: float = 1.0) -> Any:
         """Return `x` as a factor of products: unchanged, or a copy that a launch on the tape rounds to 16 bits.

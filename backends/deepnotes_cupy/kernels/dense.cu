@@ -107,3 +107,41 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(real* partial, 
     __shared__ real scratch[BLOCK];
     backward_rows<1>(partial, nullptr, nullptr, Factor{}, out, n, chunks, chunks, 1, scratch, Slope{IDENTITY, 0});
 }
+
+constexpr int SUMS = 8;  // that `Parts` adds up at a time, so that as many loads are on their way
+
+struct Parts {
+    const real* parts;
+    real* out;
+    long long count, number;
+
+    template <int V>
+    __device__ void operator()(Count<V>, long long i) const {
+        real sums[SUMS][V] = {};
+        for (long long part = 0; part < number; part += SUMS) {
+            real v[SUMS][V] = {};
+#pragma unroll
+            for (int s = 0; s < SUMS; s++)
+                if (part + s < number) load(parts + (part + s) * count + i, v[s]);
+#pragma unroll
+            for (int s = 0; s < SUMS; s++)
+#pragma unroll
+                for (int k = 0; k < V; k++) sums[s][k] += v[s][k];
+        }
+#pragma unroll
+        for (int half = SUMS / 2; half > 0; half /= 2)
+#pragma unroll
+            for (int s = 0; s < half; s++)
+#pragma unroll
+                for (int k = 0; k < V; k++) sums[s][k] += sums[s + half][k];
+        store(out + i, sums[0]);
+    }
+};
+
+// out[i] = the sum of parts[p * count + i] over the parts p of a product over samples (N13).
+extern "C" __global__ void __launch_bounds__(BLOCK) add_parts(
+    const real* parts, real* out, long long count, long long number
+) {
+    const Parts sum{parts, out, count, number};
+    flat(count, count % VEC == 0 && aligned(parts) && aligned(out), sum);
+}
