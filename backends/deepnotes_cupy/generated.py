@@ -281,8 +281,11 @@ def _construct(name: str, source: Source, *members: str) -> str:
 
 
 def _kernel(name: str, parameters: str, source: Source) -> Iterator[str]:
-    """Yield the declaration of a kernel, its opening brace, and the computation of the numbers."""
-    yield f'extern "C" __global__ void __launch_bounds__(BLOCK) {name}({parameters}{source.parameters}) {{'
+    """Yield the declaration of a kernel, its opening brace, and the computation of the numbers.
+
+    Two blocks have to fit on a multiprocessor: without a number, NVRTC spills registers to fit more.
+    """
+    yield f'extern "C" __global__ void __launch_bounds__(BLOCK, 2) {name}({parameters}{source.parameters}) {{'
     yield from source.numbers
 
 

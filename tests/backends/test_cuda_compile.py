@@ -2,14 +2,19 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import literature
 import pytest
 from cuda_nvrtc import ARCHITECTURES, compile_all, compile_source, nvrtc, table
 
-from deepnotes_cupy.sources import REAL, kernels
+import deepnotes as dn
+from deepnotes_cupy.lowering import lower_activation, lower_loss, lower_update
+from deepnotes_cupy.sources import REAL, Kernel, kernels
 
 EXTRA = 'needs CuPy and NVRTC: pip install "deepnotes[nvrtc]"'
 pytest.importorskip("cupy", reason=EXTRA)
+PARTS = [*literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS]
 DEVICE_ARCHITECTURES = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm_")]
 
 
@@ -34,6 +39,29 @@ def test_every_kernel_compiles_without_spilling_registers(dtype: str, architectu
         threads = kernels()[name].threads
         assert usage.registers * max(threads, 512) <= 65536, (name, usage)
         assert usage.shared <= 48 * 1024, (name, usage)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
+def test_generated_kernels_compile_without_spilling_registers(part: Any, dtype: str) -> None:
+    kernel = generated_kernel(part, dtype)
+    for architecture in DEVICE_ARCHITECTURES:
+        result = compile_source(kernel.source, dtype, architecture)
+        assert result.code, result.log
+        assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
+        assert kernel.name in result.usage
+        for name, usage in result.usage.items():
+            assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
+            assert usage.registers * 512 <= 65536, (name, usage)
+
+
+def generated_kernel(part: Any, dtype: str) -> Kernel:
+    """Return a kernel that is generated for a part; its program holds all kernels of the part."""
+    if isinstance(part, dn.Optimizer):
+        return lower_update(part, dtype).launch.kernel
+    if isinstance(part, dn.LossFunction):
+        return lower_loss(part, dn.Dense(3), dtype, 3).launch.kernel
+    return lower_activation(part, dtype, 3).forward.kernel
 
 
 @pytest.mark.parametrize("dtype", REAL)
