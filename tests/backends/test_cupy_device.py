@@ -87,11 +87,14 @@ def test_the_workspace_is_set_once_after_the_stream(library: fake_cupy.Cublas) -
     device = open_device()
     X, y = blobs()
     dn.Network(LAYERS, 4, backend=CupyBackend(device), seed=0).fit(X, y, epochs=1, batch_size=8)
-    handle = device._cublas.handle.value
-    settings = [call for call in library.calls if call[:2] in (("stream", handle), ("workspace", handle))]
-    assert settings == [("stream", handle, device._stream.ptr), ("workspace", handle, cublas.WORKSPACE)]
-    assert ("math", handle, cublas.DEFAULT_MATH) in library.calls
-    assert {call[1] for call in library.calls if call[0] == "gemm"} == {handle}
+    handles = []
+    for blas, stream in ((device._cublas, device._stream), (device._second_cublas, device._second_stream)):
+        handles.append(handle := blas.handle.value)
+        settings = [call for call in library.calls if call[:2] in (("stream", handle), ("workspace", handle))]
+        assert settings == [("stream", handle, stream.ptr), ("workspace", handle, cublas.WORKSPACE)]
+        assert ("math", handle, cublas.DEFAULT_MATH) in library.calls
+    assert {call[1] for call in library.calls if call[0] == "gemm"} == set(handles)
+    assert device._workspace.data.ptr != device._second_workspace.data.ptr
 
 
 @pytest.mark.parametrize(("precision", "compute"), [("highest", 68), ("high", 77)])
