@@ -87,7 +87,7 @@ class Host:
         self._index = {name: i for i, name in enumerate(self.kernels)}
         self._types = {name: [_ctype(p, dtype) for p in k.parameters] for name, k in self.kernels.items()}
 
-    def launch(self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any) -> None:
+    def launch(self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any, shared: int = 0) -> None:
         """Run a kernel.
 
         Parameters
@@ -96,6 +96,8 @@ class Host:
         grid, block : int or tuple of up to three int
         *arguments
             One for each parameter: an ndarray (the kernel gets its address), a number, or None for a null pointer.
+        shared : int, default 0
+            The size of the dynamic shared memory in bytes.
 
         Raises
         ------
@@ -124,7 +126,8 @@ class Host:
                 sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
                 self._library.host_regions(len(arrays), starts, sizes)
             failed = self._library.host_launch(
-                self._index[kernel], _three_sizes(grid), _three_sizes(block), pointers, ORDERS.index(self.order),
+                self._index[kernel], _three_sizes(grid), _three_sizes(block), ctypes.c_size_t(shared), pointers,
+                ORDERS.index(self.order),
                 ctypes.c_ulonglong(self.seed), int(self.flush), message,
             )  # fmt: skip
         self._copy_back(arrays, copies)
