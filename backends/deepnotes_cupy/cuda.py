@@ -2,10 +2,11 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
+from weakref import WeakMethod
 
 import cupy
 import numpy as np
@@ -13,8 +14,12 @@ from cupy.cuda import runtime
 
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
-from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product
+from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Slot
 from deepnotes_cupy.sources import REAL, Kernel
+
+
+SHARED_BYTES = 48 << 10
+"""The dynamic shared memory of a block that a kernel may use without asking for more."""
 
 
 class CudaGraph:
@@ -48,7 +53,10 @@ class CudaDevice:
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._copy_stream = cupy.cuda.Stream(non_blocking=True)
-            self.processors = int(runtime.getDeviceProperties(index)["multiProcessorCount"])
+            properties = runtime.getDeviceProperties(index)
+            self.processors = int(properties["multiProcessorCount"])
+            self.cache_bytes, self.shared_bytes = (int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin"))
+            self._releases: list[WeakMethod[Any]] = []
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
@@ -87,10 +95,17 @@ class CudaDevice:
     def empty(self, size: int, dtype: str) -> Any:
         """Return a new flat array; see :meth:`Device.empty`."""
         self.check_process()
+        with suppress(MemoryError):  # CuPy releases its pool and tries again before it raises this error
+            return cupy.empty(size, dtype)
+        self._releases = [reference for reference in self._releases if call_if_alive(reference)]
         try:
             return cupy.empty(size, dtype)
-        except MemoryError:  # CuPy has already released its pool and tried again
+        except MemoryError:
             raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free_bytes()) from None
+
+    def release_on_shortage(self, release: Callable[[], None]) -> None:
+        """Call a method before an error is raised; see :meth:`Device.release_on_shortage`."""
+        self._releases.append(WeakMethod(release))
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated: free in the driver, or unused in CuPy's pool."""
@@ -146,19 +161,28 @@ class CudaDevice:
 
     # --- work ---------------------------------------------------------------------------------------------------
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
         """Return a call that launches a kernel in the current stream, with arguments of the declared types."""
         function = self._kernel(kernel, dtype)
         parameters = kernel.parameters
         if len(arguments) != len(parameters):
             raise TypeError(f"kernel {kernel.name} takes {len(parameters)} arguments, got {len(arguments)}")
-        packed = tuple(
+        packed = [
             (np.uint64(0) if x is None else x) if p.pointer else p.scalar(dtype).type(x)
             for p, x in zip(parameters, arguments, strict=True)
-        )
+        ]
+        slots = [(i, x) for i, x in enumerate(arguments) if isinstance(x, Slot)]
+        if shared > SHARED_BYTES:
+            function.max_dynamic_shared_size_bytes = self.shared_bytes - function.shared_size_bytes
 
         def launch() -> None:
-            function(grid, (block,), packed)
+            for i, slot in slots:
+                packed[i] = slot.array
+            function(grid, (block,), tuple(packed), shared_mem=shared)
+            for i, _ in slots:
+                packed[i] = None  # the memory of the array can be released
 
         return launch
 
@@ -220,6 +244,14 @@ class CudaDevice:
             f"cupy {cupy.__version__}, CUDA {_format_version(cuda)}, driver for CUDA {_format_version(driver)}, "
             f"cuBLAS {major}.{minor // 100}; {devices}"
         )
+
+
+def call_if_alive(reference: "WeakMethod[Any]") -> bool:
+    """Call a method whose object still exists; return whether it does."""
+    method = reference()
+    if method is not None:
+        method()
+    return method is not None
 
 
 def _describe_device(index: int) -> str:

@@ -14,7 +14,7 @@
 #define __align__(n) alignas(n)
 // One block runs at a time, so shared memory can be static; its own section makes it possible to find and poison it.
 #define __shared__ static __attribute__((section("shared_memory"), aligned(16)))
-#define DYNAMIC_SHARED(name) unsigned char* const name = host_dynamic_shared()
+#define DYNAMIC_SHARED(name) real* const name = reinterpret_cast<real*>(host_dynamic_shared())
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;

@@ -14,7 +14,7 @@ constexpr int FEW = 4;            // the largest number of samples for the kerne
 // The bytes of the parameters and the activations are an argument of the launch. tests/cuda/host.hpp defines this macro
 // for the CPU.
 #ifndef DYNAMIC_SHARED
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(16) real name[]
 #endif
 
 // Have the L2 cache load the line of memory at p. It changes no results.
@@ -143,20 +143,22 @@ __device__ inline void softmax_column(real* z, int n, int width) {
     for (int i = 0; i < n; i++) z[i * width] /= total;
 }
 
-// The outputs of a network, shape (m, n) by sample. Shared memory holds its parameters, `parameters` numbers, and two
+// The outputs of a network, shape (m, n) by sample; X has shape (m, n_prev) if `by_sample`, else (n_prev, m). Shared memory holds its parameters, `parameters` numbers, and two
 // buffers of activations, the first with `rows` neurons. Each block processes `samples` samples at a time, a multiple
 // of 64: each layer reads one buffer and writes the other one.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) predict_resident(
-    const real* X, const real* theta, const int* table, const real* options, real* out,
-    int layers, int parameters, int rows, int samples, long long m
+    const real* X, const real* theta, const int* table, const real* options, real* out, int layers, int parameters,
+    int rows, int samples, long long m, int by_sample
 ) {
-    DYNAMIC_SHARED(memory);
-    real* const W = reinterpret_cast<real*>(memory);
+    DYNAMIC_SHARED(W);
     const int width = samples + VEC;
     real* const buffers[2] = {W + parameters, W + parameters + rows * width};
     const int n_prev = table[N_PREV], n = table[(layers - 1) * ENTRY + NEURONS], lane = threadIdx.x & 31;
     const int loaded = (n_prev + VEC - 1) / VEC * VEC, line = 128 / sizeof(real);
-    const int first_k = lane & 7, first_sample = threadIdx.x / 32 * 4 + lane / 8;
+    // The threads read 8 features of 32 samples together; the lanes of a warp read neighbours in memory.
+    const int warp = threadIdx.x / 32, first_k = by_sample ? lane & 7 : warp;
+    const int first_sample = by_sample ? warp * 4 + lane / 8 : lane;
+    const long long k_step = by_sample ? 1 : m, j_step = by_sample ? n_prev : 1;
     real* at = W;
     for (int l = 0; l < layers; l++) {
         const Resident layer(table + l * ENTRY);
@@ -167,17 +169,15 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) predict_resident(
          start += gridDim.x * static_cast<long long>(samples)) {
         const int count = start + samples < m ? samples : static_cast<int>(m - start);
         const long long next = start + gridDim.x * static_cast<long long>(samples);
-        // 8 lanes read neighbouring numbers of a sample, and 32 samples are read together; each thread loads up to 16
-        // numbers before it stores them.
         for (int k = first_k; k < loaded; k += 32) {
             real x[4][4] = {};
-            for (int s = 0; s < samples; s += 128) {
+            for (int s = 0; s < samples; s += 128) {  // each thread loads up to 16 numbers before it stores them
 #pragma unroll
                 for (int q = 0; q < 4; q++)
 #pragma unroll
                     for (int c = 0; c < 4; c++) {
                         const int j = first_sample + s + 32 * c;
-                        x[q][c] = k + 8 * q < n_prev && j < count ? X[(start + j) * n_prev + k + 8 * q] : real(0);
+                        x[q][c] = k + 8 * q < n_prev && j < count ? X[(start + j) * j_step + (k + 8 * q) * k_step] : real(0);
                     }
 #pragma unroll
                 for (int q = 0; q < 4; q++)
@@ -189,7 +189,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) predict_resident(
             }
         }
         const long long end = (next + samples < m ? next + samples : m) * n_prev;
-        for (long long i = next * n_prev + threadIdx.x * line; i < end; i += blockDim.x * line) prefetch(X + i);
+        if (by_sample)
+            for (long long i = next * n_prev + threadIdx.x * line; i < end; i += blockDim.x * line) prefetch(X + i);
+        else
+            for (int i = threadIdx.x * line; i < n_prev * samples; i += blockDim.x * line)
+                if (next + i % samples < m) prefetch(X + i / samples * m + next + i % samples);
         __syncthreads();
         at = W;
         for (int l = 0; l < layers; l++) {
@@ -236,7 +240,8 @@ __device__ inline void add_products(const real* w, const real* X, int n_prev, in
     }
 }
 
-// A = g(W A_prev + b) for at most FEW samples, for all activations except softmax. A warp computes a neuron.
+// A = g(W A_prev + b) for at most FEW samples, for all activations except softmax. A warp computes a neuron. b may be
+// null.
 extern "C" __global__ void __launch_bounds__(BLOCK) dense_few(
     const real* X, const real* W, const real* b, real* A, int n_prev, int n, int m, int code, real option
 ) {
@@ -255,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) dense_few(
             if (lane == j) z[0] = sum[j];
         }
         if (lane < m) {
-            z[0] += b[i];
+            if (b) z[0] += b[i];
             activate(code, option, z);
             A[static_cast<long long>(lane) * n + i] = z[0];
         }
