@@ -20,7 +20,7 @@ from cuda_shim import Host
 
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import Call, CaptureRefused, Product
+from deepnotes_cupy.device import Call, CaptureRefused, Product, Slot, call_if_alive
 from deepnotes_cupy.sources import Kernel
 
 
@@ -75,6 +75,7 @@ class HostDevice:
 
     xp = np
     processors = 3
+    cache_bytes, shared_bytes = 50 << 20, 227 << 10
 
     def __init__(self, memory: int | None = None, flush: bool = False) -> None:
         self.keeps_subnormals = not flush
@@ -83,6 +84,7 @@ class HostDevice:
         self.capture_error = ""
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
+        self._releases: list[weakref.WeakMethod[Any]] = []
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -104,6 +106,7 @@ class HostDevice:
         assert self._recording is None, "memory is allocated while a graph is captured"
         requested = int(size) * np.dtype(dtype).itemsize
         if self.memory is not None and requested > self.free_bytes():
+            self._releases = [reference for reference in self._releases if call_if_alive(reference)]
             gc.collect()
             if requested > self.free_bytes():
                 raise DeviceMemoryError(requested, self.free_bytes())
@@ -111,6 +114,10 @@ class HostDevice:
         self.used += requested
         weakref.finalize(array, self._release, requested)
         return array
+
+    def release_on_shortage(self, release: Callable[[], None]) -> None:
+        """Call a method before an error is raised."""
+        self._releases.append(weakref.WeakMethod(release))
 
     def _release(self, size: int) -> None:
         self.used -= size
@@ -138,11 +145,18 @@ class HostDevice:
 
         return call
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
         """Return a call that launches the kernel, compiled for the CPU."""
         kernels = host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
         name, fixed_arguments = kernel.name, tuple(arguments)
-        return self._call(("launch", name), lambda: kernels.launch(name, grid, block, *fixed_arguments))
+
+        def launch() -> None:
+            current = [x.array if isinstance(x, Slot) else x for x in fixed_arguments]
+            kernels.launch(name, grid, block, *current, shared=shared)
+
+        return self._call(("launch", name), launch)
 
     def multiplier(self, product: Product) -> Call:
         """Return a call that computes a product in single or double precision."""

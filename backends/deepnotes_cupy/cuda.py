@@ -14,7 +14,7 @@ from cupy.cuda import runtime
 
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
-from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Slot
+from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Slot, call_if_alive
 from deepnotes_cupy.sources import REAL, Kernel
 
 
@@ -244,14 +244,6 @@ class CudaDevice:
             f"cupy {cupy.__version__}, CUDA {_format_version(cuda)}, driver for CUDA {_format_version(driver)}, "
             f"cuBLAS {major}.{minor // 100}; {devices}"
         )
-
-
-def call_if_alive(reference: "WeakMethod[Any]") -> bool:
-    """Call a method whose object still exists; return whether it does."""
-    method = reference()
-    if method is not None:
-        method()
-    return method is not None
 
 
 def _describe_device(index: int) -> str:

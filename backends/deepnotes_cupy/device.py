@@ -8,6 +8,7 @@ streaming and errors can be tested without a GPU.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -76,6 +77,14 @@ class Product(NamedTuple):
     C: Any
     factors: Factors
     parts: int = 1
+
+
+def call_if_alive(reference: "WeakMethod[Any]") -> bool:
+    """Call a method whose object still exists; return whether it does."""
+    method = reference()
+    if method is not None:
+        method()
+    return method is not None
 
 
 class Graph(Protocol):

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row, is_elementwise, library_activation
+from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
 
@@ -64,11 +65,30 @@ def forward(
     return caches
 
 
-def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
-    """Add ``Z = W A_prev`` (N2 without b) to the tape, and return Z."""
-    Z = tape.empty(m * row.n)
+def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any = None) -> Any:
+    """Add ``Z = W A_prev`` (N2 without b) to the tape, and return Z, a new array unless it is given."""
+    Z = tape.empty(m * row.n) if Z is None else Z
     tape.product((True, False), (row.n, m, row.n_prev), 1.0, factors[row.W], tape.factor(A_prev), Z)
     return Z
+
+
+def forward_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
+    """Add a forward pass for a few samples, which writes the outputs, or Z of the last layer without b, to `out`.
+
+    `m` is at most ``FEW`` of ``kernels/inference.cu``, and products are not rounded.
+    """
+    A = X
+    for row in rows:
+        last = row is rows[-1]
+        target = out if last else tape.empty(m * row.n)
+        fused = is_elementwise(row.g) and not (last and logits)
+        launch = row.g.forward if fused else library_activation("identity").forward
+        Z = target if fused or (last and logits) else tape.empty(m * row.n)
+        b = theta[row.b] if fused else None
+        tape.launch(launch._replace(kernel=kernels()["dense_few"]), (row.n,), A, theta[row.W], b, Z, row.n_prev, row.n, m)
+        if Z is not target:
+            activate(tape, row, theta, Z, m, target)
+        A = target
 
 
 def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None) -> Any:

@@ -54,6 +54,8 @@ def grid(
     pack = 16 // np.dtype(dtype).itemsize
     if kernel in ONE_BLOCK:
         return (1, 1, 1), threads
+    if kernel == "dense_few":
+        return (_clamp(-(-32 * n // threads), max_blocks), 1, 1), threads
     if kernel in PER_SAMPLE:
         return (_clamp(-(-m * _next_power_of_two(n, 32) // threads), max_blocks), 1, 1), threads
     if kernel == "gather":

@@ -180,6 +180,21 @@ def codes(enumeration: str) -> dict[str, int]:
 
 
 @cache
+def constant(name: str) -> int:
+    """Return the value of a ``constexpr int`` in the source.
+
+    Examples
+    --------
+    >>> constant("BLOCK")
+    256
+    """
+    match = re.search(rf"constexpr int {name} = (\d+);", program())
+    if match is None:
+        raise KeyError(name)
+    return int(match[1])
+
+
+@cache
 def control() -> np.dtype[Any]:
     """Return the structure ``Control`` as a NumPy dtype.
 

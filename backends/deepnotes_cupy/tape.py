@@ -4,7 +4,7 @@ from typing import Any
 
 from deepnotes.equations.samples import SAMPLES
 from deepnotes_cupy import geometry
-from deepnotes_cupy.device import Call, Device, Factors, Product
+from deepnotes_cupy.device import Call, Device, Factors, Product, Slot
 from deepnotes_cupy.sources import Launch, codes
 
 
@@ -68,8 +68,15 @@ class Tape:
         B: Any,
         C: Any,
     ) -> None:
-        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded."""
-        self.calls.append(self.device.multiplier(Product(transposed, *sizes, alpha, A, B, C, self.factors)))
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded.
+
+        B may be a Slot.
+        """
+        product, multiplier = Product(transposed, *sizes, alpha, A, B, C, self.factors), self.device.multiplier
+        if isinstance(B, Slot):
+            self.calls.append(lambda: multiplier(product._replace(B=B.array))())
+        else:
+            self.calls.append(multiplier(product))
         self.names.append("product")
 
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
