@@ -54,7 +54,9 @@ def launch(host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int 
     launch_in_all_orders(host, kernel, blocks, threads, *arguments)
 
 
-def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
+def launch_in_all_orders(
+    host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any, shared: int = 0
+) -> None:
     """Run a kernel on the same arrays in every order of threads and blocks, and check that the bits are the same."""
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
     before = [a.copy() for a in arrays]
@@ -64,7 +66,7 @@ def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threa
             if a.flags.writeable:
                 a[...] = old
         host.order = order
-        host.launch(kernel, blocks, threads, *arguments)
+        host.launch(kernel, blocks, threads, *arguments, shared=shared)
         results.append([a.tobytes() for a in arrays])
     assert results[1:] == results[:-1], f"{kernel}: the result depends on the order of threads"
 

@@ -17,7 +17,6 @@ from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
 from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Slot, call_if_alive
 from deepnotes_cupy.sources import REAL, Kernel
 
-
 SHARED_BYTES = 48 << 10
 """The dynamic shared memory of a block that a kernel may use without asking for more."""
 
@@ -55,7 +54,9 @@ class CudaDevice:
             self._copy_stream = cupy.cuda.Stream(non_blocking=True)
             properties = runtime.getDeviceProperties(index)
             self.processors = int(properties["multiProcessorCount"])
-            self.cache_bytes, self.shared_bytes = (int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin"))
+            self.cache_bytes, self.shared_bytes = (
+                int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin")
+            )
             self._releases: list[WeakMethod[Any]] = []
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:

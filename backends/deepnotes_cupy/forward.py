@@ -85,7 +85,9 @@ def forward_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int
         launch = row.g.forward if fused else library_activation("identity").forward
         Z = target if fused or (last and logits) else tape.empty(m * row.n)
         b = theta[row.b] if fused else None
-        tape.launch(launch._replace(kernel=kernels()["dense_few"]), (row.n,), A, theta[row.W], b, Z, row.n_prev, row.n, m)
+        tape.launch(
+            launch._replace(kernel=kernels()["dense_few"]), (row.n,), A, theta[row.W], b, Z, row.n_prev, row.n, m
+        )
         if Z is not target:
             activate(tape, row, theta, Z, m, target)
         A = target

@@ -11,7 +11,7 @@ from deepnotes_cupy.backward import Targets, append_loss
 from deepnotes_cupy.device import Device, Slot
 from deepnotes_cupy.forward import activate, forward, forward_few, linear, round_weights
 from deepnotes_cupy.lowering import DenseRow, LoweredLoss, lower, lower_loss, supported
-from deepnotes_cupy.small_networks import SAMPLES, plan_small_networks
+from deepnotes_cupy.small_networks import SAMPLES, small_networks
 from deepnotes_cupy.sources import constant
 from deepnotes_cupy.tape import Tape
 
@@ -24,6 +24,7 @@ MIN_PART = 1024
 """The smallest number of samples of a part, unless memory is short: products of fewer samples are slow."""
 MAX_PREPARED = 4
 """The largest number of tapes that are kept: two sizes, since the last part is smaller, for outputs and for losses."""
+
 
 class SectionedInference(EagerInference):
     """The eager Inference, in this backend's stream.
@@ -79,7 +80,7 @@ class CupyInference(SectionedInference):
         device = backend.device
         self._rows = cast(list[DenseRow], lower(layers, layout, dtype, training=False))
         self._factors = backend.factors(dtype)
-        self._small = plan_small_networks(device, self._rows, dtype, self._factors)
+        self._small = small_networks(device, self._rows, dtype, self._factors)
         self._few = constant("FEW") if self._factors == dtype else 0
         self._part_size = part_size(device, layout, dtype)
         self._theta: Any = None
@@ -105,36 +106,38 @@ class CupyInference(SectionedInference):
         self._theta = None
 
     def _run(self, theta: Any, X: Any, Y: Any = None, loss: LoweredLoss | None = None) -> tuple[Any, Any]:
-        device, xp = self.backend.device, self.backend.xp
-        m, (inputs, *_, k) = X.shape[1], self.layout.sizes
+        device, m, (inputs, *_, k) = self.backend.device, X.shape[1], self.layout.sizes
+        xp: Any = self.backend.xp
         out = device.empty(m * k, self.dtype)
-        L = device.empty(m if loss else 0, self.dtype)
+        L = None if loss is None else device.empty(m, self.dtype)
         by_sample = not (self._small and X.flags.c_contiguous and m > 1)
         x = flatten_by_sample(xp, X) if by_sample else X
-        y = None if Y is None else flatten_by_sample(xp, xp.astype(Y, getattr(xp, self.dtype), copy=False))
-        targets = 0 if Y is None else Y.shape[0]
+        if Y is not None:
+            targets, Y = Y.shape[0], Y if Y.dtype == out.dtype else xp.astype(Y, getattr(xp, self.dtype))
+            y = flatten_by_sample(xp, Y)
+        else:
+            targets, y = k, None
         key = loss, targets != k, by_sample
-        if self._small and loss is None:
-            if m:
-                self._prepare(theta, m, *key).run((x, y, out, L))
-            return unflatten_by_sample(out, k, m), L.reshape(1, -1)
-        start = 0
+        start, part_size = 0, m if self._small and loss is None else self._part_size
         while start < m:
-            count = -(-(m - start) // self._part_size)  # parts of about the same size
+            count = -(-(m - start) // part_size)  # parts of about the same size
             stop = start + -(-(m - start) // count)
             try:
                 prepared = self._prepare(theta, stop - start, *key)
             except DeviceMemoryError:
                 if stop - start == 1:
                     raise
-                self._part_size = (stop - start) // 2  # fewer samples at a time from now on
+                part_size = self._part_size = (stop - start) // 2  # fewer samples at a time from now on
                 continue
-            whole = stop - start == m
-            x_part = x if whole else x[start * inputs : stop * inputs] if by_sample else xp.ascontiguousarray(x[:, start:stop])
-            y_part = y if whole or y is None else y[start * targets : stop * targets]
-            prepared.run((x_part, y_part, out[start * k : stop * k], L[start:stop]))
+            if stop - start == m:
+                prepared.run((x, y, out, L))
+            else:
+                x_part = x[start * inputs : stop * inputs] if by_sample else xp.ascontiguousarray(x[:, start:stop])
+                y_part = None if y is None else y[start * targets : stop * targets]
+                L_part = None if L is None else L[start:stop]
+                prepared.run((x_part, y_part, out[start * k : stop * k], L_part))
             start = stop
-        return unflatten_by_sample(out, k, m), L.reshape(1, -1)
+        return unflatten_by_sample(out, k, m), None if L is None else L.reshape(1, -1)
 
     def _prepare(self, theta: Any, m: int, loss: LoweredLoss | None, class_indices: bool, by_sample: bool) -> Prepared:
         """Return the computation for m samples, from the last ones if possible."""

@@ -1,7 +1,7 @@
 """Predictions of networks whose parameters fit into shared memory: the whole forward pass in one launch."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,49 +14,65 @@ SAMPLES = (64, 128)
 """The numbers of samples that a block may process at a time."""
 
 
-class SmallNetwork:
-    """The plan of the kernel ``predict_resident`` for one network, with `samples` samples in a block.
-
-    Parameters
-    ----------
-    device : Device
-    rows : sequence of DenseRow
-        Layers for which :meth:`takes` returns True.
-    dtype : {"float32", "float64"}
-    samples : int
-        One of :data:`SAMPLES`.
+class Table(NamedTuple):
+    """A network as arguments of the kernel ``predict_resident``.
 
     Attributes
     ----------
+    entries : ndarray of int32, shape (layers, 6)
+    samples : int
+        The number of samples that a block processes at a time.
+    parameters, rows : int
+        The size of the parameters in shared memory, and of the first buffer of activations.
     shared : int
         The bytes of shared memory that a block needs.
     """
 
-    def __init__(self, device: Device, rows: Sequence[DenseRow], dtype: str, samples: int) -> None:
-        size = np.dtype(dtype).itemsize
-        pack, warps = 16 // size, kernels()["predict_resident"].threads // 32
-        entries, self._parameters, buffers = [], 0, [_round_up(rows[0].n_prev, pack), 0]
-        for number, row in enumerate(rows):
-            # Many neurons per thread need fewer accesses to shared memory, but every warp should have some.
-            across = constant("WARP_NEURONS"), samples // constant("WARP_SAMPLES")
-            choices = [t for t in (8, 4) if t <= 2 * pack and -(-row.n // (across[0] * t)) * across[1] >= warps]
-            per_thread = choices[0] if choices else 2
-            padded = _round_up(row.n, across[0] * per_thread)
-            self._parameters += padded * ((-(-row.n_prev // pack) | 1) * pack + 1)
-            buffers[1 - number % 2] = max(buffers[1 - number % 2], padded)
-            code = codes("Activation")["softmax"] if row.g.by_rows else int(row.g.forward.arguments[0])
-            entries.append((row.n_prev, row.n, row.W.start, row.b.start, code, per_thread))
-        self._device, self._dtype, self._samples, self._rows = device, dtype, samples, buffers[0]
-        self._outputs, self._layers = rows[-1].n, len(rows)
-        self.shared = size * (self._parameters + sum(buffers) * (samples + pack))
-        self._entries = np.array(entries, np.int32)
-        self._options = np.array([0.0 if row.g.by_rows else row.g.forward.arguments[1] for row in rows], dtype)
-        self._tables: dict[bool, tuple[Any, Any]] = {}
+    entries: np.ndarray
+    samples: int
+    parameters: int
+    rows: int
+    shared: int
 
-    @staticmethod
-    def takes(rows: Sequence[Any], dtype: str, factors: str) -> bool:
-        """Return whether the kernel has all activations, and the products have the precision of the dtype."""
-        return factors == dtype and all(is_elementwise(row.g) or row.g.forward.kernel.name == "softmax" for row in rows)
+
+def tabulate(layers: Sequence[tuple[int, ...]], dtype: str, samples: int) -> Table:
+    """Return the table for layers that are given by n_prev, n, the offsets of W and b in θ, and the activation's code.
+
+    Examples
+    --------
+    >>> tabulate([(64, 10, 0, 640, 0)], "float32", 64).shared
+    22528
+    """
+    size = np.dtype(dtype).itemsize
+    pack, warps = 16 // size, kernels()["predict_resident"].threads // 32
+    neurons, columns = constant("WARP_NEURONS"), samples // constant("WARP_SAMPLES")
+    entries, parameters, buffers = [], 0, [_round_up(layers[0][0], pack), 0]
+    for number, (n_prev, n, *rest) in enumerate(layers):
+        # With more neurons per thread, there are fewer accesses to shared memory, but no warp should be without work.
+        choices = [t for t in (8, 4) if t <= 2 * pack and -(-n // (neurons * t)) * columns >= warps]
+        per_thread = choices[0] if choices else 2
+        padded = _round_up(n, neurons * per_thread)
+        parameters += padded * ((-(-n_prev // pack) | 1) * pack + 1)
+        buffers[1 - number % 2] = max(buffers[1 - number % 2], padded)
+        entries.append((n_prev, n, *rest, per_thread))
+    shared = size * (parameters + sum(buffers) * (samples + pack))
+    return Table(np.array(entries, np.int32), samples, parameters, buffers[0], shared)
+
+
+class SmallNetwork:
+    """The launch of ``predict_resident`` for one network.
+
+    Parameters
+    ----------
+    device : Device
+    table : Table
+    options : ndarray, shape (layers,)
+        The options of the activations.
+    """
+
+    def __init__(self, device: Device, table: Table, options: np.ndarray) -> None:
+        self._device, self._table, self._options = device, table, options
+        self._on_device: dict[bool, list[Any]] = {}
 
     def append(self, tape: Tape, X: Any, theta: Any, out: Any, m: int, by_sample: bool, logits: bool) -> None:
         """Append the launch to a tape.
@@ -72,36 +88,45 @@ class SmallNetwork:
         logits : bool
             Whether to compute, instead of the outputs, the product of the last layer without b.
         """
-        device = self._device
-        tiles = -(-m // self._samples)
+        entries, samples, parameters, rows, shared = self._table
         arguments = (
-            X, theta, *self._table(logits), out, self._layers, self._parameters, self._rows, self._samples, m, by_sample
+            X, theta, *self._arrays(logits), out, len(entries), parameters, rows, samples, m, int(by_sample)
         )  # fmt: skip
         kernel = kernels()["predict_resident"]
-        grid = (max(1, min(tiles, device.processors)), 1, 1)
-        tape.calls.append(device.launcher(kernel, self._dtype, grid, kernel.threads, arguments, self.shared))
+        grid = (max(1, min(-(-m // samples), self._device.processors)), 1, 1)
+        tape.calls.append(self._device.launcher(kernel, tape.dtype, grid, kernel.threads, arguments, shared))
         tape.names.append(kernel.name)
 
-    def _table(self, logits: bool) -> tuple[Any, Any]:
-        """Return the table of the layers and their options on the device."""
-        if logits not in self._tables:
-            entries = self._entries.copy()
+    def _arrays(self, logits: bool) -> list[Any]:
+        """Return the entries of the table and the options on the device."""
+        if logits not in self._on_device:
+            entries, fields = self._table.entries.copy(), codes("Entry")
             if logits:
-                fields = codes("Entry")
                 entries[-1, [fields["b_at"], fields["code"]]] = -1, codes("Activation")["identity"]
-            arrays = entries.reshape(-1), self._options
-            self._tables[logits] = tuple(self._device.empty(a.size, str(a.dtype)) for a in arrays)  # type: ignore[assignment]
-            for host, array in zip(arrays, self._tables[logits], strict=True):
-                self._device.upload(host, array)
-        return self._tables[logits]
+            self._on_device[logits] = []
+            for host in (entries.reshape(-1), self._options):
+                self._on_device[logits].append(self._device.empty(host.size, str(host.dtype)))
+                self._device.upload(host, self._on_device[logits][-1])
+        return self._on_device[logits]
 
 
-def plan_small_networks(device: Device, rows: Sequence[Any], dtype: str, factors: str) -> list[SmallNetwork]:
-    """Return the plans that fit into shared memory, in the order of :data:`SAMPLES`: this is the rule by size."""
-    if not SmallNetwork.takes(rows, dtype, factors):
+def small_networks(device: Device, rows: Sequence[DenseRow], dtype: str, factors: str) -> list[SmallNetwork]:
+    """Return the launches for few and for many samples, or none: this is the rule by size.
+
+    The parameters and the activations of one tile must fit into shared memory; all activations must be elementwise, or
+    softmax; and products must have the precision of the dtype.
+    """
+    known = all(is_elementwise(row.g) or row.g.forward.kernel.name == "softmax" for row in rows)
+    if not known or factors != dtype:
         return []
-    plans = (SmallNetwork(device, rows, dtype, samples) for samples in SAMPLES)
-    return [plan for plan in plans if plan.shared <= device.shared_bytes]
+    softmax = codes("Activation")["softmax"], 0.0
+    activations = [softmax if row.g.by_rows else row.g.forward.arguments for row in rows]
+    layers = [
+        (row.n_prev, row.n, row.W.start, row.b.start, int(g[0])) for row, g in zip(rows, activations, strict=True)
+    ]
+    options = np.array([option for _, option in activations], dtype)
+    tables = (tabulate(layers, dtype, samples) for samples in SAMPLES)
+    return [SmallNetwork(device, table, options) for table in tables if table.shared <= device.shared_bytes]
 
 
 def _round_up(count: int, multiple: int) -> int:
