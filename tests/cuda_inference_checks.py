@@ -1,16 +1,20 @@
 """Checks of the kernels for predictions, kernels/inference.cu, see cuda_checks.py."""
 
 from collections.abc import Callable
-from typing import Any
+from itertools import pairwise
+from math import fsum
+from typing import Any, TypeAlias
 
 import numpy as np
 from cuda_checks import PROCESSORS, apply, assert_within, exact, launch, launch_in_all_orders, option_of, place
 from cuda_shim import Host
 
 from deepnotes.backends.bounds import Bounds
-from deepnotes_cupy.small_networks import SAMPLES, tabulate
+from deepnotes_cupy.geometry import grid
+from deepnotes_cupy.small_networks import SAMPLES, Table, tabulate
 from deepnotes_cupy.sources import codes, constant
 
+Layer: TypeAlias = tuple[int, int, int, int, int]
 NETWORKS = [
     ([3, 5], ["identity"], 1),
     ([4, 16, 16, 2], ["tanh", "leaky_relu", "sigmoid"], 131),
@@ -27,7 +31,7 @@ def whole_networks(host: Host) -> None:
     dtype, rng, ops = host.dtype, np.random.default_rng(20), Bounds(host.dtype).ops
     for number, (sizes, names, m) in enumerate(NETWORKS):
         for samples in SAMPLES:
-            theta = place(rng.normal(0, 0.5, sum((a + 1) * b for a, b in zip(sizes, sizes[1:], strict=False))), dtype)
+            theta = place(rng.normal(0, 0.5, sum((a + 1) * b for a, b in pairwise(sizes))), dtype)
             X, by_sample, logits = place(rng.normal(size=(m, sizes[0])), dtype, number % 2), samples == 64, number == 1
             table, rows = _table(sizes, names, samples, dtype)
             if logits:
@@ -88,9 +92,9 @@ def special_numbers_stay_in_their_samples(host: Host) -> None:
     np.testing.assert_array_equal(after[others], before[others])
 
 
-def _table(sizes: list[int], names: list[str], samples: int, dtype: str) -> tuple[Any, list[tuple[int, ...]]]:
+def _table(sizes: list[int], names: list[str], samples: int, dtype: str) -> tuple[Table, list[Layer]]:
     """Return the table of a network, and for each layer its sizes and the offsets of W and b in θ."""
-    W_at, b_at, rows = 0, sum(a * b for a, b in zip(sizes, sizes[1:], strict=False)), []
+    W_at, b_at, rows = 0, sum(a * b for a, b in pairwise(sizes)), []
     for n_prev, n, name in zip(sizes, sizes[1:], names, strict=False):
         rows.append((n_prev, n, W_at, b_at, codes("Activation")[name]))
         W_at, b_at = W_at + n_prev * n, b_at + n
@@ -102,6 +106,20 @@ def _exact_column(ops: Any, x: np.ndarray, dtype: str) -> Any:
     return exact(dtype, np.ascontiguousarray(x.T))
 
 
+def weighted_sums(host: Host) -> None:
+    """``weighted_sums``: the sums of losses and weights, in double precision, with or without weights."""
+    dtype, rng = host.dtype, np.random.default_rng(23)
+    for count in (1, 300, 5000):
+        x, w = place(rng.normal(size=count), dtype), place(rng.random(count), dtype, 1)
+        for weights in (None, w):
+            blocks, threads = grid("weighted_sums", count, dtype=dtype, processors=PROCESSORS)
+            partial = np.full(2 * blocks[0], 7.0)
+            launch_in_all_orders(host, "weighted_sums", blocks, threads, x, weights, partial, count)
+            exact_w = np.ones(count) if weights is None else w.astype(np.float64)
+            sums = fsum(x.astype(np.float64) * exact_w), fsum(exact_w)
+            np.testing.assert_allclose(partial.reshape(-1, 2).sum(0), sums, rtol=1e-13, atol=1e-13)
+
+
 INFERENCE_CHECKS: dict[str, Callable[[Host], None]] = {
-    f.__name__: f for f in (whole_networks, few_samples, special_numbers_stay_in_their_samples)
+    f.__name__: f for f in (whole_networks, few_samples, special_numbers_stay_in_their_samples, weighted_sums)
 }

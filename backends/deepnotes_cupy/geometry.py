@@ -69,8 +69,8 @@ def grid(
         blocks_y = {"bias_activation": -(-m // height), "activation_backward": chunks}.get(kernel, 1)
         limit = 65535 if kernel == "activation_backward" else -(-max_blocks // blocks_x)
         return (_clamp(blocks_x, max_blocks), _clamp(blocks_y, limit), 1), threads
-    if kernel == "gradient_norm":
-        max_blocks //= 2  # so that ``check_update`` has fewer sums to read
+    if kernel in ("gradient_norm", "weighted_sums"):
+        max_blocks //= 2  # so that there are fewer sums to read
     per_thread = {"dropout": 4, "round16": 8}.get(kernel, pack)
     return (_clamp(-(-n * m // (per_thread * threads)), max_blocks), 1, 1), threads
 

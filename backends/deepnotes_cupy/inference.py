@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from deepnotes.backends import DeviceMemoryError, EagerInference, Layer, Layout, LossFunction
+from deepnotes_cupy import geometry
 from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
 from deepnotes_cupy.backward import Targets, append_loss
 from deepnotes_cupy.device import Device, Slot
 from deepnotes_cupy.forward import activate, forward, forward_few, linear, round_weights
 from deepnotes_cupy.lowering import DenseRow, LoweredLoss, lower, lower_loss, supported
 from deepnotes_cupy.small_networks import SAMPLES, small_networks
-from deepnotes_cupy.sources import constant
+from deepnotes_cupy.sources import constant, kernels
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
@@ -174,6 +175,16 @@ class CupyInference(SectionedInference):
             derivatives = tape.empty(m * row.n)  # the kernels write them, but nothing reads them
             append_loss(tape, loss, row, Z, out, theta, Targets(Y, class_indices), m, derivatives, L)
         return Prepared(tape, (X, Y, out, L))
+
+
+def weighted_sums(device: Device, x: Any, w: Any = None) -> tuple[float, float]:
+    """Return the sum of all elements of x, times w unless w is None, and the sum of w, in double precision."""
+    dtype = str(x.dtype)
+    grid, block = geometry.grid("weighted_sums", x.size, dtype=dtype, processors=device.processors)
+    partial = device.empty(2 * grid[0], "float64")
+    device.launcher(kernels()["weighted_sums"], dtype, grid, block, (x, w, partial, x.size))()
+    total, weight = device.download(partial).reshape(-1, 2).sum(0)
+    return float(total), float(weight)
 
 
 def part_size(device: Device, layout: Layout, dtype: str) -> int:

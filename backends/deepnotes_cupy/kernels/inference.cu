@@ -266,3 +266,20 @@ extern "C" __global__ void __launch_bounds__(BLOCK) dense_few(
         }
     }
 }
+
+// For each block, partial[2 * block] is the sum of x times w, and partial[2 * block + 1] the sum of w, in double
+// precision. w may be null: then all weights are 1.
+extern "C" __global__ void __launch_bounds__(BLOCK) weighted_sums(
+    const real* x, const real* w, double* partial, long long count
+) {
+    __shared__ double scratch[3 * BLOCK / 32];
+    Totals totals;
+    for (long long i = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; i < count;
+         i += gridDim.x * static_cast<long long>(blockDim.x)) {
+        const double weight = w ? w[i] : real(1);
+        totals.first += x[i] * weight;
+        totals.second += weight;
+    }
+    totals.combine_block(scratch);
+    if (threadIdx.x == 0) partial[2 * blockIdx.x] = totals.first, partial[2 * blockIdx.x + 1] = totals.second;
+}
