@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row, is_elementwise, library_activation
-from deepnotes_cupy.sources import kernels
+from deepnotes_cupy.sources import Launch, program
 from deepnotes_cupy.tape import Tape
 
 
@@ -72,22 +72,44 @@ def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any 
     return Z
 
 
-def forward_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
-    """Add a forward pass for a few samples, which writes the outputs, or Z of the last layer without b, to `out`.
+def predict(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
+    """Add a forward pass that keeps no values for a backward pass.
 
-    `m` is at most ``FEW`` of ``kernels/inference.cu``, and products are not rounded.
+    Parameters
+    ----------
+    tape : Tape
+    rows : sequence of DenseRow
+    theta : array, shape (p,)
+    X, out : array or Slot
+        Shapes (m * n[0],) and (m * n[L],), by sample.
+    m : int
+    logits : bool
+        Whether to write, instead of the outputs, Z of the last layer without b.
     """
+    factors = round_weights(tape, theta, max(row.W.stop for row in rows))
+    buffers = [tape.empty(m * max(row.n for row in rows[:-1])) for _ in rows[1:3]]  # each layer reads one of the two
+    A = X
+    for number, row in enumerate(rows):
+        target = out if row is rows[-1] else buffers[number % 2][: m * row.n]
+        in_place = row.g.forward.kernel.source == program() or (row is rows[-1] and logits)
+        Z = target if in_place else tape.empty(m * row.n)
+        linear(tape, row, factors, A, m, Z)
+        if not (row is rows[-1] and logits):
+            activate(tape, row, theta, Z, m, target)
+        A = target
+
+
+def predict_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
+    """Do the same for at most ``FEW`` samples (see kernels/inference.cu), without rounding."""
     A = X
     for row in rows:
         last = row is rows[-1]
         target = out if last else tape.empty(m * row.n)
         fused = is_elementwise(row.g) and not (last and logits)
-        launch = row.g.forward if fused else library_activation("identity").forward
+        arguments = (row.g if fused else library_activation("identity")).forward.arguments
         Z = target if fused or (last and logits) else tape.empty(m * row.n)
         b = theta[row.b] if fused else None
-        tape.launch(
-            launch._replace(kernel=kernels()["dense_few"]), (row.n,), A, theta[row.W], b, Z, row.n_prev, row.n, m
-        )
+        tape.launch(Launch.of("dense_few", *arguments), (row.n,), A, theta[row.W], b, Z, row.n_prev, row.n, m)
         if Z is not target:
             activate(tape, row, theta, Z, m, target)
         A = target

@@ -10,7 +10,7 @@ from deepnotes_cupy import geometry
 from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
 from deepnotes_cupy.backward import Targets, append_loss
 from deepnotes_cupy.device import Device, Slot
-from deepnotes_cupy.forward import activate, forward, forward_few, linear, round_weights
+from deepnotes_cupy.forward import predict, predict_few
 from deepnotes_cupy.lowering import DenseRow, LoweredLoss, lower, lower_loss, supported
 from deepnotes_cupy.small_networks import SAMPLES, small_networks
 from deepnotes_cupy.sources import constant, kernels
@@ -155,7 +155,7 @@ class CupyInference(SectionedInference):
     def _build(self, theta: Any, m: int, loss: LoweredLoss | None, class_indices: bool, by_sample: bool) -> Prepared:
         """Return the computation of the outputs of m samples and, if a loss is given, of their losses."""
         tape = Tape(self.backend.device, self.dtype, self._factors)
-        *before, row = self._rows
+        row = self._rows[-1]
         sizes = m * self.layout.sizes[0], m * (1 if class_indices else row.n), m * row.n, m
         X, Y, out, L = (Slot(size) for size in sizes)
         logits = loss is not None and loss.fused
@@ -163,14 +163,9 @@ class CupyInference(SectionedInference):
         if self._small:
             few_blocks = m <= SAMPLES[0] * self.backend.device.processors
             self._small[0 if few_blocks else -1].append(tape, X, theta, Z, m, by_sample, logits)
-        elif m <= self._few:
-            forward_few(tape, self._rows, theta, X, m, Z, logits)
         else:
-            rounded = round_weights(tape, theta, self.layout.decaying)
-            caches = forward(tape, before, theta, rounded, X, m, None, fused=False)
-            product = linear(tape, row, rounded, caches[-1].A if caches else X, m, Z if logits else None)
-            if not logits:
-                activate(tape, row, theta, product, m, out)
+            append = predict_few if m <= self._few else predict
+            append(tape, self._rows, theta, X, m, Z, logits)
         if loss is not None:
             derivatives = tape.empty(m * row.n)  # the kernels write them, but nothing reads them
             append_loss(tape, loss, row, Z, out, theta, Targets(Y, class_indices), m, derivatives, L)

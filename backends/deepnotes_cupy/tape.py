@@ -70,11 +70,12 @@ class Tape:
     ) -> None:
         """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded.
 
-        B may be a Slot.
+        B and C may be Slots.
         """
         product, multiplier = Product(transposed, *sizes, alpha, A, B, C, self.factors), self.device.multiplier
-        if isinstance(B, Slot):
-            self.calls.append(lambda: multiplier(product._replace(B=B.array))())
+        slots = {name: x for name, x in (("B", B), ("C", C)) if isinstance(x, Slot)}
+        if slots:
+            self.calls.append(lambda: multiplier(product._replace(**{name: x.array for name, x in slots.items()}))())
         else:
             self.calls.append(multiplier(product))
         self.names.append("product")
