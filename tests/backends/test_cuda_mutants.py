@@ -294,8 +294,8 @@ MUTANTS = [
     Mutant(
         "no barrier between the layers",
         "inference.cu",
-        "options[l], from, to, width, samples);\n            __syncthreads();",
-        "options[l], from, to, width, samples);",
+        "layer, at, from, to, width, samples);\n            __syncthreads();",
+        "layer, at, from, to, width, samples);",
         "whole_networks",
     ),
     Mutant(
@@ -306,7 +306,7 @@ MUTANTS = [
         "whole_networks",
     ),
     Mutant(
-        "no barrier after softmax",
+        "no barrier after an activation",
         "inference.cu",
         "softmax_column(to + threadIdx.x, layer.n, width);\n                __syncthreads();",
         "softmax_column(to + threadIdx.x, layer.n, width);",

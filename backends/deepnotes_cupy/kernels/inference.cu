@@ -63,12 +63,11 @@ struct Resident {
     }
 };
 
-// One warp's tile of Z = W A_prev + b and A = g(Z), except for softmax: 4 T neurons from `neuron` on, for 64 samples from
-// `sample` on. `from` and `to` hold activations by neuron, `width` numbers for each. Each thread computes T neurons, 4
+// One warp's tile of Z = W A_prev + b, or of A if g is relu: 4 T neurons from `neuron` on, for 64 samples from `sample` on. `from` and `to` hold activations by neuron, `width` numbers for each. Each thread computes T neurons, 4
 // rows apart, for 8 samples; the lanes are arranged so that lanes that read the same address are neighbours.
 template <int T>
 __device__ inline void compute_tile(
-    const Resident& layer, const real* W, real option, const real* from, real* to, int width, int neuron, int sample
+    const Resident& layer, const real* W, const real* from, real* to, int width, int neuron, int sample
 ) {
     constexpr int PACKS = SAMPLES / VEC;
     const int lane = threadIdx.x & 31, first = neuron + ((lane & 1) | (lane >> 3 & 2));
@@ -108,27 +107,27 @@ __device__ inline void compute_tile(
             store(to + i * width + c * 8 * VEC, z[r][c]);
         }
     }
-    if (layer.code == IDENTITY || layer.code == RELU || layer.code == SOFTMAX) return;
-#pragma unroll 1
-    for (int t = 0; t < T * PACKS; t++) {  // not unrolled, since the code of all activations is long
-        const int i = first + t / PACKS * WARP_NEURONS;
-        real* at = to + i * width + t % PACKS * 8 * VEC;
-        real x[VEC];
-        load(at, x);
-        activate(layer.code, option, x);
-        if (i < layer.n) store(at, x);
-    }
 }
 
 template <int T>
 __device__ inline void compute_layer(
-    const Resident& layer, const real* W, real option, const real* from, real* to, int width, int samples
+    const Resident& layer, const real* W, const real* from, real* to, int width, int samples
 ) {
     const int across = layer.rows / (WARP_NEURONS * T), tiles = across * (samples / WARP_SAMPLES);
     for (int t = threadIdx.x / 32; t < tiles; t += blockDim.x / 32)
-        compute_tile<T>(
-            layer, W, option, from, to, width, t % across * WARP_NEURONS * T, t / across * WARP_SAMPLES
-        );
+        compute_tile<T>(layer, W, from, to, width, t % across * WARP_NEURONS * T, t / across * WARP_SAMPLES);
+}
+
+// A = g(Z) in place, for all activations except softmax.
+__device__ inline void activate_all(int code, real option, real* Z, int n, int width, int samples) {
+    const int packs = samples / VEC;
+    for (int e = threadIdx.x; e < n * packs; e += blockDim.x) {
+        real* at = Z + e / packs * width + e % packs * VEC;
+        real z[VEC];
+        load(at, z);
+        activate(code, option, z);
+        store(at, z);
+    }
 }
 
 // Softmax in place; the n logits of a sample are `width` numbers apart. NaN and infinity as in `Row`, softmax.cuh.
@@ -201,14 +200,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) predict_resident(
             const real* from = l & 1 ? buffers[1] : buffers[0];
             real* to = l & 1 ? buffers[0] : buffers[1];
             if (sizeof(real) == 4 && layer.per_thread == 8)
-                compute_layer<sizeof(real) == 4 ? 8 : 4>(layer, at, options[l], from, to, width, samples);
+                compute_layer<sizeof(real) == 4 ? 8 : 4>(layer, at, from, to, width, samples);
             else if (layer.per_thread == 4)
-                compute_layer<4>(layer, at, options[l], from, to, width, samples);
+                compute_layer<4>(layer, at, from, to, width, samples);
             else
-                compute_layer<2>(layer, at, options[l], from, to, width, samples);
+                compute_layer<2>(layer, at, from, to, width, samples);
             __syncthreads();
-            if (layer.code == SOFTMAX) {
-                if (threadIdx.x < samples) softmax_column(to + threadIdx.x, layer.n, width);
+            if (layer.code != IDENTITY && layer.code != RELU) {
+                if (layer.code != SOFTMAX)
+                    activate_all(layer.code, options[l], to, layer.n, width, samples);
+                else if (threadIdx.x < samples)
+                    softmax_column(to + threadIdx.x, layer.n, width);
                 __syncthreads();
             }
             at += layer.size();
