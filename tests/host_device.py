@@ -20,7 +20,7 @@ from cuda_shim import Host
 
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import Call, CaptureRefused, Product, Slot, call_if_alive
+from deepnotes_cupy.device import Call, CaptureRefused, Product, Releasable, Slot
 from deepnotes_cupy.sources import Kernel
 
 
@@ -84,7 +84,7 @@ class HostDevice:
         self.capture_error = ""
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
-        self._releases: list[weakref.WeakMethod[Any]] = []
+        self._holders: weakref.WeakSet[Releasable] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -106,7 +106,8 @@ class HostDevice:
         assert self._recording is None, "memory is allocated while a graph is captured"
         requested = int(size) * np.dtype(dtype).itemsize
         if self.memory is not None and requested > self.free_bytes():
-            self._releases = [reference for reference in self._releases if call_if_alive(reference)]
+            for holder in list(self._holders):
+                holder.release()
             gc.collect()
             if requested > self.free_bytes():
                 raise DeviceMemoryError(requested, self.free_bytes())
@@ -115,9 +116,9 @@ class HostDevice:
         weakref.finalize(array, self._release, requested)
         return array
 
-    def release_on_shortage(self, release: Callable[[], None]) -> None:
-        """Call a method before an error is raised."""
-        self._releases.append(weakref.WeakMethod(release))
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before an error is raised."""
+        self._holders.add(holder)
 
     def _release(self, size: int) -> None:
         self.used -= size

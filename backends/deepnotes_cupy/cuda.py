@@ -2,11 +2,11 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
-from weakref import WeakMethod
+from weakref import WeakSet
 
 import cupy
 import numpy as np
@@ -14,7 +14,7 @@ from cupy.cuda import runtime
 
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
-from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Slot, call_if_alive
+from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Releasable, Slot
 from deepnotes_cupy.sources import REAL, Kernel
 
 SHARED_BYTES = 48 << 10
@@ -57,7 +57,7 @@ class CudaDevice:
             self.cache_bytes, self.shared_bytes = (
                 int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin")
             )
-            self._releases: list[WeakMethod[Any]] = []
+            self._holders: WeakSet[Releasable] = WeakSet()
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
@@ -98,15 +98,16 @@ class CudaDevice:
         self.check_process()
         with suppress(MemoryError):  # CuPy releases its pool and tries again before it raises this error
             return cupy.empty(size, dtype)
-        self._releases = [reference for reference in self._releases if call_if_alive(reference)]
+        for holder in list(self._holders):
+            holder.release()
         try:
             return cupy.empty(size, dtype)
         except MemoryError:
             raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free_bytes()) from None
 
-    def release_on_shortage(self, release: Callable[[], None]) -> None:
-        """Call a method before an error is raised; see :meth:`Device.release_on_shortage`."""
-        self._releases.append(WeakMethod(release))
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before an error is raised; see :meth:`Device.release_on_shortage`."""
+        self._holders.add(holder)
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated: free in the driver, or unused in CuPy's pool."""

@@ -8,7 +8,6 @@ streaming and errors can be tested without a GPU.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
-from weakref import WeakMethod
 
 import numpy as np
 
@@ -79,12 +78,11 @@ class Product(NamedTuple):
     parts: int = 1
 
 
-def call_if_alive(reference: "WeakMethod[Any]") -> bool:
-    """Call a method whose object still exists; return whether it does."""
-    method = reference()
-    if method is not None:
-        method()
-    return method is not None
+class Releasable(Protocol):
+    """Something that holds memory that it can do without."""
+
+    def release(self) -> None:
+        """Release the memory."""
 
 
 class Graph(Protocol):
@@ -181,8 +179,8 @@ class Device(Protocol):
     def synchronize(self, event: Any) -> None:
         """Block the host until an event has occurred."""
 
-    def release_on_shortage(self, release: Callable[[], None]) -> None:
-        """Call a method, which must release memory, before :meth:`empty` raises an error; keep no reference to it."""
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before :meth:`empty` raises an error, as long as `holder` exists."""
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated."""

@@ -86,7 +86,7 @@ class CupyInference(SectionedInference):
         self._part_size = part_size(device, layout, dtype)
         self._theta: Any = None
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
-        device.release_on_shortage(self.release)
+        device.release_on_shortage(self)
 
     def predict(self, theta: Any, X: Any) -> Any:
         """Return the outputs; see :meth:`deepnotes.backends.Inference.predict`."""
