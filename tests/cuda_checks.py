@@ -58,7 +58,13 @@ def launch(
 
 
 def launch_in_all_orders(
-    host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any, reachable: Sequence[np.ndarray] = ()
+    host: Host,
+    kernel: str,
+    blocks: tuple[int, ...],
+    threads: int,
+    *arguments: Any,
+    shared: int = 0,
+    reachable: Sequence[np.ndarray] = (),
 ) -> None:
     """Run a kernel on the same arrays in every order of threads and blocks, and check that the bits are the same."""
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
@@ -69,7 +75,7 @@ def launch_in_all_orders(
             if a.flags.writeable:
                 a[...] = old
         host.order = order
-        host.launch(kernel, blocks, threads, *arguments, reachable=reachable)
+        host.launch(kernel, blocks, threads, *arguments, shared=shared, reachable=reachable)
         results.append([a.tobytes() for a in arrays])
     assert results[1:] == results[:-1], f"{kernel}: the result depends on the order of threads"
 
@@ -255,7 +261,9 @@ def nan_and_infinity(host: Host) -> None:
                 launch(host, "softmax_backward", n, n, D, None, A, n, n)
             else:
                 launch(host, "bias_activation", n, n, Z, None, A, None, 0, n, n, code, option_of(name))
-                launch(host, "activation_backward", n, n, D, Z, A, None, 0, 1.0, None, n, n, n, 1.0, code, option_of(name))
+                launch(
+                    host, "activation_backward", n, n, D, Z, A, None, 0, 1.0, None, n, n, n, 1.0, code, option_of(name)
+                )
             Z64 = Z.T.astype(np.float64)
             expected = EQUATIONS[name](np, Z64, **OPTIONS.get(name, {}))
             derivatives = EQUATIONS[f"{name}_backward"](np, ones.T, Z64, expected, **OPTIONS.get(name, {}))
@@ -300,7 +308,23 @@ def gathers(host: Host) -> None:
         outs = [place(np.full(s, 7.0), dtype) for s in ((m, n), (m, k), (m,))]
         sources = [X, Y if number != 1 else None, w if number != 2 else None]
         reachable = [a for a in (*sources, order) if a is not None]
-        launch(host, "gather", n, m, source_of(*sources, order, size), control, 0, outs[0], None, 0, *outs[1:], n, k, m, reachable=reachable)
+        launch(
+            host,
+            "gather",
+            n,
+            m,
+            source_of(*sources, order, size),
+            control,
+            0,
+            outs[0],
+            None,
+            0,
+            *outs[1:],
+            n,
+            k,
+            m,
+            reachable=reachable,
+        )
         for out, source in zip(outs, sources, strict=True):
             expected = np.full_like(out, 7.0) if source is None else source[order[2 * size :]]
             assert out.tobytes() == expected.tobytes(), (n, m)
@@ -321,8 +345,22 @@ def grids(host: Host) -> None:
         )
         host.launch("bias_activation", blocks, 256, z, b, A, None, 0, n, m, codes("Activation")["silu"], 0.0)
         host.launch(
-            "activation_backward", blocks, 256, D, z, A, None, 0, 1.0, partial, n, m, 8, 1.0,
-            codes("Activation")["silu"], 0.0
+            "activation_backward",
+            blocks,
+            256,
+            D,
+            z,
+            A,
+            None,
+            0,
+            1.0,
+            partial,
+            n,
+            m,
+            8,
+            1.0,
+            codes("Activation")["silu"],
+            0.0,
         )
         out = place(np.zeros((m, n)), dtype)
         order = np.arange(m)[::-1].copy()
@@ -368,7 +406,9 @@ def factors(host: Host) -> None:
             order, L = rng.permutation(m), np.zeros(m, dtype)
             source = source_of(D, None, None, order, m)
             control = np.zeros(1, CONTROL)
-            launch(host, "gather", n, m, source, control, 0, None, half, kind, None, None, n, 0, m, reachable=(D, order))
+            launch(
+                host, "gather", n, m, source, control, 0, None, half, kind, None, None, n, 0, m, reachable=(D, order)
+            )
             compare(np.ascontiguousarray(D[order]), 1.0, "X")
             for kernel in FUSED.values():
                 Y, z = place(rng.random((m, n)), dtype), np.minimum(Z, 40)
@@ -390,8 +430,23 @@ def empty_arrays(host: Host) -> None:
     source = source_of(sevens, sevens, sevens, order, 3)
     launch(host, "gather", n, 0, source, control, 0, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
     launch(
-        host, "activation_backward", n, 0, empty, empty, empty, None, 0, 1.0, sevens, n, 0, 5, 1.0,
-        codes("Activation")["relu"], 0.0
+        host,
+        "activation_backward",
+        n,
+        0,
+        empty,
+        empty,
+        empty,
+        None,
+        0,
+        1.0,
+        sevens,
+        n,
+        0,
+        5,
+        1.0,
+        codes("Activation")["relu"],
+        0.0,
     )
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
     launch(host, "sgd", 0, 0, empty, empty, 0, 0, control, np.zeros(4))

@@ -210,7 +210,10 @@ class RawModule:
         CUDA.forbid_in_capture("cuModuleGetFunction")
         parameters = self.host.kernels[name].parameters
 
-        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        def kernel(
+            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared_mem: int = 0
+        ) -> None:
+            assert shared_mem <= max(48 << 10, getattr(kernel, "max_dynamic_shared_size_bytes", 0))
             host_arguments = []
             for parameter, value in zip(parameters, arguments, strict=True):
                 if parameter.pointer:
@@ -219,8 +222,13 @@ class RawModule:
                 else:
                     assert type(value) is parameter.scalar(self.dtype).type, (name, parameter.name)
                     host_arguments.append(value)
-            CUDA.enqueue(("launch", name), CUDA.current, lambda: self.host.launch(name, grid, block, *host_arguments))
 
+            def launch() -> None:
+                self.host.launch(name, grid, block, *host_arguments, shared=shared_mem)
+
+            CUDA.enqueue(("launch", name), CUDA.current, launch)
+
+        kernel.shared_size_bytes = 0  # type: ignore[attr-defined]
         return kernel
 
 
@@ -260,7 +268,8 @@ def modules() -> dict[str, types.ModuleType]:
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: CUDA.devices,
         getDeviceProperties=lambda i: {
-            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132
+            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132,
+            "l2CacheSize": 50 << 20, "sharedMemPerBlockOptin": 227 << 10,
         },
         runtimeGetVersion=lambda: 12090,
         driverGetVersion=lambda: 13000,

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from math import inf
 from typing import Any
+from weakref import WeakSet
 
 import cupy
 import numpy as np
@@ -16,8 +17,11 @@ from cupy.cuda import runtime
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, CublasMissing, address, load
 from deepnotes_cupy.cublaslt import Choices, CublasLt, Launch, choices_path
-from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product
+from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Releasable, Slot
 from deepnotes_cupy.sources import REAL, Kernel
+
+SHARED_BYTES = 48 << 10
+"""The dynamic shared memory of a block that a kernel may use without asking for more."""
 
 
 REPEATS = 20
@@ -57,7 +61,12 @@ class CudaDevice:
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._copy_stream = cupy.cuda.Stream(non_blocking=True)
-            self.processors = int(runtime.getDeviceProperties(index)["multiProcessorCount"])
+            properties = runtime.getDeviceProperties(index)
+            self.processors = int(properties["multiProcessorCount"])
+            self.cache_bytes, self.shared_bytes = (
+                int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin")
+            )
+            self._holders: WeakSet[Releasable] = WeakSet()
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
@@ -66,9 +75,7 @@ class CudaDevice:
             self._second_stream = cupy.cuda.Stream(non_blocking=True)
             with self._second_stream:
                 self._second_workspace = cupy.empty(WORKSPACE, np.uint8)  # products that run at once must not share one
-            self._second_cublas = Cublas(
-                library, self._second_stream.ptr, (self._second_workspace.data.ptr, WORKSPACE)
-            )
+            self._second_cublas = Cublas(library, self._second_stream.ptr, (self._second_workspace.data.ptr, WORKSPACE))
             self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
 
     # --- the stream ----------------------------------------------------------------------------------------
@@ -102,10 +109,18 @@ class CudaDevice:
     def empty(self, size: int, dtype: str) -> Any:
         """Return a new flat array; see :meth:`Device.empty`."""
         self.check_process()
+        with suppress(MemoryError):  # CuPy releases its pool and tries again before it raises this error
+            return cupy.empty(size, dtype)
+        for holder in list(self._holders):
+            holder.release()
         try:
             return cupy.empty(size, dtype)
-        except MemoryError:  # CuPy has already released its pool and tried again
+        except MemoryError:
             raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free_bytes()) from None
+
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before an error is raised; see :meth:`Device.release_on_shortage`."""
+        self._holders.add(holder)
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated: free in the driver, or unused in CuPy's pool."""
@@ -165,19 +180,28 @@ class CudaDevice:
 
     # --- work ---------------------------------------------------------------------------------------------------
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
         """Return a call that launches a kernel in the current stream, with arguments of the declared types."""
         function = self._kernel(kernel, dtype)
         parameters = kernel.parameters
         if len(arguments) != len(parameters):
             raise TypeError(f"kernel {kernel.name} takes {len(parameters)} arguments, got {len(arguments)}")
-        packed = tuple(
+        packed = [
             (np.uint64(0) if x is None else x) if p.pointer else p.scalar(dtype).type(x)
             for p, x in zip(parameters, arguments, strict=True)
-        )
+        ]
+        slots = [(i, x) for i, x in enumerate(arguments) if isinstance(x, Slot)]
+        if shared > SHARED_BYTES:
+            function.max_dynamic_shared_size_bytes = self.shared_bytes - function.shared_size_bytes
 
         def launch() -> None:
-            function(grid, (block,), packed)
+            for i, slot in slots:
+                packed[i] = slot.array
+            function(grid, (block,), tuple(packed), shared_mem=shared)
+            for i, _ in slots:
+                packed[i] = None  # the memory of the array can be released
 
         return launch
 
@@ -241,7 +265,9 @@ class CudaDevice:
         def measure(launch: Launch) -> float:
             try:
                 launch(stream, workspace)  # the first time loads the kernel
-                count = max(1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(lambda: launch(stream, workspace)), 1e-3))))
+                count = max(
+                    1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(lambda: launch(stream, workspace)), 1e-3)))
+                )
                 graph = self.capture(lambda: [launch(stream, workspace) for _ in range(count)] and None)
                 return min(time(graph.launch) for _ in range(3)) / count
             except (CublasError, CaptureRefused):

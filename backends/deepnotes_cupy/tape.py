@@ -6,7 +6,7 @@ from typing import Any
 
 from deepnotes.equations.samples import SAMPLES
 from deepnotes_cupy import geometry
-from deepnotes_cupy.device import Call, Device, Factors, Product
+from deepnotes_cupy.device import Call, Device, Factors, Product, Slot
 from deepnotes_cupy.sources import Launch, codes
 
 
@@ -104,9 +104,16 @@ class Tape:
         B: Any,
         C: Any,
     ) -> None:
-        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded."""
-        product = Product(transposed, *sizes, alpha, A, B, C, self.factors)
-        self.calls.append(self.device.multiplier(product, self.tuned))
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. The factors must be rounded.
+
+        B and C may be Slots.
+        """
+        product, multiplier = Product(transposed, *sizes, alpha, A, B, C, self.factors), self.device.multiplier
+        slots = {name: x for name, x in (("B", B), ("C", C)) if isinstance(x, Slot)}
+        if slots:
+            self.calls.append(lambda: multiplier(product._replace(**{name: x.array for name, x in slots.items()}))())
+        else:
+            self.calls.append(multiplier(product, self.tuned))
         self.names.append("product")
 
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:

@@ -15,6 +15,7 @@ from deepnotes_cupy.sources import REAL, Kernel, kernels
 EXTRA = 'needs CuPy and NVRTC: pip install "deepnotes[nvrtc]"'
 pytest.importorskip("cupy", reason=EXTRA)
 PARTS = [*literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS]
+ONE_PER_PROCESSOR = {"predict_resident"}
 DEVICE_ARCHITECTURES = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm_")]
 
 
@@ -29,15 +30,18 @@ def _skip_without_nvrtc() -> None:
 @pytest.mark.parametrize("architecture", DEVICE_ARCHITECTURES)
 @pytest.mark.parametrize("dtype", REAL)
 def test_every_kernel_compiles_without_spilling_registers(dtype: str, architecture: str) -> None:
-    """No kernel has a stack frame, and two blocks, or a wide one, fit into the 65,536 registers of a multiprocessor."""
+    """No kernel has a stack frame, and the registers of two blocks, or of a wide one, fit into a multiprocessor.
+
+    Of a kernel whose shared memory takes a whole multiprocessor, one block has to fit.
+    """
     result = compile_all()[dtype, architecture].result()
     assert result.code, result.log
     assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
     assert result.usage.keys() == kernels().keys()
     for name, usage in result.usage.items():
         assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
-        threads = kernels()[name].threads
-        assert usage.registers * max(threads, 512) <= 65536, (name, usage)
+        threads = kernels()[name].threads if name in ONE_PER_PROCESSOR else max(kernels()[name].threads, 512)
+        assert usage.registers * threads <= 65536, (name, usage)
         assert usage.shared <= 48 * 1024, (name, usage)
 
 

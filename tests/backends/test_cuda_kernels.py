@@ -7,6 +7,7 @@ from platform import machine
 import numpy as np
 import pytest
 from cuda_checks import CHECKS
+from cuda_inference_checks import INFERENCE_CHECKS
 from cuda_shim import Host, prepare
 from cuda_step_checks import STEP_CHECKS
 
@@ -15,7 +16,7 @@ from deepnotes_cupy.sources import control, kernels
 
 pytestmark = pytest.mark.slow
 
-ALL = CHECKS | STEP_CHECKS
+ALL = CHECKS | STEP_CHECKS | INFERENCE_CHECKS
 DTYPES = ["float32", "float64"]
 
 
