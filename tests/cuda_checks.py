@@ -401,7 +401,7 @@ def factors(host: Host) -> None:
             before, dZ = D.copy(), D.copy()
             launch(host, "activation_backward", n, m, dZ, z, A, None, 0, 1.0, None, n, m, m, 1.0, *silu)
             launch(host, "activation_backward", n, m, D, z, A, half, kind, scale, None, n, m, m, 1.0, *silu)
-            assert (D == before).all()
+            assert (before == D).all()
             compare(dZ, scale, "dZ")
             order, L = rng.permutation(m), np.zeros(m, dtype)
             source = source_of(D, None, None, order, m)

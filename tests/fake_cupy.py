@@ -60,6 +60,7 @@ class State:
         self.streams: list[Stream] = []
         self.capturing: Stream | None = None
         self.forked: set[int] = set()
+        self.clock = 0.0
         self.recorded_calls: list[Callable[[], None]] = []
         self.failing: str = ""
         self.memory = 1 << 40
@@ -101,12 +102,12 @@ class Event:
     """A CUDA event."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
-        assert disable_timing  # events with timing are slower
+        self.timed = not disable_timing
 
     def record(self, stream: Any) -> None:
         """Log that the event is recorded at the end of a stream."""
         CUDA.log.append(("record", stream.ptr))
-        self.stream, self.captured = stream.ptr, CUDA.is_captured(stream.ptr)
+        self.stream, self.captured, self.clock = stream.ptr, CUDA.is_captured(stream.ptr), CUDA.clock
 
     def synchronize(self) -> None:
         """Log that the host waits for the event."""
@@ -263,6 +264,13 @@ def _wrap(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _elapsed(begin: Event, end: Event) -> float:
+    """Return the milliseconds between two events."""
+    assert begin.timed
+    assert end.timed
+    return end.clock - begin.clock
+
+
 def modules() -> dict[str, types.ModuleType]:
     """Return the modules to put into ``sys.modules``, by name."""
     runtime = types.SimpleNamespace(
@@ -283,7 +291,7 @@ def modules() -> dict[str, types.ModuleType]:
     cuda.__dict__.update(
         Device=Device, Stream=Stream, Event=Event, runtime=runtime,
         get_current_stream=lambda: CUDA.streams[-1] if CUDA.streams else Stream(null=True),
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=bytearray, get_elapsed_time=_elapsed,
     )  # fmt: skip
     cupy = types.ModuleType("cupy")
     cupy.__dict__.update(

@@ -139,9 +139,7 @@ def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:
     _add_partial_sums(tape, row, g, *_sums(tape, identity, (dZ, None, None, None, 0, 1.0), row, g, m))
 
 
-def _sums(
-    tape: Tape, launch: Launch, operands: tuple[Any, ...], row: DenseRow, g: Any, m: int
-) -> tuple[Any, int]:
+def _sums(tape: Tape, launch: Launch, operands: tuple[Any, ...], row: DenseRow, g: Any, m: int) -> tuple[Any, int]:
     """Append a launch of a kernel like ``activation_backward``; return the sums of the chunks, and their number."""
     rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
     partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)

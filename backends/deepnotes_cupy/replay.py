@@ -9,7 +9,7 @@ from deepnotes.backends import DeviceMemoryError, Plan
 from deepnotes_cupy import control
 from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
-from deepnotes_cupy.step import Arrays, Shared, Source, Step
+from deepnotes_cupy.step import Arrays, Shared, Step
 
 STEPS_PER_GRAPH = 16
 """The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""

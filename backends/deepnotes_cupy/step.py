@@ -10,7 +10,6 @@ from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, round_weights
 from deepnotes_cupy.lowering import DenseRow, lower_plan
-from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
 CONCURRENT = 1 << 22
@@ -164,7 +163,11 @@ class Step:
 
     def _gather(self, batch: Batch, ahead: int) -> Tape:
         """Return a tape that gathers the current batch or, if `ahead` is 1, the next one."""
-        tape, shared, inputs = Tape(self._device, self._plan.dtype, self._batches.factors), self._shared, self._plan.inputs
+        tape, shared, inputs = (
+            Tape(self._device, self._plan.dtype, self._batches.factors),
+            self._shared,
+            self._plan.inputs,
+        )
         operands = shared.source, shared.control, ahead, *batch, inputs, shared.targets, self.m
         tape.launch("gather", (inputs, self.m), *operands)
         return tape
