@@ -87,9 +87,9 @@ def assert_within(actual: np.ndarray, expected: BoundedArray, label: str) -> Non
     assert not ratios.size or ratios.max() <= 1, f"{label}: {ratios.max():.3g} times the bound, at {np.argmax(ratios)}"
 
 
-def source_of(X: Any, Y: Any, w: Any, order: np.ndarray, batch_size: int) -> np.ndarray:
-    """Return the structure ``Source``."""
-    return np.array([*(0 if x is None else x.ctypes.data for x in (X, Y, w, order)), batch_size], np.int64)
+def source_of(arrays: Sequence[np.ndarray | None], order: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the structure ``Source``; `arrays` are X, Y and w."""
+    return np.array([*(0 if x is None else x.ctypes.data for x in (*arrays, order)), batch_size], np.int64)
 
 
 def option_of(name: str) -> float:
@@ -313,7 +313,7 @@ def gathers(host: Host) -> None:
             "gather",
             n,
             m,
-            source_of(*sources, order, size),
+            source_of(sources, order, size),
             control,
             0,
             outs[0],
@@ -364,7 +364,7 @@ def grids(host: Host) -> None:
         )
         out = place(np.zeros((m, n)), dtype)
         order = np.arange(m)[::-1].copy()
-        source = source_of(z, None, None, order, m)
+        source = source_of((z, None, None), order, m)
         host.launch("gather", blocks, 256, source, np.zeros(1, CONTROL), 0, out, None, 0, None, None, n, 0, m,
                     reachable=(z, order))  # fmt: skip
         results.append([a.tobytes() for a in (z, A, D, partial, out)])
@@ -404,7 +404,7 @@ def factors(host: Host) -> None:
             assert (before == D).all()
             compare(dZ, scale, "dZ")
             order, L = rng.permutation(m), np.zeros(m, dtype)
-            source = source_of(D, None, None, order, m)
+            source = source_of((D, None, None), order, m)
             control = np.zeros(1, CONTROL)
             launch(
                 host, "gather", n, m, source, control, 0, None, half, kind, None, None, n, 0, m, reachable=(D, order)
@@ -427,7 +427,7 @@ def empty_arrays(host: Host) -> None:
     for kernel in FUSED.values():
         launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, None, 0, 1.0, empty, n, 0)
     order = np.empty(0, np.int64)
-    source = source_of(sevens, sevens, sevens, order, 3)
+    source = source_of((sevens, sevens, sevens), order, 3)
     launch(host, "gather", n, 0, source, control, 0, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
     launch(
         host,

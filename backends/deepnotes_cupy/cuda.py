@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from math import inf
 from typing import Any
 from weakref import WeakSet
@@ -263,12 +263,14 @@ class CudaDevice:
             return float(cupy.cuda.get_elapsed_time(begin, end))
 
         def measure(launch: Launch) -> float:
+            def run(times: int = 1) -> None:
+                for _ in range(times):
+                    launch(stream, workspace)
+
             try:
-                launch(stream, workspace)  # the first time loads the kernel
-                count = max(
-                    1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(lambda: launch(stream, workspace)), 1e-3)))
-                )
-                graph = self.capture(lambda: [launch(stream, workspace) for _ in range(count)] and None)
+                run()  # the first time loads the kernel
+                count = max(1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(run), 1e-3))))
+                graph = self.capture(partial(run, count))
                 return min(time(graph.launch) for _ in range(3)) / count
             except (CublasError, CaptureRefused):
                 return inf

@@ -34,9 +34,9 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake_cu
     monkeypatch.setenv("DEEPNOTES_CACHE_DIR", str(tmp_path))
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
-    libraries = {"cublas": fake_cupy.Cublas(), "cublasLt": fake_cublaslt.CublasLt()}
-    monkeypatch.setattr(cublas, "load", lambda major, library="cublas": libraries[library])
-    yield libraries["cublasLt"]
+    plain, tuned = fake_cupy.Cublas(), fake_cublaslt.CublasLt()
+    monkeypatch.setattr(cublas, "load", lambda major, library="cublas": plain if library == "cublas" else tuned)
+    yield tuned
     fake_cupy.forget()
 
 

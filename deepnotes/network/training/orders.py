@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 WORTH_A_THREAD = 1 << 12
-"""The smallest number of samples whose order is drawn in a thread: a shorter one is drawn in less time than that takes."""
+"""The smallest number of samples whose order is drawn in a thread: for fewer, that would take longer."""
 
 
 class Orders:
