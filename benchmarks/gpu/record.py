@@ -7,8 +7,8 @@ from typing import Any
 from deepnotes.utils.atomic_files import replacing
 
 WHAT = (
-    "Training steps with Adam, predictions and streaming on a GPU: a step is the slope between fits of E and 3E epochs, "
-    "and each library runs in a process of its own, in turns"
+    "Training with Adam, predictions and streaming on a GPU. A step is the slope between fits of E and 3E epochs; "
+    "each library runs in a process of its own."
 )
 MISSING = "–"
 """The text of a cell without a measurement."""
