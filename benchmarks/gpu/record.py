@@ -55,9 +55,9 @@ def tables(results: dict[str, Any]) -> str:
             lines.append(f"{name}: " + ", ".join(f"{what} {value:,.2f}" for what, value in result.items()))
     in_a_row = {name: r["in_a_row"] | _facts(r) for name, r in results.items() if "in_a_row" in r}
     for title, rows in (
-        ("a training step, µs", time_rows(select(results, "steps"), ratios=True)),
-        ("a prediction, µs", time_rows(select(results, "predict"), ratios=True)),
-        ("a prediction of several in a row, µs", time_rows(in_a_row, ratios=True)),
+        ("a training step, µs", case_rows(select(results, "steps"), ratios=True)),
+        ("a prediction, µs", case_rows(select(results, "predict"), ratios=True)),
+        ("a prediction of several in a row, µs", case_rows(in_a_row, ratios=True)),
         ("a step on the GPU and on the host, µs", _crossover(results)),
     ):
         if len(rows) > 1:
@@ -70,9 +70,9 @@ def select(results: dict[str, Any], prefix: str) -> dict[str, Any]:
     return {name: r for name, r in results.items() if name.startswith(prefix) and "microseconds" in r}
 
 
-def time_rows(results: dict[str, Any], ratios: bool = False) -> list[list[str]]:
+def case_rows(results: dict[str, Any], ratios: bool = False) -> list[list[str]]:
     """Return the heading, then a row per case: each library's time in µs and, on request, the ratios to the others."""
-    libraries = list(dict.fromkeys(name for r in results.values() for name in r["microseconds"]))
+    libraries = sorted({n: None for r in results.values() for n in r["microseconds"]}, key=lambda n: n == "products")
     pairs = list(dict.fromkeys(pair for r in results.values() for pair in r.get("ratios", {}))) if ratios else []
     shown = [key for key in COLUMNS if any(key in r for r in results.values())]
     facts, rests = (
@@ -91,14 +91,14 @@ def time_rows(results: dict[str, Any], ratios: bool = False) -> list[list[str]]:
 
 
 def number(value: float | None) -> str:
-    """Return a number with at least three significant digits, but at most two decimal places.
+    """Return a number with at least three significant digits, but at most two decimal places; an integer as it is.
 
     Examples
     --------
-    >>> number(7.126), number(63.52), number(104712.5), number(None)
-    ('7.13', '63.5', '104,712', '–')
+    >>> number(7.126), number(63.52), number(104712.5), number(88), number(None)
+    ('7.13', '63.5', '104,712', '88', '–')
     """
-    digits = 0 if value is None or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+    digits = 0 if value is None or isinstance(value, int) or abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
     return _format(value, f",.{digits}f")
 
 

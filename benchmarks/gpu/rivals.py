@@ -121,6 +121,13 @@ class Deepnotes(Library):
         """Return the CuPy backend."""
         return dn.get_backend("cupy", device=self._device, matmul_precision=MATMUL[precision], **options)
 
+    def host_backend(self) -> Any:
+        """Return the Numba backend, or the NumPy backend if Numba is not available."""
+        try:
+            return dn.get_backend("numba")
+        except dn.BackendUnavailable:
+            return dn.get_backend("numpy")
+
     def describe(self) -> str:
         """Return the device and the versions of the libraries."""
         return self._description
@@ -168,8 +175,9 @@ class Deepnotes(Library):
         self.release()
         X, y = case.data(samples)
         start, trainings = case.start(), []
-        for options in ({"resident_bytes": 1 << 20}, {"resident_bytes": 1 << 40}):
-            net = dn.Network(case.layers, case.sizes[0], backend=self.backend(**options), theta=start.flat(), seed=0)
+        for resident_bytes in (1 << 20, 1 << 40):
+            backend = self.backend(resident_bytes=resident_bytes)
+            net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
             trainings.append(_fit(net, case, X.T, y))
         streamed, resident = trainings
         self._training = Training(streamed(1).loss[0], streamed)
@@ -204,7 +212,7 @@ class Deepnotes(Library):
         case = Case((width, width, width, 10), batch)
         X, y = case.data(batch * min(case.batches, max(1, (1 << 28) // (width * width * batch))))
         times = {}
-        for backend in (self.backend(), _host_backend()):
+        for backend in (self.backend(), self.host_backend()):
             train = ours(backend, case, X, y, case.start()).train
             train(1)
             began = time.perf_counter()
@@ -220,7 +228,7 @@ class Deepnotes(Library):
 def ours(backend: Any, case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network) -> Training:
     """Train for one epoch on a backend of deepnotes, with the data in arrays of that backend."""
     net = dn.Network(case.layers, case.sizes[0], backend=backend, theta=start.flat(), seed=0)
-    other = _fit(net, case, backend.from_numpy(X[::-1].T), backend.from_numpy(y[::-1].copy()))
+    other = _fit(net, case, backend.from_numpy(X[::-1].copy().T), backend.from_numpy(y[::-1].copy()))
     train = _fit(net, case, backend.from_numpy(X.T), backend.from_numpy(y))
     return Training(train(1, shuffle=False).loss[0], train, other)
 
@@ -233,14 +241,6 @@ def _fit(net: dn.Network, case: Case, X: Any, y: Any) -> Callable[..., Any]:
         return net.fit(X, y, optimizer=optimizer, batch_size=case.batch, epochs=epochs, shuffle=shuffle)
 
     return fit
-
-
-def _host_backend() -> Any:
-    """Return the Numba backend, or the NumPy backend if Numba is not available."""
-    try:
-        return dn.get_backend("numba")
-    except dn.BackendUnavailable:
-        return dn.get_backend("numpy")
 
 
 class PyTorch(Library):

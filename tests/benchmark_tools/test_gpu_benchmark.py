@@ -25,7 +25,7 @@ from benchmarks.gpu.worker import Worker, WorkerError
 class Tiny(Case):
     """A case with short epochs."""
 
-    batches = 2  # type: ignore[assignment]
+    batches = 2
 
 
 TINY = Tiny((6, 8, 5), 4)
@@ -37,6 +37,14 @@ class OnHost(rivals.Deepnotes):
     def backend(self, precision: str = "float32", **options: Any) -> Any:
         """Return the CuPy backend on a new simulated device."""
         return backend(MATMUL[precision], **options)
+
+    def host_backend(self) -> Any:
+        """Return the NumPy backend, which compiles nothing."""
+        return dn.get_backend("numpy")
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
 
     def imported(self) -> set[str]:
         """Return the names of the modules that are imported in this process."""
@@ -106,7 +114,7 @@ def small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "STREAMING", TINY)
     monkeypatch.setattr(cases, "STREAMED_SAMPLES", 50)
     monkeypatch.setattr(command, "UPDATE_PARAMETERS", 1000)
-    monkeypatch.setattr(measure, "FIT_SECONDS", 0.02)
+    monkeypatch.setattr(measure, "FIT_SECONDS", 0.05)
     monkeypatch.setattr(measure, "CALLS_SECONDS", 0.005)
     monkeypatch.setattr(device, "SECONDS", 0.0)
 
@@ -196,8 +204,8 @@ def test_a_worker_reports_errors_and_is_replaced_when_it_has_ended() -> None:
     try:
         with pytest.raises(WorkerError, match="AttributeError: 'OnHost' object has no attribute 'nothing'"):
             worker.call("nothing", seconds=60)
-        with pytest.raises(WorkerError, match="took longer than 0 s"):
-            worker.call("describe", seconds=0)
+        with pytest.raises(WorkerError, match="took longer than 1 s"):
+            worker.call("sleep", 60, seconds=1)
         assert worker.call("describe", seconds=60) == "the CPU instead of a GPU"
         assert not {"torch", "jax"} & worker.call("imported", seconds=60)
     finally:
@@ -254,14 +262,14 @@ def test_jax_trains_as_deepnotes_and_compiles_once() -> None:
 
 
 @pytest.mark.slow
-def test_the_crossover_names_the_faster_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_crossover_names_the_faster_backend() -> None:
     workers = {OURS: Worker(OnHost)}
     try:
         result = measure.crossover([4], [2], workers, Deadline(60))
     finally:
         workers[OURS].stop()
     assert [(point["width"], point["batch"]) for point in result["points"]] == [(4, 2)]
-    assert record.tables({"crossover": result}).splitlines()[2].split()[-1] in {"cupy", "numba", "numpy"}
+    assert record.tables({"crossover": result}).splitlines()[2].split()[-1] in {"cupy", "numpy"}
 
 
 def test_cases_count_operations_and_have_whole_graphs_of_steps() -> None:
