@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.cases import MATMUL, Case
-from benchmarks.gpu.measure import SECONDS
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
 from deepnotes_cupy.sources import kernels
 
+SECONDS = 0.1
+"""The approximate duration of one measurement, in seconds."""
+PIECE = 64 << 20
+"""The bytes of one copy from pinned memory, as many as streaming sends at once."""
 NODES = 256
 """The number of nodes in the timed graph."""
 
@@ -77,6 +80,20 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
         measurements[name] = round(4 * parameters * passes / graph_timer(device, [call])() / 1e9, 1)
     measurements["share"] = round(measurements["update, GB/s"] / measurements["copy, GB/s"], 3)
     return measurements
+
+
+def pinned_copy(device: Device, size: int) -> float:
+    """Return the seconds of copying `size` bytes from pinned memory to the device, in copies of :data:`PIECE` bytes."""
+    piece = min(PIECE, size) // 4
+    pinned, target = device.empty_pinned(piece, "float32"), _filled(device, piece, "float32")
+    pinned[...] = 0
+    copies = max(1, round(size / pinned.nbytes))
+    with device.section():
+        device.synchronize(device.send([(pinned, target)], device.record_event()))
+        began = time.perf_counter()
+        events = [device.send([(pinned, target)], None) for _ in range(copies)]
+        device.synchronize(events[-1])
+        return (time.perf_counter() - began) * size / (copies * pinned.nbytes)
 
 
 def graph_timer(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:
