@@ -141,13 +141,14 @@ class Step:
         concurrent = m * max(row.n for row in shared.lowered.rows) <= CONCURRENT
         self._batches = Tape(device, plan.dtype, factors)
         self._gathers: list[tuple[Tape, Call]] = []
-        self._gradients: list[Tape] = []
+        self._gradients: list[tuple[Tape, int]] = []
         for _ in range(2 if concurrent else 1):  # two batches, so that one can be gathered while the other is used
             batch = self._batch(weighted)
             self._gathers.append((self._gather(batch, 0), device.aside(self._gather(batch, 1).calls)))
             # The tapes share all other memory.
-            buffers = self._gradients[0].buffers if self._gradients else None
-            self._gradients.append(self._gradient(Tape(device, plan.dtype, factors, concurrent, True, buffers), batch))
+            buffers = self._gradients[0][0].buffers if self._gradients else None
+            tape = Tape(device, plan.dtype, factors, concurrent, True, buffers)
+            self._gradients.append((tape, self._gradient(tape, batch)))
         self.update = Tape(device, plan.dtype, factors)
         p, decaying = plan.layout.size, plan.layout.decaying
         operands = arrays.theta, shared.g, *arrays.slots, p, decaying, shared.control, shared.current
@@ -172,14 +173,18 @@ class Step:
         tape.launch("gather", (inputs, self.m), *operands)
         return tape
 
-    def _gradient(self, tape: Tape, batch: Batch) -> Tape:
-        """Add the gradient of a batch, and the check of whether its update may be made, to a tape, and return it."""
+    def _gradient(self, tape: Tape, batch: Batch) -> int:
+        """Add the gradient of a batch, and the check of whether its update may be made, to a tape.
+
+        Return the number of calls before the loss.
+        """
         plan, shared, m, theta = self._plan, self._shared, self.m, self._arrays.theta
         rows, loss, _ = shared.lowered
         if batch.half is not None:
             tape.keep_factor(batch.X, batch.half)
         rounded = round_weights(tape, theta, plan.layout.decaying)
         caches = forward(tape, rows, theta, rounded, batch.X, m, self._masks, loss.fused)
+        before_loss = len(tape.calls)
         D, L = tape.empty(m * max(row.n for row in rows)), tape.empty(m)
         row, _, Z, A = caches[-1]
         targets = Targets(batch.Y, plan.class_indices, batch.w)
@@ -193,23 +198,23 @@ class Step:
             "check_update", (1,), shared.control, shared.partial, shared.blocks, m, shared.scalars, shared.columns,
             shared.current, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),
         )  # fmt: skip
-        return tape
+        return before_loss
 
     @property
     def names(self) -> list[str]:
         """The names of a step's calls, in order; each is a node of its graph."""
-        return ["gather", *self._gradients[0].names, *self.update.names]
+        return ["gather", *self._gradients[0][0].names, *self.update.names]
 
     def spoil(self) -> None:
         """Overwrite all intermediate results of a step, so that none of them can be used by accident."""
         shared = self._shared
-        for buffer in (*self._batches.buffers, *self._gradients[0].buffers, shared.g, shared.partial, shared.current):
+        for buffer in (*self._batches.buffers, *self._gradients[0][0].buffers, shared.g, shared.partial, shared.current):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
 
     def compute(self) -> None:
         """Enqueue the gradient of the next batch, and the check of whether its update may be made."""
         self._gathers[0][0].run()
-        self._gradients[0].run()
+        self._gradients[0][0].run()
 
     def run(self, steps: int = 1) -> None:
         """Enqueue whole steps: each batch but the first is gathered while the one before trains."""
@@ -217,7 +222,10 @@ class Step:
         for number in range(steps):
             if count == 1 or not number:
                 self._gathers[number % count][0].run()
-            if count > 1 and number + 1 < steps:
-                self._gathers[(number + 1) % count][1]()
-            self._gradients[number % count].run()
+            tape, before_loss = self._gradients[number % count]
+            for index, call in enumerate(tape.calls):
+                if index == before_loss and count > 1 and number + 1 < steps:
+                    # Not earlier: it would slow down the product of the first layer, which needs the whole device.
+                    self._gathers[(number + 1) % count][1]()
+                call()
             self.update.run()
