@@ -45,6 +45,7 @@ def test_every_kernel_compiles_without_spilling_registers(dtype: str, architectu
         assert usage.shared <= 48 * 1024, (name, usage)
 
 
+@pytest.mark.thinned(8)
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 def test_generated_kernels_compile_without_spilling_registers(part: Any, dtype: str) -> None:

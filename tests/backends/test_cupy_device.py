@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fake_cupy
+import literature
 import numpy as np
 import pytest
 from fake_cupy import CUDA
@@ -69,6 +70,19 @@ def test_both_stand_ins_give_the_same_bits(library: fake_cupy.Cublas) -> None:
         for first, second in zip(*results, strict=True):
             assert np.array_equal(np.asarray(first), np.asarray(second))
     assert any(entry[0] == "graph" for entry in CUDA.log)
+
+
+def test_both_stand_ins_give_the_same_bits_by_generated_kernels(library: fake_cupy.Cublas) -> None:
+    X, y = blobs(100)
+    layers = [dn.Dense(8, literature.Mish()), dn.Dense(6, literature.LogSoftmax()), dn.Dense(4)]
+    results = []
+    for target in (CupyBackend(open_device()), host_backend()):
+        target.device.processors = 3
+        net = dn.Network(layers, 4, backend=target, seed=0)
+        net.fit(X, np.eye(4)[y].T, epochs=2, batch_size=8, loss=literature.LogCosh(), optimizer=literature.AMSGrad())
+        results.append(net.flat())
+    assert np.array_equal(*results)
+    assert ("launch", "row_backward") in {entry[:2] for entry in CUDA.log}
 
 
 def test_work_in_a_section_runs_after_earlier_and_before_later_work_of_the_outer_stream(

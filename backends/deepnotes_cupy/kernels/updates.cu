@@ -50,8 +50,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
 // made here. If so, add the batch to the sums, and copy the scalars of the update to `current`. `scalars` has shape
 // (updates, columns); the first column is the learning rate. clip_norm is 0 without clipping. No update overflows if
 // the learning rate times max(norm, 1) is below `safe_step`, and the norm after clipping is below
-// 1e-4 * sqrt(safe_step). One block of WIDE threads.
-extern "C" __global__ void __launch_bounds__(WIDE) check_update(
+// 1e-4 * sqrt(safe_step). One block of WIDE threads; without the bound of one block, NVRTC uses a stack for sm_80.
+extern "C" __global__ void __launch_bounds__(WIDE, 1) check_update(
     Control* control, const double* partial, int blocks, const real* L, long long m, const double* scalars, int columns,
     double* current, double clip_norm, double safe_step
 ) {
