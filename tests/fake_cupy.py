@@ -284,6 +284,7 @@ def modules() -> dict[str, types.ModuleType]:
         memGetInfo=lambda: (CUDA.memory, 80 << 30),
         memcpyAsync=_memcpy,
         memcpyHostToDevice=1,
+        memcpyDeviceToHost=2,
         memcpyDeviceToDevice=3,
         streamCaptureModeThreadLocal=1,
     )  # fmt: skip

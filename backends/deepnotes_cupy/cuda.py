@@ -61,6 +61,7 @@ class CudaDevice:
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._copy_stream = cupy.cuda.Stream(non_blocking=True)
+            self._receive_stream = cupy.cuda.Stream(non_blocking=True)
             properties = runtime.getDeviceProperties(index)
             self.processors = int(properties["multiProcessorCount"])
             self.cache_bytes, self.shared_bytes = (
@@ -161,6 +162,14 @@ class CudaDevice:
                 address(target), host.ctypes.data, host.nbytes, runtime.memcpyHostToDevice, self._copy_stream.ptr
             )
         return self._copy_stream.record(cupy.cuda.Event(disable_timing=True))
+
+    def receive(self, source: Any, host: np.ndarray, after: Any) -> Any:
+        """Enqueue a copy to a pinned array in a stream of its own; see :meth:`Device.receive`."""
+        self._receive_stream.wait_event(after)
+        runtime.memcpyAsync(
+            host.ctypes.data, address(source), host.nbytes, runtime.memcpyDeviceToHost, self._receive_stream.ptr
+        )
+        return self._receive_stream.record(cupy.cuda.Event(disable_timing=True))
 
     def record_event(self) -> Any:
         """Return an event at the end of the stream; see :meth:`Device.record_event`."""

@@ -185,6 +185,12 @@ class Device(Protocol):
             An event after which the copies begin.
         """
 
+    def receive(self, source: Any, host: np.ndarray, after: Any) -> Any:
+        """Copy to a pinned array, concurrently with the stream and with :meth:`send`, and return an event for the end.
+
+        The copy begins after the event `after`.
+        """
+
     def record_event(self) -> Any:
         """Return an event for the end of all work enqueued so far."""
 

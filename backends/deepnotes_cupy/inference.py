@@ -14,6 +14,7 @@ from deepnotes_cupy.forward import predict, predict_few
 from deepnotes_cupy.lowering import DenseRow, LoweredLoss, lower, lower_loss, supported
 from deepnotes_cupy.small_networks import SAMPLES, small_networks
 from deepnotes_cupy.sources import constant, kernels
+from deepnotes_cupy.streaming import HostParts
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ CACHE_SHARE = 0.7
 """The fraction of the L2 cache that the outputs of a layer may fill."""
 MIN_PART = 1024
 """The smallest number of samples of a part, unless memory is short: products of fewer samples are slow."""
+HOST_PART_BYTES = 16 << 20
+"""The size of the parts in which samples are sent to the device."""
 MAX_PREPARED = 4
 """The largest number of tapes that are kept: two sizes, since the last part is smaller, for outputs and for losses."""
 
@@ -93,6 +96,18 @@ class CupyInference(SectionedInference):
         with self.backend.device.section():
             return self._run(theta, X)[0]
 
+    def predict_host(self, theta: Any, X: np.ndarray) -> np.ndarray:
+        """Return the outputs in a NumPy array; see :class:`deepnotes.backends.Inference`."""
+        m, (inputs, *_, k) = X.shape[1], self.layout.sizes
+        device, size = self.backend.device, np.dtype(self.dtype).itemsize
+        with device.section():
+            if X.nbytes <= HOST_PART_BYTES:
+                return device.download(self._run(theta, self.backend.from_numpy(X))[0])
+            parts = HostParts(device, X, k, max(1, HOST_PART_BYTES // (inputs * size)))
+            for x, out in parts.stream():
+                self._run(theta, unflatten_by_sample(x, inputs, len(x) // inputs), out=out)
+            return cast(np.ndarray, unflatten_by_sample(parts.result, k, m))
+
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
         """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
         outputs = self.layout.sizes[-1]
@@ -106,10 +121,12 @@ class CupyInference(SectionedInference):
         self._prepared.clear()
         self._theta = None
 
-    def _run(self, theta: Any, X: Any, Y: Any = None, loss: LoweredLoss | None = None) -> tuple[Any, Any]:
+    def _run(
+        self, theta: Any, X: Any, Y: Any = None, loss: LoweredLoss | None = None, out: Any = None
+    ) -> tuple[Any, Any]:
         device, m, (inputs, *_, k) = self.backend.device, X.shape[1], self.layout.sizes
         xp: Any = self.backend.xp
-        out = device.empty(m * k, self.dtype)
+        out = device.empty(m * k, self.dtype) if out is None else out
         L = None if loss is None else device.empty(m, self.dtype)
         by_sample = not (self._small and X.flags.c_contiguous and m > 1)
         x = flatten_by_sample(xp, X) if by_sample else X

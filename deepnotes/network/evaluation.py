@@ -49,6 +49,8 @@ def _outputs_and_losses(network: "NetworkLike", data: Data, loss: LossFunction) 
 def outputs(network: "NetworkLike", X: Array) -> Array:
     """Return the outputs for a result X of :func:`deepnotes.network.inputs.as_samples`; for Samples, a NumPy array."""
     infer, theta = network.inference, network.theta
+    if isinstance(X, np.ndarray) and (predict_host := getattr(infer, "predict_host", None)):
+        return cast(Array, predict_host(theta, X))
     if not isinstance(X, Samples):
         return infer.predict(theta, X)
     return _concatenate(network, (infer.predict(theta, columns(X, span)) for span in spans(X)))

@@ -301,7 +301,7 @@ class Network:
         ------
         ShapeError, DTypeError, ForeignArrayError
         """
-        A = outputs(self, as_samples(self, X))
+        A = outputs(self, as_samples(self, X, on_host=hasattr(self.inference, "predict_host")))
         return A if is_native(self, X) else self.backend.to_numpy(A)
 
     def evaluate(

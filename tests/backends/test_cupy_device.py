@@ -18,7 +18,7 @@ from plans import blobs
 
 import deepnotes as dn
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
-from deepnotes_cupy import cublas
+from deepnotes_cupy import cublas, inference
 from deepnotes_cupy.backend import CupyBackend
 from deepnotes_cupy.device import CaptureRefused, Device
 
@@ -95,6 +95,21 @@ def test_work_in_a_section_runs_after_earlier_and_before_later_work_of_the_outer
     stream = device._stream.ptr
     expected = [("record", 0), ("wait", stream), ("memcpy", 1, 16, stream), ("record", stream), ("wait", 0)]
     assert CUDA.log == expected
+
+
+def test_samples_of_predictions_are_sent_and_received_in_streams_of_their_own(
+    library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, _ = blobs(50)
+    device = open_device()
+    net = dn.Network(LAYERS, 4, backend=CupyBackend(device), seed=0)
+    expected = net.predict(X)
+    monkeypatch.setattr(inference, "HOST_PART_BYTES", 20 * 16)
+    CUDA.log.clear()
+    assert np.array_equal(net.predict(X), expected)
+    streams = {kind: [entry[-1] for entry in CUDA.log if entry[:2] == ("memcpy", kind)] for kind in (1, 2)}
+    assert streams == {1: [device._copy_stream.ptr] * 3, 2: [device._receive_stream.ptr] * 3}
+    assert len({device._stream.ptr, device._copy_stream.ptr, device._receive_stream.ptr}) == 3
 
 
 def test_the_workspace_is_set_once_after_the_stream(library: fake_cupy.Cublas) -> None:

@@ -203,3 +203,52 @@ def test_streamed_and_resident_evaluations_give_the_same_bits() -> None:
         assert isinstance(net.backend.from_samples(X), HostSamples) == (resident == 0)
         losses.append(net.evaluate(X, y, sample_weight=w)["loss"])
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("count", [8, 23, 24, 25])
+def test_numpy_arrays_are_sent_and_received_in_parts_while_the_device_computes(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = network(SMALL)
+    X = np.random.default_rng(0).normal(size=(9, count)).astype("float32")
+    expected = net.predict(X)
+    monkeypatch.setattr(inference_module, "HOST_PART_BYTES", 8 * 9 * 4)
+    device = net.backend.device
+    events: list[str] = []
+    for name in ("send", "receive", "await_event", "synchronize"):
+        monkeypatch.setattr(device, name, _recording(getattr(device, name), name, events))
+    device.log.clear()
+    A = net.predict(X)
+    assert type(A) is np.ndarray
+    assert np.array_equal(A, expected)
+    parts = -(-count // 8)
+    if parts == 1:
+        assert events == []
+        return
+    assert launches(net) == ["predict_resident"] * parts
+    first = ["send", "await_event", "receive"]
+    second = [*first, "synchronize"]  # for the outputs of the part before
+    others = ["synchronize", "send", "await_event", "await_event", "receive", "synchronize"]
+    assert events == [*first, *second, *others * (parts - 2), "synchronize"]
+    assert not device.count("upload")
+    sizes = [min(8, count - 8 * part) for part in range(parts)]
+    assert [entry[1] for entry in device.log if entry[0] == "receive"] == [size * 3 * 4 for size in sizes]
+
+
+def _recording(method: Any, name: str, events: list[str]) -> Any:
+    def call(*arguments: Any) -> Any:
+        events.append(name)
+        return method(*arguments)
+
+    return call
+
+
+def test_parts_of_numpy_arrays_are_smaller_if_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference_module, "HOST_PART_BYTES", 1 << 14)
+    net = network(SMALL)
+    X = np.random.default_rng(0).normal(size=(9, 2000)).astype("float32")
+    expected = net.predict(X)
+    net.backend.device.memory = net.backend.device.used + 20_000
+    net.backend.device.log.clear()
+    assert np.array_equal(net.predict(X), expected)
+    assert net.backend.device.count("send") > 5
