@@ -89,7 +89,7 @@ class Host:
 
     def launch(
         self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any,
-        reachable: Sequence[np.ndarray] = (),
+        shared: int = 0, reachable: Sequence[np.ndarray] = (),
     ) -> None:  # fmt: skip
         """Run a kernel.
 
@@ -99,6 +99,8 @@ class Host:
         grid, block : int or tuple of up to three int
         *arguments
             One for each parameter: an ndarray (the kernel gets its address), a number, or None for a null pointer.
+        shared : int, default 0
+            The size of the dynamic shared memory in bytes.
         reachable : sequence of ndarray
             More arrays that the kernel may access, since their addresses are in one of its arguments.
 
@@ -130,7 +132,8 @@ class Host:
                 sizes = (ctypes.c_size_t * len(regions))(*[a.nbytes for a in regions])
                 self._library.host_regions(len(regions), starts, sizes)
             failed = self._library.host_launch(
-                self._index[kernel], _three_sizes(grid), _three_sizes(block), pointers, ORDERS.index(self.order),
+                self._index[kernel], _three_sizes(grid), _three_sizes(block), ctypes.c_size_t(shared), pointers,
+                ORDERS.index(self.order),
                 ctypes.c_ulonglong(self.seed), int(self.flush), message,
             )  # fmt: skip
         self._copy_back(arrays, copies)

@@ -24,8 +24,8 @@ def norms(host: Host) -> None:
         for l2 in (0.0, 0.1):
             g, theta = (place(rng.normal(size=p), dtype, shift) for _ in range(2))
             before, (blocks, threads) = g.copy(), grid("gradient_norm", p, dtype=dtype, processors=PROCESSORS)
-            partial = np.full((blocks[0], 2), 7.0)
-            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l2, partial)
+            partial, L = np.full((blocks[0], 3), 7.0), place(rng.random(5 * p + 1), dtype)
+            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l2, L, len(L), partial)
             decays = exact(dtype, np.asarray(np.arange(p) < decaying, dtype))
             if l2:
                 assert_within(g, ops.l2_gradient(exact(dtype, before), exact(dtype, theta), decays, l2), f"L2 of {p}")
@@ -34,10 +34,12 @@ def norms(host: Host) -> None:
             squares = [float(x) ** 2 for x in g]
             assert abs(partial[:, 0].sum() - fsum(squares)) <= gamma(p + 1, 2.0**-53) * fsum(squares)
             assert partial[:, 1].max() == abs(g).max()
+            losses = fsum(map(float, L))
+            assert abs(partial[:, 2].sum() - losses) <= gamma(len(L) + 1, 2.0**-53) * losses
             for value in (np.nan, np.inf, -np.inf):
                 g[...] = before
                 g[p // 2] = value
-                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l2, partial)
+                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l2, L, len(L), partial)
                 assert not np.isfinite(partial[:, 0]).all()
                 assert np.array_equal(partial[:, 1].max(), abs(value), equal_nan=True)
 
@@ -63,13 +65,13 @@ def verdicts(host: Host) -> None:
             g, L = place(elements, dtype), place(rng.random(m), dtype)
             L[m // 2] = loss
             blocks, threads = grid("gradient_norm", len(g), dtype=dtype, processors=PROCESSORS)
-            partial = np.zeros((blocks[0], 2))
-            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, partial)
+            partial = np.zeros((blocks[0], 3))
+            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, L, m, partial)
             control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
             scalars[2, 0] = rate
             control[["loss_sum", "weight_sum", "step", "updates"]] = (3.0, 2.0, 2**33, 2)
             before, current = control.copy(), np.full(4, 9.0)
-            arguments = (partial, blocks[0], L, m, scalars, 4, current, clip_norm, safe)
+            arguments = (partial, blocks[0], m, scalars, 4, current, clip_norm, safe)
             launch(host, "check_update", 1, 1, control, *arguments)
             after = control[0]
             assert after["stopped"] == stopped, (loss, elements[:3], rate, clip_norm)
@@ -91,9 +93,7 @@ def verdicts(host: Host) -> None:
                 stopped_control = control.copy()  # it must not change, even if the next batch is finite
                 finite = (
                     np.zeros_like(partial),
-                    *arguments[1:2],
-                    np.ones_like(L),
-                    m,
+                    *arguments[1:3],
                     np.ones_like(scalars),
                     4,
                     current,

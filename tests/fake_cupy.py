@@ -60,6 +60,7 @@ class State:
         self.streams: list[Stream] = []
         self.capturing: Stream | None = None
         self.forked: set[int] = set()
+        self.clock = 0.0
         self.recorded_calls: list[Callable[[], None]] = []
         self.failing: str = ""
         self.memory = 1 << 40
@@ -101,12 +102,12 @@ class Event:
     """A CUDA event."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
-        assert disable_timing  # events with timing are slower
+        self.timed = not disable_timing
 
     def record(self, stream: Any) -> None:
         """Log that the event is recorded at the end of a stream."""
         CUDA.log.append(("record", stream.ptr))
-        self.stream, self.captured = stream.ptr, CUDA.is_captured(stream.ptr)
+        self.stream, self.captured, self.clock = stream.ptr, CUDA.is_captured(stream.ptr), CUDA.clock
 
     def synchronize(self) -> None:
         """Log that the host waits for the event."""
@@ -210,7 +211,10 @@ class RawModule:
         CUDA.forbid_in_capture("cuModuleGetFunction")
         parameters = self.host.kernels[name].parameters
 
-        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        def kernel(
+            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared_mem: int = 0
+        ) -> None:
+            assert shared_mem <= max(48 << 10, getattr(kernel, "max_dynamic_shared_size_bytes", 0))
             host_arguments = []
             for parameter, value in zip(parameters, arguments, strict=True):
                 if parameter.pointer:
@@ -219,8 +223,13 @@ class RawModule:
                 else:
                     assert type(value) is parameter.scalar(self.dtype).type, (name, parameter.name)
                     host_arguments.append(value)
-            CUDA.enqueue(("launch", name), CUDA.current, lambda: self.host.launch(name, grid, block, *host_arguments))
 
+            def launch() -> None:
+                self.host.launch(name, grid, block, *host_arguments, shared=shared_mem)
+
+            CUDA.enqueue(("launch", name), CUDA.current, launch)
+
+        kernel.shared_size_bytes = 0  # type: ignore[attr-defined]
         return kernel
 
 
@@ -255,12 +264,20 @@ def _wrap(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _elapsed(begin: Event, end: Event) -> float:
+    """Return the milliseconds between two events."""
+    assert begin.timed
+    assert end.timed
+    return end.clock - begin.clock
+
+
 def modules() -> dict[str, types.ModuleType]:
     """Return the modules to put into ``sys.modules``, by name."""
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: CUDA.devices,
         getDeviceProperties=lambda i: {
-            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132
+            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132,
+            "l2CacheSize": 50 << 20, "sharedMemPerBlockOptin": 227 << 10,
         },
         runtimeGetVersion=lambda: 12090,
         driverGetVersion=lambda: 13000,
@@ -274,7 +291,7 @@ def modules() -> dict[str, types.ModuleType]:
     cuda.__dict__.update(
         Device=Device, Stream=Stream, Event=Event, runtime=runtime,
         get_current_stream=lambda: CUDA.streams[-1] if CUDA.streams else Stream(null=True),
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=bytearray, get_elapsed_time=_elapsed,
     )  # fmt: skip
     cupy = types.ModuleType("cupy")
     cupy.__dict__.update(

@@ -20,7 +20,7 @@ from cuda_shim import Host
 
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import Call, CaptureRefused, Product
+from deepnotes_cupy.device import Call, CaptureRefused, Product, Releasable, Slot
 from deepnotes_cupy.sources import Kernel
 
 
@@ -77,6 +77,7 @@ class HostDevice:
 
     xp = np
     processors = 3
+    cache_bytes, shared_bytes = 50 << 20, 227 << 10
 
     def __init__(self, memory: int | None = None, flush: bool = False) -> None:
         self.keeps_subnormals = not flush
@@ -85,6 +86,7 @@ class HostDevice:
         self.capture_error, self.late = "", False
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
+        self._holders: weakref.WeakSet[Releasable] = weakref.WeakSet()
         self._addressed: list[weakref.ref[np.ndarray]] = []
         self._aside: list[Call] = []
         self._lock = threading.RLock()
@@ -108,6 +110,8 @@ class HostDevice:
         assert self._recording is None, "memory is allocated while a graph is captured"
         requested = int(size) * np.dtype(dtype).itemsize
         if self.memory is not None and requested > self.free_bytes():
+            for holder in list(self._holders):
+                holder.release()
             gc.collect()
             if requested > self.free_bytes():
                 raise DeviceMemoryError(requested, self.free_bytes())
@@ -115,6 +119,10 @@ class HostDevice:
         self.used += requested
         weakref.finalize(array, self._release, requested)
         return array
+
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before an error is raised."""
+        self._holders.add(holder)
 
     def _release(self, size: int) -> None:
         self.used -= size
@@ -147,7 +155,9 @@ class HostDevice:
         self._addressed = [*(ref for ref in self._addressed if ref() is not None), weakref.ref(x)]
         return int(x.ctypes.data)
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
         """Return a call that launches the kernel, compiled for the CPU."""
         kernels = host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
         name, fixed_arguments = kernel.name, tuple(arguments)
@@ -155,11 +165,12 @@ class HostDevice:
 
         def launch() -> None:
             reachable = [x for ref in self._addressed if reaches and (x := ref()) is not None]
-            kernels.launch(name, grid, block, *fixed_arguments, reachable=reachable)
+            current = [x.array if isinstance(x, Slot) else x for x in fixed_arguments]
+            kernels.launch(name, grid, block, *current, shared=shared, reachable=reachable)
 
         return self._call(("launch", name), launch)
 
-    def multiplier(self, product: Product) -> Call:
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
         """Return a call that computes a product in single or double precision."""
         (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
         kind = {"bfloat16": np.uint16, "float16": np.uint16, "float64": np.float64}.get(factors, np.float32)

@@ -13,7 +13,7 @@ from deepnotes_cupy.base import DeviceBackend
 from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.eager_kernels import kernels
-from deepnotes_cupy.inference import CupyInference, SectionedInference
+from deepnotes_cupy.inference import CupyInference, SectionedInference, weighted_sums
 from deepnotes_cupy.lowering import supported
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sectioned_program import SectionedProgram
@@ -113,6 +113,13 @@ class CupyBackend(DeviceBackend):
             return np.asarray(x)
         with self.device.section():
             return self.device.download(x)
+
+    def weighted_mean(self, x: Any, w: Any = None) -> float:
+        """Return the weighted mean, for which only some sums are moved to the host."""
+        with self.device.section():
+            arrays = [a if a is None or self.is_array(a) else self.from_numpy(np.asarray(a)) for a in (x, w)]
+            total, weight = weighted_sums(self.device, *arrays)
+        return total / weight
 
     def all_finite(self, x: Any) -> bool:
         """Return whether all elements are finite, in one pass over the memory if it has no gaps."""

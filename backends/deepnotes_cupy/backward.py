@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
 from deepnotes_cupy.lowering import DenseRow, DropoutRow, LoweredLoss, library_activation
+from deepnotes_cupy.sources import Launch
 from deepnotes_cupy.tape import Tape
 
 
@@ -37,8 +38,12 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
     m: int,
     D: Any,
     L: Any,
-) -> None:
+    scale: float | None = None,
+) -> Any:
     """Append the losses of the samples and their derivatives: dZ if the loss is fused (N11), otherwise dA.
+
+    If `scale` is given, and dZ is a factor of products that is rounded, return `scale` times dZ as that factor, else
+    None.
 
     Parameters
     ----------
@@ -54,13 +59,16 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
     k = row.n
     if loss.fused:
         assert isinstance(row, DenseRow)
-        tape.launch(loss.launch, (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, L, k, m)
-    else:
-        tape.launch(loss.launch, (k, m), A, Y, int(class_indices), w, D, L, k, m)
+        half, kind = (None, 0) if scale is None else tape.empty_factor(m * k)
+        factor = half, kind, scale or 1.0
+        tape.launch(loss.launch, (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, *factor, L, k, m)
+        return half
+    tape.launch(loss.launch, (k, m), A, Y, int(class_indices), w, D, L, k, m)
+    return None
 
 
 def backward(  # noqa: PLR0913 - the operands of the backward pass
-    tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: Any, masks: Masks, fused: bool, scale: float,
+    tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: Any, dZ: Any, masks: Masks, scale: float,
 ) -> None:  # fmt: skip
     """Append the backward pass, which writes the gradient of all parameters to `g`.
 
@@ -73,10 +81,10 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
         The weights as returned by :func:`deepnotes_cupy.forward.round_weights`.
     m : int
     D : array
-        The derivatives of the loss; it is overwritten.
+        The derivatives of the loss by the outputs, or by Z of the last layer; it is overwritten.
+    dZ : array or None
+        If `D` holds dZ of the last layer: it, or its rounded copy, as a factor of products.
     masks : Masks
-    fused : bool
-        Whether `D` holds dZ of the last layer, instead of dA.
     scale : float
         The factor by which dZ is multiplied before it is rounded to 16 bits; the products are divided by it.
     """
@@ -91,7 +99,11 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             if index > first:
                 dropout(tape, row, D, D, m, masks)
             continue
-        dZ = activation_backward(tape, cache, g, D, m, fused and index == len(caches) - 1, scale)
+        if dZ is None:
+            dZ = activation_backward(tape, cache, g, D, m, scale)
+        else:
+            with tape.aside():
+                bias_gradient(tape, row, g, D, m)
         A_prev = tape.factor(cache.A_prev)
         with tape.aside():
             tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
@@ -99,27 +111,42 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             dA = tape.empty(m * row.n_prev) if other is None else other
             tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, dA)
             D, other = dA, None if other is None else D
+        dZ = None
     tape.rejoin()
 
 
-def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool, scale: float) -> Any:
-    """Append ``dZ = dA * g'(Z)`` (N12), unless `D` already holds dZ, and ``db`` (N14); return dZ as a factor.
+def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale: float) -> Any:
+    """Append ``dZ = dA * g'(Z)`` (N12) and ``db`` (N14), and return dZ as a factor of products.
 
     D holds dA. It is overwritten, unless factors are rounded: then `scale` times dZ is written to another array.
     """
     row = cache.row
     assert isinstance(row, DenseRow)
-    launch = row.g.backward
-    if row.g.by_rows and not is_dZ:
-        tape.launch(launch, (row.n, m), D, cache.Z, cache.A, row.n, m)
-    if row.g.by_rows or is_dZ:
-        launch = library_activation("identity").backward  # for the bias gradient alone
+    if row.g.by_rows:
+        tape.launch(row.g.backward, (row.n, m), D, cache.Z, cache.A, row.n, m)
+        bias_gradient(tape, row, g, D, m)
+        return tape.factor(D[: m * row.n], reusable=False, scale=scale)
+    half, kind = tape.empty_factor(m * row.n)
+    partial, chunks = _sums(tape, row.g.backward, (D, cache.Z, cache.A, half, kind, scale), row, g, m)
+    with tape.aside():
+        _add_partial_sums(tape, row, g, partial, chunks)
+    return D[: m * row.n] if half is None else half
+
+
+def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:
+    """Append ``db`` (N14)."""
+    identity = library_activation("identity").backward
+    _add_partial_sums(tape, row, g, *_sums(tape, identity, (dZ, None, None, None, 0, 1.0), row, g, m))
+
+
+def _sums(tape: Tape, launch: Launch, operands: tuple[Any, ...], row: DenseRow, g: Any, m: int) -> tuple[Any, int]:
+    """Append a launch of a kernel like ``activation_backward``; return the sums of the chunks, and their number."""
     rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
     partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)
-    half, kind = tape.empty_factor(m * row.n)
-    factor = half, kind, scale
-    tape.launch(launch, (row.n, m), D, cache.Z, cache.A, *factor, partial, row.n, m, rows, 1 / m, chunks=chunks)
+    tape.launch(launch, (row.n, m), *operands, partial, row.n, m, rows, 1 / m, chunks=chunks)
+    return partial, chunks
+
+
+def _add_partial_sums(tape: Tape, row: DenseRow, g: Any, partial: Any, chunks: int) -> None:
     if chunks > 1:
-        with tape.aside():
-            tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)
-    return D[: m * row.n] if half is None else half
+        tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)

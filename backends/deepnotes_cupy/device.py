@@ -36,6 +36,20 @@ class CaptureRefused(RuntimeError):
     """The enqueued work cannot be captured as a graph; the message has the reason."""
 
 
+class Slot:
+    """An array argument of prepared calls that changes from call to call: each call uses the current `array`.
+
+    Parameters
+    ----------
+    size : int
+        The size of the arrays.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.array: Any = None
+
+
 class Product(NamedTuple):
     """``C = alpha op(A) op(B)`` in column-major order: op(A) is (m, k), op(B) is (k, n), C is (m, n).
 
@@ -64,6 +78,13 @@ class Product(NamedTuple):
     parts: int = 1
 
 
+class Releasable(Protocol):
+    """Something that holds memory that it can do without."""
+
+    def release(self) -> None:
+        """Release the memory."""
+
+
 class Graph(Protocol):
     """Captured calls that are enqueued together."""
 
@@ -79,6 +100,12 @@ class Device(Protocol):
 
     processors: int
     """The number of multiprocessors."""
+
+    cache_bytes: int
+    """The size of the L2 cache."""
+
+    shared_bytes: int
+    """The largest size of the shared memory of a block."""
 
     keeps_subnormals: bool
     """Whether float32 subnormals are kept instead of flushed to 0."""
@@ -100,14 +127,23 @@ class Device(Protocol):
     def address(self, x: Any) -> int:
         """Return the address of an array, for a structure in device memory."""
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a call that launches a kernel built for `dtype`; arguments are numbers, arrays, or None (null)."""
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
+        """Return a call that launches a kernel built for `dtype`.
+
+        Arguments are numbers, arrays, Slots, or None (null); `shared` is the size of the dynamic shared memory in
+        bytes.
+        """
 
     def prepare(self, kernel: Kernel, dtype: str) -> None:
         """Compile and load a kernel, unless it is loaded already."""
 
-    def multiplier(self, product: Product) -> Call:
-        """Return a call that computes the product, by cuBLAS or its equivalent."""
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
+        """Return a call that computes the product, by cuBLAS or its equivalent.
+
+        If `tuned`, the fastest of several algorithms is chosen now, which takes time and overwrites C.
+        """
 
     def copier(self, source: Any, target: Any) -> Call:
         """Return a call that copies an array to another one of the same size, both on the device."""
@@ -157,6 +193,9 @@ class Device(Protocol):
 
     def synchronize(self, event: Any) -> None:
         """Block the host until an event has occurred."""
+
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before :meth:`empty` raises an error, as long as `holder` exists."""
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated."""

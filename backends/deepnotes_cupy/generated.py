@@ -169,7 +169,11 @@ def activation(forward: Expression, backward: Expression, options: Collection[fl
         kernels = _parse(
             "dense.cuh",
             *_function("Activate", g, "real (&z)[V]", *g.elements([A]), f"z[v] = {g.name(A)};"),
-            *_kernel("bias_activation", "real* Z, const real* b, real* A, unsigned short* half, int kind, int n, long long m", g),
+            *_kernel(
+                "bias_activation",
+                "real* Z, const real* b, real* A, unsigned short* half, int kind, int n, long long m",
+                g,
+            ),
             f"add_bias_and_activate(Z, b, A, Factor{{half, kind, 1}}, n, m, {_construct('Activate', g)});",
             "}",
             *_function(
@@ -182,13 +186,14 @@ def activation(forward: Expression, backward: Expression, options: Collection[fl
             ),
             *_kernel(
                 "activation_backward",
-                "real* D, const real* Z, const real* A, unsigned short* half, int kind, real half_scale, real* partial, "
-                "int n, long long m, long long rows, real scale",
+                "real* D, const real* Z, const real* A, unsigned short* half, int kind, real half_scale, "
+                "real* partial, int n, long long m, long long rows, real scale",
                 slope,
             ),
             "__shared__ real scratch[BLOCK * VEC];",
             "differentiate_and_sum(",
-            f"D, Z, A, Factor{{half, kind, half_scale}}, partial, n, m, rows, scale, scratch, {_construct('Differentiate', slope)});",
+            "D, Z, A, Factor{half, kind, half_scale}, partial, n, m, rows, scale, scratch, "
+            f"{_construct('Differentiate', slope)});",
             "}",
         )  # fmt: skip
         names = "bias_activation", "activation_backward"
@@ -281,8 +286,11 @@ def _construct(name: str, source: Source, *members: str) -> str:
 
 
 def _kernel(name: str, parameters: str, source: Source) -> Iterator[str]:
-    """Yield the declaration of a kernel, its opening brace, and the computation of the numbers."""
-    yield f'extern "C" __global__ void __launch_bounds__(BLOCK) {name}({parameters}{source.parameters}) {{'
+    """Yield the declaration of a kernel, its opening brace, and the computation of the numbers.
+
+    Two blocks have to fit on a multiprocessor: without a number, NVRTC spills registers to fit more.
+    """
+    yield f'extern "C" __global__ void __launch_bounds__(BLOCK, 2) {name}({parameters}{source.parameters}) {{'
     yield from source.numbers
 
 

@@ -54,6 +54,8 @@ def grid(
     pack = 16 // np.dtype(dtype).itemsize
     if kernel in ONE_BLOCK:
         return (1, 1, 1), threads
+    if kernel == "dense_few":
+        return (_clamp(-(-32 * n // threads), max_blocks), 1, 1), threads
     if kernel in PER_SAMPLE:
         return (_clamp(-(-m * _next_power_of_two(n, 32) // threads), max_blocks), 1, 1), threads
     if kernel == "gather":
@@ -67,8 +69,8 @@ def grid(
         blocks_y = {"bias_activation": -(-m // height), "activation_backward": chunks}.get(kernel, 1)
         limit = 65535 if kernel == "activation_backward" else -(-max_blocks // blocks_x)
         return (_clamp(blocks_x, max_blocks), _clamp(blocks_y, limit), 1), threads
-    if kernel == "gradient_norm":
-        max_blocks //= 2  # so that ``check_update`` has fewer sums to read
+    if kernel in ("gradient_norm", "weighted_sums"):
+        max_blocks //= 2  # so that there are fewer sums to read
     per_thread = {"dropout": 4, "round16": 8}.get(kernel, pack)
     return (_clamp(-(-n * m // (per_thread * threads)), max_blocks), 1, 1), threads
 

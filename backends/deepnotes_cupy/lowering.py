@@ -24,7 +24,7 @@ from deepnotes.backends import (
     fuses,
 )
 from deepnotes_cupy import generated
-from deepnotes_cupy.sources import Launch, codes
+from deepnotes_cupy.sources import Launch, codes, kernels
 
 FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}
 """The library's activations whose derivative the kernels compute from A, so that A may overwrite Z.
@@ -85,6 +85,11 @@ def library_activation(name: str, option: float = 0.0) -> LoweredActivation:
     arguments = codes("Activation")[name], option
     forward, backward = Launch.of("bias_activation", *arguments), Launch.of("activation_backward", *arguments)
     return LoweredActivation(forward, backward, False, needs_Z, needs_A)
+
+
+def is_elementwise(g: LoweredActivation) -> bool:
+    """Return whether an activation is one of those that the function ``activate`` of the kernels computes."""
+    return g.forward.kernel == kernels()["bias_activation"]
 
 
 def lower_activation(g: ActivationFunction, dtype: str, outputs: int) -> LoweredActivation:

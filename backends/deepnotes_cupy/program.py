@@ -51,7 +51,8 @@ class CupyProgram(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         order, samples = np.ascontiguousarray(batches.order, dtype=np.int64), batches.data.X.shape[1]
-        if len(order) and not 0 <= order.min() <= order.max() < samples:  # the kernels do not check the indices
+        # The kernels do not check the indices. Negative ones are large numbers without their sign.
+        if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         batch_size = min(batches.batch_size, max(samples, len(order)))  # samples may occur more than once
         remaining = batches._replace(order=order, batch_size=batch_size)
@@ -199,6 +200,8 @@ class CupyProgram(EagerProgram):
     def _source(self, data: Data) -> Source:
         """Return the arrays that batches are gathered from: the data themselves, or copies at fixed addresses."""
         before, copies, source = self._source_cache
+        if data is before:  # the same call of fit
+            return source  # type: ignore[no-any-return]
         if not (before and all(a is b for a, b in zip(data, before, strict=True))):
             arrays = [None if a is None else self._flat(a) for a in data]
             source = Source(*(None if pair is None else pair[0] for pair in arrays))
@@ -209,6 +212,7 @@ class CupyProgram(EagerProgram):
             if copied:  # the original may have changed
                 rows: Any = x.T  # type: ignore[union-attr]
                 target.reshape(rows.shape)[...] = rows
+        self._source_cache = data, copies, source
         return source  # type: ignore[no-any-return]
 
     def _flat(self, x: Any) -> tuple[Any, bool]:

@@ -9,7 +9,7 @@ from deepnotes.backends import DeviceMemoryError, Plan
 from deepnotes_cupy import control
 from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
-from deepnotes_cupy.step import Arrays, Shared, Source, Step
+from deepnotes_cupy.step import Arrays, Shared, Step
 
 STEPS_PER_GRAPH = 16
 """The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
@@ -52,15 +52,11 @@ class Replay:
             self._run += count
             steps -= count
 
-    def _steps(self, steps: int) -> None:
-        for _ in range(steps):
-            self.step.run()
-
     def _graph(self, steps: int) -> Graph | None:
         """Return a graph of this many steps that was checked, or None if the steps have to run one by one."""
         if steps not in self._graphs:
             try:
-                graph = self._device.capture(lambda: self._steps(steps))
+                graph = self._device.capture(lambda: self.step.run(steps))
                 difference = self._difference(graph, steps)
             except (CaptureRefused, DeviceMemoryError) as error:
                 difference = f"it cannot be captured: {error}"
@@ -88,7 +84,8 @@ class Replay:
         results = [*state, self._shared.g]
         before, expected = self._copies(state), self._empty_like(results)
         try:
-            self._steps(steps)
+            for _ in range(steps):
+                self.step.run()
             self._copy(results, expected)
             self._copy(before, state)
             self.step.spoil()  # so that results of the steps cannot be taken for results of the graph

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu", "comparisons.cu")
+FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu", "comparisons.cu", "inference.cu")
 """The files in the order in which they are joined; headers are inserted where they are first included."""
 REAL = {"float32": "float", "float64": "double"}
 """The C type that ``real`` stands for, by dtype."""
@@ -177,6 +177,21 @@ def codes(enumeration: str) -> dict[str, int]:
     if match is None:
         raise KeyError(enumeration)
     return {name.strip().lower(): code for code, name in enumerate(match[1].split(","))}
+
+
+@cache
+def constant(name: str) -> int:
+    """Return the value of a ``constexpr int`` in the source.
+
+    Examples
+    --------
+    >>> constant("BLOCK")
+    256
+    """
+    match = re.search(rf"constexpr int {name} = (\d+);", program())
+    if match is None:
+        raise KeyError(name)
+    return int(match[1])
 
 
 @cache

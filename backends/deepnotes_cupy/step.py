@@ -10,7 +10,6 @@ from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, round_weights
 from deepnotes_cupy.lowering import DenseRow, lower_plan
-from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
 CONCURRENT = 1 << 22
@@ -30,6 +29,16 @@ class Source(NamedTuple):
     """The arrays that batches are gathered from, flat, by sample; Y may hold class indices, and w may be None."""
 
     X: Any
+    Y: Any
+    w: Any
+
+
+class Batch(NamedTuple):
+    """The memory of a batch: X or, if `half` is not None, X as a factor of products of a 16-bit format; Y and w."""
+
+    X: Any
+    half: Any
+    kind: int
     Y: Any
     w: Any
 
@@ -54,10 +63,12 @@ class Shared:
         The scalars of up to :data:`SCALAR_STEPS` updates.
     current : array of float64
         The scalars of the current update.
+    targets : int
+        The number of targets of a sample.
     g : array, shape (p,)
         The gradient.
     partial : array of float64
-        For each block of the kernel ``gradient_norm``, its sum of squares and its largest magnitude.
+        For each block of the kernel ``gradient_norm``, its sum of squares, largest magnitude and sum of losses.
     order : array of int64
         The indices of the samples in a chunk.
     source : array of int64
@@ -68,13 +79,14 @@ class Shared:
         p = plan.layout.size
         (blocks, *_), _ = geometry.grid("gradient_norm", p, dtype=plan.dtype, processors=device.processors)
         self.blocks = blocks
+        self.targets = 1 if plan.class_indices else plan.layout.sizes[-1]
         self.control = device.empty(control.SIZE, "uint8")
         self.lowered = lower_plan(plan)
         self.columns = 1 + len(self.lowered.update.scalars)
         self.scalars = device.empty(self.columns * SCALAR_STEPS, "float64")
         self.current = device.empty(self.columns, "float64")
         self.g = device.empty(p, plan.dtype)
-        self.partial = device.empty(2 * blocks, "float64")
+        self.partial = device.empty(3 * blocks, "float64")
         self.order = device.empty(0, "int64")
         self.source = device.empty(5, "int64")
         self._device = device
@@ -125,57 +137,87 @@ class Step:
         weighted: bool,
     ) -> None:  # fmt: skip
         self.m, self._device, self._plan, self._shared, self._arrays = m, device, plan, shared, arrays
-        dtype, layout, theta = plan.dtype, plan.layout, arrays.theta
-        inputs, k = layout.sizes[0], layout.sizes[-1]
-        targets_per_sample = 1 if plan.class_indices else k
-        rows, loss, optimizer_update = shared.lowered
-        widest = max(row.n for row in rows)
-        gradient, update = Tape(device, dtype, factors, m * widest <= CONCURRENT), Tape(device, dtype, factors)
-        self.gradient, self.update = gradient, update
-        Y = gradient.empty(m * targets_per_sample)
-        w = gradient.empty(m) if weighted else None
-        with gradient.aside():
-            rounded = round_weights(gradient, theta, layout.decaying)
-        half, kind = gradient.empty_factor(m * inputs) if isinstance(rows[0], DenseRow) else (None, 0)
-        X = gradient.empty(m * inputs if half is None else 0)
-        if half is not None:
-            gradient.keep_factor(X, half)
-        gradient.launch(
-            "gather", (inputs, m), shared.source, shared.control, X, half, kind, Y, w, inputs, targets_per_sample, m
+        self._scale, self._masks = scale, Masks(plan.seed, shared.control)
+        concurrent = m * max(row.n for row in shared.lowered.rows) <= CONCURRENT
+        self._batches = Tape(device, plan.dtype, factors)
+        self._gathers: list[tuple[Tape, Call]] = []
+        self._gradients: list[Tape] = []
+        for _ in range(2 if concurrent else 1):  # two batches, so that one can be gathered while the other is used
+            batch = self._batch(weighted)
+            self._gathers.append((self._gather(batch, 0), device.aside(self._gather(batch, 1).calls)))
+            # The tapes share all other memory.
+            buffers = self._gradients[0].buffers if self._gradients else None
+            self._gradients.append(self._gradient(Tape(device, plan.dtype, factors, concurrent, True, buffers), batch))
+        self.update = Tape(device, plan.dtype, factors)
+        p, decaying = plan.layout.size, plan.layout.decaying
+        operands = arrays.theta, shared.g, *arrays.slots, p, decaying, shared.control, shared.current
+        self.update.launch(shared.lowered.update.launch, (p,), *operands)
+
+    def _batch(self, weighted: bool) -> Batch:
+        """Return memory for a batch; X is gathered as a factor of products unless the first layer is dropout."""
+        tape, inputs = self._batches, self._plan.layout.sizes[0]
+        multiplied = isinstance(self._shared.lowered.rows[0], DenseRow)
+        half, kind = tape.empty_factor(self.m * inputs) if multiplied else (None, 0)
+        X, Y = tape.empty(self.m * inputs if half is None else 0), tape.empty(self.m * self._shared.targets)
+        return Batch(X, half, kind, Y, tape.empty(self.m) if weighted else None)
+
+    def _gather(self, batch: Batch, ahead: int) -> Tape:
+        """Return a tape that gathers the current batch or, if `ahead` is 1, the next one."""
+        tape, shared, inputs = (
+            Tape(self._device, self._plan.dtype, self._batches.factors),
+            self._shared,
+            self._plan.inputs,
         )
-        gradient.rejoin()
-        targets = Targets(Y, plan.class_indices, w)
-        masks = Masks(plan.seed, shared.control)
-        caches = forward(gradient, rows, theta, rounded, X, m, masks, loss.fused)
-        D, L = gradient.empty(m * widest), gradient.empty(m)
+        operands = shared.source, shared.control, ahead, *batch, inputs, shared.targets, self.m
+        tape.launch("gather", (inputs, self.m), *operands)
+        return tape
+
+    def _gradient(self, tape: Tape, batch: Batch) -> Tape:
+        """Add the gradient of a batch, and the check of whether its update may be made, to a tape, and return it."""
+        plan, shared, m, theta = self._plan, self._shared, self.m, self._arrays.theta
+        rows, loss, _ = shared.lowered
+        if batch.half is not None:
+            tape.keep_factor(batch.X, batch.half)
+        rounded = round_weights(tape, theta, plan.layout.decaying)
+        caches = forward(tape, rows, theta, rounded, batch.X, m, self._masks, loss.fused)
+        D, L = tape.empty(m * max(row.n for row in rows)), tape.empty(m)
         row, _, Z, A = caches[-1]
-        append_loss(gradient, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L)
-        backward(gradient, caches, shared.g, rounded, m, D, masks, loss.fused, scale)
-        p, decaying = layout.size, layout.decaying
-        gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
-        self.safe_step, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
-        gradient.launch(
-            "check_update", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars,
-            shared.columns, shared.current, self.clip, self.safe_step,
+        targets = Targets(batch.Y, plan.class_indices, batch.w)
+        dZ = append_loss(tape, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L, self._scale)
+        if loss.fused and dZ is None:
+            dZ = D[: m * row.n]
+        backward(tape, caches, shared.g, rounded, m, D, dZ, self._masks, self._scale)
+        p, decaying = plan.layout.size, plan.layout.decaying
+        tape.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, L, m, shared.partial)
+        tape.launch(
+            "check_update", (1,), shared.control, shared.partial, shared.blocks, m, shared.scalars, shared.columns,
+            shared.current, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),
         )  # fmt: skip
-        operands = theta, shared.g, *arrays.slots, p, decaying, shared.control, shared.current
-        update.launch(optimizer_update.launch, (p,), *operands)
+        return tape
 
     @property
     def names(self) -> list[str]:
         """The names of a step's calls, in order; each is a node of its graph."""
-        return [*self.gradient.names, *self.update.names]
+        return ["gather", *self._gradients[0].names, *self.update.names]
 
     def spoil(self) -> None:
         """Overwrite all intermediate results of a step, so that none of them can be used by accident."""
-        for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial, self._shared.current):
+        shared = self._shared
+        for buffer in (*self._batches.buffers, *self._gradients[0].buffers, shared.g, shared.partial, shared.current):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
 
     def compute(self) -> None:
         """Enqueue the gradient of the next batch, and the check of whether its update may be made."""
-        self.gradient.run()
+        self._gathers[0][0].run()
+        self._gradients[0].run()
 
-    def run(self) -> None:
-        """Enqueue the whole step: the gradient and the update."""
-        self.compute()
-        self.update.run()
+    def run(self, steps: int = 1) -> None:
+        """Enqueue whole steps: each batch but the first is gathered while the one before trains."""
+        count = len(self._gathers)
+        for number in range(steps):
+            if count == 1 or not number:
+                self._gathers[number % count][0].run()
+            if count > 1 and number + 1 < steps:
+                self._gathers[(number + 1) % count][1]()
+            self._gradients[number % count].run()
+            self.update.run()

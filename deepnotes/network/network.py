@@ -119,6 +119,7 @@ class Network:
         if overflow.any():
             raise ArgumentError(f"initial parameters up to {abs(theta).max():.3g} are too large for {self.dtype}")
         self._training: tuple[Plan, Program, State] | None = None
+        self._per_chunk: dict[int, int] = {}  # by batch size: the number of updates that a chunk had at last
 
     @property
     def parameters(self) -> Parameters:
@@ -241,7 +242,12 @@ class Network:
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
         with callback_lifecycle(training), np.errstate(all="ignore"):
             program, training.state = self._start(plan)
-            return run_fit(training, program, epoch_evaluator(self, data, held_out, loss_function, metric_functions))
+            training.per_chunk = self._per_chunk.get(batch_size, 1)
+            evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
+            try:
+                return run_fit(training, program, evaluate)
+            finally:
+                self._per_chunk[batch_size] = training.per_chunk
 
     @exclusive
     def partial_fit(  # noqa: PLR0913 - a subset of the options of fit
@@ -397,7 +403,7 @@ class Network:
         return content
 
     def __setstate__(self, content: dict[str, Any]) -> None:
-        self.__dict__ = content | {"_training": None}
+        self.__dict__ = content | {"_training": None, "_per_chunk": {}}
         self.theta = self.from_host(content["theta"])
         if content["_training"] is not None:
             plan, slots, step = content["_training"]
@@ -465,6 +471,7 @@ class Network:
         else:
             program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
             state = NetworkState(self, tuple(self._zeros() for _ in plan.optimizer.slots))
+            self._per_chunk.clear()
         self._training = (plan, program, state)
         return program, state
 

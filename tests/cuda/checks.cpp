@@ -105,11 +105,12 @@ void check(const void* address, size_t size, bool writes) {
 
 extern "C" {
 
-void host_check_launch() {
+void host_check_launch(const char* dynamic, size_t dynamic_size) {
     launch_stamp = ++stamp;
     block_number = 0;
     const size_t size = __stop_shared_memory - __start_shared_memory;
     regions.push_back(Region{__start_shared_memory, size, true, std::vector<Cell>(size / UNIT + 1)});
+    regions.push_back(Region{dynamic, dynamic_size, true, std::vector<Cell>(dynamic_size / UNIT + 1)});
 }
 
 void host_check_block() {

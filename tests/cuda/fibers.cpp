@@ -101,6 +101,8 @@ void** arguments;
 char* message;
 bool faulty;
 uint64_t random_state;
+unsigned char* dynamic_shared;
+size_t dynamic_size;
 
 uint64_t draw() {  // xorshift64*
     random_state ^= random_state >> 12;
@@ -189,6 +191,7 @@ void run_block(int order) {
     }
     const size_t shared = __stop_shared_memory - __start_shared_memory;
     if (shared) memset(__start_shared_memory, 0xff, shared);  // NaN, since nothing has been written yet
+    if (dynamic_size) memset(dynamic_shared, 0xff, dynamic_size);
     host_check_block();
     for (;;) {
         if (order == 2)
@@ -245,6 +248,8 @@ void host_fault_at(const char* what, const void* address, long long offset, long
     abort();
 }
 
+unsigned char* host_dynamic_shared() { return dynamic_shared; }
+
 void host_barrier(int line) {
     fibers[running].state = AT_BARRIER;
     fibers[running].line = line;
@@ -274,11 +279,11 @@ void host_warp_barrier(unsigned mask, int line) {
     if (meet(mask, line)) host_check_warp_barrier();
 }
 
-// Run a kernel. `order` of blocks and threads: 0 forward, 1 backward, 2 random. Return 0, or 1 after writing an error
+// Run a kernel with `shared` bytes of dynamic shared memory. `order` of blocks and threads: 0 forward, 1 backward, 2 random. Return 0, or 1 after writing an error
 // message of up to 512 bytes to `text`.
 __attribute__((visibility("default"))) int host_launch(
-    int index, const unsigned* grid, const unsigned* block, void** packed, int order, unsigned long long seed,
-    int flush, char* text
+    int index, const unsigned* grid, const unsigned* block, size_t shared, void** packed, int order,
+    unsigned long long seed, int flush, char* text
 ) {
     kernel = &host_kernels[index];
     arguments = packed;
@@ -287,7 +292,9 @@ __attribute__((visibility("default"))) int host_launch(
     random_state = seed * 2 + 1;
     host_registers.grid_dim = dim3{grid[0], grid[1], grid[2]};
     host_registers.block_dim = dim3{block[0], block[1], block[2]};
-    host_check_launch();
+    dynamic_size = shared;
+    dynamic_shared = static_cast<unsigned char*>(aligned_alloc(16, (shared + 15) / 16 * 16));
+    host_check_launch(reinterpret_cast<const char*>(dynamic_shared), shared);
 #if defined(__x86_64__)
     const unsigned before = __builtin_ia32_stmxcsr();
     if (flush) __builtin_ia32_ldmxcsr(before | 0x8040);  // subnormal numbers are 0, as with -ftz=true
@@ -304,6 +311,7 @@ __attribute__((visibility("default"))) int host_launch(
 #if defined(__x86_64__)
     __builtin_ia32_ldmxcsr(before);
 #endif
+    free(dynamic_shared);
     return faulty;
 }
 

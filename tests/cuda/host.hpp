@@ -14,6 +14,7 @@
 #define __align__(n) alignas(n)
 // One block runs at a time, so shared memory can be static; its own section makes it possible to find and poison it.
 #define __shared__ static __attribute__((section("shared_memory"), aligned(16)))
+#define DYNAMIC_SHARED(name) real* const name = reinterpret_cast<real*>(host_dynamic_shared())
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -30,6 +31,7 @@ void host_barrier(int line);
 unsigned long long host_exchange(unsigned mask, unsigned long long value, int from, int line);
 unsigned host_ballot(unsigned mask, int predicate, int line);
 void host_warp_barrier(unsigned mask, int line);
+unsigned char* host_dynamic_shared();
 void host_fault(const char* what) __attribute__((noreturn));
 }
 

@@ -25,9 +25,9 @@ extern char __start_shared_memory[] __attribute__((weak)), __stop_shared_memory[
 void host_fault(const char* what) __attribute__((noreturn));
 void host_fault_at(const char* what, const void* address, long long offset, long long size) __attribute__((noreturn));
 
-// Calls that report to the checks: a launch, a block, a barrier of the block or of the running thread's warp, and the
+// Calls that report to the checks: a launch, with its dynamic shared memory, a block, a barrier of the block or of the running thread's warp, and the
 // current stack.
-void host_check_launch();
+void host_check_launch(const char* dynamic, size_t dynamic_size);
 void host_check_block();
 void host_check_barrier();
 void host_check_warp_barrier();

@@ -3,7 +3,7 @@
 #include "runtime.hpp"
 
 extern "C" {
-void host_check_launch() {}
+void host_check_launch(const char*, size_t) {}
 void host_check_block() {}
 void host_check_barrier() {}
 void host_check_warp_barrier() {}

@@ -134,7 +134,7 @@ def test_networks_with_added_entries_predict_and_evaluate(name: str) -> None:
     [dn.RMSProp(epsilon_inside=True), dn.AdamW(decay_biases=True), SignSGD()],
     ids=lambda o: type(o).__name__,
 )
-def test_lowering_an_optimizer_without_a_kernel_on_numba_is_an_error(optimizer: Any) -> None:
+def test_lowering_an_optimizer_without_a_kernel_is_an_error(optimizer: Any) -> None:
     """The lowering must not select the kernel of another optimizer, even for a plan that was not checked."""
     from deepnotes_numba.lowering import lower_optimizer
     from deepnotes_numba.own_parts import NO_KERNEL

@@ -44,13 +44,13 @@ __device__ inline void copy_samples(
         copy_rows<1>(from, order, to, factor, n, m);
 }
 
-// Gather batch number control->updates of a chunk: m samples of X (n numbers each), of Y (k numbers each) and of w (one
+// Gather batch number control->updates + ahead of a chunk, if there is one: m samples of X (n numbers each), of Y (k numbers each) and of w (one
 // number each). If `half` is not null, X is written there as a factor of products, instead of to out_X.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather(
-    const Source* source, const Control* control, real* out_X, unsigned short* half, int kind, real* out_Y, real* out_w,
+    const Source* source, const Control* control, int ahead, real* out_X, unsigned short* half, int kind, real* out_Y, real* out_w,
     int n, int k, long long m
 ) {
-    const long long* indices = source->order + control->updates * source->batch_size;
+    const long long* indices = source->order + (control->updates + ahead) * source->batch_size;
     copy_samples(source->X, indices, out_X, Factor{half, kind, 1}, n, m);
     if (source->Y) copy_samples(source->Y, indices, out_Y, Factor{}, k, m);
     if (source->w) copy_samples(source->w, indices, out_w, Factor{}, 1, m);
@@ -106,4 +106,42 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
 extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(real* partial, real* out, int n, long long chunks) {
     __shared__ real scratch[BLOCK];
     backward_rows<1>(partial, nullptr, nullptr, Factor{}, out, n, chunks, chunks, 1, scratch, Slope{IDENTITY, 0});
+}
+
+constexpr int SUMS = 8;  // that `Parts` adds up at a time, so that as many loads are on their way
+
+struct Parts {
+    const real* parts;
+    real* out;
+    long long count, number;
+
+    template <int V>
+    __device__ void operator()(Count<V>, long long i) const {
+        real sums[SUMS][V] = {};
+        for (long long part = 0; part < number; part += SUMS) {
+            real v[SUMS][V] = {};
+#pragma unroll
+            for (int s = 0; s < SUMS; s++)
+                if (part + s < number) load(parts + (part + s) * count + i, v[s]);
+#pragma unroll
+            for (int s = 0; s < SUMS; s++)
+#pragma unroll
+                for (int k = 0; k < V; k++) sums[s][k] += v[s][k];
+        }
+#pragma unroll
+        for (int half = SUMS / 2; half > 0; half /= 2)
+#pragma unroll
+            for (int s = 0; s < half; s++)
+#pragma unroll
+                for (int k = 0; k < V; k++) sums[s][k] += sums[s + half][k];
+        store(out + i, sums[0]);
+    }
+};
+
+// out[i] = the sum of parts[p * count + i] over the parts p of a product over samples (N13).
+extern "C" __global__ void __launch_bounds__(BLOCK) add_parts(
+    const real* parts, real* out, long long count, long long number
+) {
+    const Parts sum{parts, out, count, number};
+    flat(count, count % VEC == 0 && aligned(parts) && aligned(out), sum);
 }

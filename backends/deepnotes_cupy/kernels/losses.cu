@@ -41,12 +41,14 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(
 }
 
 // Categorical cross-entropy from the logits, finite for all finite z: Z += b in place, A = softmax(Z) unless A is null,
-// D = A - Y (N11) and L, both multiplied by the sample's weight. w may be null.
+// D = A - Y (N11) and L, both multiplied by the sample's weight. w may be null. If `half` is not null, D is also written
+// there as a factor of products, times half_scale; so do the other losses from logits.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
-    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
-    int n, long long m
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
+    unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
     const Group group(n);
+    const Factor factor{half, kind, half_scale};
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const Row row(Z + j * n, b, j < m ? n : 0, group);
@@ -60,7 +62,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
             // The difference may overflow to minus infinity, even if z is finite, and 0 times that would be NaN.
             if (y != 0) loss += y * (log_total - (z - row.largest));
             if (A) A[j * n + i] = a;
-            D[j * n + i] = (a - y) * scale;
+            const real d[1] = {(a - y) * scale};
+            D[j * n + i] = d[0];
+            if (half) factor.store(j * n + i, d);
         });
         loss = group.sum(loss) + (row.largest - row.largest);  // NaN if the largest logit is not finite
         if (j < m && group.lane == 0) L[j] = loss * scale;
@@ -70,10 +74,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
 // Binary cross-entropy from the logits, the mean over the n outputs (N10): Z += b in place, A = sigmoid(Z) (N6) unless
 // A is null, D = (A - Y) / n (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
-    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
-    int n, long long m
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
+    unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
     const Group group(n);
+    const Factor factor{half, kind, half_scale};
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const int count = j < m ? n : 0;
@@ -84,7 +89,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
             const real z = Z[at] + (b ? b[i] : real(0)), a = sigmoid(z), y = target(Y, class_indices, j, n, i);
             if (b) Z[at] = z;
             if (A) A[at] = a;
-            D[at] = (a - y) / n * scale;
+            const real d[1] = {(a - y) / n * scale};
+            D[at] = d[0];
+            if (half) factor.store(at, d);
             loss += z * (real(z > 0) - y) + log1p(exp(-fabs(z)));
         }
         loss = group.sum(loss);
@@ -97,10 +104,11 @@ __device__ inline real log_of_count(real y) { return y > 0 ? log(y) : real(0); }
 // The half Poisson deviance from the logits, the mean over the n outputs: Z += b in place, A = e^Z unless A is null,
 // D = (A - Y) / n (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
-    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
-    int n, long long m
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
+    unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
     const Group group(n);
+    const Factor factor{half, kind, half_scale};
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
         const int count = j < m ? n : 0;
@@ -111,7 +119,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
             const real z = Z[at] + (b ? b[i] : real(0)), a = exp(z), y = target(Y, class_indices, j, n, i);
             if (b) Z[at] = z;
             if (A) A[at] = a;
-            D[at] = (a - y) / n * scale;
+            const real d[1] = {(a - y) / n * scale};
+            D[at] = d[0];
+            if (half) factor.store(at, d);
             loss += y * (log_of_count(y) - z) - y + a;
         }
         loss = group.sum(loss);

@@ -1,6 +1,6 @@
 // Targets and sample weights, for all losses.
 
-#include "common.cuh"
+#include "rounding.cuh"
 
 // The target of output i for sample j: an element of Y or, if Y holds class indices, whether i is the sample's class.
 __device__ inline real target(const real* __restrict__ Y, int class_indices, long long j, int k, int i) {

@@ -33,36 +33,40 @@ struct SumOfSquares {
     }
 };
 
-// g += l2 θ for the first `decaying` elements (l2_gradient). For each block, partial[2 * block] is the sum of the
-// squares of g in double precision, and partial[2 * block + 1] the largest magnitude in g.
+// g += l2 θ for the first `decaying` elements (l2_gradient). For each block, three numbers of `partial`, in double
+// precision: the sum of the squares of its elements of g, their largest magnitude, and the sum of its losses of L.
 extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
-    real* g, const real* theta, long long p, long long decaying, real l2, double* partial
+    real* g, const real* theta, long long p, long long decaying, real l2, const real* L, long long m, double* partial
 ) {
     __shared__ double scratch[3 * BLOCK / 32];
     SumOfSquares squares{g, theta, decaying, l2};
     flat(p, aligned(g) && aligned(theta), squares);
+    const long long step = gridDim.x * static_cast<long long>(blockDim.x);
+    for (long long j = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; j < m; j += step)
+        squares.totals.second += L[j];
     squares.totals.combine_block(scratch);
-    if (threadIdx.x == 0)
-        partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1] = squares.totals.largest;
+    if (threadIdx.x != 0) return;
+    double* mine = partial + 3 * blockIdx.x;
+    mine[0] = squares.totals.first, mine[1] = squares.totals.largest, mine[2] = squares.totals.second;
 }
 
 // Compute the cost of a batch, the norm of its gradient and the clipping factor, and decide whether the update may be
 // made here. If so, add the batch to the sums, and copy the scalars of the update to `current`. `scalars` has shape
 // (updates, columns); the first column is the learning rate. clip_norm is 0 without clipping. No update overflows if
 // the learning rate times max(norm, 1) is below `safe_step`, and the norm after clipping is below
-// 1e-4 * sqrt(safe_step). One block of WIDE threads.
-extern "C" __global__ void __launch_bounds__(WIDE) check_update(
-    Control* control, const double* partial, int blocks, const real* L, long long m, const double* scalars, int columns,
+// 1e-4 * sqrt(safe_step). One block of WIDE threads; without the bound of one block, NVRTC uses a stack for sm_80.
+extern "C" __global__ void __launch_bounds__(WIDE, 1) check_update(
+    Control* control, const double* partial, int blocks, long long m, const double* scalars, int columns,
     double* current, double clip_norm, double safe_step
 ) {
     __shared__ double scratch[3 * WIDE / 32];
     if (control->stopped) return;
     Totals totals;
     for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
-        totals.first += partial[2 * i];
-        totals.largest = larger(partial[2 * i + 1], totals.largest);
+        totals.first += partial[3 * i];
+        totals.largest = larger(partial[3 * i + 1], totals.largest);
+        totals.second += partial[3 * i + 2];
     }
-    for (long long j = threadIdx.x; j < m; j += blockDim.x) totals.second += L[j];
     totals.combine_block(scratch);
     if (threadIdx.x != 0) return;
 

@@ -1,21 +1,20 @@
 """The order of the samples in each epoch, drawn while the epoch before it trains on a device."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
 WORTH_A_THREAD = 1 << 12
-"""The smallest number of samples whose order is drawn in a thread: a shorter one is drawn in less time than that takes."""
+"""The smallest number of samples whose order is drawn in a thread: for fewer, that would take longer."""
 
 
 class Orders:
     """Draws the orders of the samples.
 
-    A thread draws the next order with a copy of the generator, whose state is adopted when that order is used. So the
-    generator always has the state that belongs to the orders used so far, and the orders are the same as without a
-    thread.
+    A thread draws the next order with a second generator, whose state the first adopts when that order is used. So the
+    first generator always has the state that belongs to the orders used so far, and the orders are the same as without
+    a thread.
 
     Parameters
     ----------
@@ -30,6 +29,8 @@ class Orders:
     def __init__(self, rng: "np.random.Generator | None", samples: int, ahead: bool) -> None:
         self._rng, self._samples = rng, samples
         self._executor = ThreadPoolExecutor(1, "deepnotes-order") if ahead and samples >= WORTH_A_THREAD else None
+        if rng is not None and self._executor is not None:
+            self._second = np.random.Generator(type(rng.bit_generator)())
         self._next: tuple[Any, Future[tuple[np.ndarray, Any]]] | None = None
 
     def draw(self, another: bool) -> np.ndarray:
@@ -44,8 +45,8 @@ class Orders:
             order = rng.permutation(self._samples)
         self._next = None
         if another and self._executor is not None:
-            copy = deepcopy(rng)
-            self._next = rng.bit_generator.state, self._executor.submit(_draw, copy, self._samples)
+            state = self._second.bit_generator.state = rng.bit_generator.state
+            self._next = state, self._executor.submit(_draw, self._second, self._samples)
         return order
 
 
