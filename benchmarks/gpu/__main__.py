@@ -144,6 +144,7 @@ class Run:
         for name, worker in list(self.workers.items()):
             try:
                 worker.wait(deadline.left)
+                self.say(f"{name} is ready")
             except WorkerError as error:
                 if name == OURS:
                     raise
@@ -166,7 +167,7 @@ class Run:
             result = {"error": f"{type(error).__name__}: {error}"}
         self.results[part.name] = result
         self.write({other.name: "the benchmark was interrupted" for other in later})
-        for line in record.tables({part.name: result}).splitlines():
+        for line in filter(None, record.tables({part.name: result}).splitlines()):
             self.say(f"    {line}")
 
     def write(self, interrupted: Mapping[str, str] | None = None) -> None:

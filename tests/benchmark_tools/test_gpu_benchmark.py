@@ -14,6 +14,7 @@ import pytest
 from host_device import HostDevice, backend
 
 import deepnotes as dn
+from benchmarks import redraw, report
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import cases, checkout, device, measure, record, rivals
 from benchmarks.gpu.cases import MATMUL, Case
@@ -293,6 +294,14 @@ network   batch  precision  deepnotes      jax  rest of a fit, ms  to jax
 steps, a: no pytorch: slow
 streaming: no memory"""
     )
+
+
+def test_the_documents_quote_the_results() -> None:
+    documents = "".join(path.read_text(encoding="utf-8") for path in redraw.documents())
+    for name in report.GPU_TABLES:
+        content = redraw.results(name)
+        assert content is not None
+        assert f"<!-- {name} -->\n{report.markdown(name, content)}\n<!-- /{name} -->" in documents
 
 
 def test_without_a_gpu_the_error_is_one_line_and_no_file_is_written(
