@@ -144,12 +144,13 @@ class Run:
         for name, worker in list(self.workers.items()):
             try:
                 worker.wait(deadline.left)
+                self.say(f"{name} is ready")
             except WorkerError as error:
                 if name == OURS:
                     raise
                 self.leave_out(name, str(error))
                 del self.workers[name]
-        self._environment["device"] = self.workers[OURS].call("describe", seconds=deadline.left)
+        self._environment["device"] = self.workers[OURS].call("describe", seconds=START_SECONDS)
 
     def stop(self) -> None:
         """End all processes."""
@@ -162,11 +163,11 @@ class Run:
         workers = {name: w for name, w in self.workers.items() if name == OURS or name in part.libraries}
         try:
             result = part.run(workers, Deadline(seconds))
-        except WorkerError as error:
-            result = {"error": str(error)}
+        except Exception as error:  # the other parts still run
+            result = {"error": f"{type(error).__name__}: {error}"}
         self.results[part.name] = result
         self.write({other.name: "the benchmark was interrupted" for other in later})
-        for line in record.tables({part.name: result}).splitlines():
+        for line in filter(None, record.tables({part.name: result}).splitlines()):
             self.say(f"    {line}")
 
     def write(self, interrupted: Mapping[str, str] | None = None) -> None:
