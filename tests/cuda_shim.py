@@ -87,7 +87,9 @@ class Host:
         self._index = {name: i for i, name in enumerate(self.kernels)}
         self._types = {name: [_ctype(p, dtype) for p in k.parameters] for name, k in self.kernels.items()}
 
-    def launch(self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any) -> None:
+    def launch(
+        self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any, shared: int = 0
+    ) -> None:
         """Run a kernel.
 
         Parameters
@@ -96,6 +98,8 @@ class Host:
         grid, block : int or tuple of up to three int
         *arguments
             One for each parameter: an ndarray (the kernel gets its address), a number, or None for a null pointer.
+        shared : int
+            The bytes of dynamic shared memory of a block.
 
         Raises
         ------
@@ -125,7 +129,7 @@ class Host:
                 self._library.host_regions(len(arrays), starts, sizes)
             failed = self._library.host_launch(
                 self._index[kernel], _three_sizes(grid), _three_sizes(block), pointers, ORDERS.index(self.order),
-                ctypes.c_ulonglong(self.seed), int(self.flush), message,
+                ctypes.c_ulonglong(self.seed), int(self.flush), ctypes.c_uint(shared), declaration.cluster, message,
             )  # fmt: skip
         self._copy_back(arrays, copies)
         if failed:
