@@ -196,7 +196,9 @@ class RawModule:
         CUDA.forbid_in_capture("cuModuleGetFunction")
         parameters = self.host.kernels[name].parameters
 
-        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        def kernel(
+            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], *, shared_mem: int = 0
+        ) -> None:
             host_arguments = []
             for parameter, value in zip(parameters, arguments, strict=True):
                 if parameter.pointer:
@@ -205,8 +207,13 @@ class RawModule:
                 else:
                     assert type(value) is parameter.scalar(self.dtype).type, (name, parameter.name)
                     host_arguments.append(value)
-            CUDA.enqueue(("launch", name), CUDA.current, lambda: self.host.launch(name, grid, block, *host_arguments))
+            CUDA.enqueue(
+                ("launch", name),
+                CUDA.current,
+                lambda: self.host.launch(name, grid, block, *host_arguments, shared=shared_mem),
+            )
 
+        kernel.max_dynamic_shared_size_bytes = 48 * 1024  # type: ignore[attr-defined]
         return kernel
 
 
@@ -246,9 +253,11 @@ def modules() -> dict[str, types.ModuleType]:
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: CUDA.devices,
         getDeviceProperties=lambda i: {
-            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132
+            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132, "major": 9
         },
         runtimeGetVersion=lambda: 12090,
+        cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
+        deviceGetAttribute=lambda attribute, i: 0,  # so that training is by graphs
         driverGetVersion=lambda: 13000,
         memGetInfo=lambda: (CUDA.memory, 80 << 30),
         memcpyAsync=_memcpy,

@@ -75,6 +75,8 @@ class HostDevice:
 
     xp = np
     processors = 3
+    shared_bytes = 227 * 1024
+    clusters = True
 
     def __init__(self, memory: int | None = None, flush: bool = False) -> None:
         self.keeps_subnormals = not flush
@@ -138,11 +140,13 @@ class HostDevice:
 
         return call
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
         """Return a call that launches the kernel, compiled for the CPU."""
         kernels = host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
         name, fixed_arguments = kernel.name, tuple(arguments)
-        return self._call(("launch", name), lambda: kernels.launch(name, grid, block, *fixed_arguments))
+        return self._call(("launch", name), lambda: kernels.launch(name, grid, block, *fixed_arguments, shared=shared))
 
     def multiplier(self, product: Product) -> Call:
         """Return a call that computes a product in single or double precision."""
@@ -217,7 +221,7 @@ class HostDevice:
 
 
 def backend(precision: str = "highest", memory: int | None = None, flush: bool = False, **options: Any) -> Any:
-    """Return the backend on a new HostDevice."""
-    result = CupyBackend(HostDevice(memory, flush), precision, **options)
+    """Return the backend on a new HostDevice, which trains by graphs unless `driver` is given."""
+    result = CupyBackend(HostDevice(memory, flush), precision, **{"driver": "graph"} | options)
     result.options = {}
     return result

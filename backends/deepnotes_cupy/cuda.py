@@ -49,6 +49,8 @@ class CudaDevice:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._copy_stream = cupy.cuda.Stream(non_blocking=True)
             self.processors = int(runtime.getDeviceProperties(index)["multiProcessorCount"])
+            self.shared_bytes = int(runtime.deviceGetAttribute(runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin, index))
+            self.clusters = int(runtime.getDeviceProperties(index)["major"]) >= 9
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
@@ -146,7 +148,9 @@ class CudaDevice:
 
     # --- work ---------------------------------------------------------------------------------------------------
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
         """Return a call that launches a kernel in the current stream, with arguments of the declared types."""
         function = self._kernel(kernel, dtype)
         parameters = kernel.parameters
@@ -157,8 +161,11 @@ class CudaDevice:
             for p, x in zip(parameters, arguments, strict=True)
         )
 
+        if shared and shared > function.max_dynamic_shared_size_bytes:
+            function.max_dynamic_shared_size_bytes = shared
+
         def launch() -> None:
-            function(grid, (block,), packed)
+            function(grid, (block,), packed, shared_mem=shared)
 
         return launch
 

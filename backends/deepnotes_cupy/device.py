@@ -80,6 +80,12 @@ class Device(Protocol):
     processors: int
     """The number of multiprocessors."""
 
+    shared_bytes: int
+    """The largest shared memory of a block, in bytes."""
+
+    clusters: bool
+    """Whether the blocks of a cluster can access each other's shared memory."""
+
     keeps_subnormals: bool
     """Whether float32 subnormals are kept instead of flushed to 0."""
 
@@ -97,8 +103,13 @@ class Device(Protocol):
         DeviceMemoryError
         """
 
-    def launcher(self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a call that launches a kernel built for `dtype`; arguments are numbers, arrays, or None (null)."""
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
+        """Return a call that launches a kernel built for `dtype`, with `shared` bytes of dynamic shared memory.
+
+        Arguments are numbers, arrays, or None (null).
+        """
 
     def prepare(self, kernel: Kernel, dtype: str) -> None:
         """Compile and load a kernel, unless it is loaded already."""
