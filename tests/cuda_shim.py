@@ -132,9 +132,8 @@ class Host:
                 sizes = (ctypes.c_size_t * len(regions))(*[a.nbytes for a in regions])
                 self._library.host_regions(len(regions), starts, sizes)
             failed = self._library.host_launch(
-                self._index[kernel], _three_sizes(grid), _three_sizes(block), ctypes.c_size_t(shared), pointers,
-                ORDERS.index(self.order),
-                ctypes.c_ulonglong(self.seed), int(self.flush), message,
+                self._index[kernel], _three_sizes(grid), _three_sizes(block), pointers, ORDERS.index(self.order),
+                ctypes.c_ulonglong(self.seed), int(self.flush), ctypes.c_uint(shared), declaration.cluster, message,
             )  # fmt: skip
         self._copy_back(arrays, copies)
         if failed:

@@ -78,6 +78,7 @@ class HostDevice:
     xp = np
     processors = 3
     cache_bytes, shared_bytes = 50 << 20, 227 << 10
+    clusters = True
 
     def __init__(self, memory: int | None = None, flush: bool = False) -> None:
         self.keeps_subnormals = not flush
@@ -267,7 +268,7 @@ class HostDevice:
 
 
 def backend(precision: str = "highest", memory: int | None = None, flush: bool = False, **options: Any) -> Any:
-    """Return the backend on a new HostDevice."""
-    result = CupyBackend(HostDevice(memory, flush), precision, **options)
+    """Return the backend on a new HostDevice, which trains by graphs unless `driver` is given."""
+    result = CupyBackend(HostDevice(memory, flush), precision, **{"driver": "graph"} | options)
     result.options = {}
     return result

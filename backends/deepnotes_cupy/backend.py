@@ -38,6 +38,8 @@ class CupyBackend(DeviceBackend):
     resident_bytes : int or None
         Arrays of samples, targets or weights that are larger than this stay on the host. By default, the limit is
         :data:`RESIDENT_SHARE` of the free memory.
+    driver : {"auto", "graph", "resident"}
+        How networks are trained, see :func:`deepnotes_cupy.create`.
     """
 
     def __init__(
@@ -46,8 +48,9 @@ class CupyBackend(DeviceBackend):
         matmul_precision: str = "highest",
         loss_scale: Any = None,
         resident_bytes: int | None = None,
+        driver: str = "auto",
     ) -> None:
-        self.device = device
+        self.device, self.driver = device, driver
         self.matmul_precision, self.loss_scale, self.resident_bytes = matmul_precision, loss_scale, resident_bytes
         self.stage_bytes = BUFFER_BYTES
         self._programs: WeakSet[CupyProgram] = WeakSet()

@@ -68,6 +68,7 @@ class CudaDevice:
                 int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin")
             )
             self._holders: WeakSet[Releasable] = WeakSet()
+            self.clusters = int(properties["major"]) >= 9
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)

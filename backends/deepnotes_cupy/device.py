@@ -107,6 +107,9 @@ class Device(Protocol):
     shared_bytes: int
     """The largest size of the shared memory of a block."""
 
+    clusters: bool
+    """Whether the blocks of a cluster can access each other's shared memory."""
+
     keeps_subnormals: bool
     """Whether float32 subnormals are kept instead of flushed to 0."""
 

@@ -1,14 +1,26 @@
 """The Program of this backend: it enqueues a chunk of mini-batches as CUDA graphs, then reads the result."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.backends import Batches, Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State
+from deepnotes.backends import (
+    ArgumentError,
+    Batches,
+    Chunk,
+    Data,
+    DeviceMemoryError,
+    EagerProgram,
+    Gradient,
+    Plan,
+    State,
+)
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import flatten_by_sample
 from deepnotes_cupy.lowering import stored_per_sample
 from deepnotes_cupy.replay import Replay
+from deepnotes_cupy.resident import Refused, Resident, fit
 from deepnotes_cupy.scaling import LossScale
 from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
 from deepnotes_cupy.streaming import HostSamples, Stage
@@ -42,6 +54,9 @@ class CupyProgram(EagerProgram):
         self._targets = 1 if plan.class_indices else plan.layout.sizes[-1]
         self._arrays: Arrays | None = None
         self._replays: dict[tuple[int, bool], Replay] = {}
+        self._driver, self._residents = backend.driver, dict[int, Resident | None]()
+        if self._driver == "resident":
+            self._resident(1)
         self._stage: Stage | None = None
         self._host_copies: dict[int, tuple[Any, np.ndarray]] = {}
         self._source_cache: tuple[Any, Any, Any] = (None, None, None)
@@ -99,7 +114,10 @@ class CupyProgram(EagerProgram):
         with self._device.section():
             self._source_cache, self._stage = (None, None, None), None
             self._host_copies.clear()
-            self._shared.unbind()
+            drivers: list[Replay | Resident | None] = [*self._replays.values(), *self._residents.values()]
+            for driver in drivers:
+                if driver:
+                    driver.unbind()
 
     # --- a chunk ----------------------------------------------------------------------------------------------------
 
@@ -110,7 +128,7 @@ class CupyProgram(EagerProgram):
         )
         data, order, batch_size, rates, sums = batches.first(steps)
         # This comes first, since its error suggests a batch size that fits.
-        self._replay(state, min(batch_size, len(order)), data.w is not None)
+        self._trainer(state, min(batch_size, len(order)), data.w is not None)
         self._device.upload(
             control.table(self.plan.optimizer, self._shared.lowered.update.scalars, state.step, rates),
             self._shared.scalars,
@@ -133,10 +151,11 @@ class CupyProgram(EagerProgram):
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
         """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
-        self._shared.bind(source, batch_size)
         for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
             if m and steps:
-                self._replay(state, m, source.w is not None).run(steps)
+                driver = self._trainer(state, m, source.w is not None)
+                driver.bind(source, batch_size)
+                driver.run(steps)
 
     def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue the steps for samples that stay on the host, part by part."""
@@ -155,14 +174,48 @@ class CupyProgram(EagerProgram):
 
     # --- buffers and graphs -----------------------------------------------------------------------------------------
 
-    def _replay(self, state: State, m: int, weighted: bool) -> Replay:
-        """Return the Replay that trains this state's arrays on batches of `m` samples."""
+    def _trainer(self, state: State, m: int, weighted: bool) -> Replay | Resident:
+        """Return what trains this state's arrays on batches of `m` samples."""
+        self._use(state)
+        if m not in self._residents:
+            self._residents[m] = self._resident(m)
+        return self._residents[m] or self._replay(state, m, weighted)
+
+    def _resident(self, m: int) -> Resident | None:
+        """Return a new Resident for batches of `m` samples, or None if graphs are better.
+
+        Raises
+        ------
+        ArgumentError
+            If the driver "resident" was asked for, but cannot train this plan.
+        """
+        forced = self._driver == "resident"
+        if self._driver == "graph" or (self._factors not in ("float32", "float64") and not forced):
+            return None
+        try:
+            if self._factors not in ("float32", "float64"):
+                raise Refused(f"products have {self._factors} factors")
+            found = fit(self.plan, self._shared.lowered, m, self._device, forced)
+        except Refused as error:
+            if forced:
+                raise ArgumentError(f"driver='resident' cannot train this network: {error}") from None
+            logging.getLogger("deepnotes").debug("cupy: training by graphs, not in shared memory: %s", error)
+            return None
+        return self._arrays and Resident(self._device, self.plan, found, self._shared, self._arrays, m)
+
+    def _use(self, state: State) -> None:
+        """Prepare to train the arrays of this state."""
         arrays = (state.theta, *state.slots)
         if self._arrays is None or any(
             a is not b for a, b in zip(arrays, (self._arrays.theta, *self._arrays.slots), strict=True)
         ):
             self._arrays = Arrays(state.theta, tuple(state.slots))
             self._replays.clear()
+            self._residents.clear()
+
+    def _replay(self, state: State, m: int, weighted: bool) -> Replay:
+        """Return the Replay that trains this state's arrays on batches of `m` samples."""
+        self._use(state)
         key = m, weighted
         if key not in self._replays:
             if len(self._replays) >= MAX_REPLAYS:

@@ -9,7 +9,7 @@ from deepnotes.backends import DeviceMemoryError, Plan
 from deepnotes_cupy import control
 from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
-from deepnotes_cupy.step import Arrays, Shared, Step
+from deepnotes_cupy.step import Arrays, Shared, Source, Step
 
 STEPS_PER_GRAPH = 16
 """The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
@@ -38,6 +38,14 @@ class Replay:
         self._u = UNITS[factors]
         self._graphs: dict[int, Graph] = {}
         self._run = 0
+
+    def bind(self, source: Source, batch_size: int) -> None:
+        """Gather batches from the arrays of `source` from now on."""
+        self._shared.bind(source, batch_size)
+
+    def unbind(self) -> None:
+        """Release the data."""
+        self._shared.unbind()
 
     def run(self, steps: int) -> None:
         """Enqueue a number of steps."""

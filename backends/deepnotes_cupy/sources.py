@@ -19,7 +19,8 @@ REAL = {"float32": "float", "float64": "double"}
 """The C type that ``real`` stands for, by dtype."""
 
 _KERNEL = re.compile(
-    r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'
+    r'extern "C" __global__ void\s+(?:IN_CLUSTERS_OF\((\d+)\)\s+)?(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?'
+    r"(\w+)\s*\(([^)]*)\)\s*\{"
 )
 _SCALARS: dict[str, Any] = {
     "int": np.int32, "unsigned": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
@@ -70,12 +71,15 @@ class Kernel:
         The number of threads in a block: the largest that the kernel allows, which is also the fastest.
     source : str
         The source of the program that it is part of.
+    cluster : int
+        The number of blocks in a cluster: 1, unless the source defines CLUSTERED.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     threads: int
     source: str = field(repr=False)
+    cluster: int = 1
 
 
 class Launch(NamedTuple):
@@ -157,23 +161,30 @@ def parse(source: str) -> dict[str, Kernel]:
     text = re.sub(r"//[^\n]*", "", source)
     constants = {name: int(value) for name, value in re.findall(r"constexpr int (\w+) = (\d+);", text)}
     result = {}
-    for bound, name, declarations in _KERNEL.findall(text):
+    for cluster, bound, name, declarations in _KERNEL.findall(text):
         parameters = tuple(_parse_parameter(declaration) for declaration in declarations.split(","))
         threads = 1024 if not bound else int(bound) if bound.isdigit() else constants[bound]
-        result[name] = Kernel(name, parameters, threads, source)
+        cluster_size = int(cluster or 1) if "#define CLUSTERED" in source else 1
+        result[name] = Kernel(name, parameters, threads, source, cluster_size)
     return result
 
 
 @cache
-def codes(enumeration: str) -> dict[str, int]:
+def codes(enumeration: str, *names: str) -> dict[str, int]:
     """Return the values of the enumerators of an enumeration in the source, by their names in lower case.
+
+    Parameters
+    ----------
+    enumeration : str
+    *names : str
+        The files; by default, :data:`FILES`.
 
     Examples
     --------
     >>> codes("Activation")["relu"], codes("Loss")["huber"]
     (3, 4)
     """
-    match = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program())
+    match = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program(*names))
     if match is None:
         raise KeyError(enumeration)
     return {name.strip().lower(): code for code, name in enumerate(match[1].split(","))}

@@ -9,6 +9,7 @@ import pytest
 from cuda_nvrtc import ARCHITECTURES, compile_all, compile_source, nvrtc, table
 
 import deepnotes as dn
+from deepnotes_cupy import resident
 from deepnotes_cupy.lowering import lower_activation, lower_loss, lower_update
 from deepnotes_cupy.sources import REAL, Kernel, kernels
 
@@ -43,6 +44,32 @@ def test_every_kernel_compiles_without_spilling_registers(dtype: str, architectu
         threads = kernels()[name].threads if name in ONE_PER_PROCESSOR else max(kernels()[name].threads, 512)
         assert usage.registers * threads <= 65536, (name, usage)
         assert usage.shared <= 48 * 1024, (name, usage)
+
+
+@pytest.mark.parametrize("blocks", [1, resident.BLOCKS])
+@pytest.mark.parametrize("architecture", DEVICE_ARCHITECTURES)
+@pytest.mark.parametrize("dtype", REAL)
+def test_the_kernel_for_training_in_shared_memory_compiles(dtype: str, architecture: str, blocks: int) -> None:
+    """A block fits into a multiprocessor."""
+    if blocks > 1 and architecture == "sm_80":
+        pytest.skip("clusters need compute capability 9.0")
+    result = compile_source(resident.kernel(blocks).source, dtype, architecture)
+    assert result.code, result.log
+    assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
+    usage = result.usage["train_resident"]
+    assert usage.registers * resident.THREADS[blocks] <= 65536, usage
+    assert usage.shared <= resident.STATIC_BYTES
+    assert usage.spilled <= (128 if dtype == "float64" else 0), usage
+
+
+@pytest.mark.parametrize("blocks", [1, resident.BLOCKS])
+def test_training_in_shared_memory_copies_asynchronously_and_reads_no_stale_number(blocks: int) -> None:
+    """Nothing is read through the cache for constants; there are instructions for clusters only if there is one."""
+    text = compile_source(resident.kernel(blocks).source, "float32", "compute_90").code.decode()
+    assert "cp.async" in text
+    assert "ld.global.nc" not in text
+    for instruction in ("barrier.cluster", "mapa.shared::cluster", ".reqnctapercluster"):
+        assert (instruction in text) == (blocks > 1), instruction
 
 
 @pytest.mark.thinned(8)

@@ -239,8 +239,8 @@ MUTANTS = [
     Mutant(
         "no sample weights in the derivative",
         "losses.cu",
-        "D[j * n + i] = (a - y) * scale;",
-        "D[j * n + i] = a - y;",
+        "D[j * stride + i] = (a - y) * scale;",
+        "D[j * stride + i] = a - y;",
         "cross_entropies",
     ),
     Mutant("another sample's weight", "losses.cu", "w ? w[j] : real(1)", "w ? w[0] : real(1)", "cross_entropies"),

@@ -79,3 +79,20 @@ def test_a_kernel_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(target.device, "launcher", launch_all_but_check_update)
     assert run_check(target, "programs.optimizer.adam", quick=True).verdict == "failed"
+
+
+PROGRAM_CHECKS = [check for check in all_checks() if check.startswith(("programs.", "determinism."))]
+
+
+@pytest.mark.slow
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("check", PROGRAM_CHECKS)
+def test_training_in_shared_memory_is_within_the_bounds(check: str) -> None:
+    """Where the driver "auto" takes this way, in one block; the other tests of this module train by graphs."""
+    report(run_check(resident_backend(), check, quick=True))
+
+
+@cache
+def resident_backend() -> Backend:
+    """Return a backend that trains small networks in shared memory."""
+    return backend(flush=True, driver="auto")
