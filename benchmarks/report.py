@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu.record import case_rows, select
 from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, format_number
 from deepnotes.testing.bench.machine import machine
 
@@ -16,6 +17,8 @@ PAIRS = ("numba to jax", "numba to pytorch", "numba to products", "numpy to scik
 """The ratios of step times that docs/benchmarks.md shows; the JSON files have all ratios."""
 README_CONTENDERS = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
 """The contenders that the README shows."""
+README_GPU_LIBRARIES = ("deepnotes", "pytorch graph", "jax")
+"""The libraries on a GPU that the README shows."""
 LEFT_OUT = "–"
 """The text of a cell for a contender that was left out."""
 
@@ -85,18 +88,25 @@ def steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return time_rows(selected, "batch", [])
 
 
-def gpu_rows(results: dict[str, Any], in_full: bool) -> Rows:
-    """Return the table of ``gpu-steps.json`` or ``gpu-predictions.json``, with unrounded numbers."""
-    headings = {"network": "network", "batch": "batch", "samples": "samples", "precision": "precision"}
-    headings |= {name: f"{name} µs" for name in contender_names(results)} | {"rest_of_fit": "rest of a fit, ms"}
-    cases = [r | r["microseconds"] for r in results.values()]
-    shown = [key for key in headings if any(key in case for case in cases)]
-    rows = [[_format_unrounded(case.get(key, LEFT_OUT)) for key in shown] for case in cases]
-    return [[headings[key] for key in shown], *rows]
+def gpu_steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of the training steps in ``gpu.json``."""
+    return case_rows(select(results, "steps"))
 
 
-def _format_unrounded(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:,}"
+def gpu_steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of the training steps in ``gpu.json`` for the README: the cases with a rival."""
+    selected = {}
+    for name, r in select(results, "steps").items():
+        times = {library: us for library, us in r["microseconds"].items() if library in README_GPU_LIBRARIES}
+        facts = {key: r[key] for key in ("network", "batch", "precision")}
+        if len(times) > 1:
+            selected[name] = facts | {"microseconds": times}
+    return case_rows(selected)
+
+
+def gpu_predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of the predictions in ``gpu.json``."""
+    return case_rows(select(results, "predict"))
 
 
 def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -221,8 +231,9 @@ TABLES = {
     "memory": (memory_rows, set()),
     "threads": (threads_rows, set()),
     "instructions": (instructions_rows, set()),
-    "gpu-steps": (gpu_rows, set()),
-    "gpu-predictions": (gpu_rows, set()),
+    "gpu-steps": (gpu_steps_rows, {"torch", "jax"}),
+    "gpu-steps-briefly": (gpu_steps_briefly_rows, {"torch", "jax"}),
+    "gpu-predictions": (gpu_predictions_rows, {"torch"}),
 }
 """For each table, the function that returns its rows, and the packages whose versions are named below it.
 
@@ -232,9 +243,10 @@ backends are also named.
 """
 TEXTS = {"exporters"}
 """The tables that contain text; their columns are aligned to the left."""
-DOCUMENTS_ONLY = {"steps-briefly", "gpu-steps", "gpu-predictions"}
+GPU_TABLES = ("gpu-steps", "gpu-steps-briefly", "gpu-predictions")
+DOCUMENTS_ONLY = {"steps-briefly", *GPU_TABLES}
 """The tables that the report leaves out: the first is contained in ``steps``, the others are about other machines."""
-SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
+SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"} | dict.fromkeys(GPU_TABLES, "gpu")
 """For each table or figure that is not named like its file of results, the name of the file."""
 
 
@@ -260,16 +272,14 @@ def measured_on(content: dict[str, Any], packages: set[str]) -> str:
         The packages to name in addition to deepnotes and its backends.
     """
     m, shown = content["machine"], packages | {"deepnotes", "numpy", "numba"}
-    if "device" in m:
-        versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
-        return f"{m['device']}, Python {m['python']}, {versions}; {m['date']}, commit {m['commit']}."
     if "cupy" in content.get("ceilings", {}):
         shown |= {"cupy-cuda12x", "cupy-cuda13x"}
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version and name in shown)
-    return (
-        f"{m['processor']}, {m['cores']} cores, Python {m['python']}, {versions}, BLAS {m['blas']}; {m['date']}, "
-        f"commit {m['commit']}."
-    )
+    commit = f", commit {m['commit']}" if m["commit"] else ""
+    if "device" in m:
+        return f"{m['device']}, Python {m['python']}, {versions}; {m['date']}{commit}."
+    processor = f"{m['processor']}, {m['cores']} cores"
+    return f"{processor}, Python {m['python']}, {versions}, BLAS {m['blas']}; {m['date']}{commit}."
 
 
 def publish(name: str, what: str, results: dict[str, Any], path: Path | None, **more: Any) -> None:

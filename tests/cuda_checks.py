@@ -6,13 +6,14 @@ ones. Results must agree with the equations: exact results bit for bit, others w
 transposes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import fsum
 from typing import Any
 
 import numpy as np
 from cuda_shim import Host
 
-from deepnotes.backends.bounds import BoundedArray, Bounds, excess
+from deepnotes.backends.bounds import BoundedArray, Bounds, excess, gamma
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy.geometry import chunks, grid
 from deepnotes_cupy.lowering import FROM_A
@@ -45,16 +46,26 @@ def place(values: Any, dtype: str, shift: int = 0) -> np.ndarray:
     return out
 
 
-def launch(host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1) -> None:
+def launch(
+    host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1, reachable: Sequence[np.ndarray] = ()
+) -> None:
     """Run a kernel on the grid from geometry.py in every order of threads, and check that the bits are the same.
 
     `count` is the number of chunks of samples.
     """
     blocks, threads = grid(kernel, n, m, dtype=host.dtype, processors=PROCESSORS, chunks=count)
-    launch_in_all_orders(host, kernel, blocks, threads, *arguments)
+    launch_in_all_orders(host, kernel, blocks, threads, *arguments, reachable=reachable)
 
 
-def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threads: int, *arguments: Any) -> None:
+def launch_in_all_orders(
+    host: Host,
+    kernel: str,
+    blocks: tuple[int, ...],
+    threads: int,
+    *arguments: Any,
+    shared: int = 0,
+    reachable: Sequence[np.ndarray] = (),
+) -> None:
     """Run a kernel on the same arrays in every order of threads and blocks, and check that the bits are the same."""
     arrays = [a for a in arguments if isinstance(a, np.ndarray)]
     before = [a.copy() for a in arrays]
@@ -64,7 +75,7 @@ def launch_in_all_orders(host: Host, kernel: str, blocks: tuple[int, ...], threa
             if a.flags.writeable:
                 a[...] = old
         host.order = order
-        host.launch(kernel, blocks, threads, *arguments)
+        host.launch(kernel, blocks, threads, *arguments, shared=shared, reachable=reachable)
         results.append([a.tobytes() for a in arrays])
     assert results[1:] == results[:-1], f"{kernel}: the result depends on the order of threads"
 
@@ -74,6 +85,11 @@ def assert_within(actual: np.ndarray, expected: BoundedArray, label: str) -> Non
     assert actual.shape == expected.shape, label
     ratios = excess(actual, expected)
     assert not ratios.size or ratios.max() <= 1, f"{label}: {ratios.max():.3g} times the bound, at {np.argmax(ratios)}"
+
+
+def source_of(arrays: Sequence[np.ndarray | None], order: np.ndarray, batch_size: int) -> np.ndarray:
+    """Return the structure ``Source``; `arrays` are X, Y and w."""
+    return np.array([*(0 if x is None else x.ctypes.data for x in (*arrays, order)), batch_size], np.int64)
 
 
 def option_of(name: str) -> float:
@@ -95,14 +111,14 @@ def bias_and_activation(host: Host) -> None:
             Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
             A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
             code, option = codes("Activation")[name], option_of(name)
-            launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, n, m, code, option)
+            launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, None, 0, n, m, code, option)
             assert (before + b == Z).all()
             if name != "identity":
                 assert_within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
             with_bias = Z.copy()
-            launch(host, "bias_activation", n, m, Z, None, A, n, m, code, option)
+            launch(host, "bias_activation", n, m, Z, None, A, None, 0, n, m, code, option)
             assert (with_bias == Z).all()
-            launch(host, "bias_activation", n, m, Z, None, Z, n, m, code, option)
+            launch(host, "bias_activation", n, m, Z, None, Z, None, 0, n, m, code, option)
             np.testing.assert_array_equal(A, Z)
 
 
@@ -134,7 +150,7 @@ def activation_backward(host: Host) -> None:
                 D[...] = before
                 db = place(np.full(n, 7.0), dtype)
                 partial = db if count == 1 else place(np.full((count, n), 7.0), dtype)
-                arguments = (*operands, partial, n, m, rows, code, option, scale)
+                arguments = (*operands, None, 0, 1.0, partial, n, m, rows, scale, code, option)
                 launch(host, "activation_backward", n, m, *arguments, count=count)
                 label = f"{name} of {n} neurons, {m} samples, {count} chunks"
                 assert_within(D.T, expected, label)
@@ -142,7 +158,7 @@ def activation_backward(host: Host) -> None:
                     launch(host, "sum_partials", n, 1, partial, db, n, count)
                 assert_within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {label}")
             D[...] = before
-            launch(host, "activation_backward", n, m, *operands, None, n, m, m, code, option, scale)
+            launch(host, "activation_backward", n, m, *operands, None, 0, 1.0, None, n, m, m, scale, code, option)
             assert_within(D.T, expected, f"{name} without a bias")
 
 
@@ -161,7 +177,7 @@ def softmax(host: Host) -> None:
         assert (in_place == A).all()
         D = place(rng.normal(size=(m, n)), dtype, shift)
         before = D.copy()
-        launch(host, "softmax_backward", n, m, D, A, n, m)
+        launch(host, "softmax_backward", n, m, D, None, A, n, m)
         expected = ops.softmax_backward(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
         assert_within(D.T, expected, f"the derivative of softmax, {n} neurons, {m} samples")
 
@@ -188,7 +204,7 @@ def cross_entropies(host: Host) -> None:
             Z[...] = np.minimum(Z, 40) if name == "exp" else Z
             before, L = Z.copy(), place(np.full(m, 7.0), dtype)
             A, D = (place(np.full((m, n), 7.0), dtype, shift) for _ in range(2))
-            arguments = (b, Y, indexed, w, None if number == 4 else A, D, L, n, m)
+            arguments = (b, Y, indexed, w, None if number == 4 else A, D, None, 0, 1.0, L, n, m)
             launch(host, kernel, n, m, Z, *arguments)
             assert (before + b == Z).all()
             logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
@@ -242,10 +258,12 @@ def nan_and_infinity(host: Host) -> None:
             code = codes("Activation")[name]
             if name == "softmax":
                 launch(host, "softmax", n, n, Z, None, A, n, n)
-                launch(host, "softmax_backward", n, n, D, A, n, n)
+                launch(host, "softmax_backward", n, n, D, None, A, n, n)
             else:
-                launch(host, "bias_activation", n, n, Z, None, A, n, n, code, option_of(name))
-                launch(host, "activation_backward", n, n, D, Z, A, None, n, n, n, code, option_of(name), 1.0)
+                launch(host, "bias_activation", n, n, Z, None, A, None, 0, n, n, code, option_of(name))
+                launch(
+                    host, "activation_backward", n, n, D, Z, A, None, 0, 1.0, None, n, n, n, 1.0, code, option_of(name)
+                )
             Z64 = Z.T.astype(np.float64)
             expected = EQUATIONS[name](np, Z64, **OPTIONS.get(name, {}))
             derivatives = EQUATIONS[f"{name}_backward"](np, ones.T, Z64, expected, **OPTIONS.get(name, {}))
@@ -267,13 +285,13 @@ def losses_of_nan(host: Host) -> None:
                 launch(host, "loss", 5, 3, Z, Y, 0, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
                 expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             else:
-                launch(host, kernel, 5, 3, Z, None, Y, 0, None, A, D, L, 5, 3)
+                launch(host, kernel, 5, 3, Z, None, Y, 0, None, A, D, None, 0, 1.0, L, 5, 3)
                 expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
             assert (np.isfinite(L) == np.isfinite(expected)).all(), (kernel, value)
             assert (np.isnan(L) == np.isnan(expected)).all(), (kernel, value)
     far = float(np.finfo(dtype).max) / 1.5  # the difference of these logits overflows
     Z, Y, L = place([[far, -far, 0.0]], dtype), place([[1.0, 0.0, 0.0]], dtype), place(np.zeros(1), dtype)
-    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), L, 3, 1)
+    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), None, 0, 1.0, L, 3, 1)
     assert L.tolist() == [0.0]
 
 
@@ -289,7 +307,24 @@ def gathers(host: Host) -> None:
         control["updates"] = 2
         outs = [place(np.full(s, 7.0), dtype) for s in ((m, n), (m, k), (m,))]
         sources = [X, Y if number != 1 else None, w if number != 2 else None]
-        launch(host, "gather", n, m, *sources, order, control, *outs, n, k, m, size)
+        reachable = [a for a in (*sources, order) if a is not None]
+        launch(
+            host,
+            "gather",
+            n,
+            m,
+            source_of(sources, order, size),
+            control,
+            0,
+            outs[0],
+            None,
+            0,
+            *outs[1:],
+            n,
+            k,
+            m,
+            reachable=reachable,
+        )
         for out, source in zip(outs, sources, strict=True):
             expected = np.full_like(out, 7.0) if source is None else source[order[2 * size :]]
             assert out.tobytes() == expected.tobytes(), (n, m)
@@ -308,34 +343,113 @@ def grids(host: Host) -> None:
             place(np.ones((m, n)), dtype),
             np.zeros((5, n), dtype),
         )
-        host.launch("bias_activation", blocks, 256, z, b, A, n, m, codes("Activation")["silu"], 0.0)
+        host.launch("bias_activation", blocks, 256, z, b, A, None, 0, n, m, codes("Activation")["silu"], 0.0)
         host.launch(
-            "activation_backward", blocks, 256, D, z, A, partial, n, m, 8, codes("Activation")["silu"], 0.0, 1.0
+            "activation_backward",
+            blocks,
+            256,
+            D,
+            z,
+            A,
+            None,
+            0,
+            1.0,
+            partial,
+            n,
+            m,
+            8,
+            1.0,
+            codes("Activation")["silu"],
+            0.0,
         )
         out = place(np.zeros((m, n)), dtype)
-        host.launch("gather", blocks, 256, z, None, None, np.arange(m)[::-1].copy(), np.zeros(1, CONTROL), out, None,
-                    None, n, 0, m, m)  # fmt: skip
+        order = np.arange(m)[::-1].copy()
+        source = source_of((z, None, None), order, m)
+        host.launch("gather", blocks, 256, source, np.zeros(1, CONTROL), 0, out, None, 0, None, None, n, 0, m,
+                    reachable=(z, order))  # fmt: skip
         results.append([a.tobytes() for a in (z, A, D, partial, out)])
     assert all(result == results[0] for result in results)
+
+
+def parts(host: Host) -> None:
+    """``add_parts``: sums over any number of parts, within the bounds."""
+    dtype, rng = host.dtype, np.random.default_rng(8)
+    for n, number, shift in [(1, 1, 0), (12, 8, 0), (13, 9, 1), (1028, 3, 0), (1028, 70, 1), (4099, 17, 0)]:
+        x, out = place(rng.normal(size=(number, n)), dtype, shift), place(np.full(n, 7.0), dtype)
+        launch(host, "add_parts", n, 1, x, out, n, number)
+        expected = [fsum(map(float, column)) for column in x.T]
+        size = [fsum(map(abs, map(float, column))) for column in x.T]
+        assert (abs(out - expected) <= gamma(number + 3, np.finfo(dtype).eps / 2) * np.array(size)).all(), (n, number)
+
+
+def factors(host: Host) -> None:
+    """Kernels that write factors of products write what ``round16`` makes of their results, for both formats."""
+    dtype, rng, scale = host.dtype, np.random.default_rng(7), 8.0
+    silu = codes("Activation")["silu"], 0.0
+    for kind in codes("Half").values():
+        for n, m, shift in SHAPES:
+            Z, b, D = (place(x, dtype, shift) for x in (spread(rng, m, n), rng.normal(size=n), rng.normal(size=(m, n))))
+            half, expected, A = np.zeros((m, n), np.uint16), np.zeros((m, n), np.uint16), np.zeros_like(Z)
+
+            def compare(result: np.ndarray, factor: float, what: str) -> None:
+                launch(host, "round16", n, m, result, expected, n * m, kind, factor)  # noqa: B023
+                assert (half == expected).all(), (what, n, m, kind)  # noqa: B023
+
+            z = Z.copy()
+            launch(host, "bias_activation", n, m, z, b, A, half, kind, n, m, *silu)
+            compare(A, 1.0, "A")
+            before, dZ = D.copy(), D.copy()
+            launch(host, "activation_backward", n, m, dZ, z, A, None, 0, 1.0, None, n, m, m, 1.0, *silu)
+            launch(host, "activation_backward", n, m, D, z, A, half, kind, scale, None, n, m, m, 1.0, *silu)
+            assert (before == D).all()
+            compare(dZ, scale, "dZ")
+            order, L = rng.permutation(m), np.zeros(m, dtype)
+            source = source_of((D, None, None), order, m)
+            control = np.zeros(1, CONTROL)
+            launch(
+                host, "gather", n, m, source, control, 0, None, half, kind, None, None, n, 0, m, reachable=(D, order)
+            )
+            compare(np.ascontiguousarray(D[order]), 1.0, "X")
+            for kernel in FUSED.values():
+                Y, z = place(rng.random((m, n)), dtype), np.minimum(Z, 40)
+                launch(host, kernel, n, m, z, b, Y, 0, None, None, D, half, kind, scale, L, n, m)
+                compare(D, scale, kernel)
 
 
 def empty_arrays(host: Host) -> None:
     """Kernels neither read nor write anything if there are no samples or no parameters."""
     dtype, n = host.dtype, 12
     empty, sevens, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
-    launch(host, "bias_activation", n, 0, empty, sevens, empty, n, 0, codes("Activation")["relu"], 0.0)
+    launch(host, "bias_activation", n, 0, empty, sevens, empty, None, 0, n, 0, codes("Activation")["relu"], 0.0)
     launch(host, "softmax", n, 0, empty, sevens, empty, n, 0)
-    launch(host, "softmax_backward", n, 0, empty, empty, n, 0)
+    launch(host, "softmax_backward", n, 0, empty, None, empty, n, 0)
     launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
     for kernel in FUSED.values():
-        launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, empty, n, 0)
+        launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, None, 0, 1.0, empty, n, 0)
     order = np.empty(0, np.int64)
-    launch(host, "gather", n, 0, sevens, sevens, sevens, order, control, empty, empty, empty, n, n, 0, 3)
+    source = source_of((sevens, sevens, sevens), order, 3)
+    launch(host, "gather", n, 0, source, control, 0, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
     launch(
-        host, "activation_backward", n, 0, empty, empty, empty, sevens, n, 0, 5, codes("Activation")["relu"], 0.0, 1.0
+        host,
+        "activation_backward",
+        n,
+        0,
+        empty,
+        empty,
+        empty,
+        None,
+        0,
+        1.0,
+        sevens,
+        n,
+        0,
+        5,
+        1.0,
+        codes("Activation")["relu"],
+        0.0,
     )
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
-    launch(host, "sgd", 0, 0, empty, empty, 0, 0, control)
+    launch(host, "sgd", 0, 0, empty, empty, 0, 0, control, np.zeros(4))
     launch(host, "round16", 0, 0, empty, np.empty(0, np.uint16), 0, 0, 1.0)
     assert (sevens == 7).all()
 
@@ -344,6 +458,6 @@ CHECKS: dict[str, Callable[[Host], None]] = {
     f.__name__: f
     for f in (
         bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan,
-        gathers, grids, empty_arrays,
+        gathers, parts, factors, grids, empty_arrays,
     )
 }  # fmt: skip

@@ -4,11 +4,13 @@ import sys
 
 import numpy as np
 from cuda_checks import CHECKS
+from cuda_inference_checks import INFERENCE_CHECKS
 from cuda_shim import Host
 from cuda_step_checks import STEP_CHECKS
 
 from deepnotes_cupy.sources import program
 
+ALL = CHECKS | STEP_CHECKS | INFERENCE_CHECKS
 FAULTS = {
     "reads": ("dense.cu", "c >= tile.columns ? 0 : ", "", "activation_backward"),
     "writes": ("rounding.cu", "if (k + i < count) out", "out", "rounding"),
@@ -23,10 +25,10 @@ def main(dtype_or_fault: str) -> None:
             file, old, new, check = FAULTS[dtype_or_fault]
             source = program(file)
             assert old in source
-            (CHECKS | STEP_CHECKS)[check](Host("float32", build="sanitized", source=source.replace(old, new)))
+            ALL[check](Host("float32", build="sanitized", source=source.replace(old, new)))
         else:
             host = Host(dtype_or_fault, build="sanitized")
-            for run_check in (CHECKS | STEP_CHECKS).values():
+            for run_check in ALL.values():
                 run_check(host)
     sys.stdout.write("all checks passed\n")
 

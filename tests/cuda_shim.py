@@ -87,7 +87,10 @@ class Host:
         self._index = {name: i for i, name in enumerate(self.kernels)}
         self._types = {name: [_ctype(p, dtype) for p in k.parameters] for name, k in self.kernels.items()}
 
-    def launch(self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any) -> None:
+    def launch(
+        self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any,
+        shared: int = 0, reachable: Sequence[np.ndarray] = (),
+    ) -> None:  # fmt: skip
         """Run a kernel.
 
         Parameters
@@ -96,6 +99,10 @@ class Host:
         grid, block : int or tuple of up to three int
         *arguments
             One for each parameter: an ndarray (the kernel gets its address), a number, or None for a null pointer.
+        shared : int, default 0
+            The size of the dynamic shared memory in bytes.
+        reachable : sequence of ndarray
+            More arrays that the kernel may access, since their addresses are in one of its arguments.
 
         Raises
         ------
@@ -120,12 +127,13 @@ class Host:
         message = ctypes.create_string_buffer(512)
         with _LOCK:
             if self._build == "checked":
-                starts = (ctypes.c_void_p * len(arrays))(*[a.ctypes.data for a in arrays])
-                sizes = (ctypes.c_size_t * len(arrays))(*[a.nbytes for a in arrays])
-                self._library.host_regions(len(arrays), starts, sizes)
+                regions = [*arrays, *reachable]
+                starts = (ctypes.c_void_p * len(regions))(*[a.ctypes.data for a in regions])
+                sizes = (ctypes.c_size_t * len(regions))(*[a.nbytes for a in regions])
+                self._library.host_regions(len(regions), starts, sizes)
             failed = self._library.host_launch(
                 self._index[kernel], _three_sizes(grid), _three_sizes(block), pointers, ORDERS.index(self.order),
-                ctypes.c_ulonglong(self.seed), int(self.flush), message,
+                ctypes.c_ulonglong(self.seed), int(self.flush), ctypes.c_uint(shared), declaration.cluster, message,
             )  # fmt: skip
         self._copy_back(arrays, copies)
         if failed:
@@ -236,7 +244,7 @@ def _address(kernel: str, parameter: Parameter, value: Any, dtype: str) -> int:
         return 0
     if not isinstance(value, np.ndarray) or not (value.flags.c_contiguous or value.flags.f_contiguous):
         raise TypeError(f"{kernel}: {parameter.name} is {type(value).__name__}, wanted a contiguous array")
-    if parameter.kind != "Control" and value.dtype != parameter.scalar(dtype):
+    if parameter.kind not in ("Control", "Source") and value.dtype != parameter.scalar(dtype):
         raise TypeError(f"{kernel}: {parameter.name} has dtype {value.dtype}, wanted {parameter.scalar(dtype)}")
     if not parameter.const and not value.flags.writeable:
         raise TypeError(f"{kernel}: {parameter.name} must not be written to")

@@ -24,8 +24,8 @@ def norms(host: Host) -> None:
         for l2 in (0.0, 0.1):
             g, theta = (place(rng.normal(size=p), dtype, shift) for _ in range(2))
             before, (blocks, threads) = g.copy(), grid("gradient_norm", p, dtype=dtype, processors=PROCESSORS)
-            partial = np.full((blocks[0], 2), 7.0)
-            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l2, partial)
+            partial, L = np.full((blocks[0], 3), 7.0), place(rng.random(5 * p + 1), dtype)
+            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l2, L, len(L), partial)
             decays = exact(dtype, np.asarray(np.arange(p) < decaying, dtype))
             if l2:
                 assert_within(g, ops.l2_gradient(exact(dtype, before), exact(dtype, theta), decays, l2), f"L2 of {p}")
@@ -34,10 +34,12 @@ def norms(host: Host) -> None:
             squares = [float(x) ** 2 for x in g]
             assert abs(partial[:, 0].sum() - fsum(squares)) <= gamma(p + 1, 2.0**-53) * fsum(squares)
             assert partial[:, 1].max() == abs(g).max()
+            losses = fsum(map(float, L))
+            assert abs(partial[:, 2].sum() - losses) <= gamma(len(L) + 1, 2.0**-53) * losses
             for value in (np.nan, np.inf, -np.inf):
                 g[...] = before
                 g[p // 2] = value
-                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l2, partial)
+                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l2, L, len(L), partial)
                 assert not np.isfinite(partial[:, 0]).all()
                 assert np.array_equal(partial[:, 1].max(), abs(value), equal_nan=True)
 
@@ -63,13 +65,13 @@ def verdicts(host: Host) -> None:
             g, L = place(elements, dtype), place(rng.random(m), dtype)
             L[m // 2] = loss
             blocks, threads = grid("gradient_norm", len(g), dtype=dtype, processors=PROCESSORS)
-            partial = np.zeros((blocks[0], 2))
-            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, partial)
+            partial = np.zeros((blocks[0], 3))
+            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, L, m, partial)
             control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
             scalars[2, 0] = rate
-            control[["loss_sum", "weight_sum", "step", "updates", "rate"]] = (3.0, 2.0, 2**33, 2, 9.0)
-            before = control.copy()
-            arguments = (partial, blocks[0], L, m, scalars, clip_norm, safe)
+            control[["loss_sum", "weight_sum", "step", "updates"]] = (3.0, 2.0, 2**33, 2)
+            before, current = control.copy(), np.full(4, 9.0)
+            arguments = (partial, blocks[0], m, scalars, 4, current, clip_norm, safe)
             launch(host, "check_update", 1, 1, control, *arguments)
             after = control[0]
             assert after["stopped"] == stopped, (loss, elements[:3], rate, clip_norm)
@@ -85,14 +87,22 @@ def verdicts(host: Host) -> None:
             else:
                 assert np.array_equal(after["cost"], cost, equal_nan=True)
             if stopped:
-                for name in ("loss_sum", "weight_sum", "step", "updates", "rate"):
+                for name in ("loss_sum", "weight_sum", "step", "updates"):
                     assert after[name] == before[0][name]
+                assert (current == 9).all()
                 stopped_control = control.copy()  # it must not change, even if the next batch is finite
-                finite = (np.zeros_like(partial), *arguments[1:2], np.ones_like(L), m, np.ones_like(scalars))
+                finite = (
+                    np.zeros_like(partial),
+                    *arguments[1:3],
+                    np.ones_like(scalars),
+                    4,
+                    current,
+                )
                 launch(host, "check_update", 1, 1, control, *finite, clip_norm, safe)
+                assert (current == 9).all()
                 assert control.tobytes() == stopped_control.tobytes()
                 continue
-            assert [after[x] for x in ("rate", "epsilon", "share")] == scalars[2, 1:].tolist()
+            assert (current == scalars[2]).all()
             clip = clip_norm / after["norm"] if clip_norm and after["norm"] > clip_norm else 1.0
             assert (after["clip"], after["step"], after["updates"]) == (clip, 2**33 + 1, 3)
             assert after["loss_sum"] == 3.0 + after["cost"] * m
@@ -117,9 +127,10 @@ def updates(host: Host) -> None:
                     slots[-1][...] = abs(slots[-1])
                 before = [a.copy() for a in (theta, g, *slots)]
                 control = np.zeros(1, CONTROL)
-                control[["rate", "epsilon", "share", "clip"]] = (0.01, 1e-3, share, clip)
+                control["clip"] = clip
+                scalars = np.array([np.nan, 0.01, 1e-3, share])  # the update does not read the learning rate
                 kernel = "momentum" if name == "nesterov" else name
-                arguments = (theta, g, *slots, p, decaying, control, *constants)
+                arguments = (theta, g, *slots, p, decaying, control, scalars, *constants)
                 launch(host, kernel, p, 1, *arguments)
                 t, gradient, *s = (exact(dtype, a) for a in before)
                 if share:

@@ -15,7 +15,6 @@ import numpy as np
 from cuda_shim import Host
 
 from deepnotes_cupy.cublas import TYPES
-from deepnotes_cupy.sources import kernels
 
 
 class OutOfMemoryError(MemoryError):
@@ -60,6 +59,8 @@ class State:
         self.log: list[tuple[Any, ...]] = []
         self.streams: list[Stream] = []
         self.capturing: Stream | None = None
+        self.forked: set[int] = set()
+        self.clock = 0.0
         self.recorded_calls: list[Callable[[], None]] = []
         self.failing: str = ""
         self.memory = 1 << 40
@@ -76,13 +77,17 @@ class State:
         if self.capturing is None:
             call()
             return
-        if stream != self.capturing.ptr:
+        if stream != self.capturing.ptr and stream not in self.forked:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: work in a stream that is not the captured one")
         if self.failing in entry:
             raise CUDARuntimeError(
                 "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing"
             )
         self.recorded_calls.append(call)
+
+    def is_captured(self, stream: int) -> bool:
+        """Return whether work in a stream is being captured."""
+        return self.capturing is not None and (stream == self.capturing.ptr or stream in self.forked)
 
     def forbid_in_capture(self, operation: str) -> None:
         """Raise an error if a stream is being captured."""
@@ -97,11 +102,12 @@ class Event:
     """A CUDA event."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
-        assert disable_timing  # events with timing are slower
+        self.timed = not disable_timing
 
     def record(self, stream: Any) -> None:
         """Log that the event is recorded at the end of a stream."""
         CUDA.log.append(("record", stream.ptr))
+        self.stream, self.captured, self.clock = stream.ptr, CUDA.is_captured(stream.ptr), CUDA.clock
 
     def synchronize(self) -> None:
         """Log that the host waits for the event."""
@@ -144,8 +150,13 @@ class Stream:
         assert CUDA.streams.pop() is self
 
     def wait_event(self, event: Event) -> None:
-        """Log that later work in the stream waits for an event."""
+        """Log that later work in the stream waits for an event; in a capture, this forks a stream or joins it again."""
         CUDA.log.append(("wait", self.ptr))
+        if CUDA.capturing is not None and event.captured:
+            if self is CUDA.capturing:
+                CUDA.forked.discard(event.stream)
+            else:
+                CUDA.forked.add(self.ptr)
 
     def record(self, event: Event) -> Event:
         """Record an event at the end of the stream."""
@@ -163,6 +174,9 @@ class Stream:
         """Return the captured calls as a graph."""
         assert CUDA.capturing is self
         CUDA.capturing = None
+        if CUDA.forked:
+            CUDA.forked.clear()
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined: a stream was forked, but not joined")
         return Graph(CUDA.recorded_calls)
 
 
@@ -190,14 +204,17 @@ class RawModule:
         (real,) = [o.removeprefix("-DREAL=") for o in options if o.startswith("-DREAL=")]
         assert "--std=c++17" in options
         self.dtype = {"float": "float32", "double": "float64"}[real]
-        self.host = Host(self.dtype)
+        self.host = Host(self.dtype, source=code)
 
     def get_function(self, name: str) -> Callable[..., None]:
         """Return a kernel by its name."""
         CUDA.forbid_in_capture("cuModuleGetFunction")
-        parameters = kernels()[name].parameters
+        parameters = self.host.kernels[name].parameters
 
-        def kernel(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+        def kernel(
+            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...], shared_mem: int = 0
+        ) -> None:
+            assert shared_mem <= max(48 << 10, getattr(kernel, "max_dynamic_shared_size_bytes", 0))
             host_arguments = []
             for parameter, value in zip(parameters, arguments, strict=True):
                 if parameter.pointer:
@@ -206,8 +223,13 @@ class RawModule:
                 else:
                     assert type(value) is parameter.scalar(self.dtype).type, (name, parameter.name)
                     host_arguments.append(value)
-            CUDA.enqueue(("launch", name), CUDA.current, lambda: self.host.launch(name, grid, block, *host_arguments))
 
+            def launch() -> None:
+                self.host.launch(name, grid, block, *host_arguments, shared=shared_mem)
+
+            CUDA.enqueue(("launch", name), CUDA.current, launch)
+
+        kernel.shared_size_bytes = 0  # type: ignore[attr-defined]
         return kernel
 
 
@@ -242,18 +264,29 @@ def _wrap(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _elapsed(begin: Event, end: Event) -> float:
+    """Return the milliseconds between two events."""
+    assert begin.timed
+    assert end.timed
+    return end.clock - begin.clock
+
+
 def modules() -> dict[str, types.ModuleType]:
     """Return the modules to put into ``sys.modules``, by name."""
     runtime = types.SimpleNamespace(
         getDeviceCount=lambda: CUDA.devices,
         getDeviceProperties=lambda i: {
-            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132
+            "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132,
+            "l2CacheSize": 50 << 20, "sharedMemPerBlockOptin": 227 << 10, "major": 9,
         },
         runtimeGetVersion=lambda: 12090,
+        cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
+        deviceGetAttribute=lambda attribute, i: 0,  # so that training is by graphs
         driverGetVersion=lambda: 13000,
         memGetInfo=lambda: (CUDA.memory, 80 << 30),
         memcpyAsync=_memcpy,
         memcpyHostToDevice=1,
+        memcpyDeviceToHost=2,
         memcpyDeviceToDevice=3,
         streamCaptureModeThreadLocal=1,
     )  # fmt: skip
@@ -261,7 +294,7 @@ def modules() -> dict[str, types.ModuleType]:
     cuda.__dict__.update(
         Device=Device, Stream=Stream, Event=Event, runtime=runtime,
         get_current_stream=lambda: CUDA.streams[-1] if CUDA.streams else Stream(null=True),
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=bytearray, get_elapsed_time=_elapsed,
     )  # fmt: skip
     cupy = types.ModuleType("cupy")
     cupy.__dict__.update(

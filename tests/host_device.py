@@ -20,13 +20,14 @@ from cuda_shim import Host
 
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import Call, CaptureRefused, Product
+from deepnotes_cupy.device import Call, CaptureRefused, Product, Releasable, Slot
+from deepnotes_cupy.sources import Kernel
 
 
 @cache
-def host(dtype: str, checked: bool, flush: bool) -> Host:
-    """Return the kernels for a dtype; with `flush`, kernels in single precision flush subnormals."""
-    kernels = Host(dtype, checked)
+def host(source: str, dtype: str, checked: bool, flush: bool) -> Host:
+    """Return the kernels of a program for a dtype; with `flush`, those in single precision flush subnormals."""
+    kernels = Host(dtype, checked, source=source)
     kernels.flush = flush and dtype == "float32"
     return kernels
 
@@ -68,20 +69,27 @@ class HostDevice:
         Whether every memory access of a kernel is checked.
     capture_error : str
         The reason why captures fail; "" if they succeed.
+    late : bool
+        Whether the calls in the second stream are made as late as possible, and not as early.
     replay : callable
         Executes a call of a graph, given its index and the call; tests replace it to inject faults.
     """
 
     xp = np
     processors = 3
+    cache_bytes, shared_bytes = 50 << 20, 227 << 10
+    clusters = True
 
     def __init__(self, memory: int | None = None, flush: bool = False) -> None:
         self.keeps_subnormals = not flush
         self.log: list[tuple[Any, ...]] = []
         self.memory, self.used, self.checked = memory, 0, False
-        self.capture_error = ""
+        self.capture_error, self.late = "", False
         self.replay: Any = lambda index, call: call()
         self._recording: list[Call] | None = None
+        self._holders: weakref.WeakSet[Releasable] = weakref.WeakSet()
+        self._addressed: list[weakref.ref[np.ndarray]] = []
+        self._aside: list[Call] = []
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -103,6 +111,8 @@ class HostDevice:
         assert self._recording is None, "memory is allocated while a graph is captured"
         requested = int(size) * np.dtype(dtype).itemsize
         if self.memory is not None and requested > self.free_bytes():
+            for holder in list(self._holders):
+                holder.release()
             gc.collect()
             if requested > self.free_bytes():
                 raise DeviceMemoryError(requested, self.free_bytes())
@@ -111,6 +121,10 @@ class HostDevice:
         weakref.finalize(array, self._release, requested)
         return array
 
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before an error is raised."""
+        self._holders.add(holder)
+
     def _release(self, size: int) -> None:
         self.used -= size
 
@@ -118,9 +132,9 @@ class HostDevice:
         """Return the number of bytes that can be allocated."""
         return (1 << 40) - self.used if self.memory is None else self.memory - self.used
 
-    def prepare(self, kernel: str, dtype: str) -> None:
-        """Compile the kernels of a dtype."""
-        host(dtype, self.checked, not self.keeps_subnormals)
+    def prepare(self, kernel: Kernel, dtype: str) -> None:
+        """Compile the kernel's program."""
+        host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
 
     def _call(self, entry: tuple[Any, ...], function: Callable[[], object]) -> Call:
         """Return a call that is logged as `entry`, and recorded while a graph is captured."""
@@ -137,12 +151,27 @@ class HostDevice:
 
         return call
 
-    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a call that launches the kernel, compiled for the CPU."""
-        kernels, fixed_arguments = host(dtype, self.checked, not self.keeps_subnormals), tuple(arguments)
-        return self._call(("launch", kernel), lambda: kernels.launch(kernel, grid, block, *fixed_arguments))
+    def address(self, x: np.ndarray) -> int:
+        """Return the address of an array; kernels may access it from now on."""
+        self._addressed = [*(ref for ref in self._addressed if ref() is not None), weakref.ref(x)]
+        return int(x.ctypes.data)
 
-    def multiplier(self, product: Product) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
+        """Return a call that launches the kernel, compiled for the CPU."""
+        kernels = host(kernel.source, dtype, self.checked, not self.keeps_subnormals)
+        name, fixed_arguments = kernel.name, tuple(arguments)
+        reaches = self.checked and any(p.kind == "Source" for p in kernel.parameters)
+
+        def launch() -> None:
+            reachable = [x for ref in self._addressed if reaches and (x := ref()) is not None]
+            current = [x.array if isinstance(x, Slot) else x for x in fixed_arguments]
+            kernels.launch(name, grid, block, *current, shared=shared, reachable=reachable)
+
+        return self._call(("launch", name), launch)
+
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
         """Return a call that computes a product in single or double precision."""
         (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
         kind = {"bfloat16": np.uint16, "float16": np.uint16, "float64": np.float64}.get(factors, np.float32)
@@ -188,6 +217,24 @@ class HostDevice:
             self._recording = None
         return HostGraph(self, calls)
 
+    def aside(self, calls: Sequence[Call]) -> Call:
+        """Return a call that makes other calls at once or, if `late`, when :meth:`rejoin` is called."""
+
+        def run() -> None:
+            if self.late:
+                self._aside.extend(calls)
+            else:
+                for call in calls:
+                    call()
+
+        return run
+
+    def rejoin(self) -> None:
+        """Make the calls that are late."""
+        calls, self._aside = self._aside, []
+        for call in calls:
+            call()
+
     def empty_pinned(self, size: int, dtype: str) -> np.ndarray:
         """Return an array of zeros."""
         return np.zeros(size, dtype)
@@ -197,6 +244,12 @@ class HostDevice:
         self.log.append(("send", sum(h.nbytes for h, _ in pairs)))
         for source, target in pairs:
             target[...] = source
+        return object()
+
+    def receive(self, source: np.ndarray, host: np.ndarray, after: Any) -> object:
+        """Copy immediately, and return an event."""
+        self.log.append(("receive", host.nbytes))
+        host[...] = source
         return object()
 
     def record_event(self) -> object:
@@ -215,7 +268,7 @@ class HostDevice:
 
 
 def backend(precision: str = "highest", memory: int | None = None, flush: bool = False, **options: Any) -> Any:
-    """Return the backend on a new HostDevice."""
-    result = CupyBackend(HostDevice(memory, flush), precision, **options)
+    """Return the backend on a new HostDevice, which trains by graphs unless `driver` is given."""
+    result = CupyBackend(HostDevice(memory, flush), precision, **{"driver": "graph"} | options)
     result.options = {}
     return result

@@ -8,7 +8,11 @@ __all__ = ["create"]
 
 
 def create(
-    device: int = 0, matmul_precision: str = "highest", loss_scale: Any = None, resident_bytes: int | None = None
+    device: int = 0,
+    matmul_precision: str = "highest",
+    loss_scale: Any = None,
+    resident_bytes: int | None = None,
+    driver: str = "auto",
 ) -> Backend:
     """Return the CuPy backend; this is its entry point.
 
@@ -24,6 +28,9 @@ def create(
     resident_bytes : int, optional
         Arrays of samples, targets or weights that are larger than this stay on the host and are streamed. By default,
         the limit is 0.3 times the free device memory.
+    driver : {"auto", "graph", "resident"}
+        How networks are trained: step by step, as CUDA graphs ("graph"); many steps in one launch, with parameters in
+        shared memory ("resident"), for small networks only; or as it is expected to be faster ("auto").
 
     Raises
     ------
@@ -36,8 +43,8 @@ def create(
     from deepnotes_cupy.availability import open_device
     from deepnotes_cupy.options import check_options
 
-    options = check_options(device, matmul_precision, loss_scale, resident_bytes)
+    options = check_options(device, matmul_precision, loss_scale, resident_bytes, driver)
     device_object = open_device(options.device)
     from deepnotes_cupy.backend import CupyBackend
 
-    return CupyBackend(device_object, options.matmul_precision, options.loss_scale, options.resident_bytes)
+    return CupyBackend(device_object, *options[1:])

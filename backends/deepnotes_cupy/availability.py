@@ -12,6 +12,7 @@ import numpy as np
 
 from deepnotes.backends import ArgumentError, BackendUnavailable
 from deepnotes_cupy.device import Product
+from deepnotes_cupy.sources import kernels
 
 if TYPE_CHECKING:
     from deepnotes_cupy.cuda import CudaDevice
@@ -91,7 +92,7 @@ def _open_and_test(index: int) -> "CudaDevice":
     with device.section():
         source, half, product = (device.empty(12, kind) for kind in ("float32", "uint16", "float32"))
         device.upload(x, source)
-        device.launcher("round16", "float32", (1, 1, 1), 256, (source, half, 12, 0, 1.0))()
+        device.launcher(kernels()["round16"], "float32", (1, 1, 1), 256, (source, half, 12, 0, 1.0))()
         device.multiplier(Product((False, True), 3, 3, 4, 1.0, source, source, product, "float32"))()
         rounded, multiplied = device.download(half), device.download(product)
     A = x.reshape(4, 3).T

@@ -10,9 +10,10 @@ import numpy as np
 
 from deepnotes.backends import NOTES, Inference, Layer, Layout, Plan, Program
 from deepnotes_cupy.base import DeviceBackend
+from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.eager_kernels import kernels
-from deepnotes_cupy.inference import CupyInference, SectionedInference
+from deepnotes_cupy.inference import CupyInference, SectionedInference, weighted_sums
 from deepnotes_cupy.lowering import supported
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sectioned_program import SectionedProgram
@@ -37,6 +38,8 @@ class CupyBackend(DeviceBackend):
     resident_bytes : int or None
         Arrays of samples, targets or weights that are larger than this stay on the host. By default, the limit is
         :data:`RESIDENT_SHARE` times the free memory.
+    driver : {"auto", "graph", "resident"}
+        How networks are trained, see :func:`deepnotes_cupy.create`.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class CupyBackend(DeviceBackend):
         matmul_precision: str = "highest",
         loss_scale: Any = None,
         resident_bytes: int | None = None,
+        driver: str = "auto",
     ) -> None:
-        self.device = device
+        self.device, self.driver = device, driver
         self.matmul_precision, self.loss_scale, self.resident_bytes = matmul_precision, loss_scale, resident_bytes
         self.stage_bytes = BUFFER_BYTES
         self._programs: WeakSet[CupyProgram] = WeakSet()
@@ -112,6 +116,21 @@ class CupyBackend(DeviceBackend):
             return np.asarray(x)
         with self.device.section():
             return self.device.download(x)
+
+    def weighted_mean(self, x: Any, w: Any = None) -> float:
+        """Return the weighted mean, for which only some sums are moved to the host."""
+        with self.device.section():
+            arrays = [a if a is None or self.is_array(a) else self.from_numpy(np.asarray(a)) for a in (x, w)]
+            total, weight = weighted_sums(self.device, *arrays)
+        return total / weight
+
+    def all_finite(self, x: Any) -> bool:
+        """Return whether all elements are finite, in one pass over the memory if it has no gaps."""
+        flags = x.flags
+        if x.dtype.kind != "f" or x.dtype.itemsize < 4 or not x.size or not (flags.c_contiguous or flags.f_contiguous):
+            return super().all_finite(x)
+        with self.device.section():
+            return bool(np.isfinite(largest(self.device, (x if flags.c_contiguous else x.T).reshape(-1))))
 
     def write(self, flat: Any, start: int, values: Any) -> Any:
         """Write `values`, shape (k,), into `flat`, shape (p,), from `start` on, and return `flat`."""

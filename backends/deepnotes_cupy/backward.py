@@ -3,15 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes.backends import LOSSES
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
-from deepnotes_cupy.lowering import DenseRow, DropoutRow
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, LoweredLoss, library_activation
+from deepnotes_cupy.sources import Launch
 from deepnotes_cupy.tape import Tape
-
-FUSED = {name: traits.fused[1] for name, traits in LOSSES.items() if traits.fused}
-"""The kernel that computes a loss from the logits, by the name of the loss."""
 
 
 class Targets(NamedTuple):
@@ -31,17 +27,9 @@ class Targets(NamedTuple):
     w: Any = None
 
 
-class Loss(NamedTuple):
-    """A loss, its option, and whether it is computed from the logits of the last layer."""
-
-    name: str
-    option: float
-    fused: bool
-
-
 def append_loss(  # noqa: PLR0913 - the operands of the equation
     tape: Tape,
-    loss: Loss,
+    loss: LoweredLoss,
     row: DenseRow | DropoutRow,
     Z: Any,
     A: Any,
@@ -50,8 +38,12 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
     m: int,
     D: Any,
     L: Any,
-) -> None:
+    scale: float | None = None,
+) -> Any:
     """Append the losses of the samples and their derivatives: dZ if the loss is fused (N11), otherwise dA.
+
+    If `scale` is given, and dZ is a factor of products that is rounded, return `scale` times dZ as that factor, else
+    None.
 
     Parameters
     ----------
@@ -67,15 +59,16 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
     k = row.n
     if loss.fused:
         assert isinstance(row, DenseRow)
-        tape.launch(FUSED[loss.name], (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, L, k, m)
-    else:
-        code = codes("Loss")[loss.name]
-        tape.launch("loss", (k, m), A, Y, int(class_indices), w, D, L, k, m, code, loss.option)
+        half, kind = (None, 0) if scale is None else tape.empty_factor(m * k)
+        factor = half, kind, scale or 1.0
+        tape.launch(loss.launch, (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, *factor, L, k, m)
+        return half
+    tape.launch(loss.launch, (k, m), A, Y, int(class_indices), w, D, L, k, m)
+    return None
 
 
 def backward(  # noqa: PLR0913 - the operands of the backward pass
-    tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: list[Any], masks: Masks, fused: bool,
-    scale: float,
+    tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: Any, dZ: Any, masks: Masks, scale: float,
 ) -> None:  # fmt: skip
     """Append the backward pass, which writes the gradient of all parameters to `g`.
 
@@ -87,45 +80,73 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     factors : array
         The weights as returned by :func:`deepnotes_cupy.forward.round_weights`.
     m : int
-    D : list of two arrays
-        The first holds the derivatives of the loss; both are overwritten.
+    D : array
+        The derivatives of the loss by the outputs, or by Z of the last layer; it is overwritten.
+    dZ : array or None
+        If `D` holds dZ of the last layer: it, or its rounded copy, as a factor of products.
     masks : Masks
-    fused : bool
-        Whether the first array of `D` holds dZ of the last layer, instead of dA.
     scale : float
         The factor by which dZ is multiplied before it is rounded to 16 bits; the products are divided by it.
     """
+    # The gradient of W and b is not needed before the update, so it is computed beside the derivatives of the layers
+    # before. Then dZ must not be overwritten, so each layer has memory of its own for it.
+    other = None if tape.concurrent else tape.empty(D.size)
     first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow))
     for index in reversed(range(len(caches))):
         cache = caches[index]
-        row, derivatives = cache.row, D[0]
+        row = cache.row
         if isinstance(row, DropoutRow):
             if index > first:
-                dropout(tape, row, derivatives, derivatives, m, masks)
+                dropout(tape, row, D, D, m, masks)
             continue
-        activation_backward(tape, cache, g, derivatives, m, fused and index == len(caches) - 1)
-        dZ = tape.factor(derivatives[: m * row.n], reusable=False, scale=scale)
+        if dZ is None:
+            dZ = activation_backward(tape, cache, g, D, m, scale)
+        else:
+            with tape.aside():
+                bias_gradient(tape, row, g, D, m)
         A_prev = tape.factor(cache.A_prev)
-        tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
+        with tape.aside():
+            tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
         if index > first:
-            tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, D[1])
-            D = D[::-1]
+            dA = tape.empty(m * row.n_prev) if other is None else other
+            tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, dA)
+            D, other = dA, None if other is None else D
+        dZ = None
+    tape.rejoin()
 
 
-def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, is_dZ: bool) -> None:
-    """Append ``dZ = dA * g'(Z)`` (N12), in place in `D`, unless `D` already holds dZ; and append ``db`` (N14)."""
+def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale: float) -> Any:
+    """Append ``dZ = dA * g'(Z)`` (N12) and ``db`` (N14), and return dZ as a factor of products.
+
+    D holds dA. It is overwritten, unless factors are rounded: then `scale` times dZ is written to another array.
+    """
     row = cache.row
     assert isinstance(row, DenseRow)
-    activation = row.activation
-    if activation == "softmax" and not is_dZ:
-        tape.launch("softmax_backward", (row.n, m), D, cache.A, row.n, m)
-    if is_dZ or activation == "softmax":
-        activation = "identity"
+    if row.g.by_rows:
+        tape.launch(row.g.backward, (row.n, m), D, cache.Z, cache.A, row.n, m)
+        bias_gradient(tape, row, g, D, m)
+        return tape.factor(D[: m * row.n], reusable=False, scale=scale)
+    half, kind = tape.empty_factor(m * row.n)
+    partial, chunks = _sums(tape, row.g.backward, (D, cache.Z, cache.A, half, kind, scale), row, g, m)
+    with tape.aside():
+        _add_partial_sums(tape, row, g, partial, chunks)
+    return D[: m * row.n] if half is None else half
+
+
+def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:
+    """Append ``db`` (N14)."""
+    identity = library_activation("identity").backward
+    _add_partial_sums(tape, row, g, *_sums(tape, identity, (dZ, None, None, None, 0, 1.0), row, g, m))
+
+
+def _sums(tape: Tape, launch: Launch, operands: tuple[Any, ...], row: DenseRow, g: Any, m: int) -> tuple[Any, int]:
+    """Append a launch of a kernel like ``activation_backward``; return the sums of the chunks, and their number."""
     rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
     partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)
-    tape.launch(
-        "activation_backward", (row.n, m), D, cache.Z, cache.A, partial, row.n, m, rows,
-        codes("Activation")[activation], row.option, 1 / m, chunks=chunks,
-    )  # fmt: skip
+    tape.launch(launch, (row.n, m), *operands, partial, row.n, m, rows, 1 / m, chunks=chunks)
+    return partial, chunks
+
+
+def _add_partial_sums(tape: Tape, row: DenseRow, g: Any, partial: Any, chunks: int) -> None:
     if chunks > 1:
         tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)

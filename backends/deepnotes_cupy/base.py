@@ -12,6 +12,8 @@ class DeviceBackend(Backend):
     Attributes
     ----------
     device : Device
+    driver : str
+        How networks are trained: by graphs ("graph"), in shared memory ("resident"), or as it is faster ("auto").
     loss_scale : float, "dynamic" or None
         For float16 only.
     stage_bytes : int
@@ -19,6 +21,7 @@ class DeviceBackend(Backend):
     """
 
     device: Device
+    driver: str
     loss_scale: Any
     stage_bytes: int
 

@@ -1,14 +1,13 @@
 """Control: the numbers that change from update to update, kept in device memory so that graphs can be replayed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from deepnotes.backends import Optimizer, Sums, scalar_table
 from deepnotes_cupy import sources
 
 SIZE = sources.control().itemsize
-
-SCALARS = ("learning_rate", "rate", "epsilon", "share")
-"""The columns of the table of scalars, which has a row for each update."""
 
 NOT_FINITE, MAY_OVERFLOW = 1, 2
 """Values of the field `stopped`: the cost or the gradient is not finite; the update may overflow."""
@@ -36,6 +35,9 @@ def read(content: np.ndarray) -> np.void:
     return fields
 
 
-def table(optimizer: Optimizer, step: int, rates: np.ndarray) -> np.ndarray:
-    """Return the scalars for the updates that follow update number `step`, shape (updates, 4), float64."""
-    return np.column_stack([rates, *scalar_table(optimizer, SCALARS[1:], step, rates)])
+def table(optimizer: Optimizer, names: Sequence[str], step: int, rates: np.ndarray) -> np.ndarray:
+    """Return the learning rates and the scalars of these names for the updates that follow update number `step`.
+
+    The array has shape (updates, 1 + scalars), float64.
+    """
+    return np.column_stack([rates, *scalar_table(optimizer, names, step, rates)])

@@ -46,19 +46,19 @@ class CublasMissing(RuntimeError):
     """cuBLAS cannot be found."""
 
 
-def load(major: int) -> Any:
-    """Load cuBLAS for a major version of CUDA, from the wheels, Conda, ``CUDA_PATH`` or the system.
+def load(major: int, library: str = "cublas") -> Any:
+    """Load cuBLAS or cuBLASLt for a major version of CUDA, from the wheels, Conda, ``CUDA_PATH`` or the system.
 
     Raises
     ------
     CublasMissing
     """
-    names = (f"libcublas.so.{major}", f"cublas64_{major}.dll")
+    names = (f"lib{library}.so.{major}", f"{library}64_{major}.dll")
     path = None
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # comes with CuPy 14
 
-        path = load_nvidia_dynamic_lib("cublas").abs_path
+        path = load_nvidia_dynamic_lib(library).abs_path
     except (ImportError, RuntimeError, OSError):  # pathfinder is not installed, or cuBLAS is missing or broken
         pass
     if path is not None and any(name in path for name in names):

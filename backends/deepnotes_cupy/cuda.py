@@ -1,20 +1,33 @@
 """CudaDevice: a GPU, used through CuPy's memory, streams, kernels and graphs, and through cuBLAS."""
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
+from math import inf
 from typing import Any
+from weakref import WeakSet
 
 import cupy
 import numpy as np
 from cupy.cuda import runtime
 
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
-from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, address, load
-from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product
-from deepnotes_cupy.sources import REAL, kernels, program
+from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, CublasMissing, address, load
+from deepnotes_cupy.cublaslt import Choices, CublasLt, Launch, choices_path
+from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Releasable, Slot
+from deepnotes_cupy.sources import REAL, Kernel
+
+SHARED_BYTES = 48 << 10
+"""The dynamic shared memory of a block that a kernel may use without asking for more."""
+
+
+REPEATS = 20
+"""The largest number of times that a product is repeated to time it."""
+TUNING_MILLISECONDS = 0.3
+"""The time that the repetitions take, unless a single product takes longer."""
 
 
 class CudaGraph:
@@ -48,12 +61,23 @@ class CudaDevice:
         with cupy.cuda.Device(index):
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._copy_stream = cupy.cuda.Stream(non_blocking=True)
-            self.processors = int(runtime.getDeviceProperties(index)["multiProcessorCount"])
+            self._receive_stream = cupy.cuda.Stream(non_blocking=True)
+            properties = runtime.getDeviceProperties(index)
+            self.processors = int(properties["multiProcessorCount"])
+            self.cache_bytes, self.shared_bytes = (
+                int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin")
+            )
+            self._holders: WeakSet[Releasable] = WeakSet()
+            self.clusters = int(properties["major"]) >= 9
             library = load(runtime.runtimeGetVersion() // 1000)
             with self._stream:
                 self._workspace = cupy.empty(WORKSPACE, np.uint8)
             self._cublas = Cublas(library, self._stream.ptr, (self._workspace.data.ptr, WORKSPACE))
             self._foreign_cublas = Cublas(library, 0, None)  # for eager execution in other streams
+            self._second_stream = cupy.cuda.Stream(non_blocking=True)
+            with self._second_stream:
+                self._second_workspace = cupy.empty(WORKSPACE, np.uint8)  # products that run at once must not share one
+            self._second_cublas = Cublas(library, self._second_stream.ptr, (self._second_workspace.data.ptr, WORKSPACE))
             self._before, self._after = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
 
     # --- the stream ----------------------------------------------------------------------------------------
@@ -87,10 +111,18 @@ class CudaDevice:
     def empty(self, size: int, dtype: str) -> Any:
         """Return a new flat array; see :meth:`Device.empty`."""
         self.check_process()
+        with suppress(MemoryError):  # CuPy releases its pool and tries again before it raises this error
+            return cupy.empty(size, dtype)
+        for holder in list(self._holders):
+            holder.release()
         try:
             return cupy.empty(size, dtype)
-        except MemoryError:  # CuPy has already released its pool and tried again
+        except MemoryError:
             raise DeviceMemoryError(size * np.dtype(dtype).itemsize, self.free_bytes()) from None
+
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before an error is raised; see :meth:`Device.release_on_shortage`."""
+        self._holders.add(holder)
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated: free in the driver, or unused in CuPy's pool."""
@@ -132,6 +164,14 @@ class CudaDevice:
             )
         return self._copy_stream.record(cupy.cuda.Event(disable_timing=True))
 
+    def receive(self, source: Any, host: np.ndarray, after: Any) -> Any:
+        """Enqueue a copy to a pinned array in a stream of its own; see :meth:`Device.receive`."""
+        self._receive_stream.wait_event(after)
+        runtime.memcpyAsync(
+            host.ctypes.data, address(source), host.nbytes, runtime.memcpyDeviceToHost, self._receive_stream.ptr
+        )
+        return self._receive_stream.record(cupy.cuda.Event(disable_timing=True))
+
     def record_event(self) -> Any:
         """Return an event at the end of the stream; see :meth:`Device.record_event`."""
         return self._stream.record(cupy.cuda.Event(disable_timing=True))
@@ -144,39 +184,123 @@ class CudaDevice:
         """Wait for an event on the host; see :meth:`Device.synchronize`."""
         event.synchronize()
 
+    def address(self, x: Any) -> int:
+        """Return the address of an array; see :meth:`Device.address`."""
+        return address(x)
+
     # --- work ---------------------------------------------------------------------------------------------------
 
-    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
         """Return a call that launches a kernel in the current stream, with arguments of the declared types."""
         function = self._kernel(kernel, dtype)
-        parameters = kernels()[kernel].parameters
+        parameters = kernel.parameters
         if len(arguments) != len(parameters):
-            raise TypeError(f"kernel {kernel} takes {len(parameters)} arguments, got {len(arguments)}")
-        packed = tuple(
+            raise TypeError(f"kernel {kernel.name} takes {len(parameters)} arguments, got {len(arguments)}")
+        packed = [
             (np.uint64(0) if x is None else x) if p.pointer else p.scalar(dtype).type(x)
             for p, x in zip(parameters, arguments, strict=True)
-        )
+        ]
+        slots = [(i, x) for i, x in enumerate(arguments) if isinstance(x, Slot)]
+        if shared > SHARED_BYTES:
+            function.max_dynamic_shared_size_bytes = self.shared_bytes - function.shared_size_bytes
 
         def launch() -> None:
-            function(grid, (block,), packed)
+            for i, slot in slots:
+                packed[i] = slot.array
+            function(grid, (block,), tuple(packed), shared_mem=shared)
+            for i, _ in slots:
+                packed[i] = None  # the memory of the array can be released
 
         return launch
 
-    def multiplier(self, product: Product) -> Call:
-        """Return a call that computes a product in the current stream."""
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
+        """Return a call that computes a product in the current stream; see :meth:`Device.multiplier`."""
+        if tuned and (call := self._tuned_multiplier(product)):
+            return call
         prepared = self._cublas.prepare(product)
-        own_stream = self._stream.ptr
+        own_stream, second_stream = self._stream.ptr, self._second_stream.ptr
 
         def multiply(keep_alive: Product = product) -> None:
             stream = cupy.cuda.get_current_stream().ptr
             if stream == own_stream:
                 self._cublas.multiply(prepared)
                 return
+            if stream == second_stream:
+                self._second_cublas.multiply((self._second_cublas.handle, *prepared[1:]))
+                return
             with self._lock:
                 self._foreign_cublas.set_stream(stream)
                 self._foreign_cublas.multiply((self._foreign_cublas.handle, *prepared[1:]))
 
         return multiply
+
+    def _tuned_multiplier(self, product: Product) -> Call | None:
+        """Return a call that computes a product by the fastest algorithm, or None if cuBLASLt is not available."""
+        try:
+            launch = self._cublaslt().prepare(product)
+        except (CublasError, CublasMissing, AttributeError) as error:  # AttributeError: a function is missing
+            logging.getLogger("deepnotes").debug("cupy: products are not tuned: %s", error)
+            return None
+        workspaces = {
+            self._stream.ptr: self._workspace.data.ptr, self._second_stream.ptr: self._second_workspace.data.ptr
+        }  # fmt: skip
+
+        def multiply() -> None:
+            stream = cupy.cuda.get_current_stream().ptr
+            launch(stream, workspaces[stream])
+
+        return multiply
+
+    @cache  # noqa: B019
+    def _cublaslt(self) -> CublasLt:
+        properties = runtime.getDeviceProperties(self.index)
+        name = f"{_device_name(properties)}-{self.processors}-{self._cublas.version()}"
+        library = load(runtime.runtimeGetVersion() // 1000, "cublasLt")
+        return CublasLt(library, WORKSPACE, self._measure, Choices(choices_path(name)))
+
+    def _measure(self, launches: Sequence[Launch]) -> list[float]:
+        """Return the milliseconds that each launch takes, repeated in a graph, or infinity if it fails."""
+        stream, workspace = self._stream.ptr, self._workspace.data.ptr
+        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+
+        def time(run: Call) -> float:
+            begin.record(self._stream)
+            run()
+            end.record(self._stream)
+            end.synchronize()
+            return float(cupy.cuda.get_elapsed_time(begin, end))
+
+        def measure(launch: Launch) -> float:
+            def run(times: int = 1) -> None:
+                for _ in range(times):
+                    launch(stream, workspace)
+
+            try:
+                run()  # the first time loads the kernel
+                count = max(1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(run), 1e-3))))
+                graph = self.capture(partial(run, count))
+                return min(time(graph.launch) for _ in range(3)) / count
+            except (CublasError, CaptureRefused):
+                return inf
+
+        return [measure(launch) for launch in launches]
+
+    def aside(self, calls: Sequence[Call]) -> Call:
+        """Return a call that makes other calls in the second stream; see :meth:`Device.aside`."""
+
+        def run() -> None:
+            self._second_stream.wait_event(self.record_event())
+            with self._second_stream:
+                for call in calls:
+                    call()
+
+        return run
+
+    def rejoin(self) -> None:
+        """Make the stream wait for the second one; see :meth:`Device.rejoin`."""
+        self._stream.wait_event(self._second_stream.record(cupy.cuda.Event(disable_timing=True)))
 
     def capture(self, run: Call) -> Graph:
         """Capture the stream; see :meth:`Device.capture`. Other threads may allocate memory meanwhile."""
@@ -194,17 +318,17 @@ class CudaDevice:
             raise CaptureRefused(f"{type(error).__name__}: {error}") from error
         return CudaGraph(graph, self._stream)
 
-    def prepare(self, kernel: str, dtype: str) -> None:
+    def prepare(self, kernel: Kernel, dtype: str) -> None:
         """Compile and load a kernel; see :meth:`Device.prepare`."""
         self._kernel(kernel, dtype)
 
     @cache  # noqa: B019 (a device lives as long as the process)
-    def _kernel(self, name: str, dtype: str) -> Any:
-        return self._module(dtype).get_function(name)
+    def _kernel(self, kernel: Kernel, dtype: str) -> Any:
+        return self._module(kernel.source, dtype).get_function(kernel.name)
 
     @cache  # noqa: B019
-    def _module(self, dtype: str) -> Any:
-        return cupy.RawModule(code=program(), options=(f"-DREAL={REAL[dtype]}", "--std=c++17"))
+    def _module(self, source: str, dtype: str) -> Any:
+        return cupy.RawModule(code=source, options=(f"-DREAL={REAL[dtype]}", "--std=c++17"))
 
     # --- description --------------------------------------------------------------------------------------------------
 
@@ -224,9 +348,13 @@ class CudaDevice:
 
 def _describe_device(index: int) -> str:
     properties = runtime.getDeviceProperties(index)
-    name = properties["name"]
-    name = name.decode() if isinstance(name, bytes) else name
+    name = _device_name(properties)
     return f"device {index}: {name}, {properties['totalGlobalMem'] / 2**30:.1f} GiB"
+
+
+def _device_name(properties: dict[str, Any]) -> str:
+    name = properties["name"]
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _format_version(number: int) -> str:

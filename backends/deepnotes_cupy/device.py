@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from deepnotes_cupy.sources import Kernel
+
 Call: TypeAlias = Callable[[], None]
 """A prepared launch, product or copy: each call enqueues it."""
 
@@ -32,6 +34,20 @@ UNITS: dict[Factors, float] = {
 
 class CaptureRefused(RuntimeError):
     """The enqueued work cannot be captured as a graph; the message has the reason."""
+
+
+class Slot:
+    """An array argument of prepared calls that changes from call to call: each call uses the current `array`.
+
+    Parameters
+    ----------
+    size : int
+        The size of the arrays.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.array: Any = None
 
 
 class Product(NamedTuple):
@@ -63,6 +79,13 @@ class Product(NamedTuple):
     parts: int = 1
 
 
+class Releasable(Protocol):
+    """Something that holds memory that it can do without."""
+
+    def release(self) -> None:
+        """Release the memory."""
+
+
 class Graph(Protocol):
     """Captured calls that are enqueued together."""
 
@@ -78,6 +101,15 @@ class Device(Protocol):
 
     processors: int
     """The number of multiprocessors."""
+
+    cache_bytes: int
+    """The size of the L2 cache."""
+
+    shared_bytes: int
+    """The largest size of the shared memory of a block."""
+
+    clusters: bool
+    """Whether the blocks of a cluster can access each other's shared memory."""
 
     keeps_subnormals: bool
     """Whether float32 subnormals are kept instead of flushed to 0."""
@@ -96,14 +128,26 @@ class Device(Protocol):
         DeviceMemoryError
         """
 
-    def launcher(self, kernel: str, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any]) -> Call:
-        """Return a call that launches a kernel built for `dtype`; arguments are numbers, arrays, or None (null)."""
+    def address(self, x: Any) -> int:
+        """Return the address of an array, for a structure in device memory."""
 
-    def prepare(self, kernel: str, dtype: str) -> None:
+    def launcher(
+        self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> Call:
+        """Return a call that launches a kernel built for `dtype`.
+
+        Arguments are numbers, arrays, Slots, or None (null); `shared` is the size of the dynamic shared memory in
+        bytes.
+        """
+
+    def prepare(self, kernel: Kernel, dtype: str) -> None:
         """Compile and load a kernel, unless it is loaded already."""
 
-    def multiplier(self, product: Product) -> Call:
-        """Return a call that computes the product, by cuBLAS or its equivalent."""
+    def multiplier(self, product: Product, tuned: bool = False) -> Call:
+        """Return a call that computes the product, by cuBLAS or its equivalent.
+
+        If `tuned`, the fastest of several algorithms is chosen now, which takes time and overwrites C.
+        """
 
     def copier(self, source: Any, target: Any) -> Call:
         """Return a call that copies an array to another one of the same size, both on the device."""
@@ -125,6 +169,15 @@ class Device(Protocol):
         CaptureRefused
         """
 
+    def aside(self, calls: Sequence[Call]) -> Call:
+        """Return a call that makes other calls in a second stream, where they start after all work enqueued so far.
+
+        Work enqueued afterwards does not wait for them, until :meth:`rejoin` is called.
+        """
+
+    def rejoin(self) -> None:
+        """Make work enqueued from now on wait for the second stream."""
+
     def empty_pinned(self, size: int, dtype: str) -> np.ndarray:
         """Return a new flat host array in page-locked memory, which can be sent while the device computes."""
 
@@ -139,6 +192,12 @@ class Device(Protocol):
             An event after which the copies begin.
         """
 
+    def receive(self, source: Any, host: np.ndarray, after: Any) -> Any:
+        """Copy to a pinned array, concurrently with the stream and with :meth:`send`, and return an event for the end.
+
+        The copy begins after the event `after`.
+        """
+
     def record_event(self) -> Any:
         """Return an event for the end of all work enqueued so far."""
 
@@ -147,6 +206,9 @@ class Device(Protocol):
 
     def synchronize(self, event: Any) -> None:
         """Block the host until an event has occurred."""
+
+    def release_on_shortage(self, holder: Releasable) -> None:
+        """Have `holder` release its memory before :meth:`empty` raises an error, as long as `holder` exists."""
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated."""

@@ -14,7 +14,7 @@ from deepnotes.backends import ACTIVATIONS
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
-from deepnotes_cupy.lowering import FROM_A
+from deepnotes_cupy.lowering import library_activation
 from deepnotes_cupy.sources import codes
 from deepnotes_cupy.tape import Tape
 
@@ -82,7 +82,7 @@ class FusedEquations:
         Z = self._device.empty(n * m, tape.dtype)
         tape.product((True, False), (n, m, n_prev), 1.0, tape.factor(_flat(xp, W)), _factor(tape, xp, A_prev), Z)
         b = _flat(xp, xp.broadcast_to(b, (n, 1)))
-        tape.launch("bias_activation", (n, m), Z, b, None, n, m, codes("Activation")["identity"], 0.0)
+        tape.launch(library_activation("identity").forward, (n, m), Z, b, None, None, 0, n, m)
         return self._run(tape, Z, n, m)
 
     def weight_gradient(self, xp: Any, dZ: Any, A_prev: Any) -> Any:
@@ -112,11 +112,9 @@ class FusedEquations:
         tape = self._tape(Z)
         A = self._device.empty(n * m, tape.dtype)
         z = flatten_by_sample(xp, Z)
-        if name == "softmax":
-            tape.launch("softmax", (n, m), z, None, A, n, m)
-        else:
-            code = codes("Activation")[name]
-            tape.launch("bias_activation", (n, m), z, None, A, n, m, code, _option(name, option, options))
+        g = library_activation(name, _option(name, option, options))
+        factor = () if g.by_rows else (None, 0)
+        tape.launch(g.forward, (n, m), z, None, A, *factor, n, m)
         return self._run(tape, A, n, m)
 
     def backward(self, xp: Any, name: str, dA: Any, Z: Any, A: Any, *option: float, **options: float) -> Any:
@@ -125,13 +123,10 @@ class FusedEquations:
         tape = self._tape(dA)
         D = self._device.empty(n * m, tape.dtype)
         D.reshape(m, n)[...] = dA.T
-        z, a = (None, flatten_by_sample(xp, A)) if name in FROM_A else (flatten_by_sample(xp, Z), None)
-        if name == "softmax":
-            tape.launch("softmax_backward", (n, m), D, a, n, m)
-        else:
-            code = codes("Activation")[name]
-            arguments = D, z, a, None, n, m, m, code, _option(name, option, options), 1.0
-            tape.launch("activation_backward", (n, m), *arguments)
+        g = library_activation(name, _option(name, option, options))
+        z, a = (flatten_by_sample(xp, x) if needed else None for x, needed in ((Z, g.needs_Z), (A, g.needs_A)))
+        sizes = (n, m) if g.by_rows else (None, 0, 1.0, None, n, m, m, 1.0)
+        tape.launch(g.backward, (n, m), D, z, a, *sizes)
         return self._run(tape, D, n, m)
 
     # --- updates ----------------------------------------------------------------------------------------------------
@@ -158,8 +153,9 @@ class FusedEquations:
     ) -> tuple[Any, ...]:  # fmt: skip
         tape, p = self._tape(theta), theta.size
         theta, *new_slots = (xp.array(x) for x in (theta, *slots))
-        device_control = self._control(rate=float(rate), epsilon=float(epsilon))
-        tape.launch(kernel, (p,), theta, _flat(xp, g), *new_slots, p, 0, device_control, *options)
+        scalars = self._send(np.array([0.0, float(rate), float(epsilon), 0.0]))
+        operands = theta, _flat(xp, g), *new_slots, p, 0, self._control(), scalars
+        tape.launch(kernel, (p,), *operands, *options)
         tape.run()
         return (theta, *new_slots)
 
@@ -193,8 +189,12 @@ class FusedEquations:
         host = control.initial(0)
         for name, value in values.items():
             control.read(host)[name] = value
+        return self._send(host)
+
+    def _send(self, host: np.ndarray) -> Any:
+        """Return a copy of a host array on the device."""
         with self._device.section():
-            copy = self._device.empty(control.SIZE, "uint8")
+            copy = self._device.empty(host.size, str(host.dtype))
             self._device.upload(host, copy)
         return copy
 

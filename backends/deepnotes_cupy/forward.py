@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes_cupy.lowering import FROM_A, DenseRow, DropoutRow, Row
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row, is_elementwise, library_activation
+from deepnotes_cupy.sources import Launch, program
 from deepnotes_cupy.tape import Tape
 
 
@@ -60,32 +60,80 @@ def forward(
             continue
         Z = linear(tape, row, factors, A, m)
         last = index == len(rows) - 1
-        caches.append(Cache(row, A, Z, Z if last and fused else activate(tape, row, theta, Z, m)))
+        multiplied = not last and isinstance(rows[index + 1], DenseRow)
+        caches.append(
+            Cache(row, A, Z, Z if last and fused else activate(tape, row, theta, Z, m, multiplied=multiplied))
+        )
         A = caches[-1].A
     return caches
 
 
-def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int) -> Any:
-    """Add ``Z = W A_prev`` (N2 without b) to the tape, and return Z."""
-    Z = tape.empty(m * row.n)
+def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any = None) -> Any:
+    """Add ``Z = W A_prev`` (N2 without b) to the tape, and return Z, a new array unless it is given."""
+    Z = tape.empty(m * row.n) if Z is None else Z
     tape.product((True, False), (row.n, m, row.n_prev), 1.0, factors[row.W], tape.factor(A_prev), Z)
     return Z
 
 
-def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None) -> Any:
+def predict(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
+    """Add a forward pass that keeps no values for a backward pass.
+
+    Parameters
+    ----------
+    tape : Tape
+    rows : sequence of DenseRow
+    theta : array, shape (p,)
+    X, out : array or Slot
+        Shapes (m * n[0],) and (m * n[L],), by sample.
+    m : int
+    logits : bool
+        Whether to write, instead of the outputs, Z of the last layer without b.
+    """
+    factors = round_weights(tape, theta, max(row.W.stop for row in rows))
+    buffers = [tape.empty(m * max(row.n for row in rows[:-1])) for _ in rows[1:3]]  # each layer reads one of the two
+    A = X
+    for number, row in enumerate(rows):
+        target = out if row is rows[-1] else buffers[number % 2][: m * row.n]
+        in_place = row.g.forward.kernel.source == program() or (row is rows[-1] and logits)
+        Z = target if in_place else tape.empty(m * row.n)
+        linear(tape, row, factors, A, m, Z)
+        if not (row is rows[-1] and logits):
+            activate(tape, row, theta, Z, m, target, multiplied=row is not rows[-1])
+        A = target
+
+
+def predict_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
+    """Do the same for at most ``FEW`` samples (see kernels/inference.cu), without rounding."""
+    A = X
+    for row in rows:
+        last = row is rows[-1]
+        target = out if last else tape.empty(m * row.n)
+        fused = is_elementwise(row.g) and not (last and logits)
+        arguments = (row.g if fused else library_activation("identity")).forward.arguments
+        Z = target if fused or (last and logits) else tape.empty(m * row.n)
+        b = theta[row.b] if fused else None
+        tape.launch(Launch.of("dense_few", *arguments), (row.n,), A, theta[row.W], b, Z, row.n_prev, row.n, m)
+        if Z is not target:
+            activate(tape, row, theta, Z, m, target)
+        A = target
+
+
+def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None, multiplied: bool = False) -> Any:
     """Add ``Z += b`` and ``A = g(Z)`` (N2, N3) to the tape, and return A.
 
-    A shares the memory of Z if the backward pass does not need Z, unless `A` is given.
+    A shares the memory of Z if the backward pass does not need Z, unless `A` is given. If A is a factor of a product,
+    `multiplied`, it is rounded in the same launch where that is possible.
     """
     b = theta[row.b]
     if A is None:
-        in_place = row.activation == "identity" or row.activation in FROM_A
-        A = Z if in_place else tape.empty(m * row.n)
-    if row.activation == "softmax":
-        tape.launch("softmax", (row.n, m), Z, b, A, row.n, m)
-    else:
-        code = codes("Activation")[row.activation]
-        tape.launch("bias_activation", (row.n, m), Z, b, A, row.n, m, code, row.option)
+        A = tape.empty(m * row.n) if row.g.needs_Z else Z
+    if row.g.by_rows:
+        tape.launch(row.g.forward, (row.n, m), Z, b, A, row.n, m)
+        return A
+    half, kind = tape.empty_factor(m * row.n) if multiplied else (None, 0)
+    tape.launch(row.g.forward, (row.n, m), Z, b, A, half, kind, row.n, m)
+    if half is not None:
+        tape.keep_factor(A, half)
     return A
 
 
@@ -98,4 +146,4 @@ def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks)
 def _backward_reads_output(caches: Sequence[Cache]) -> bool:
     """Return whether the backward pass needs the output of the last of these layers, so it must not be overwritten."""
     row = caches[-1].row if caches else None
-    return isinstance(row, DenseRow) and row.activation in FROM_A
+    return isinstance(row, DenseRow) and row.g.needs_A

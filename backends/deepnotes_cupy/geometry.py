@@ -4,7 +4,7 @@ from math import isqrt
 
 import numpy as np
 
-from deepnotes_cupy.sources import kernels
+from deepnotes_cupy.sources import Kernel, kernels
 
 LINE = 128
 """The number of bytes in a row of a tile, see ``Tile`` in kernels/common.cuh."""
@@ -19,19 +19,20 @@ WAVES = 16
 ONE_BLOCK = ("check_update",)
 PER_SAMPLE = (
     "softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "exp_half_poisson_deviance",
-    "loss",
+    "loss", "row_activation", "row_backward",
 )  # fmt: skip
 TILES = ("bias_activation", "activation_backward", "sum_partials")
 
 
 def grid(
-    kernel: str, n: int, m: int = 1, *, dtype: str = "float32", processors: int = 64, chunks: int = 1
+    kernel: str | Kernel, n: int, m: int = 1, *, dtype: str = "float32", processors: int = 64, chunks: int = 1
 ) -> tuple[tuple[int, int, int], int]:
     """Return the grid for a kernel, and the number of threads in a block.
 
     Parameters
     ----------
-    kernel : str
+    kernel : str or Kernel
+        The name of a kernel of the package, or a generated kernel.
     n, m : int
         The numbers of neurons and samples. For kernels over flat buffers, any two numbers whose product is the number
         of elements. For kernels whose arrays have no samples, such as ``sum_partials``, m is 1.
@@ -48,10 +49,13 @@ def grid(
     >>> grid("softmax", 10, 128)
     ((8, 1, 1), 256)
     """
-    threads, max_blocks = kernels()[kernel].threads, WAVES * processors
+    declaration = kernels()[kernel] if isinstance(kernel, str) else kernel
+    kernel, threads, max_blocks = declaration.name, declaration.threads, WAVES * processors
     pack = 16 // np.dtype(dtype).itemsize
     if kernel in ONE_BLOCK:
         return (1, 1, 1), threads
+    if kernel == "dense_few":
+        return (_clamp(-(-32 * n // threads), max_blocks), 1, 1), threads
     if kernel in PER_SAMPLE:
         return (_clamp(-(-m * _next_power_of_two(n, 32) // threads), max_blocks), 1, 1), threads
     if kernel == "gather":
@@ -65,8 +69,8 @@ def grid(
         blocks_y = {"bias_activation": -(-m // height), "activation_backward": chunks}.get(kernel, 1)
         limit = 65535 if kernel == "activation_backward" else -(-max_blocks // blocks_x)
         return (_clamp(blocks_x, max_blocks), _clamp(blocks_y, limit), 1), threads
-    if kernel == "gradient_norm":
-        max_blocks //= 2  # so that ``check_update`` has fewer sums to read
+    if kernel in ("gradient_norm", "weighted_sums"):
+        max_blocks //= 2  # so that there are fewer sums to read
     per_thread = {"dropout": 4, "round16": 8}.get(kernel, pack)
     return (_clamp(-(-n * m // (per_thread * threads)), max_blocks), 1, 1), threads
 

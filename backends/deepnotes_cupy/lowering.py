@@ -1,28 +1,130 @@
-"""Lower layers and optimizers to the arguments of kernels: sizes, slices of the flat buffer, codes."""
+"""Lower layers, losses and optimizers to kernels and their arguments: sizes, slices of the flat buffer, options."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from deepnotes.backends import (
+    LOSSES,
     SGD,
     Activation,
+    ActivationFunction,
     Adam,
     AdamW,
     Dense,
     Dropout,
     Layer,
     Layout,
+    Loss,
+    LossFunction,
     Optimizer,
+    Plan,
     RMSProp,
     Supported,
+    formulas,
+    fuses,
 )
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy import generated
+from deepnotes_cupy.sources import Launch, codes, kernels
 
 FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}
-"""Activations whose derivative the kernels compute from A, so that A may overwrite Z.
+"""The library's activations whose derivative the kernels compute from A, so that A may overwrite Z.
 
 Except for softmax, which has kernels of its own, ``slope_of_a`` in ``kernels/activations.cuh`` must agree.
 """
+FUSED = {name: traits.fused[1] for name, traits in LOSSES.items() if traits.fused}
+"""The kernel that computes a loss from the logits, by the name of the loss."""
+
+
+class LoweredActivation(NamedTuple):
+    """The kernels of an activation.
+
+    Attributes
+    ----------
+    forward : Launch
+        The parameters of its kernel begin with those of ``bias_activation`` or, if `by_rows`, ``softmax``.
+    backward : Launch
+        The parameters of its kernel begin with those of ``activation_backward`` or, if `by_rows`, ``softmax_backward``.
+    by_rows : bool
+        Whether outputs of a sample depend on each other.
+    needs_Z, needs_A : bool
+        Which of the arrays the backward pass reads.
+    """
+
+    forward: Launch
+    backward: Launch
+    by_rows: bool
+    needs_Z: bool
+    needs_A: bool
+
+
+class LoweredLoss(NamedTuple):
+    """The kernel of a loss, and whether it computes the loss from the logits of the last layer (N11)."""
+
+    launch: Launch
+    fused: bool
+
+
+class LoweredUpdate(NamedTuple):
+    """The kernel of an optimizer's update, and the names of the scalars that it reads."""
+
+    launch: Launch
+    scalars: tuple[str, ...]
+
+
+def library_activation(name: str, option: float = 0.0) -> LoweredActivation:
+    """Return the kernels of one of the library's activations.
+
+    Examples
+    --------
+    >>> library_activation("gelu").forward.kernel.name
+    'bias_activation'
+    """
+    needs_A, needs_Z = name in FROM_A, name not in FROM_A and name != "identity"
+    if name == "softmax":
+        return LoweredActivation(Launch.of("softmax"), Launch.of("softmax_backward"), True, needs_Z, needs_A)
+    arguments = codes("Activation")[name], option
+    forward, backward = Launch.of("bias_activation", *arguments), Launch.of("activation_backward", *arguments)
+    return LoweredActivation(forward, backward, False, needs_Z, needs_A)
+
+
+def is_elementwise(g: LoweredActivation) -> bool:
+    """Return whether an activation is one of those that the function ``activate`` of the kernels computes."""
+    return g.forward.kernel == kernels()["bias_activation"]
+
+
+def lower_activation(g: ActivationFunction, dtype: str, outputs: int) -> LoweredActivation:
+    """Return the kernels of an activation: generated ones, unless it is one of the library's."""
+    if type(g) is Activation and g.name in codes("Activation"):
+        return library_activation(g.name, next((value for _, value in g.options), 0.0))
+    forward, backward = formulas.activation(g, dtype, outputs), formulas.backward(g, dtype, outputs)
+    launches = generated.activation(forward, backward, formulas.options(g))
+    by_rows = launches[0].kernel.name == "row_activation"
+    return LoweredActivation(*launches, by_rows, backward.uses("Z"), backward.uses("A"))
+
+
+def lower_loss(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> LoweredLoss:
+    """Return the kernel of a loss after the layer `last`: a generated one, unless it is one of the library's."""
+    if type(loss) is not Loss or loss.name not in codes("Loss"):
+        both = formulas.loss_and_derivative(loss, dtype, outputs)
+        return LoweredLoss(generated.loss(both, formulas.options(loss)), False)
+    if fuses(last, loss):
+        return LoweredLoss(Launch.of(FUSED[loss.name]), True)
+    option = next((value for _, value in loss.options), 0.0)
+    return LoweredLoss(Launch.of("loss", codes("Loss")[loss.name], option), False)
+
+
+def lower_update(optimizer: Optimizer, dtype: str) -> LoweredUpdate:
+    """Return the kernel of an optimizer's update: a generated one, unless there is one for its class and options."""
+    if update := update_of(optimizer):
+        kernel, options = update
+        return LoweredUpdate(Launch.of(kernel, *options), SCALARS)
+    step = formulas.update(optimizer, dtype)
+    names = step.numbers[1:]
+    return LoweredUpdate(generated.update(step, len(optimizer.slots), names), names)
+
+
+SCALARS = ("rate", "epsilon", "share")
+"""The scalars that the package's updates read, see the enumeration ``Scalar`` in ``kernels/updates.cu``."""
 
 Update: TypeAlias = tuple[str, tuple[Any, ...]]
 """The name of an optimizer's kernel, and the kernel's last arguments: the options of the optimizer."""
@@ -59,19 +161,19 @@ def update_of(optimizer: Optimizer) -> Update | None:
 
 def supported() -> Supported:
     """Return which activations, losses and optimizers have kernels."""
-    return Supported(codes("Activation"), codes("Loss"), lambda optimizer: update_of(optimizer) is not None)
+    known = codes("Activation"), codes("Loss"), lambda optimizer: update_of(optimizer) is not None
+    return Supported(*known, generates=True)
 
 
 class DenseRow(NamedTuple):
-    """A dense layer: its number, from 1; its sizes; the slices of θ for W and b; the activation and its option."""
+    """A dense layer: its number, from 1; its sizes; the slices of θ for W and b; the activation."""
 
     number: int
     n_prev: int
     n: int
     W: slice
     b: slice
-    activation: str
-    option: float
+    g: LoweredActivation
 
 
 class DropoutRow(NamedTuple):
@@ -85,7 +187,7 @@ class DropoutRow(NamedTuple):
 Row: TypeAlias = DenseRow | DropoutRow
 
 
-def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
+def lower(layers: Sequence[Layer], layout: Layout, dtype: str, training: bool) -> list[Row]:
     """Return the rows of supported layers, with dropout layers only if `training` and their rate is not 0.
 
     Raises
@@ -97,14 +199,31 @@ def lower(layers: Sequence[Layer], layout: Layout, training: bool) -> list[Row]:
     rows: list[Row] = []
     for index, layer in enumerate(layers):
         n_prev, n = layout.sizes[index : index + 2]
-        if isinstance(layer, Dense) and isinstance(layer.g, Activation):
-            option = next((value for _, value in layer.g.options), 0.0)
-            rows.append(DenseRow(index + 1, n_prev, n, slices[index, "W"], slices[index, "b"], layer.g.name, option))
+        if type(layer) is Dense:
+            g = lower_activation(layer.g, dtype, n)
+            rows.append(DenseRow(index + 1, n_prev, n, slices[index, "W"], slices[index, "b"], g))
         elif not isinstance(layer, Dropout):
             raise NotImplementedError(f"there is no kernel for {layer!r}")
         elif training and layer.rate > 0:
             rows.append(DropoutRow(index + 1, n, layer.rate))
     return rows
+
+
+class Lowered(NamedTuple):
+    """A plan as kernels: those of its layers, of the loss and of the update."""
+
+    rows: list[Row]
+    loss: LoweredLoss
+    update: LoweredUpdate
+
+
+def lower_plan(plan: Plan) -> Lowered:
+    """Return the kernels of a plan whose parts all have kernels; errors as for :func:`lower`."""
+    return Lowered(
+        lower(plan.layers, plan.layout, plan.dtype, training=True),
+        lower_loss(plan.loss, plan.layers[-1], plan.dtype, plan.layout.sizes[-1]),
+        lower_update(plan.optimizer, plan.dtype),
+    )
 
 
 def stored_per_sample(rows: Sequence[Row], inputs: int, targets: int, factors: str) -> int:

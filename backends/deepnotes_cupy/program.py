@@ -1,14 +1,26 @@
 """The Program of this backend: it enqueues a chunk of mini-batches as CUDA graphs, then reads the result."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.backends import Batches, Chunk, Data, DeviceMemoryError, EagerProgram, Gradient, Plan, State
+from deepnotes.backends import (
+    ArgumentError,
+    Batches,
+    Chunk,
+    Data,
+    DeviceMemoryError,
+    EagerProgram,
+    Gradient,
+    Plan,
+    State,
+)
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import flatten_by_sample
-from deepnotes_cupy.lowering import lower, stored_per_sample
+from deepnotes_cupy.lowering import stored_per_sample
 from deepnotes_cupy.replay import Replay
+from deepnotes_cupy.resident import Refused, Resident, fit
 from deepnotes_cupy.scaling import LossScale
 from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
 from deepnotes_cupy.streaming import HostSamples, Stage
@@ -42,6 +54,9 @@ class CupyProgram(EagerProgram):
         self._targets = 1 if plan.class_indices else plan.layout.sizes[-1]
         self._arrays: Arrays | None = None
         self._replays: dict[tuple[int, bool], Replay] = {}
+        self._driver, self._residents = backend.driver, dict[int, Resident | None]()
+        if self._driver == "resident":
+            self._resident(1)
         self._stage: Stage | None = None
         self._host_copies: dict[int, tuple[Any, np.ndarray]] = {}
         self._source_cache: tuple[Any, Any, Any] = (None, None, None)
@@ -51,7 +66,8 @@ class CupyProgram(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
         order, samples = np.ascontiguousarray(batches.order, dtype=np.int64), batches.data.X.shape[1]
-        if len(order) and not 0 <= order.min() <= order.max() < samples:  # the kernels do not check the indices
+        # The kernels do not check the indices. Negative ones are large numbers without their sign.
+        if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
         batch_size = min(batches.batch_size, max(samples, len(order)))  # samples may occur more than once
         remaining = batches._replace(order=order, batch_size=batch_size)
@@ -79,9 +95,9 @@ class CupyProgram(EagerProgram):
             dtype = getattr(xp, self.plan.dtype)
             step = self._replay(state, m, data.w is not None).step
             self._send_order(np.arange(m), m)
-            step.bind(self._source(data), m)
+            self._shared.bind(self._source(data), m)
             self._device.upload(control.initial(state.step), self._shared.control)
-            self._device.upload(np.zeros((1, len(control.SCALARS))), self._shared.scalars)
+            self._device.upload(np.zeros(self._shared.columns), self._shared.scalars)
             step.compute()
             result = control.read(self._device.download(self._shared.control))
             g = self._shared.g.copy()
@@ -98,8 +114,10 @@ class CupyProgram(EagerProgram):
         with self._device.section():
             self._source_cache, self._stage = (None, None, None), None
             self._host_copies.clear()
-            for replay in self._replays.values():
-                replay.unbind()
+            drivers: list[Replay | Resident | None] = [*self._replays.values(), *self._residents.values()]
+            for driver in drivers:
+                if driver:
+                    driver.unbind()
 
     # --- a chunk ----------------------------------------------------------------------------------------------------
 
@@ -110,8 +128,11 @@ class CupyProgram(EagerProgram):
         )
         data, order, batch_size, rates, sums = batches.first(steps)
         # This comes first, since its error suggests a batch size that fits.
-        self._replay(state, min(batch_size, len(order)), data.w is not None)
-        self._device.upload(control.table(self.plan.optimizer, state.step, rates), self._shared.scalars)
+        self._trainer(state, min(batch_size, len(order)), data.w is not None)
+        self._device.upload(
+            control.table(self.plan.optimizer, self._shared.lowered.update.scalars, state.step, rates),
+            self._shared.scalars,
+        )
         self._device.upload(control.initial(state.step, sums), self._shared.control)
         if any(isinstance(x, HostSamples) for x in data):
             self._enqueue_from_host(state, data, order, batch_size)
@@ -132,9 +153,9 @@ class CupyProgram(EagerProgram):
         """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
         for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
             if m and steps:
-                replay = self._replay(state, m, source.w is not None)
-                replay.bind(source, batch_size)
-                replay.run(steps)
+                driver = self._trainer(state, m, source.w is not None)
+                driver.bind(source, batch_size)
+                driver.run(steps)
 
     def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue the steps for samples that stay on the host, part by part."""
@@ -153,14 +174,48 @@ class CupyProgram(EagerProgram):
 
     # --- buffers and graphs -----------------------------------------------------------------------------------------
 
-    def _replay(self, state: State, m: int, weighted: bool) -> Replay:
-        """Return the Replay that trains this state's arrays on batches of `m` samples."""
+    def _trainer(self, state: State, m: int, weighted: bool) -> Replay | Resident:
+        """Return what trains this state's arrays on batches of `m` samples."""
+        self._use(state)
+        if m not in self._residents:
+            self._residents[m] = self._resident(m)
+        return self._residents[m] or self._replay(state, m, weighted)
+
+    def _resident(self, m: int) -> Resident | None:
+        """Return a new Resident for batches of `m` samples, or None if graphs are better.
+
+        Raises
+        ------
+        ArgumentError
+            If the driver "resident" was asked for, but cannot train this plan.
+        """
+        forced = self._driver == "resident"
+        if self._driver == "graph" or (self._factors not in ("float32", "float64") and not forced):
+            return None
+        try:
+            if self._factors not in ("float32", "float64"):
+                raise Refused(f"products have {self._factors} factors")
+            found = fit(self.plan, self._shared.lowered, m, self._device, forced)
+        except Refused as error:
+            if forced:
+                raise ArgumentError(f"driver='resident' cannot train this network: {error}") from None
+            logging.getLogger("deepnotes").debug("cupy: training by graphs, not in shared memory: %s", error)
+            return None
+        return self._arrays and Resident(self._device, self.plan, found, self._shared, self._arrays, m)
+
+    def _use(self, state: State) -> None:
+        """Prepare to train the arrays of this state."""
         arrays = (state.theta, *state.slots)
         if self._arrays is None or any(
             a is not b for a, b in zip(arrays, (self._arrays.theta, *self._arrays.slots), strict=True)
         ):
             self._arrays = Arrays(state.theta, tuple(state.slots))
             self._replays.clear()
+            self._residents.clear()
+
+    def _replay(self, state: State, m: int, weighted: bool) -> Replay:
+        """Return the Replay that trains this state's arrays on batches of `m` samples."""
+        self._use(state)
         key = m, weighted
         if key not in self._replays:
             if len(self._replays) >= MAX_REPLAYS:
@@ -181,7 +236,7 @@ class CupyProgram(EagerProgram):
         # The caught exception keeps arrays alive, so the new one is raised only after it was released.
         self._replays.clear()
         free = device.free_bytes()
-        per_sample = stored_per_sample(lower(plan.layers, plan.layout, True), plan.inputs, self._targets, self._factors)
+        per_sample = stored_per_sample(shared.lowered.rows, plan.inputs, self._targets, self._factors)
         fits = int(0.8 * free / (per_sample * np.dtype(plan.dtype).itemsize))
         if fits < 1:
             raise DeviceMemoryError(requested, free, "no batch of this network would fit")
@@ -189,7 +244,7 @@ class CupyProgram(EagerProgram):
         raise DeviceMemoryError(requested, free, f"batch_size={fits} would fit", fits)
 
     def _send_order(self, order: np.ndarray, expected: int) -> None:
-        """Copy indices to the device, to the same address if they fit: captured graphs contain the address."""
+        """Copy indices to the device, into memory for `expected` indices or more."""
         needed = max(len(order), min(expected, MAX_INDICES))
         if self._shared.order.size < needed:
             self._shared.order = self._device.empty(needed, "int64")
@@ -198,6 +253,8 @@ class CupyProgram(EagerProgram):
     def _source(self, data: Data) -> Source:
         """Return the arrays that batches are gathered from: the data themselves, or copies at fixed addresses."""
         before, copies, source = self._source_cache
+        if data is before:  # the same call of fit
+            return source  # type: ignore[no-any-return]
         if not (before and all(a is b for a, b in zip(data, before, strict=True))):
             arrays = [None if a is None else self._flat(a) for a in data]
             source = Source(*(None if pair is None else pair[0] for pair in arrays))
@@ -208,6 +265,7 @@ class CupyProgram(EagerProgram):
             if copied:  # the original may have changed
                 rows: Any = x.T  # type: ignore[union-attr]
                 target.reshape(rows.shape)[...] = rows
+        self._source_cache = data, copies, source
         return source  # type: ignore[no-any-return]
 
     def _flat(self, x: Any) -> tuple[Any, bool]:

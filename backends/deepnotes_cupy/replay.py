@@ -5,17 +5,14 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
-import numpy as np
-
 from deepnotes.backends import DeviceMemoryError, Plan
 from deepnotes_cupy import control
+from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
 from deepnotes_cupy.step import Arrays, Shared, Source, Step
 
 STEPS_PER_GRAPH = 16
 """The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
-COMPARED_ON_HOST = 1 << 22
-"""Arrays of up to this size are compared on the host: that takes less time than compiling a comparison."""
 WARM_UP_STEPS = 2
 """The number of steps run one by one before a capture, so that everything that is loaded at first use is loaded."""
 
@@ -44,14 +41,11 @@ class Replay:
 
     def bind(self, source: Source, batch_size: int) -> None:
         """Gather batches from the arrays of `source` from now on."""
-        if self.step.bind(source, batch_size):
-            self._graphs.clear()
-            self._run = 0
+        self._shared.bind(source, batch_size)
 
     def unbind(self) -> None:
-        """Release the data, and the graphs that read them."""
-        self.step.unbind()
-        self._graphs.clear()
+        """Release the data."""
+        self._shared.unbind()
 
     def run(self, steps: int) -> None:
         """Enqueue a number of steps."""
@@ -66,15 +60,11 @@ class Replay:
             self._run += count
             steps -= count
 
-    def _steps(self, steps: int) -> None:
-        for _ in range(steps):
-            self.step.run()
-
     def _graph(self, steps: int) -> Graph | None:
         """Return a checked graph of `steps` steps, or None if the steps have to run one by one."""
         if steps not in self._graphs:
             try:
-                graph = self._device.capture(lambda: self._steps(steps))
+                graph = self._device.capture(lambda: self.step.run(steps))
                 difference = self._difference(graph, steps)
             except (CaptureRefused, DeviceMemoryError) as error:
                 difference = f"it cannot be captured: {error}"
@@ -102,7 +92,8 @@ class Replay:
         results = [*state, self._shared.g]
         before, expected = self._copies(state), self._empty_like(results)
         try:
-            self._steps(steps)
+            for _ in range(steps):
+                self.step.run()
             self._copy(results, expected)
             self._copy(before, state)
             self.step.spoil()  # so that results of the steps cannot be mistaken for results of the graph
@@ -130,11 +121,8 @@ class Replay:
 
     def _relative_error(self, actual: Any, expected: Any) -> float:
         """Return the largest difference, divided by the largest expected magnitude unless that is 0."""
-        xp: Any = self._device.xp
-        if actual.size <= COMPARED_ON_HOST:
-            xp, actual, expected = np, self._device.download(actual), self._device.download(expected)
-        largest, error = float(xp.max(abs(expected))), float(xp.max(abs(actual - expected)))
-        return error / largest if largest else error
+        magnitude, error = largest(self._device, expected), largest(self._device, actual, expected)
+        return error / magnitude if magnitude else error
 
     def _empty_like(self, arrays: Sequence[Any]) -> list[Any]:
         return [self._device.empty(array.size, str(array.dtype)) for array in arrays]

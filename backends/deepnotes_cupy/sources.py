@@ -1,25 +1,26 @@
 """The CUDA sources, shipped as package data, and the declarations parsed from them.
 
-The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. :func:`kernels`
-returns the kernels' declarations, :func:`codes` the enumerators, and :func:`control` the structure ``Control``, all
-parsed from the source, so that Python cannot disagree with it.
+The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. Generated kernels
+are programs of their own. :func:`kernels` returns the kernels' declarations, :func:`codes` the enumerators, and
+:func:`control` the structure ``Control``, all parsed from the source, so that Python cannot disagree with it.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu")
+FILES = ("dense.cu", "losses.cu", "updates.cu", "dropout.cu", "rounding.cu", "comparisons.cu", "inference.cu")
 """The files in the order in which they are joined; headers are inserted where they are first included."""
 REAL = {"float32": "float", "float64": "double"}
 """The C type that ``real`` stands for, by dtype."""
 
 _KERNEL = re.compile(
-    r'extern "C" __global__ void\s+(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?(\w+)\s*\(([^)]*)\)\s*\{'
+    r'extern "C" __global__ void\s+(?:IN_CLUSTERS_OF\((\d+)\)\s+)?(?:__launch_bounds__\((\w+)(?:, \d+)?\)\s+)?'
+    r"(\w+)\s*\(([^)]*)\)\s*\{"
 )
 _SCALARS: dict[str, Any] = {
     "int": np.int32, "unsigned": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
@@ -70,11 +71,29 @@ class Kernel:
     parameters : tuple of Parameter
     threads : int
         The number of threads in a block: the largest that the kernel allows, which is also the fastest.
+    source : str
+        The source of the program that it is part of.
+    cluster : int
+        The number of blocks in a cluster: 1, unless the source defines CLUSTERED.
     """
 
     name: str
     parameters: tuple[Parameter, ...]
     threads: int
+    source: str = field(repr=False)
+    cluster: int = 1
+
+
+class Launch(NamedTuple):
+    """A kernel, and its last arguments, which are the same at every launch."""
+
+    kernel: Kernel
+    arguments: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, *arguments: float) -> "Launch":
+        """Return a kernel of the package, with its last arguments."""
+        return cls(kernels()[name], arguments)
 
 
 def read(name: str) -> str:
@@ -89,7 +108,7 @@ def program(*names: str) -> str:
     Parameters
     ----------
     *names : str
-        Some of :data:`FILES`; by default, all of them.
+        Some of the files; by default, :data:`FILES`.
 
     Examples
     --------
@@ -144,26 +163,48 @@ def parse(source: str) -> dict[str, Kernel]:
     text = re.sub(r"//[^\n]*", "", source)
     constants = {name: int(value) for name, value in re.findall(r"constexpr int (\w+) = (\d+);", text)}
     result = {}
-    for bound, name, declarations in _KERNEL.findall(text):
+    for cluster, bound, name, declarations in _KERNEL.findall(text):
         parameters = tuple(_parse_parameter(declaration) for declaration in declarations.split(","))
         threads = 1024 if not bound else int(bound) if bound.isdigit() else constants[bound]
-        result[name] = Kernel(name, parameters, threads)
+        cluster_size = int(cluster or 1) if "#define CLUSTERED" in source else 1
+        result[name] = Kernel(name, parameters, threads, source, cluster_size)
     return result
 
 
 @cache
-def codes(enumeration: str) -> dict[str, int]:
+def codes(enumeration: str, *names: str) -> dict[str, int]:
     """Return the values of the enumerators of an enumeration in the source, by their names in lower case.
+
+    Parameters
+    ----------
+    enumeration : str
+    *names : str
+        The files; by default, :data:`FILES`.
 
     Examples
     --------
     >>> codes("Activation")["relu"], codes("Loss")["huber"]
     (3, 4)
     """
-    match = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program())
+    match = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program(*names))
     if match is None:
         raise KeyError(enumeration)
     return {name.strip().lower(): code for code, name in enumerate(match[1].split(","))}
+
+
+@cache
+def constant(name: str) -> int:
+    """Return the value of a ``constexpr int`` in the source.
+
+    Examples
+    --------
+    >>> constant("BLOCK")
+    256
+    """
+    match = re.search(rf"constexpr int {name} = (\d+);", program())
+    if match is None:
+        raise KeyError(name)
+    return int(match[1])
 
 
 @cache
@@ -173,7 +214,7 @@ def control() -> np.dtype[Any]:
     Examples
     --------
     >>> control().names[:2], control().itemsize
-    (('loss_sum', 'weight_sum'), 88)
+    (('loss_sum', 'weight_sum'), 64)
     """
     match = re.search(r"struct Control \{(.*?)\n\};", re.sub(r"//[^\n]*", "", program()), re.DOTALL)
     assert match is not None

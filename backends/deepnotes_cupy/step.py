@@ -1,18 +1,19 @@
 """Step: a training step for batches of one size, with its own buffers, as two tapes: gradient and update."""
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Loss as LibraryLoss
-from deepnotes.backends import Plan, fuses
+from deepnotes.backends import Plan
 from deepnotes_cupy import control, geometry
-from deepnotes_cupy.backward import Loss, Targets, append_loss, backward
+from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, round_weights
-from deepnotes_cupy.lowering import lower, update_of
+from deepnotes_cupy.lowering import DenseRow, lower_plan
 from deepnotes_cupy.tape import Tape
 
+CONCURRENT = 1 << 22
+"""The largest number of elements in a layer of a batch for which products run concurrently: larger ones fill a GPU."""
 SCALAR_STEPS = 1 << 13
 """The number of updates whose scalars fit on the device at a time."""
 
@@ -32,6 +33,16 @@ class Source(NamedTuple):
     w: Any
 
 
+class Batch(NamedTuple):
+    """The memory of a batch: X or, if `half` is not None, X as a factor of products of a 16-bit format; Y and w."""
+
+    X: Any
+    half: Any
+    kind: int
+    Y: Any
+    w: Any
+
+
 class Shared:
     """The device memory shared by all batch sizes of a Program.
 
@@ -44,25 +55,58 @@ class Shared:
     ----------
     control : array of uint8
         The structure ``Control``.
+    lowered : Lowered
+        The kernels of the plan.
+    columns : int
+        The number of scalars of an update: the learning rate, and those of the optimizer.
     scalars : array of float64
-        The scalars of up to :data:`SCALAR_STEPS` updates, four for each.
+        The scalars of up to :data:`SCALAR_STEPS` updates.
+    current : array of float64
+        The scalars of the current update.
+    targets : int
+        The number of targets of a sample.
     g : array, shape (p,)
         The gradient.
     partial : array of float64
-        For each block of the kernel ``gradient_norm``, its sum of squares and its largest magnitude.
+        For each block of the kernel ``gradient_norm``, its sum of squares, largest magnitude and sum of losses.
     order : array of int64
         The indices of the samples in a chunk.
+    source : array of int64
+        The structure ``Source``: the addresses of the data and of `order`.
     """
 
     def __init__(self, device: Device, plan: Plan) -> None:
         p = plan.layout.size
         (blocks, *_), _ = geometry.grid("gradient_norm", p, dtype=plan.dtype, processors=device.processors)
         self.blocks = blocks
+        self.targets = 1 if plan.class_indices else plan.layout.sizes[-1]
         self.control = device.empty(control.SIZE, "uint8")
-        self.scalars = device.empty(len(control.SCALARS) * SCALAR_STEPS, "float64")
+        self.lowered = lower_plan(plan)
+        self.columns = 1 + len(self.lowered.update.scalars)
+        self.scalars = device.empty(self.columns * SCALAR_STEPS, "float64")
+        self.current = device.empty(self.columns, "float64")
         self.g = device.empty(p, plan.dtype)
-        self.partial = device.empty(2 * blocks, "float64")
+        self.partial = device.empty(3 * blocks, "float64")
         self.order = device.empty(0, "int64")
+        self.source = device.empty(5, "int64")
+        self._device = device
+        self._bound: tuple[Any, ...] = ()
+
+    def bind(self, source: Source, batch_size: int) -> None:
+        """Gather batches from the arrays of `source` from now on, at the indices in `order`."""
+        arrays = *source, self.order
+        if not (
+            self._bound
+            and batch_size == self._bound[-1]
+            and all(a is b for a, b in zip(arrays, self._bound, strict=False))
+        ):
+            addresses = [0 if x is None else self._device.address(x) for x in arrays]
+            self._device.upload(np.array([*addresses, batch_size], np.int64), self.source)
+            self._bound = *arrays, batch_size  # keeps the arrays alive
+
+    def unbind(self) -> None:
+        """Release the data."""
+        self._bound = ()
 
 
 class Step:
@@ -93,79 +137,95 @@ class Step:
         weighted: bool,
     ) -> None:  # fmt: skip
         self.m, self._device, self._plan, self._shared, self._arrays = m, device, plan, shared, arrays
-        dtype, layout, theta = plan.dtype, plan.layout, arrays.theta
-        inputs, k = layout.sizes[0], layout.sizes[-1]
-        self._widths = inputs, 1 if plan.class_indices else k
-        self._gather: Call | None = None
-        self._bound: tuple[Any, ...] = ()
-        self._batch_size = 0
-        self.gradient, self.update = gradient, update = [Tape(device, dtype, factors) for _ in range(2)]
-        self._batch = Source(
-            gradient.empty(m * inputs), gradient.empty(m * self._widths[1]), gradient.empty(m) if weighted else None
+        self._scale, self._masks = scale, Masks(plan.seed, shared.control)
+        concurrent = m * max(row.n for row in shared.lowered.rows) <= CONCURRENT
+        self._batches = Tape(device, plan.dtype, factors)
+        self._gathers: list[tuple[Tape, Call]] = []
+        self._gradients: list[tuple[Tape, int]] = []
+        for _ in range(2 if concurrent else 1):  # two batches, so that one can be gathered while the other is used
+            batch = self._batch(weighted)
+            self._gathers.append((self._gather(batch, 0), device.aside(self._gather(batch, 1).calls)))
+            # The tapes share all other memory.
+            buffers = self._gradients[0][0].buffers if self._gradients else None
+            tape = Tape(device, plan.dtype, factors, concurrent, True, buffers)
+            self._gradients.append((tape, self._gradient(tape, batch)))
+        self.update = Tape(device, plan.dtype, factors)
+        p, decaying = plan.layout.size, plan.layout.decaying
+        operands = arrays.theta, shared.g, *arrays.slots, p, decaying, shared.control, shared.current
+        self.update.launch(shared.lowered.update.launch, (p,), *operands)
+
+    def _batch(self, weighted: bool) -> Batch:
+        """Return memory for a batch; X is gathered as a factor of products unless the first layer is dropout."""
+        tape, inputs = self._batches, self._plan.layout.sizes[0]
+        multiplied = isinstance(self._shared.lowered.rows[0], DenseRow)
+        half, kind = tape.empty_factor(self.m * inputs) if multiplied else (None, 0)
+        X, Y = tape.empty(self.m * inputs if half is None else 0), tape.empty(self.m * self._shared.targets)
+        return Batch(X, half, kind, Y, tape.empty(self.m) if weighted else None)
+
+    def _gather(self, batch: Batch, ahead: int) -> Tape:
+        """Return a tape that gathers the current batch or, if `ahead` is 1, the next one."""
+        tape, shared, inputs = (
+            Tape(self._device, self._plan.dtype, self._batches.factors),
+            self._shared,
+            self._plan.inputs,
         )
-        targets = Targets(self._batch.Y, plan.class_indices, self._batch.w)
-        rows = lower(plan.layers, layout, training=True)
-        last, plan_loss = plan.layers[-1], cast(LibraryLoss, plan.loss)
-        option = next((value for _, value in plan_loss.options), 0.0)
-        lowered = Loss(plan_loss.name, option, fuses(last, plan_loss))
-        masks = Masks(plan.seed, shared.control)
-        rounded = round_weights(gradient, theta, layout.decaying)
-        caches = forward(gradient, rows, theta, rounded, self._batch.X, m, masks, lowered.fused)
-        widest = max(row.n for row in rows)
-        D, L = [gradient.empty(m * widest) for _ in range(2)], gradient.empty(m)
+        operands = shared.source, shared.control, ahead, *batch, inputs, shared.targets, self.m
+        tape.launch("gather", (inputs, self.m), *operands)
+        return tape
+
+    def _gradient(self, tape: Tape, batch: Batch) -> int:
+        """Add the gradient of a batch, and the check of whether its update may be made, to a tape.
+
+        Return the number of calls before the loss.
+        """
+        plan, shared, m, theta = self._plan, self._shared, self.m, self._arrays.theta
+        rows, loss, _ = shared.lowered
+        if batch.half is not None:
+            tape.keep_factor(batch.X, batch.half)
+        rounded = round_weights(tape, theta, plan.layout.decaying)
+        caches = forward(tape, rows, theta, rounded, batch.X, m, self._masks, loss.fused)
+        before_loss = len(tape.calls)
+        D, L = tape.empty(m * max(row.n for row in rows)), tape.empty(m)
         row, _, Z, A = caches[-1]
-        append_loss(gradient, lowered, row, Z, None if lowered.fused else A, theta, targets, m, D[0], L)
-        backward(gradient, caches, shared.g, rounded, m, D, masks, lowered.fused, scale)
-        p, decaying = layout.size, layout.decaying
-        gradient.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, shared.partial)
-        self.safe_step, self.clip = 1e-4 * float(np.finfo(dtype).max), plan.clip_norm or 0.0
-        gradient.launch(
-            "check_update", (1,), shared.control, shared.partial, shared.blocks, L, m, shared.scalars, self.clip,
-            self.safe_step,
+        targets = Targets(batch.Y, plan.class_indices, batch.w)
+        dZ = append_loss(tape, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L, self._scale)
+        if loss.fused and dZ is None:
+            dZ = D[: m * row.n]
+        backward(tape, caches, shared.g, rounded, m, D, dZ, self._masks, self._scale)
+        p, decaying = plan.layout.size, plan.layout.decaying
+        tape.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, L, m, shared.partial)
+        tape.launch(
+            "check_update", (1,), shared.control, shared.partial, shared.blocks, m, shared.scalars, shared.columns,
+            shared.current, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),
         )  # fmt: skip
-        optimizer_update = update_of(plan.optimizer)
-        if optimizer_update is None:
-            raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
-        kernel, options = optimizer_update
-        update.launch(kernel, (p,), theta, shared.g, *arrays.slots, p, decaying, shared.control, *options)
+        return before_loss
 
     @property
     def names(self) -> list[str]:
         """The names of a step's calls, in order; each is a node of its graph."""
-        return ["gather", *self.gradient.names, *self.update.names]
+        return ["gather", *self._gradients[0][0].names, *self.update.names]
 
     def spoil(self) -> None:
         """Overwrite all intermediate results of a step, so that none of them can be used by accident."""
-        for buffer in (*self.gradient.buffers, self._shared.g, self._shared.partial):
+        shared = self._shared
+        for buffer in (*self._batches.buffers, *self._gradients[0][0].buffers, shared.g, shared.partial, shared.current):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
-
-    def bind(self, source: Source, batch_size: int) -> bool:
-        """Gather batches from the arrays of `source` from now on; return whether they or the batch size changed."""
-        arrays = (*source, self._shared.order)
-        same = len(self._bound) == len(arrays) and all(a is b for a, b in zip(arrays, self._bound, strict=True))
-        if same and batch_size == self._batch_size:
-            return False
-        n, k = self._widths
-        grid, block = geometry.grid("gather", n, self.m, dtype=self._plan.dtype, processors=self._device.processors)
-        X, Y, w = source
-        self._gather = self._device.launcher(
-            "gather", self._plan.dtype, grid, block,
-            (X, Y, w, self._shared.order, self._shared.control, *self._batch, n, k, self.m, batch_size),
-        )  # fmt: skip
-        self._bound, self._batch_size = arrays, batch_size
-        return True
-
-    def unbind(self) -> None:
-        """Release the data."""
-        self._gather, self._bound = None, ()
 
     def compute(self) -> None:
         """Enqueue the gradient of the next batch, and the check of whether its update may be made."""
-        assert self._gather is not None
-        self._gather()
-        self.gradient.run()
+        self._gathers[0][0].run()
+        self._gradients[0][0].run()
 
-    def run(self) -> None:
-        """Enqueue the whole step: the gradient and the update."""
-        self.compute()
-        self.update.run()
+    def run(self, steps: int = 1) -> None:
+        """Enqueue whole steps: each batch but the first is gathered while the one before trains."""
+        count = len(self._gathers)
+        for number in range(steps):
+            if count == 1 or not number:
+                self._gathers[number % count][0].run()
+            tape, before_loss = self._gradients[number % count]
+            for index, call in enumerate(tape.calls):
+                if index == before_loss and count > 1 and number + 1 < steps:
+                    # Not earlier: it would slow down the product of the first layer, which needs the whole device.
+                    self._gathers[(number + 1) % count][1]()
+                call()
+            self.update.run()

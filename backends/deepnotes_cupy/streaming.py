@@ -1,11 +1,11 @@
 """Samples that stay on the host: each batch is gathered on the host, and sent while the device computes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from deepnotes.backends import Backend, Indices, Samples
+from deepnotes.backends import Backend, DeviceMemoryError, Indices, Samples
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.step import Source
 
@@ -106,3 +106,73 @@ class Stage:
     def release(self, number: int) -> None:
         """Allow the buffer of the `number`-th part to be overwritten after the work enqueued so far."""
         self._trained[number % 2] = self._device.record_event()
+
+
+class HostParts:
+    """Samples on the host, sent part by part, and outputs received part by part, while the device computes others.
+
+    Parameters
+    ----------
+    device : Device
+    X : ndarray, shape (n, m)
+        Samples in the dtype of the network.
+    outputs : int
+        The number of outputs.
+    size : int
+        The number of samples of a part; fewer if the memory does not suffice.
+
+    Attributes
+    ----------
+    result : ndarray
+        The outputs, flat, by sample; they are complete at the end of :meth:`stream`.
+
+    Raises
+    ------
+    DeviceMemoryError
+    """
+
+    def __init__(self, device: Device, X: np.ndarray, outputs: int, size: int) -> None:
+        self._device, self._X, self._outputs = device, X, outputs
+        inputs, m = X.shape
+        self.result = np.empty(m * outputs, X.dtype)
+        while True:
+            try:
+                self._buffers = [[device.empty(size * n, str(X.dtype)) for n in (inputs, outputs)] for _ in range(2)]
+                break
+            except DeviceMemoryError:
+                if size == 1:
+                    raise
+            size //= 2
+        self._size = size
+        self._pinned = [[device.empty_pinned(size * n, str(X.dtype)) for n in (inputs, outputs)] for _ in range(2)]
+
+    def stream(self) -> Iterator[tuple[Any, Any]]:
+        """Yield the samples of each part, flat, by sample, and the array for its outputs, both on the device."""
+        device, (inputs, m), k = self._device, self._X.shape, self._outputs
+        sent: list[Any] = [None, None]
+        received: list[Any] = [None, None]
+        computed = [device.record_event()] * 2  # earlier work may still use the memory of the buffers
+        for number, start in enumerate(range(0, m, self._size)):
+            slot, stop = number % 2, min(m, start + self._size)
+            count = stop - start
+            x, out = self._buffers[slot][0][: count * inputs], self._buffers[slot][1][: count * k]
+            host_x, host_out = self._pinned[slot][0][: count * inputs], self._pinned[slot][1][: count * k]
+            if sent[slot] is not None:
+                device.synchronize(sent[slot])  # after this, its pinned memory can be reused
+            host_x.reshape(count, inputs)[...] = self._X[:, start:stop].T
+            sent[slot] = device.send([(host_x, x)], computed[slot])
+            device.await_event(sent[slot])
+            if received[slot] is not None:
+                device.await_event(received[slot])  # before its outputs are overwritten
+            yield x, out
+            computed[slot] = device.record_event()
+            received[slot] = device.receive(out, host_out, computed[slot])
+            if number:
+                self._keep(number - 1, received)
+        self._keep(number, received)
+
+    def _keep(self, number: int, received: Sequence[Any]) -> None:
+        """Wait for the outputs of a part, and copy them to the result."""
+        self._device.synchronize(received[number % 2])
+        part = self.result[number * self._size * self._outputs :][: self._size * self._outputs]
+        part[...] = self._pinned[number % 2][1][: part.size]

@@ -1,11 +1,13 @@
 """Tape: a sequence of calls that is prepared once and enqueued many times."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from deepnotes.equations.samples import SAMPLES
 from deepnotes_cupy import geometry
-from deepnotes_cupy.device import Call, Device, Factors, Product
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.device import Call, Device, Factors, Product, Slot
+from deepnotes_cupy.sources import Launch, codes
 
 
 class Tape:
@@ -17,6 +19,12 @@ class Tape:
     dtype : {"float32", "float64"}
     factors : str
         The precision to which products round their factors.
+    concurrent : bool, default False
+        Whether :meth:`aside` has an effect.
+    tuned : bool, default False
+        Whether the fastest algorithm is chosen for each product, see :meth:`Device.multiplier`.
+    buffers : sequence of array, optional
+        The buffers of a tape with the same launches, products and copies; this tape uses the same memory.
 
     Attributes
     ----------
@@ -27,11 +35,17 @@ class Tape:
         The memory allocated for the tape; each run writes to it before it reads from it.
     """
 
-    def __init__(self, device: Device, dtype: str, factors: Factors) -> None:
+    def __init__(
+        self, device: Device, dtype: str, factors: Factors, concurrent: bool = False, tuned: bool = False,
+        buffers: Sequence[Any] | None = None,
+    ) -> None:  # fmt: skip
         self.device, self.dtype, self.factors = device, dtype, factors
+        self.concurrent, self.tuned = concurrent, tuned
         self.calls: list[Call] = []
         self.names: list[str] = []
         self.buffers: list[Any] = []
+        self._given = iter(buffers) if buffers is not None else None
+        self._apart = False
         self._rounded: dict[int, tuple[Any, Any]] = {}
 
     def run(self) -> None:
@@ -41,14 +55,40 @@ class Tape:
 
     def empty(self, size: int, dtype: str | None = None) -> Any:
         """Return a new flat array, and keep it in `buffers`."""
-        self.buffers.append(self.device.empty(size, dtype or self.dtype))
-        return self.buffers[-1]
+        array = self.device.empty(size, dtype or self.dtype) if self._given is None else next(self._given)
+        self.buffers.append(array)
+        return array
 
-    def launch(self, kernel: str, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
-        """Add a launch, with the grid that :func:`geometry.grid` returns for `sizes` and `chunks`."""
+    def launch(self, launch: str | Launch, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:
+        """Add a launch, with the grid that :func:`geometry.grid` returns for `sizes` and `chunks`.
+
+        A name stands for a kernel of the package. The arguments of a Launch follow `arguments`.
+        """
+        kernel, last = Launch.of(launch) if isinstance(launch, str) else launch
         grid, block = geometry.grid(kernel, *sizes, dtype=self.dtype, processors=self.device.processors, chunks=chunks)
-        self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, arguments))
-        self.names.append(kernel)
+        self.calls.append(self.device.launcher(kernel, self.dtype, grid, block, (*arguments, *last)))
+        self.names.append(kernel.name)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Add the calls of the context to the device's second stream, if `concurrent`; see :meth:`Device.aside`."""
+        if not self.concurrent:
+            yield
+            return
+        main, self.calls = self.calls, []
+        try:
+            yield
+        finally:
+            aside, self.calls = self.calls, main
+            if aside:
+                main.append(self.device.aside(aside))
+                self._apart = True
+
+    def rejoin(self) -> None:
+        """Add the end of concurrency: later calls wait for those in the second stream."""
+        if self._apart:
+            self.calls.append(self.device.rejoin)
+            self._apart = False
 
     def copy(self, source: Any, target: Any) -> None:
         """Add a copy of `source` to `target`."""
@@ -64,8 +104,16 @@ class Tape:
         B: Any,
         C: Any,
     ) -> None:
-        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. A and B must be rounded."""
-        self.calls.append(self.device.multiplier(Product(transposed, *sizes, alpha, A, B, C, self.factors)))
+        """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. A and B must be rounded.
+
+        B and C may be Slots.
+        """
+        product, multiplier = Product(transposed, *sizes, alpha, A, B, C, self.factors), self.device.multiplier
+        slots = {name: x for name, x in (("B", B), ("C", C)) if isinstance(x, Slot)}
+        if slots:
+            self.calls.append(lambda: multiplier(product._replace(**{name: x.array for name, x in slots.items()}))())
+        else:
+            self.calls.append(multiplier(product, self.tuned))
         self.names.append("product")
 
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
@@ -82,12 +130,12 @@ class Tape:
             return
         parts = self.empty((whole + (rest > 0)) * n * rows)
         block_products = Product((False, True), n, rows, block, alpha, A, B, parts, self.factors, whole)
-        self.calls.append(self.device.multiplier(block_products))
+        self.calls.append(self.device.multiplier(block_products, self.tuned))
         self.names.append("product")
         if rest:
             A, B = A[whole * block * n :], B[whole * block * rows :]
             self.product((False, True), (n, rows, rest), alpha, A, B, parts[whole * n * rows :])
-        self.launch("sum_partials", (n * rows,), parts, C, n * rows, whole + (rest > 0))
+        self.launch("add_parts", (n * rows,), parts, C, n * rows, whole + (rest > 0))
 
     def factor(self, x: Any, reusable: bool = True, scale: float = 1.0) -> Any:
         """Return `x` as a factor of products: unchanged, or a copy that a launch on the tape rounds to 16 bits.
@@ -100,13 +148,22 @@ class Tape:
         scale : float, default 1.0
             The factor by which `x` is multiplied before it is rounded.
         """
-        if self.factors not in codes("Half"):
-            return x
         cached = self._rounded.get(id(x))
         if cached is not None and reusable:
             return cached[1]
-        out = self.empty(x.size, "uint16")
-        self.launch("round16", (x.size,), x, out, x.size, codes("Half")[self.factors], scale)
+        out, kind = self.empty_factor(x.size)
+        if out is None:
+            return x
+        self.launch("round16", (x.size,), x, out, x.size, kind, scale)
         if reusable:
-            self._rounded[id(x)] = (x, out)  # x is kept alive, so that no other array gets its id
+            self.keep_factor(x, out)
         return out
+
+    def empty_factor(self, size: int) -> tuple[Any, int]:
+        """Return a new array for a factor of 16 bits and the code of its format, or (None, 0) if factors have more."""
+        formats = codes("Half")
+        return (self.empty(size, "uint16"), formats[self.factors]) if self.factors in formats else (None, 0)
+
+    def keep_factor(self, x: Any, factor: Any) -> None:
+        """Use `factor` whenever `x`, which does not change until the end of the tape, is a factor of a product."""
+        self._rounded[id(x)] = x, factor  # x is kept alive, so that no other array gets its id

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from deepnotes.backends import Adam, Batches, Data, Dense, Loss, Plan, State
+from deepnotes_cupy import resident
 from deepnotes_cupy.base import DeviceBackend
 from deepnotes_cupy.sources import kernels
 
@@ -13,8 +14,11 @@ def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
     """Yield a short description of each item once it is ready; CuPy keeps compiled modules on disk."""
     for dtype in dtypes:
         with backend.device.section():
-            for kernel in kernels():
+            for kernel in kernels().values():
                 backend.device.prepare(kernel, dtype)
+            if backend.driver != "graph" and backend.device.shared_bytes > resident.STATIC_BYTES:
+                for blocks in (1, resident.BLOCKS)[: 1 + backend.device.clusters]:
+                    backend.device.prepare(resident.kernel(blocks), dtype)
         yield f"{len(kernels())} kernels, {dtype}"
         plan = Plan(2, (Dense(4, "relu"), Dense(1)), dtype, 0, Loss("mean_squared_error"), Adam())
         program, inference = backend.compile(plan), backend.compile_inference(plan.layers, plan.layout, dtype)

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.cases import MATMUL, Case
-from benchmarks.gpu.measure import SECONDS
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
+from deepnotes_cupy.sources import kernels
 
+SECONDS = 0.1
+"""The approximate duration of one measurement, in seconds."""
+PIECE = 64 << 20
+"""The bytes of one copy from pinned memory, as many as streaming sends at once."""
 NODES = 256
 """The number of nodes in the timed graph."""
 
@@ -39,7 +43,7 @@ def node(device: Device) -> dict[str, float]:
     source, target = (_filled(device, 1, "float32") for _ in range(2))
     number, bits = _filled(device, 1, "float32"), device.empty(1, "uint16")
     grid, block = geometry.grid("round16", 1)
-    launch = device.launcher("round16", "float32", grid, block, (number, bits, 1, 0, 1.0))
+    launch = device.launcher(kernels()["round16"], "float32", grid, block, (number, bits, 1, 0, 1.0))
     measurements = {}
     for name, call in (("copy, µs", device.copier(source, target)), ("launch, µs", launch)):
         measurements[name] = round(graph_timer(device, [call] * NODES)() / NODES * 1e6, 3)
@@ -61,15 +65,35 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
     theta, g, first, second = (_filled(device, parameters, "float32") for _ in range(4))
     state = device.empty(control.SIZE, "uint8")
     device.upload(control.initial(0), state)
+    scalars = device.empty(4, "float64")
+    device.upload(np.array([1e-3, 1e-3, 1e-8, 0.0]), scalars)  # learning rate, rate, epsilon, share
     grid, block = geometry.grid("adam", parameters, processors=device.processors)
     update = device.launcher(
-        "adam", "float32", grid, block, (theta, g, first, second, parameters, parameters, state, 0.9, 0.999)
+        kernels()["adam"],
+        "float32",
+        grid,
+        block,
+        (theta, g, first, second, parameters, parameters, state, scalars, 0.9, 0.999),
     )
     measurements = {}
     for name, call, passes in (("copy, GB/s", device.copier(theta, g), 2), ("update, GB/s", update, 7)):
         measurements[name] = round(4 * parameters * passes / graph_timer(device, [call])() / 1e9, 1)
     measurements["share"] = round(measurements["update, GB/s"] / measurements["copy, GB/s"], 3)
     return measurements
+
+
+def pinned_copy(device: Device, size: int) -> float:
+    """Return the seconds of copying `size` bytes from pinned memory to the device, in copies of :data:`PIECE` bytes."""
+    piece = min(PIECE, size) // 4
+    pinned, target = device.empty_pinned(piece, "float32"), _filled(device, piece, "float32")
+    pinned[...] = 0
+    copies = max(1, round(size / pinned.nbytes))
+    with device.section():
+        device.synchronize(device.send([(pinned, target)], device.record_event()))
+        began = time.perf_counter()
+        events = [device.send([(pinned, target)], None) for _ in range(copies)]
+        device.synchronize(events[-1])
+        return (time.perf_counter() - began) * size / (copies * pinned.nbytes)
 
 
 def graph_timer(device: Device, calls: Sequence[Callable[[], None]]) -> Callable[[], float]:

@@ -156,6 +156,39 @@ class Backend:
         """Return whether `x` is an array of this backend."""
         return isinstance(x, self._array_type)
 
+    def weighted_mean(self, x: Array, w: Array | None = None) -> float:
+        """Return the mean of all elements of x, with the weights w if given, as computed in double precision.
+
+        A backend may override this, so that x need not be moved to the host.
+
+        Parameters
+        ----------
+        x : Array
+        w : Array, optional
+            The same shape as x.
+
+        Examples
+        --------
+        >>> Backend("mine", np).weighted_mean(np.array([1.0, 4.0]), np.array([2.0, 1.0]))
+        2.0
+        """
+        values = np.asarray(self.to_numpy(x), np.float64)
+        weights = np.ones(values.shape) if w is None else np.asarray(self.to_numpy(w), np.float64)
+        return float((values * weights).sum()) / float(weights.sum())
+
+    def all_finite(self, x: Array) -> bool:
+        """Return whether all elements of an array of real numbers are finite.
+
+        A backend may override this with something faster, or something that needs less memory.
+
+        Examples
+        --------
+        >>> Backend("mine", np).all_finite(np.array([1.0, np.inf]))
+        False
+        """
+        with np.errstate(invalid="ignore"):
+            return float(self.xp.sum(x - x)) == 0
+
     def write(self, flat: Array, start: int, values: Array) -> Array:
         """Return `flat` with the elements from `start` on replaced by `values`.
 

@@ -7,7 +7,11 @@ from deepnotes.nn.losses import LossFunction
 
 
 class Inference(Protocol):
-    """The forward pass of a network, ready to run many times; several threads may run it at once."""
+    """The forward pass of a network, ready to run many times; several threads may run it at once.
+
+    An Inference may also have a method ``predict_host(theta, X)``, which takes X and returns the outputs as NumPy
+    arrays. If it does, predictions for samples in the memory of the host use this method.
+    """
 
     def predict(self, theta: Array, X: Array) -> Array:
         """Return ``A[L]``, shape (n[L], m), for the parameters theta, shape (p,), and X, shape (n[0], m)."""

@@ -17,6 +17,10 @@ BLOCK = 1 << 20
 """The number of elements that are checked at a time; this limits the memory that the check needs."""
 
 
+_dtypes: dict[Any, np.dtype[Any]] = {}
+"""The NumPy dtype of each dtype of a backend that was seen; to look it up, an array has to be moved to the host."""
+
+
 class ClassWeight(NamedTuple):
     """The weights of the classes, and the class of each sample.
 
@@ -65,7 +69,7 @@ def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first:
         The index of the first sample in `x`, if `x` is a part of the samples.
     """
     if not isinstance(x, np.ndarray):
-        if float(backend.xp.sum(x - x)) == 0:
+        if backend.all_finite(x):
             return
         x = backend.to_numpy(x)
     if x.dtype.kind != "f":
@@ -91,9 +95,11 @@ def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first:
 
 def check_real(backend: Backend, x: Any, name: str) -> None:
     """Raise DTypeError unless `x`, an array of the backend with at least one dimension, contains real numbers."""
-    dtype = backend.to_numpy(x[:0, ...]).dtype
-    if dtype.kind not in "biuf":
-        raise DTypeError.of(name, dtype, "real numbers")
+    kind = _dtypes.get(x.dtype)
+    if kind is None:
+        kind = _dtypes[x.dtype] = backend.to_numpy(x[:0, ...]).dtype
+    if kind.kind not in "biuf":
+        raise DTypeError.of(name, kind, "real numbers")
 
 
 def as_targets(

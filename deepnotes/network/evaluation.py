@@ -1,7 +1,7 @@
 """Outputs, losses and metrics of a network on data that may be arrays or Samples."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,14 +22,13 @@ def compute_metrics(
 ) -> dict[str, float]:
     """Return the weighted mean loss and the metrics on `data`, by name; user-defined metrics are not weighted."""
     A, losses = _outputs_and_losses(network, data, loss)
-    L = _to_host(network, losses)
-    w = np.ones(L.shape) if data.w is None else _to_host(network, data.w)
-    values = {"loss": float((L * w).sum()) / float(w.sum())}
+    w: Any = data.w.read(slice(None)) if isinstance(data.w, Samples) else data.w
+    values = {"loss": network.backend.weighted_mean(losses, w)}
     if metrics:
         A_host, Y_host = _to_host(network, A), _to_host(network, data.Y)
         if len(Y_host) != network.outputs:
             Y_host = (Y_host == np.arange(network.outputs)[:, None]).astype(np.float64)
-        weights = {} if data.w is None else {"w": w[0]}
+        weights = {} if data.w is None else {"w": _to_host(network, data.w)[0]}
         for name, metric in metrics.items():
             value = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))
             try:
@@ -53,6 +52,8 @@ def outputs(network: "NetworkLike", X: Array) -> Array:
     If X is an array, so are the outputs, on the backend; if X is Samples, the outputs are a NumPy array.
     """
     infer, theta = network.inference, network.theta
+    if isinstance(X, np.ndarray) and (predict_host := getattr(infer, "predict_host", None)):
+        return cast(Array, predict_host(theta, X))
     if not isinstance(X, Samples):
         return infer.predict(theta, X)
     return _concatenate(network, (infer.predict(theta, columns(X, span)) for span in spans(X)))

@@ -1,5 +1,6 @@
 """Conversion of users' data for a Program: samples, targets and weights are checked and moved to the backend."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ def is_native(network: "NetworkLike", X: Any) -> bool:
     return not isinstance(X, np.ndarray) and (network.backend.is_array(X) or is_neighbour(network.backend, X))
 
 
-def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool = False) -> Array:
+def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool = False, on_host: bool = False) -> Array:
     """Return samples of shape (n[0], m) in the network's dtype, standardized if the network has a standardizer.
 
     Parameters
@@ -37,13 +38,17 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
     together : bool
         Whether all samples are used as one batch. If so, the result is an array of the backend; otherwise it may be
         :class:`~deepnotes.backends.Samples`.
+    on_host : bool
+        Whether the result for samples in the memory of the host is a NumPy array.
 
     Raises
     ------
     ShapeError, DTypeError, ForeignArrayError
     """
     backend, standardizer = network.backend, network.standardizer
-    to_backend = backend.from_numpy if together else backend.from_samples
+    to_backend: Callable[[np.ndarray], Array] = backend.from_numpy if together else backend.from_samples
+    if on_host:
+        to_backend = cast(Any, np.asarray)
     if (  # nothing to convert: this shortcut speeds up predictions for single samples
         type(X) is np.ndarray
         and standardizer is None
@@ -56,7 +61,8 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
         X = adopt(backend, X, name)
         array_validation.check_samples(X, name, network.inputs)
         array_validation.check_real(backend, X, name)
-        samples: Array = backend.xp.astype(X, getattr(backend.xp, network.dtype))
+        dtype = getattr(backend.xp, network.dtype)
+        samples: Array = X if X.dtype == dtype else backend.xp.astype(X, dtype)
         if standardizer is not None:
             constants = (network.from_host(x) for x in (standardizer.mean, standardizer.scale))
             samples = backend.ops.standardize(samples, *constants)

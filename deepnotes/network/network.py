@@ -119,6 +119,7 @@ class Network:
         if overflow.any():
             raise ArgumentError(f"initial parameters up to {abs(theta).max():.3g} are too large for {self.dtype}")
         self._training: tuple[Plan, Program, State] | None = None
+        self._per_chunk: dict[int, int] = {}  # by batch size: the number of updates that a chunk had at last
 
     @property
     def parameters(self) -> Parameters:
@@ -241,7 +242,12 @@ class Network:
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
         with callback_lifecycle(training), np.errstate(all="ignore"):
             program, training.state = self._start(plan)
-            return run_fit(training, program, epoch_evaluator(self, data, held_out, loss_function, metric_functions))
+            training.per_chunk = self._per_chunk.get(batch_size, 1)
+            evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
+            try:
+                return run_fit(training, program, evaluate)
+            finally:
+                self._per_chunk[batch_size] = training.per_chunk
 
     @exclusive
     def partial_fit(  # noqa: PLR0913 - a subset of the options of fit
@@ -295,7 +301,7 @@ class Network:
         ------
         ShapeError, DTypeError, ForeignArrayError
         """
-        A = outputs(self, as_samples(self, X))
+        A = outputs(self, as_samples(self, X, on_host=hasattr(self.inference, "predict_host")))
         return A if is_native(self, X) else self.backend.to_numpy(A)
 
     def evaluate(
@@ -397,7 +403,7 @@ class Network:
         return content
 
     def __setstate__(self, content: dict[str, Any]) -> None:
-        self.__dict__ = content | {"_training": None}
+        self.__dict__ = content | {"_training": None, "_per_chunk": {}}
         self.theta = self.from_host(content["theta"])
         if content["_training"] is not None:
             plan, slots, step = content["_training"]
@@ -416,6 +422,13 @@ class Network:
         copy = aligned(x.size, self.host_dtype).reshape(x.shape)
         copy[...] = x
         return self.backend.from_numpy(copy)
+
+    def _zeros(self) -> Array:
+        """Return as many zeros as there are parameters, in an array of the backend."""
+        if self.backend.on_host:
+            return self.from_host(np.zeros(self.layout.size))
+        with self.backend.execution_context():
+            return self.backend.xp.zeros((self.layout.size,), dtype=getattr(self.backend.xp, self.dtype))
 
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
         """Return `loss` as a LossFunction, by default the loss that matches the last activation."""
@@ -451,14 +464,14 @@ class Network:
 
     def _start(self, plan: Plan) -> tuple[Program, State]:
         """Return a Program and a state whose slots are zero; reuse those of the last call if its plan was the same."""
-        zeros = np.zeros(self.layout.size)
         if self._training is not None and self._training[0] == plan:
             _, program, state = self._training
-            state.slots = tuple(self.backend.write(slot, 0, self.from_host(zeros)) for slot in state.slots)
+            state.slots = tuple(self.backend.write(slot, 0, self._zeros()) for slot in state.slots)
             state.step = 0
         else:
             program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
-            state = NetworkState(self, tuple(self.from_host(zeros) for _ in plan.optimizer.slots))
+            state = NetworkState(self, tuple(self._zeros() for _ in plan.optimizer.slots))
+            self._per_chunk.clear()
         self._training = (plan, program, state)
         return program, state
 

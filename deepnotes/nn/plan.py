@@ -217,7 +217,11 @@ def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: n
     array([[0.1, 0.2],
            [1. , 1. ]])
     """
-    values = optimizer.scalars(np.arange(step + 1, step + 1 + len(rates)), rates)
+    try:
+        values = optimizer.scalars(np.arange(step + 1, step + 1 + len(rates)), rates)
+    except (TypeError, ValueError):  # it branches on the step, for example
+        one_by_one = [optimizer.scalars(step + 1 + i, rate) for i, rate in enumerate(rates.tolist())]
+        values = {name: np.array([scalars[name] for scalars in one_by_one]) for name in one_by_one[0]}
     if unread := values.keys() - set(names):
         raise KeyError(f"scalars of {optimizer!r}: got {', '.join(sorted(unread))}, wanted only {', '.join(names)}")
     table = np.empty((len(names), len(rates)))

@@ -2,14 +2,21 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import literature
 import pytest
 from cuda_nvrtc import ARCHITECTURES, compile_all, compile_source, nvrtc, table
 
-from deepnotes_cupy.sources import REAL, kernels
+import deepnotes as dn
+from deepnotes_cupy import resident
+from deepnotes_cupy.lowering import lower_activation, lower_loss, lower_update
+from deepnotes_cupy.sources import REAL, Kernel, kernels
 
 EXTRA = 'needs CuPy and NVRTC: pip install "deepnotes[nvrtc]"'
 pytest.importorskip("cupy", reason=EXTRA)
+PARTS = [*literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS]
+ONE_PER_PROCESSOR = {"predict_resident"}
 DEVICE_ARCHITECTURES = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm_")]
 
 
@@ -24,16 +31,69 @@ def _skip_without_nvrtc() -> None:
 @pytest.mark.parametrize("architecture", DEVICE_ARCHITECTURES)
 @pytest.mark.parametrize("dtype", REAL)
 def test_every_kernel_compiles_without_spilling_registers(dtype: str, architecture: str) -> None:
-    """No kernel has a stack frame, and 512 threads (or a block, if it has more) fit into 65,536 registers."""
+    """No kernel has a stack frame, and 512 threads (or a block, if it has more) fit into 65,536 registers.
+
+    Of a kernel whose shared memory takes a whole multiprocessor, one block has to fit.
+    """
     result = compile_all()[dtype, architecture].result()
     assert result.code, result.log
     assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
     assert result.usage.keys() == kernels().keys()
     for name, usage in result.usage.items():
         assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
-        threads = kernels()[name].threads
-        assert usage.registers * max(threads, 512) <= 65536, (name, usage)
+        threads = kernels()[name].threads if name in ONE_PER_PROCESSOR else max(kernels()[name].threads, 512)
+        assert usage.registers * threads <= 65536, (name, usage)
         assert usage.shared <= 48 * 1024, (name, usage)
+
+
+@pytest.mark.parametrize("blocks", [1, resident.BLOCKS])
+@pytest.mark.parametrize("architecture", DEVICE_ARCHITECTURES)
+@pytest.mark.parametrize("dtype", REAL)
+def test_the_kernel_for_training_in_shared_memory_compiles(dtype: str, architecture: str, blocks: int) -> None:
+    """A block fits into a multiprocessor."""
+    if blocks > 1 and architecture == "sm_80":
+        pytest.skip("clusters need compute capability 9.0")
+    result = compile_source(resident.kernel(blocks).source, dtype, architecture)
+    assert result.code, result.log
+    assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
+    usage = result.usage["train_resident"]
+    assert usage.registers * resident.THREADS[blocks] <= 65536, usage
+    assert usage.shared <= resident.STATIC_BYTES
+    assert usage.spilled <= (128 if dtype == "float64" else 0), usage
+
+
+@pytest.mark.parametrize("blocks", [1, resident.BLOCKS])
+def test_training_in_shared_memory_copies_asynchronously_and_reads_no_stale_number(blocks: int) -> None:
+    """Nothing is read through the cache for constants; there are instructions for clusters only if there is one."""
+    text = compile_source(resident.kernel(blocks).source, "float32", "compute_90").code.decode()
+    assert "cp.async" in text
+    assert "ld.global.nc" not in text
+    for instruction in ("barrier.cluster", "mapa.shared::cluster", ".reqnctapercluster"):
+        assert (instruction in text) == (blocks > 1), instruction
+
+
+@pytest.mark.thinned(8)
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
+def test_generated_kernels_compile_without_spilling_registers(part: Any, dtype: str) -> None:
+    kernel = generated_kernel(part, dtype)
+    for architecture in DEVICE_ARCHITECTURES:
+        result = compile_source(kernel.source, dtype, architecture)
+        assert result.code, result.log
+        assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
+        assert kernel.name in result.usage
+        for name, usage in result.usage.items():
+            assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
+            assert usage.registers * 512 <= 65536, (name, usage)
+
+
+def generated_kernel(part: Any, dtype: str) -> Kernel:
+    """Return a kernel that is generated for a part; its program holds all kernels of the part."""
+    if isinstance(part, dn.Optimizer):
+        return lower_update(part, dtype).launch.kernel
+    if isinstance(part, dn.LossFunction):
+        return lower_loss(part, dn.Dense(3), dtype, 3).launch.kernel
+    return lower_activation(part, dtype, 3).forward.kernel
 
 
 @pytest.mark.parametrize("dtype", REAL)

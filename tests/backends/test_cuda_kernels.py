@@ -7,6 +7,7 @@ from platform import machine
 import numpy as np
 import pytest
 from cuda_checks import CHECKS
+from cuda_inference_checks import INFERENCE_CHECKS
 from cuda_shim import Host, prepare
 from cuda_step_checks import STEP_CHECKS
 
@@ -15,7 +16,7 @@ from deepnotes_cupy.sources import control, kernels
 
 pytestmark = pytest.mark.slow
 
-ALL = CHECKS | STEP_CHECKS
+ALL = CHECKS | STEP_CHECKS | INFERENCE_CHECKS
 DTYPES = ["float32", "float64"]
 
 
@@ -76,6 +77,7 @@ def test_samples_are_gathered_from_more_than_2_to_the_31_numbers() -> None:
     order = np.array([samples - 1, 0, samples - 2])
     X[order] = np.arange(3 * n).reshape(3, n)
     out = np.empty((3, n), np.float32)
-    no_targets = (None, None, n, 0, 3, 3)
-    Host("float32").launch("gather", (1, 4), 256, X, None, None, order, np.zeros(1, control()), out, *no_targets)
+    source = np.array([X.ctypes.data, 0, 0, order.ctypes.data, 3], np.int64)
+    arguments = (source, np.zeros(1, control()), 0, out, None, 0, None, None, n, 0, 3)
+    Host("float32").launch("gather", (1, 4), 256, *arguments, reachable=(X, order))
     np.testing.assert_array_equal(out.ravel(), np.arange(3 * n))

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from cuda_checks import CHECKS
+from cuda_inference_checks import INFERENCE_CHECKS
 from cuda_shim import Host, KernelFault, build_library, compiler
 from cuda_step_checks import STEP_CHECKS
 
 from deepnotes_cupy.sources import program
 
-ALL = CHECKS | STEP_CHECKS
+ALL = CHECKS | STEP_CHECKS | INFERENCE_CHECKS
 
 
 class Mutant(NamedTuple):
@@ -238,8 +239,8 @@ MUTANTS = [
     Mutant(
         "no sample weights in the derivative",
         "losses.cu",
-        "D[j * n + i] = (a - y) * scale;",
-        "D[j * n + i] = a - y;",
+        "D[j * stride + i] = (a - y) * scale;",
+        "D[j * stride + i] = a - y;",
         "cross_entropies",
     ),
     Mutant("another sample's weight", "losses.cu", "w ? w[j] : real(1)", "w ? w[0] : real(1)", "cross_entropies"),
@@ -256,7 +257,13 @@ MUTANTS = [
         "if (share != 0 && i < decaying)",
         "updates",
     ),
-    Mutant("an update after the stop", "updates.cu", "if (control->stopped) return;\n    Update", "Update", "updates"),
+    Mutant(
+        "an update after the stop",
+        "updates.cu",
+        "if (control->stopped) return;\n    const Update",
+        "const Update",
+        "updates",
+    ),
     Mutant(
         "a decision after the stop", "updates.cu", "if (control->stopped) return;\n    Totals", "Totals", "verdicts"
     ),
@@ -283,6 +290,47 @@ MUTANTS = [
         "(bits + 0x8000u) >> 16",
         "rounding",
     ),
+    # --- predictions
+    Mutant(
+        "no barrier between the layers",
+        "inference.cu",
+        "layer, at, from, to, width, samples);\n            __syncthreads();",
+        "layer, at, from, to, width, samples);",
+        "whole_networks",
+    ),
+    Mutant(
+        "no barrier after X is loaded",
+        "inference.cu",
+        "        __syncthreads();\n        at = W;",
+        "        at = W;",
+        "whole_networks",
+    ),
+    Mutant(
+        "no barrier after an activation",
+        "inference.cu",
+        "softmax_column(to + threadIdx.x, layer.n, width);\n                __syncthreads();",
+        "softmax_column(to + threadIdx.x, layer.n, width);",
+        "whole_networks",
+        RACE,
+    ),
+    Mutant(
+        "no barrier before the next samples",
+        "inference.cu",
+        "A[i * width + j];\n        }\n        __syncthreads();",
+        "A[i * width + j];\n        }",
+        "whole_networks",
+        RACE,
+    ),
+    Mutant(
+        "neurons of the padding are not 0",
+        "inference.cu",
+        "!exists ? real(0) : is_relu",
+        "is_relu",
+        "special_numbers_stay_in_their_samples",
+    ),
+    Mutant("samples beyond the end", "inference.cu", "&& j < count ?", "?", "whole_networks", BOUNDS),
+    Mutant("b of the last layer", "inference.cu", "i < n && entry[B_AT] >= 0", "i < n", "whole_networks"),
+    Mutant("one sample too many", "inference.cu", "if (lane < m) {", "if (lane <= m) {", "few_samples", BOUNDS),
 ]
 """Mutants of the kernels, with one fault each."""
 

@@ -214,3 +214,66 @@ def test_the_address_sanitizer_reports_accesses_beyond_the_end_of_an_array() -> 
         assert process.returncode != 0
         assert "AddressSanitizer: heap-buffer-overflow" in process.stderr
         assert {"reads": "READ of size", "writes": "WRITE of size"}[fault] in process.stderr
+
+
+# --- dynamic shared memory, asynchronous copies, clusters ----------------------------------------------------------
+
+CLUSTER_HEAD = """#define CLUSTERED
+typedef float real;
+extern "C" __global__ void IN_CLUSTERS_OF(4) __launch_bounds__(64) """
+ROTATE = (
+    CLUSTER_HEAD
+    + """rotate(const float* x, float* y) {
+    DYNAMIC_SHARED(pool);
+    __shared__ float own[64];
+    const int rank = rank_in_cluster(), i = threadIdx.x, at = 64 * blockIdx.x + i;
+    copy_async<4>(pool + i, x + at);
+    await_copies();
+    own[i] = 1;
+    sync_cluster();
+    const float other = load_peer(pool + i, (rank + 1) % 4);
+    sync_cluster();
+    store_peer(pool + i, (rank + 2) % 4, other);
+    sync_cluster();
+    y[at] = pool[i] + own[63 - i];
+}"""
+)
+
+
+def rotate(source: str, build: str, order: str = "forward") -> np.ndarray:
+    """Run the kernel ``rotate`` with two clusters of four blocks, and return its result, shape (2, 4, 64)."""
+    host = Host("float32", build=build, source=source)
+    host.order = order
+    x, y = np.arange(512, dtype=np.float32), np.zeros(512, np.float32)
+    host.launch("rotate", 8, 64, x, y, shared=256)
+    return y.reshape(2, 4, 64)
+
+
+@pytest.mark.parametrize("build", ["fast", "checked"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_blocks_of_a_cluster_access_each_others_shared_memory(order: str, build: str) -> None:
+    expected = np.roll(np.arange(512).reshape(2, 4, 64), 1, axis=1) + 1
+    np.testing.assert_array_equal(rotate(ROTATE, build, order), expected)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("sync_cluster();\n    const", "__syncthreads();\n    const", "that may not have started"),
+        ("sync_cluster();\n    store", "__syncthreads();\n    store", "without a barrier between"),
+        ("sync_cluster();\n    y", "__syncthreads();\n    y", "without a barrier|has ended|ends while another"),
+        ("    own[i] = 1;", "    own[i] = 1;\n    if (rank == 2) return;", "which block 2 never reaches|has ended"),
+        ("    own[i] = 1;", "    own[i] = 1;\n    if (i == 2) return;", "which thread 2 never reaches"),
+        ("    own[i] = 1;", "    if (rank != 1) own[i] = 1;", "was not written"),
+        ("    await_copies();", "", "ends before its asynchronous copies"),
+        ("copy_async<4>", "copy_async<8>", "not aligned|out of bounds|without a barrier"),
+        ("(rank + 2) % 4", "rank + 2", "outside the cluster"),
+        ("load_peer(pool + i,", "load_peer(pool + i + 1,", "outside its dynamic shared memory"),
+        ("load_peer(pool + i,", "load_peer(own + i,", "outside its dynamic shared memory"),
+    ],
+)  # fmt: skip
+def test_operations_that_clusters_forbid_are_faults(old: str, new: str, message: str, order: str) -> None:
+    assert old in ROTATE
+    with pytest.raises(KernelFault, match=message):
+        rotate(ROTATE.replace(old, new), "checked", order)

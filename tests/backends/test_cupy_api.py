@@ -34,11 +34,13 @@ def test_cupy_has_the_functions_of_the_namespace() -> None:
 
 def test_the_runtime_has_the_functions_and_constants_that_the_backend_uses() -> None:
     for name in (
-        "getDeviceCount", "getDeviceProperties", "runtimeGetVersion", "driverGetVersion", "memGetInfo", "memcpyAsync"
+        "getDeviceCount", "getDeviceProperties", "runtimeGetVersion", "driverGetVersion", "memGetInfo", "memcpyAsync",
+        "deviceGetAttribute",
     ):  # fmt: skip
         assert callable(getattr(runtime, name)), name
     assert (runtime.memcpyHostToDevice, runtime.memcpyDeviceToDevice) == (1, 3)
     assert runtime.streamCaptureModeThreadLocal == 1
+    assert runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin == 97
 
 
 def test_streams_events_and_graphs_have_the_methods_that_the_backend_uses() -> None:
@@ -58,6 +60,8 @@ def test_transfers_and_modules_accept_the_arguments_of_the_backend() -> None:
     assert accepts(cupy.asnumpy, "stream", "order")
     module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("-DREAL=float", "--std=c++17"))
     assert callable(module.get_function)
+    assert isinstance(cupy.RawKernel.max_dynamic_shared_size_bytes, type(cupy.RawKernel.num_regs))  # an attribute
+    assert "shared_mem" in cupy.RawKernel.__call__.__doc__
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     assert issubclass(runtime.CUDARuntimeError, RuntimeError)
 

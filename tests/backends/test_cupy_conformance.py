@@ -10,6 +10,7 @@ from deepnotes.backends import registry
 from deepnotes.backends.base import Backend
 from deepnotes.testing import BackendConformance, all_checks, run_check
 from deepnotes.testing.conformance import report
+from deepnotes_cupy.sources import Kernel
 
 PRODUCT_CHECKS = [
     id for id in all_checks()
@@ -73,8 +74,25 @@ def test_a_kernel_that_does_nothing_is_found(monkeypatch: pytest.MonkeyPatch) ->
     target = backend()
     launcher = target.device.launcher
 
-    def launch_all_but_check_update(kernel: str, *arguments: Any) -> Any:
-        return (lambda: None) if kernel == "check_update" else launcher(kernel, *arguments)
+    def launch_all_but_check_update(kernel: Kernel, *arguments: Any) -> Any:
+        return (lambda: None) if kernel.name == "check_update" else launcher(kernel, *arguments)
 
     monkeypatch.setattr(target.device, "launcher", launch_all_but_check_update)
     assert run_check(target, "programs.optimizer.adam", quick=True).verdict == "failed"
+
+
+PROGRAM_CHECKS = [check for check in all_checks() if check.startswith(("programs.", "determinism."))]
+
+
+@pytest.mark.slow
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("check", PROGRAM_CHECKS)
+def test_training_in_shared_memory_is_within_the_bounds(check: str) -> None:
+    """Where the driver "auto" takes this way, in one block; the other tests of this module train by graphs."""
+    report(run_check(resident_backend(), check, quick=True))
+
+
+@cache
+def resident_backend() -> Backend:
+    """Return a backend that trains small networks in shared memory."""
+    return backend(flush=True, driver="auto")

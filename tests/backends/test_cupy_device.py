@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fake_cupy
+import literature
 import numpy as np
 import pytest
 from fake_cupy import CUDA
@@ -17,7 +18,7 @@ from plans import blobs
 
 import deepnotes as dn
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
-from deepnotes_cupy import cublas
+from deepnotes_cupy import cublas, inference
 from deepnotes_cupy.backend import CupyBackend
 from deepnotes_cupy.device import CaptureRefused, Device
 
@@ -31,7 +32,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Cublas]:
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     stand_in = fake_cupy.Cublas()
-    monkeypatch.setattr(cublas, "load", lambda major: stand_in)
+    monkeypatch.setattr(cublas, "load", lambda major, library="cublas": stand_in)
     yield stand_in
     fake_cupy.forget()
 
@@ -71,6 +72,19 @@ def test_both_stand_ins_give_the_same_bits(library: fake_cupy.Cublas) -> None:
     assert any(entry[0] == "graph" for entry in CUDA.log)
 
 
+def test_both_stand_ins_give_the_same_bits_by_generated_kernels(library: fake_cupy.Cublas) -> None:
+    X, y = blobs(100)
+    layers = [dn.Dense(8, literature.Mish()), dn.Dense(6, literature.LogSoftmax()), dn.Dense(4)]
+    results = []
+    for target in (CupyBackend(open_device()), host_backend()):
+        target.device.processors = 3
+        net = dn.Network(layers, 4, backend=target, seed=0)
+        net.fit(X, np.eye(4)[y].T, epochs=2, batch_size=8, loss=literature.LogCosh(), optimizer=literature.AMSGrad())
+        results.append(net.flat())
+    assert np.array_equal(*results)
+    assert ("launch", "row_backward") in {entry[:2] for entry in CUDA.log}
+
+
 def test_work_in_a_section_runs_after_earlier_and_before_later_work_of_the_outer_stream(
     library: fake_cupy.Cublas,
 ) -> None:
@@ -83,15 +97,33 @@ def test_work_in_a_section_runs_after_earlier_and_before_later_work_of_the_outer
     assert CUDA.log == expected
 
 
+def test_samples_of_predictions_are_sent_and_received_in_streams_of_their_own(
+    library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, _ = blobs(50)
+    device = open_device()
+    net = dn.Network(LAYERS, 4, backend=CupyBackend(device), seed=0)
+    expected = net.predict(X)
+    monkeypatch.setattr(inference, "HOST_PART_BYTES", 20 * 16)
+    CUDA.log.clear()
+    assert np.array_equal(net.predict(X), expected)
+    streams = {kind: [entry[-1] for entry in CUDA.log if entry[:2] == ("memcpy", kind)] for kind in (1, 2)}
+    assert streams == {1: [device._copy_stream.ptr] * 3, 2: [device._receive_stream.ptr] * 3}
+    assert len({device._stream.ptr, device._copy_stream.ptr, device._receive_stream.ptr}) == 3
+
+
 def test_the_workspace_is_set_once_after_the_stream(library: fake_cupy.Cublas) -> None:
     device = open_device()
     X, y = blobs()
     dn.Network(LAYERS, 4, backend=CupyBackend(device), seed=0).fit(X, y, epochs=1, batch_size=8)
-    handle = device._cublas.handle.value
-    settings = [call for call in library.calls if call[:2] in (("stream", handle), ("workspace", handle))]
-    assert settings == [("stream", handle, device._stream.ptr), ("workspace", handle, cublas.WORKSPACE)]
-    assert ("math", handle, cublas.DEFAULT_MATH) in library.calls
-    assert {call[1] for call in library.calls if call[0] == "gemm"} == {handle}
+    handles = []
+    for blas, stream in ((device._cublas, device._stream), (device._second_cublas, device._second_stream)):
+        handles.append(handle := blas.handle.value)
+        settings = [call for call in library.calls if call[:2] in (("stream", handle), ("workspace", handle))]
+        assert settings == [("stream", handle, stream.ptr), ("workspace", handle, cublas.WORKSPACE)]
+        assert ("math", handle, cublas.DEFAULT_MATH) in library.calls
+    assert {call[1] for call in library.calls if call[0] == "gemm"} == set(handles)
+    assert device._workspace.data.ptr != device._second_workspace.data.ptr
 
 
 @pytest.mark.parametrize(("precision", "compute"), [("highest", 68), ("high", 77)])

@@ -11,7 +11,7 @@ from plans import OPTIMIZERS, blobs
 
 import deepnotes as dn
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError
-from deepnotes_cupy import options, replay
+from deepnotes_cupy import control, options, replay
 from deepnotes_cupy.backend import CupyBackend
 from deepnotes_cupy.device import UNITS
 from deepnotes_cupy.program import CupyProgram
@@ -128,29 +128,47 @@ def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixtur
     assert np.isfinite(net.flat()).all()
 
 
-def test_a_graph_is_checked_at_its_first_launch() -> None:
-    """After its first launch, its results are compared with those of single steps, and the state is restored."""
+def test_a_graph_is_checked_on_the_device_at_its_first_launch() -> None:
+    """The results are compared with those of single steps where they are, and then the state is restored."""
     target = backend()
-    train(target, epochs=1)
-    sequence = [entry[0] for entry in target.device.log]
-    first = sequence.index("graph")
+    net = train(target, epochs=1)
+    log = target.device.log
+    first = log.index(next(entry for entry in log if entry[0] == "graph"))
     copies = 1 + 1 + 2  # θ, the control block, and the slots of Adam
-    downloads = 2 * (copies + 1)  # these and the gradient, once after the graph and once after the steps
-    assert sequence[first + 1 : first + 1 + downloads] == ["download"] * downloads
-    assert sequence[first + 1 + downloads :][:copies] == ["copy"] * copies
+    restored = next(i for i in range(first, len(log)) if log[i][0] == "copy")
+    assert [entry[0] for entry in log[restored:][:copies]] == ["copy"] * copies
+    checks = log[first + 1 : restored]
+    compared = 1 + 2 + 1  # θ, the slots and the gradient
+    assert sum(entry == ("launch", "largest_difference") for entry in checks) == 2 * compared
+    assert sum(entry[1] for entry in checks if entry[0] == "download") < net.flat().nbytes
 
 
-def test_a_second_fit_on_other_arrays_captures_new_graphs() -> None:
-    """Graphs contain addresses, so the graphs of the first fit would still read its arrays."""
+def test_a_second_fit_on_other_arrays_captures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs contain no addresses of data, of orders or of batch sizes, so they outlive the data."""
     target, other = backend(), backend()
     X, y = blobs()
     nets = [dn.Network(LAYERS, 4, backend=b, seed=0) for b in (target, other)]
     for net in nets:
-        net.fit(X, y, epochs=2, batch_size=8, shuffle=False)
-    nets[0].fit(-X, y, epochs=2, batch_size=8, shuffle=False)
+        net.fit(X, y, epochs=20, batch_size=8)
     other.device.capture_error = "no graphs"
-    nets[1].fit(-X, y, epochs=2, batch_size=8, shuffle=False)
+    monkeypatch.setattr(target.device, "capture", None)  # a call would be an error
+    target.device.log.clear()
+    nets[0].fit(-X, y, epochs=4, batch_size=8)
+    nets[1].fit(-X, y, epochs=4, batch_size=8)
     assert np.array_equal(nets[0].flat(), nets[1].flat())
+    chunks = sum(entry == ("upload", control.SIZE) for entry in target.device.log)
+    assert target.device.count("upload") <= 3 * chunks + 3  # scalars, control and order; X, y and their addresses
+
+
+def test_a_program_reads_samples_stored_by_sample_where_they_are() -> None:
+    target = backend()
+    X, y = blobs(64)
+    net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
+    program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
+    samples = np.asfortranarray(X, "float32")
+    data = dn.backends.Data(samples, y.reshape(1, -1))
+    program.train(dn.backends.State(net.theta), dn.backends.Batches(data, np.arange(64), 8, np.full(8, 0.1)))
+    assert np.shares_memory(program._source_cache[2].X, samples)
 
 
 def test_data_changed_in_place_between_chunks_are_read_again() -> None:

@@ -3,7 +3,8 @@
 //
 // Every byte of an access must be within an array that was passed to the kernel, in shared memory, or on the thread's
 // own stack. If two threads access the same bytes and at least one of them writes, a barrier must separate the two:
-// __syncthreads within a block, or __syncwarp within a warp. No barrier separates accesses of different blocks. Shared
+// __syncthreads within a block, __syncwarp within a warp, or a barrier of the cluster. No other barrier separates accesses
+// of different blocks. Shared
 // memory must be written before it is read. Accesses are tracked in units of 2 bytes, the smallest size of a write.
 
 #include <stdint.h>
@@ -19,7 +20,7 @@ constexpr int UNIT = 2;
 struct Access {
     unsigned stamp = 0;  // number of the launch or, for shared memory, of the block; 0: no access
     int block = 0, thread = 0;
-    unsigned barriers = 0, warp_barriers = 0;
+    unsigned barriers = 0, warp_barriers = 0, cluster = 0, epoch = 0;
     bool threads = false, warps = false, blocks = false;  // whether several threads, warps or blocks have read
 };
 
@@ -31,33 +32,45 @@ struct Region {
     const char* start;
     size_t size;
     bool shared;
+    int rank;  // of the block that it belongs to; -1: it is the only one at its address
     std::vector<Cell> cells;
+};
+
+struct Counts {  // of a block of the cluster
+    unsigned barriers = 0;
+    std::vector<unsigned> warp_barriers;
 };
 
 std::vector<Region> regions;
 const char* stack_start;
 const char* stack_end;
-unsigned stamp, launch_stamp, block_number, barriers;
-std::vector<unsigned> warp_barriers;
+unsigned stamp, launch_stamp, cluster_number, epoch;
+int rank;
+std::vector<Counts> counts;
+
+int block_number() { return static_cast<int>(cluster_number * counts.size()) + rank; }
 
 // Return whether an earlier access happened before the current access, in every order of threads.
 bool ordered(const Access& before, const Region& region) {
     if (before.stamp != (region.shared ? stamp : launch_stamp)) return true;
-    const int block = static_cast<int>(block_number), thread = host_registers.number;
-    if (before.blocks || before.block != block) return false;
-    if (before.barriers != barriers || (!before.threads && before.thread == thread)) return true;
+    if (before.cluster == cluster_number && before.epoch != epoch) return true;
+    const int thread = host_registers.number;
+    const std::vector<unsigned>& warp_barriers = counts[rank].warp_barriers;
+    if (before.blocks || before.block != block_number()) return false;
+    if (before.barriers != counts[rank].barriers || (!before.threads && before.thread == thread)) return true;
     return !before.warps && before.thread / 32 == thread / 32 && before.warp_barriers < warp_barriers[thread / 32];
 }
 
 // Record the current access; a read is combined with earlier reads since the last barrier.
 void record(Access& access, const Region& region, bool read) {
     const unsigned current = region.shared ? stamp : launch_stamp;
-    const int block = static_cast<int>(block_number), thread = host_registers.number;
-    const unsigned warp_barrier_count = warp_barriers[thread / 32];
+    const int block = block_number(), thread = host_registers.number;
+    const unsigned barriers = counts[rank].barriers, warp_barrier_count = counts[rank].warp_barriers[thread / 32];
     Access next;
     next.stamp = current, next.block = block, next.thread = thread;
     next.barriers = barriers, next.warp_barriers = warp_barrier_count;
-    if (read && access.stamp == current) {
+    next.cluster = cluster_number, next.epoch = epoch;
+    if (read && access.stamp == current && !(access.cluster == cluster_number && access.epoch != epoch)) {
         next.blocks = access.blocks || access.block != block;
         if (access.block == block && access.barriers == barriers) {
             const bool same_warp = access.thread / 32 == thread / 32;
@@ -74,7 +87,7 @@ void check(const void* address, size_t size, bool writes) {
     const char* own = reinterpret_cast<const char*>(&host_registers);
     if ((p >= stack_start && p < stack_end) || (p >= own && p < own + sizeof(host_registers))) return;
     for (Region& region : regions) {
-        if (p < region.start || p >= region.start + region.size) continue;
+        if (p < region.start || p >= region.start + region.size || (region.rank >= 0 && region.rank != rank)) continue;
         const size_t offset = p - region.start;
         if (offset + size > region.size) continue;
         if (size <= 16 && reinterpret_cast<uintptr_t>(p) % size)
@@ -105,24 +118,39 @@ void check(const void* address, size_t size, bool writes) {
 
 extern "C" {
 
-void host_check_launch() {
+void host_check_launch(int cluster) {
     launch_stamp = ++stamp;
-    block_number = 0;
+    cluster_number = 0;
+    counts.resize(cluster);
     const size_t size = __stop_shared_memory - __start_shared_memory;
-    regions.push_back(Region{__start_shared_memory, size, true, std::vector<Cell>(size / UNIT + 1)});
+    for (int r = 0; r < cluster; r++)
+        regions.push_back(Region{__start_shared_memory, size, true, r, std::vector<Cell>(size / UNIT + 1)});
 }
 
-void host_check_block() {
+void host_check_dynamic(char* start, size_t size) {
+    regions.push_back(Region{start, size, true, -1, std::vector<Cell>(size / UNIT + 1)});
+}
+
+void host_check_cluster() {
     ++stamp;
-    ++block_number;
-    barriers = 0;
+    ++cluster_number;
+    epoch = 0;
     const unsigned threads = host_registers.block_dim.x * host_registers.block_dim.y * host_registers.block_dim.z;
-    warp_barriers.assign(threads / 32 + 1, 0);
+    for (Counts& count : counts) {
+        count.barriers = 0;
+        count.warp_barriers.assign(threads / 32 + 1, 0);
+    }
 }
 
-void host_check_barrier() { ++barriers; }
+void host_check_enter(int block) { rank = block; }
 
-void host_check_warp_barrier() { ++warp_barriers[host_registers.number / 32]; }
+void host_check_barrier() { ++counts[rank].barriers; }
+
+void host_check_cluster_barrier() { ++epoch; }
+
+void host_check_warp_barrier() { ++counts[rank].warp_barriers[host_registers.number / 32]; }
+
+void host_check_access(const void* address, int size, int writes) { check(address, size, writes); }
 
 void host_check_stack(char* stack, size_t size) { stack_start = stack, stack_end = stack + size; }
 
@@ -131,7 +159,7 @@ __attribute__((visibility("default"))) void host_regions(int count, const void**
     regions.clear();
     for (int i = 0; i < count; i++)
         regions.push_back(
-            Region{static_cast<const char*>(starts[i]), sizes[i], false, std::vector<Cell>(sizes[i] / UNIT + 1)}
+            Region{static_cast<const char*>(starts[i]), sizes[i], false, -1, std::vector<Cell>(sizes[i] / UNIT + 1)}
         );
 }
 

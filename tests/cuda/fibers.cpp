@@ -3,6 +3,10 @@
 // A thread that ends without waiting passes its stack on to the next one, so a kernel without barriers is as fast as a
 // loop. A launch stops with an error message if it would hang on a device or have undefined results: if not all threads
 // reach a barrier, if not all lanes in its mask reach a shuffle, or if threads wait at different barriers.
+//
+// The blocks of a cluster take turns: each runs until its threads wait at a barrier of the cluster. A launch also stops
+// if not all blocks reach the same barrier of the cluster, or if a block accesses the shared memory of another one that
+// may not have started, or that ends before the next barrier.
 
 #include <stdarg.h>
 #include <stdint.h>
@@ -24,7 +28,7 @@ Registers host_registers;
 namespace {
 
 constexpr size_t STACK = 1 << 17;
-enum State { READY, AT_BARRIER, AT_SHUFFLE, DONE };
+enum State { READY, AT_BARRIER, AT_SHUFFLE, AT_CLUSTER_BARRIER, DONE };
 
 #if defined(__x86_64__) && !defined(HOST_UCONTEXT)
 extern "C" void host_switch(void** from, void* to);
@@ -77,6 +81,12 @@ struct Context {
 };
 #endif
 
+struct Copy {  // an asynchronous one, before the thread has waited for it
+    void* to;
+    const void* from;
+    int size;
+};
+
 struct Fiber {
     Context context;
     char* stack = nullptr;
@@ -84,6 +94,7 @@ struct Fiber {
     bool started = false;
     dim3 thread_index;
     int line = 0;
+    std::vector<Copy> copies;
 };
 
 struct Warp {
@@ -91,7 +102,22 @@ struct Warp {
     int current = 0;  // the index of the values that the next exchange writes
 };
 
+struct Block {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    std::vector<char> shared;  // the content of the section for shared memory while other blocks of the cluster run
+    char* dynamic = nullptr;
+    dim3 index;
+    bool ended = false;
+    unsigned accessed = 0;  // the number of the last epoch in which another block has accessed its shared memory
+    int line = 0;           // of the barrier of the cluster
+};
+
 Context scheduler;
+std::vector<Block> cluster;
+int rank;        // of the running block in the cluster
+unsigned epoch;  // the number of barriers of the cluster so far
+size_t dynamic_size;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 std::vector<char*> spare_stacks;
@@ -124,6 +150,7 @@ void yield() { fibers[running].context.leave_for(scheduler); }
 
 void body() {
     kernel->run(arguments);
+    if (fibers[running].copies.size()) host_fault("ends before its asynchronous copies");
     fibers[running].state = DONE;
     yield();
 }
@@ -157,7 +184,7 @@ bool release_barrier() {
             describe("thread %d waits at the shuffle or __syncwarp of line %d for lanes that never come", t, f.line);
             return false;
         }
-        if (f.state == AT_BARRIER) {
+        if (f.state == AT_BARRIER || f.state == AT_CLUSTER_BARRIER) {
             if (waiting >= 0 && fibers[waiting].line != f.line) {
                 describe("threads %d and %d wait at two different barriers, of lines %d and %d", waiting, t,
                          fibers[waiting].line, f.line);
@@ -172,28 +199,58 @@ bool release_barrier() {
                  fibers[waiting].line, ended);
         return false;
     }
+    if (fibers[waiting].state == AT_CLUSTER_BARRIER) {
+        cluster[rank].line = fibers[waiting].line;
+        return false;
+    }
     for (Fiber& f : fibers) f.state = READY;
     host_check_barrier();
     return true;
 }
 
-void run_block(int order) {
+// Make a block of the cluster the running one.
+void enter_block(int number) {
+    rank = number;
+    Block& block = cluster[rank];
+    host_registers.block = block.index;
+    host_registers.rank = rank;
+    host_registers.dynamic = block.dynamic;
+    std::swap(fibers, block.fibers);
+    std::swap(warps, block.warps);
+    if (block.shared.size()) memcpy(__start_shared_memory, block.shared.data(), block.shared.size());
+    host_check_enter(rank);
+}
+
+void leave_block() {
+    Block& block = cluster[rank];
+    std::swap(fibers, block.fibers);
+    std::swap(warps, block.warps);
+    if (block.shared.size()) memcpy(block.shared.data(), __start_shared_memory, block.shared.size());
+}
+
+void prepare_block() {
     const dim3 size = host_registers.block_dim;
     const int threads = static_cast<int>(size.x * size.y * size.z);
     fibers.assign(threads, Fiber());
     warps.assign((threads + 31) / 32, Warp());
-    std::vector<int> sequence(threads);
-    for (int t = 0; t < threads; t++) {
-        sequence[t] = order == 1 ? threads - 1 - t : t;
+    for (int t = 0; t < threads; t++)
         fibers[t].thread_index = dim3{t % size.x, t / size.x % size.y, t / (size.x * size.y)};
-    }
     const size_t shared = __stop_shared_memory - __start_shared_memory;
     if (shared) memset(__start_shared_memory, 0xff, shared);  // NaN, since nothing has been written yet
-    host_check_block();
+    if (dynamic_size) memset(cluster[rank].dynamic, 0xff, dynamic_size);
+}
+
+// Run the block until it ends or its threads wait at a barrier of the cluster.
+void run_block(int order) {
+    const int threads = static_cast<int>(fibers.size());
+    std::vector<int> sequence(threads);
+    for (int t = 0; t < threads; t++) sequence[t] = order == 1 ? threads - 1 - t : t;
+    bool all_done = false;
     for (;;) {
         if (order == 2)
             for (int t = threads - 1; t > 0; t--) std::swap(sequence[t], sequence[draw() % (t + 1)]);
-        bool resumed = false, all_done = true;
+        bool resumed = false;
+        all_done = true;
         for (int t : sequence) {
             if (fibers[t].state == READY) {
                 resume(t);
@@ -204,8 +261,70 @@ void run_block(int order) {
         }
         if (faulty || all_done || (!resumed && !release_barrier())) break;
     }
-    for (Fiber& f : fibers)
-        if (f.stack) spare_stacks.push_back(f.stack);
+    if (!all_done) return;
+    Block& block = cluster[rank];
+    block.ended = true;
+    if (block.accessed == epoch && epoch) describe("the block ends while another one accesses its shared memory");
+}
+
+// Run the blocks of a cluster, from block `start` of the grid on.
+void run_cluster(int order, unsigned long long start) {
+    const dim3 grid = host_registers.grid_dim;
+    const int blocks = static_cast<int>(cluster.size());
+    const size_t shared = __stop_shared_memory - __start_shared_memory;
+    epoch = 0;
+    host_check_cluster();
+    std::vector<int> sequence(blocks);
+    for (int b = 0; b < blocks; b++) {
+        const unsigned long long number = start + b;
+        Block& block = cluster[b];
+        char* dynamic = block.dynamic;
+        block = Block();
+        block.dynamic = dynamic;
+        block.index = dim3{
+            static_cast<unsigned>(number % grid.x), static_cast<unsigned>(number / grid.x % grid.y),
+            static_cast<unsigned>(number / grid.x / grid.y)
+        };
+        if (blocks > 1) block.shared.resize(shared);
+        enter_block(b);
+        prepare_block();
+        leave_block();
+        sequence[b] = order == 1 ? blocks - 1 - b : b;
+    }
+    for (bool all_ended = false; !all_ended && !faulty;) {
+        if (order == 2)
+            for (int b = blocks - 1; b > 0; b--) std::swap(sequence[b], sequence[draw() % (b + 1)]);
+        for (int b : sequence) {
+            if (cluster[b].ended) continue;
+            enter_block(b);
+            run_block(order);
+            leave_block();
+            if (faulty) break;
+        }
+        if (faulty) break;
+        all_ended = true;
+        int ended = -1, waiting = -1;
+        for (int b = 0; b < blocks; b++) {
+            (cluster[b].ended ? ended : waiting) = b;
+            all_ended = all_ended && cluster[b].ended;
+        }
+        if (all_ended) break;
+        for (int b = 0; b < blocks; b++)
+            if (ended >= 0 || cluster[b].line != cluster[waiting].line) {
+                describe(
+                    "block %d waits at the cluster barrier of line %d, which block %d never reaches", waiting,
+                    cluster[waiting].line, ended >= 0 ? ended : b
+                );
+                break;
+            }
+        for (Block& block : cluster)
+            for (Fiber& f : block.fibers) f.state = READY;
+        epoch++;
+        host_check_cluster_barrier();
+    }
+    for (Block& block : cluster)
+        for (Fiber& f : block.fibers)
+            if (f.stack) spare_stacks.push_back(f.stack);
 }
 
 // Wait until all lanes of the running warp have called this function; return whether this lane was the last.
@@ -251,6 +370,47 @@ void host_barrier(int line) {
     yield();
 }
 
+void host_cluster_barrier(int line) {
+    fibers[running].state = AT_CLUSTER_BARRIER;
+    fibers[running].line = line;
+    yield();
+}
+
+// Return where the place p in the running block's dynamic shared memory is in that of another block.
+void* host_peer(const void* p, int peer, int size, int writes) {
+    const ptrdiff_t offset = static_cast<const char*>(p) - cluster[rank].dynamic;
+    if (offset < 0 || offset + size > static_cast<ptrdiff_t>(dynamic_size))
+        host_fault("an access to another block outside its dynamic shared memory");
+    if (peer < 0 || peer >= static_cast<int>(cluster.size())) host_fault("an access to a block outside the cluster");
+    Block& block = cluster[peer];
+    if (peer != rank) {
+        if (!epoch) host_fault("an access to another block that may not have started");
+        if (block.ended) host_fault("an access to another block that has ended");
+        block.accessed = epoch;
+    }
+    char* address = block.dynamic + offset;
+    host_check_access(address, size, writes);
+    return address;
+}
+
+// Until the thread waits for the copy, the target holds NaN.
+void host_copy_async(void* to, const void* from, int size) {
+    host_check_access(from, size, 0);
+    host_check_access(to, size, 1);
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % size)
+        host_fault("an asynchronous copy that is not aligned to its size");
+    memset(to, 0xff, size);
+    fibers[running].copies.push_back(Copy{to, from, size});
+}
+
+void host_await_copies() {
+    for (const Copy& copy : fibers[running].copies) {
+        host_check_access(copy.to, copy.size, 1);
+        memcpy(copy.to, copy.from, copy.size);
+    }
+    fibers[running].copies.clear();
+}
+
 unsigned long long host_exchange(unsigned mask, unsigned long long value, int from, int line) {
     Warp& warp = warps[running / 32];  // `current` changes once all lanes are here, so no lane overwrites unread values
     unsigned long long* values = warp.values[warp.current];
@@ -278,7 +438,7 @@ void host_warp_barrier(unsigned mask, int line) {
 // message of up to 512 bytes to `text`.
 __attribute__((visibility("default"))) int host_launch(
     int index, const unsigned* grid, const unsigned* block, void** packed, int order, unsigned long long seed,
-    int flush, char* text
+    int flush, unsigned dynamic, int cluster_size, char* text
 ) {
     kernel = &host_kernels[index];
     arguments = packed;
@@ -287,23 +447,25 @@ __attribute__((visibility("default"))) int host_launch(
     random_state = seed * 2 + 1;
     host_registers.grid_dim = dim3{grid[0], grid[1], grid[2]};
     host_registers.block_dim = dim3{block[0], block[1], block[2]};
-    host_check_launch();
+    host_check_launch(cluster_size);
+    dynamic_size = dynamic;
+    cluster.assign(cluster_size, Block());
+    for (Block& b : cluster) {
+        b.dynamic = static_cast<char*>(aligned_alloc(128, (dynamic + 255) / 128 * 128));
+        if (dynamic) host_check_dynamic(b.dynamic, dynamic);
+    }
 #if defined(__x86_64__)
     const unsigned before = __builtin_ia32_stmxcsr();
     if (flush) __builtin_ia32_ldmxcsr(before | 0x8040);  // subnormal numbers are 0, as with -ftz=true
 #endif
-    const unsigned long long blocks = 1ull * grid[0] * grid[1] * grid[2];
-    for (unsigned long long b = 0; b < blocks && !faulty; b++) {
-        const unsigned long long number = order == 1 ? blocks - 1 - b : b;
-        host_registers.block = dim3{
-            static_cast<unsigned>(number % grid[0]), static_cast<unsigned>(number / grid[0] % grid[1]),
-            static_cast<unsigned>(number / grid[0] / grid[1])
-        };
-        run_block(order);
-    }
+    const unsigned long long clusters = 1ull * grid[0] * grid[1] * grid[2] / cluster_size;
+    if (clusters * cluster_size != 1ull * grid[0] * grid[1] * grid[2]) describe("the grid is not a multiple of clusters");
+    for (unsigned long long c = 0; c < clusters && !faulty; c++)
+        run_cluster(order, (order == 1 ? clusters - 1 - c : c) * cluster_size);
 #if defined(__x86_64__)
     __builtin_ia32_ldmxcsr(before);
 #endif
+    for (Block& b : cluster) free(b.dynamic);
     return faulty;
 }
 

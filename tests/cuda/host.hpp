@@ -21,7 +21,8 @@ struct dim3 {
 
 struct Registers {  // of the running thread
     dim3 thread, block, block_dim, grid_dim;
-    int number, lane;
+    int number, lane, rank;
+    void* dynamic;
 };
 
 extern "C" {
@@ -30,6 +31,10 @@ void host_barrier(int line);
 unsigned long long host_exchange(unsigned mask, unsigned long long value, int from, int line);
 unsigned host_ballot(unsigned mask, int predicate, int line);
 void host_warp_barrier(unsigned mask, int line);
+void host_cluster_barrier(int line);
+void* host_peer(const void* p, int rank, int size, int writes);
+void host_copy_async(void* to, const void* from, int size);
+void host_await_copies();
 void host_fault(const char* what) __attribute__((noreturn));
 }
 
@@ -88,6 +93,29 @@ inline int __any_sync(unsigned mask, int predicate, int line = __builtin_LINE())
 
 inline int __all_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
     return __ballot_sync(mask, predicate, line) == mask;
+}
+
+// --- the functions of kernels/shared.cuh ------------------------------------------------------------------------
+
+#define IN_CLUSTERS_OF(blocks)
+#define DYNAMIC_SHARED(name) real* const name = static_cast<real*>(host_registers.dynamic)
+
+template <int BYTES>
+inline void copy_async(void* to, const void* from) {
+    host_copy_async(to, from, BYTES);
+}
+inline void await_copies() { host_await_copies(); }
+inline int rank_in_cluster() { return host_registers.rank; }
+inline void sync_cluster(int line = __builtin_LINE()) { host_cluster_barrier(line); }
+template <class T>
+inline T load_peer(const T* p, int rank) {
+    T x;
+    memcpy(&x, host_peer(p, rank, sizeof(T), 0), sizeof(T));
+    return x;
+}
+template <class T>
+inline void store_peer(T* p, int rank, T x) {
+    memcpy(host_peer(p, rank, sizeof(T), 1), &x, sizeof(T));
 }
 
 // --- vectors: unlike an x86, a device faults if an access is not aligned to its size ---------------------------

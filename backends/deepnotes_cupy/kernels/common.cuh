@@ -9,11 +9,16 @@ typedef REAL real;
 struct Control {                  // everything that changes from step to step: a captured graph contains no such number
     double loss_sum, weight_sum;  // the sums of the epoch so far
     double cost, norm;            // of the last batch computed
-    double rate, epsilon, share;  // the optimizer's scalars for the current update
     double clip;                  // the factor by which g is multiplied; 1 without clipping
     long long step;               // the number of all updates so far: the counter of dropout masks
     long long updates;            // the number of updates in this chunk: the index of the next batch and of its scalars
     int stopped;                  // 0: no; 1: cost or gradient is not finite; 2: the host has to make this update
+};
+
+struct Source {  // the data of a training: a captured graph contains no address of them, so it outlives them
+    const real *X, *Y, *w;    // by sample; Y may hold class indices; Y and w may be null
+    const long long* order;   // the indices of the samples of a chunk, batch after batch
+    long long batch_size;
 };
 
 constexpr int BLOCK = 256;                // threads in a block
@@ -51,6 +56,28 @@ __device__ inline void store(double* p, const double (&v)[2]) {
 }
 
 __device__ inline void store(real* p, const real (&v)[1]) { *p = v[0]; }
+
+// --- numbers ---------------------------------------------------------------------------------------------------------
+
+__device__ inline real infinity() { return __uint_as_float(0x7f800000u); }
+
+// The larger of two numbers, or NaN if either is NaN, unlike max(x, y) and x > y ? x : y.
+template <class T>
+__device__ inline T larger(T x, T y) {
+    return x > y || x != x ? x : y;
+}
+
+// The smaller of two numbers, or NaN if either is NaN.
+template <class T>
+__device__ inline T smaller(T x, T y) {
+    return x < y || x != x ? x : y;
+}
+
+// 1, -1, or x itself if it is 0 or NaN.
+template <class T>
+__device__ inline T sign(T x) {
+    return x > 0 ? T(1) : x < 0 ? T(-1) : x;
+}
 
 // --- division of work ------------------------------------------------------------------------------------------------
 
@@ -105,13 +132,12 @@ struct Group {
         for (int offset = lanes / 2; offset > 0; offset /= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
         return x;
     }
+    template <class T>
+    __device__ T max(T x) const {
+        for (int offset = lanes / 2; offset > 0; offset /= 2) x = larger(x, __shfl_xor_sync(ALL_LANES, x, offset));
+        return x;
+    }
 };
-
-// The larger of two numbers, or NaN if either is NaN, unlike max(x, y) and x > y ? x : y.
-template <class T>
-__device__ inline T larger(T x, T y) {
-    return x > y || x != x ? x : y;
-}
 
 // Two sums, and a maximum of numbers that are not negative, over the threads of a block.
 struct Totals {

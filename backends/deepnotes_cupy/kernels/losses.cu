@@ -1,190 +1,41 @@
-// Softmax, and the losses with their derivatives (N10, N11 and their variants); deepnotes/equations/losses.py has the
-// equations. Each sample is processed by a group of lanes within a warp.
+// The kernels for softmax and the losses; each function `..._rows` says what its kernel does.
 
-#include "softmax.cuh"
+#include "loss_rows.cuh"
 
-enum Loss {
-    BINARY_CROSS_ENTROPY, CATEGORICAL_CROSS_ENTROPY, MEAN_SQUARED_ERROR, MEAN_ABSOLUTE_ERROR, HUBER, POISSON,
-    HALF_POISSON_DEVIANCE
-};
-
-constexpr real EPS = sizeof(real) == 4 ? real(1.1920928955078125e-7) : real(2.220446049250313e-16);
-constexpr real TINY = sizeof(real) == 4 ? real(1.1754943508222875e-38) : real(2.2250738585072014e-308);
-
-// The target of output i for sample j: an element of Y or, if Y holds class indices, whether i is the sample's class.
-__device__ inline real target(const real* __restrict__ Y, int class_indices, long long j, int k, int i) {
-    return class_indices ? real(Y[j] == i) : Y[j * k + i];
-}
-
-// The weight of sample j.
-__device__ inline real weight_of(const real* __restrict__ w, long long j) { return w ? w[j] : real(1); }
-
-// Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax(real* Z, const real* b, real* A, int n, long long m) {
-    const Group group(n);
-    for (long long first = group.first; first < m; first += group.step) {
-        const long long j = first + group.index;
-        const Row row(Z + j * n, b, j < m ? n : 0, group);
-        real* a = A + j * n;
-        row.each([&](int i, real z) { a[i] = row.softmax(z); });
-    }
+    softmax_rows(Group(n), Z, b, A, n, m, n);
 }
 
-// D = A * (D - the sum of D * A over the sample's outputs) in place: N12 for softmax.
-extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(real* D, const real* A, int n, long long m) {
-    const Group group(n);
-    for (long long first = group.first; first < m; first += group.step) {
-        const long long j = first + group.index;
-        const int count = j < m ? n : 0;
-        real* d = D + j * n;
-        const real* a = A + j * n;
-        real sum = 0;
-        for (int i = group.lane; i < count; i += group.lanes) sum += d[i] * a[i];
-        sum = group.sum(sum);
-        for (int i = group.lane; i < count; i += group.lanes) d[i] = a[i] * (d[i] - sum);
-    }
+extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(
+    real* D, const real* Z, const real* A, int n, long long m
+) {
+    softmax_backward_rows(Group(n), D, Z, A, n, m, n);
 }
 
-// Categorical cross-entropy from the logits, finite for all finite z: Z += b in place, A = softmax(Z) unless A is null,
-// D = A - Y (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
-    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
-    int n, long long m
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
+    unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
-    const Group group(n);
-    for (long long first = group.first; first < m; first += group.step) {
-        const long long j = first + group.index;
-        const Row row(Z + j * n, b, j < m ? n : 0, group);
-        const real scale = j < m ? weight_of(w, j) : real(0);
-        real others = 0;  // the sum of e^(z - largest) - y; the targets y sum to 1
-        row.each([&](int i, real z) { others += exp(z - row.largest) - target(Y, class_indices, j, n, i); });
-        const real log_total = log1p(group.sum(others));
-        real loss = 0;
-        row.each([&](int i, real z) {
-            const real a = row.softmax(z), y = target(Y, class_indices, j, n, i);
-            // The difference may overflow to minus infinity, even if z is finite, and 0 times that would be NaN.
-            if (y != 0) loss += y * (log_total - (z - row.largest));
-            if (A) A[j * n + i] = a;
-            D[j * n + i] = (a - y) * scale;
-        });
-        loss = group.sum(loss) + (row.largest - row.largest);  // NaN if the largest logit is not finite
-        if (j < m && group.lane == 0) L[j] = loss * scale;
-    }
+    softmax_cross_entropy_rows(Group(n), Z, b, Y, class_indices, w, A, D, Factor{half, kind, half_scale}, L, n, m, n);
 }
 
-// Binary cross-entropy from the logits, the mean over the n outputs (N10): Z += b in place, A = sigmoid(Z) (N6) unless
-// A is null, D = (A - Y) / n (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
-    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
-    int n, long long m
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
+    unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
-    const Group group(n);
-    for (long long first = group.first; first < m; first += group.step) {
-        const long long j = first + group.index;
-        const int count = j < m ? n : 0;
-        const real scale = j < m ? weight_of(w, j) : real(0);
-        real loss = 0;
-        for (int i = group.lane; i < count; i += group.lanes) {
-            const long long at = j * n + i;
-            const real z = Z[at] + (b ? b[i] : real(0)), a = sigmoid(z), y = target(Y, class_indices, j, n, i);
-            if (b) Z[at] = z;
-            if (A) A[at] = a;
-            D[at] = (a - y) / n * scale;
-            loss += z * (real(z > 0) - y) + log1p(exp(-fabs(z)));
-        }
-        loss = group.sum(loss);
-        if (j < m && group.lane == 0) L[j] = loss / n * scale;
-    }
+    sigmoid_cross_entropy_rows(Group(n), Z, b, Y, class_indices, w, A, D, Factor{half, kind, half_scale}, L, n, m, n);
 }
 
-__device__ inline real log_of_count(real y) { return y > 0 ? log(y) : real(0); }  // since 0 log 0 is 0
-
-// The half Poisson deviance from the logits, the mean over the n outputs: Z += b in place, A = e^Z unless A is null,
-// D = (A - Y) / n (N11) and L, both multiplied by the sample's weight. w may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
-    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, real* L,
-    int n, long long m
+    real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
+    unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
-    const Group group(n);
-    for (long long first = group.first; first < m; first += group.step) {
-        const long long j = first + group.index;
-        const int count = j < m ? n : 0;
-        const real scale = j < m ? weight_of(w, j) : real(0);
-        real loss = 0;
-        for (int i = group.lane; i < count; i += group.lanes) {
-            const long long at = j * n + i;
-            const real z = Z[at] + (b ? b[i] : real(0)), a = exp(z), y = target(Y, class_indices, j, n, i);
-            if (b) Z[at] = z;
-            if (A) A[at] = a;
-            D[at] = (a - y) / n * scale;
-            loss += y * (log_of_count(y) - z) - y + a;
-        }
-        loss = group.sum(loss);
-        if (j < m && group.lane == 0) L[j] = loss / n * scale;
-    }
+    exp_half_poisson_deviance_rows(Group(n), Z, b, Y, class_indices, w, A, D, Factor{half, kind, half_scale}, L, n, m, n);
 }
 
-__device__ inline real clip_probability(real a) { return a < EPS ? EPS : a > 1 - EPS ? 1 - EPS : a; }
-
-__device__ inline real clip_positive(real a) { return a < TINY ? TINY : a; }
-
-// Return the loss of one of k outputs, and store its derivative with respect to a. The loss of a sample is the mean over
-// its outputs, except for categorical cross-entropy: the derivative is divided by k here, but the loss by the caller.
-// `twice` is 2 / k.
-__device__ inline real loss_of(int code, real option, real a, real y, int k, real twice, real& derivative) {
-    const real e = a - y;
-    switch (code) {
-        case BINARY_CROSS_ENTROPY:  // N10
-            a = clip_probability(a);
-            derivative = (a - y) / (a * (1 - a)) / k;
-            return -(y * log(a) + (1 - y) * log1p(-a));
-        case CATEGORICAL_CROSS_ENTROPY:
-            a = clip_positive(a);
-            derivative = -y / a;
-            return -(y * log(a));
-        case MEAN_SQUARED_ERROR:
-            derivative = twice * e;
-            return e * e;
-        case MEAN_ABSOLUTE_ERROR:
-            derivative = (e > 0 ? real(1) : e < 0 ? real(-1) : e) / k;
-            return fabs(e);
-        case HUBER: {
-            const real size = fabs(e), clipped = size > option ? option : size;
-            derivative = (e > option ? option : e < -option ? -option : e) / k;
-            return clipped * (size - real(0.5) * clipped);
-        }
-        case POISSON:
-            a = clip_positive(a);
-            derivative = (a - y) / a / k;
-            return a - y * log(a);
-        case HALF_POISSON_DEVIANCE:
-            a = clip_positive(a);
-            derivative = (a - y) / a / k;
-            if (real(0.5) * y > fabs(a - y)) return (a - y) - y * log1p((a - y) / y);
-            return y * (log_of_count(y) - log(a)) + (a - y);
-    }
-    return derivative = a - a;
-}
-
-// All losses, computed from the outputs instead of the logits: D = dA and L, both multiplied by the sample's weight. w
-// may be null.
 extern "C" __global__ void __launch_bounds__(BLOCK) loss(
-    const real* A, const real* Y, int class_indices, const real* w, real* D, real* L, int k,
-    long long m, int code, real option
+    const real* A, const real* Y, int class_indices, const real* w, real* D, real* L, int k, long long m, int code,
+    real option
 ) {
-    const Group group(k);
-    const real outputs = code == CATEGORICAL_CROSS_ENTROPY ? 1 : k, twice = real(2.0 / k);
-    for (long long first = group.first; first < m; first += group.step) {
-        const long long j = first + group.index;
-        const int count = j < m ? k : 0;
-        const real scale = j < m ? weight_of(w, j) : real(0);
-        real sum = 0;
-        for (int i = group.lane; i < count; i += group.lanes) {
-            real derivative;
-            sum += loss_of(code, option, A[j * k + i], target(Y, class_indices, j, k, i), k, twice, derivative);
-            D[j * k + i] = derivative * scale;
-        }
-        sum = group.sum(sum);
-        if (j < m && group.lane == 0) L[j] = sum / outputs * scale;
-    }
+    loss_rows(Group(k), A, Y, class_indices, w, D, L, k, m, code, option, k);
 }

@@ -4,8 +4,6 @@
 
 constexpr int HELD = 4;  // logits of a row that a lane keeps in registers; it reads the others from memory again
 
-__device__ inline real minus_infinity() { return -__uint_as_float(0x7f800000u); }
-
 // The n logits of a sample, z + b; the largest of them; and `total`, the sum of e^(logit - largest). `total` is NaN if
 // a logit is NaN or the largest is infinite; a logit of minus infinity adds 0 to it.
 struct Row {
@@ -24,7 +22,7 @@ struct Row {
     // All lanes of the warp must call this, with n = 0 for a group without a sample. b may be null.
     __device__ Row(real* row, const real* __restrict__ b, int n, const Group& group)
         : z(row), n(n), lane(group.lane), lanes(group.lanes) {
-        largest = minus_infinity();
+        largest = -infinity();
 #pragma unroll
         for (int t = 0; t < HELD; t++) {
             const int i = lane + t * lanes;
@@ -39,8 +37,7 @@ struct Row {
             if (b) row[i] = x;
             largest = larger(x, largest);
         }
-        for (int offset = lanes / 2; offset > 0; offset /= 2)
-            largest = larger(largest, __shfl_xor_sync(ALL_LANES, largest, offset));
+        largest = group.max(largest);
         total = 0;
         each([this](int, real x) { total += exp(x - largest); });
         total = group.sum(total);

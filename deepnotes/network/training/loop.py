@@ -13,6 +13,7 @@ from deepnotes.backends.program import CHUNK_SECONDS, Batches, Program
 from deepnotes.network.streaming import data_for_program, updates_in_memory
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
+from deepnotes.network.training.orders import Orders
 from deepnotes.network.training.signals import defer_signals
 from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.nn.schedules import Memory, Rate, as_schedule
@@ -78,10 +79,11 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     history, schedule = training.history, as_schedule(training.plan.optimizer.learning_rate)
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
+    orders = Orders(training.rng, training.samples, ahead=not training.network.backend.on_host)
     with defer_signals(terminate=any(callback.saves for callback in training.callbacks)) as signals:
         while training.position.order is not None or (training.epoch < training.epochs and not training.stop):
             start = time.perf_counter() - training.position.seconds
-            for _ in _chunks(training, program):
+            for _ in _chunks(training, program, orders):
                 training.position.seconds = time.perf_counter() - start
                 _notify(training, "on_chunk")
                 signals.check()
@@ -159,7 +161,7 @@ def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException]
         raise first
 
 
-def _chunks(training: Training, program: Program) -> Iterator[None]:
+def _chunks(training: Training, program: Program, orders: Orders) -> Iterator[None]:
     """Train to the end of the epoch, and yield after each chunk of batches."""
     position, state, samples, batch_size = training.position, training.state, training.samples, training.batch_size
     schedule, max_updates = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
@@ -167,7 +169,7 @@ def _chunks(training: Training, program: Program) -> Iterator[None]:
         updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), max_updates)
         rates = _rates(schedule, state.step, updates, position.memory)
         if position.order is None:  # only now: if computing the rates fails, nothing has changed yet
-            position.order = np.arange(samples) if training.rng is None else training.rng.permutation(samples)
+            position.order = orders.draw(another=training.epoch + 1 < training.epochs)
             training.epoch += 1
         chunk_order = position.order[position.done : position.done + updates * batch_size]
         start = time.perf_counter()
