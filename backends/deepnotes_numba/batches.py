@@ -93,7 +93,7 @@ def gather_targets(targets, total, indices, m, memory, y, rows, blocks):
     """Write the targets of the first m samples in `indices`, and their shares of the mean, for a range of blocks.
 
     The targets are written to the region at offset `y`. The share of a sample is its weight divided by `total`. Each
-    block has four rows in the region at offset `rows`; the shares are written to the first.
+    block has two rows in the region at offset `rows`; the shares are written to the first.
     """
     Y = targets.Y
     S = block(memory)
@@ -101,7 +101,7 @@ def gather_targets(targets, total, indices, m, memory, y, rows, blocks):
     last = m - 1
     share = 1 / total if total > 0 else 0.0
     for at in range(blocks[0], blocks[1]):
-        out, shares = matrix(memory, y + at * k * S, k, S), view(memory, rows + at * 4 * S, S)
+        out, shares = matrix(memory, y + at * k * S, k, S), view(memory, rows + at * 2 * S, S)
         for s in range(S):
             index = indices[min(at * S + s, last)]
             for i in range(k):
