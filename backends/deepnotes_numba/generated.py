@@ -240,9 +240,10 @@ class Source:
         return ()
 
 
-Z, A, D = "Z[i, first + s]", "A[i, first + s]", "D[i, first + s]"
-Y = "((one if Y[0, first + s] == real(i) else zero) if labelled else Y[i, first + s])"
-"""The sources of the elements of arrays."""
+Z, A, D = "Z[i, s]", "A[i, s]", "D[i, s]"
+TARGET = "Y[0 if labelled else i, s]"
+Y = f"((one if {TARGET} == real(i) else zero) if labelled else {TARGET})"
+"""The sources of the elements of arrays. The load of a target is no branch, so that the loop is vectorised."""
 
 
 def activation(forward: Expression, options: Collection[float], in_place: bool) -> Kernel:
@@ -270,9 +271,9 @@ def loss(both: Expression, options: Collection[float]) -> Kernel:
     source = Source(both, options, {"Z": Z, "A": A, "Y": Y})
     arrays = {"Y": "y", "D": "d", "C": "c", "L": "l"} | {name: name.lower() for name in "ZA" if both.uses(name)}
     value, derivative = both.results
-    losses = ["for s in range(S):", f"    L[0, first + s] = C[0, first + s] * {source.names([value])[0]}"]
+    losses = ["for s in range(S):", f"    L[0, s] = C[0, s] * {source.names([value])[0]}"]
     parameters = "z, a, y, d, c, l, k, m, labelled, constants"
-    return _make_kernel(source, parameters, arrays, {D: derivative}, losses, "C[0, first + s] * ")
+    return _make_kernel(source, parameters, arrays, {D: derivative}, losses, "C[0, s] * ")
 
 
 def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
@@ -306,14 +307,19 @@ def _make_kernel(
     are the nodes to write in the last pass, times `factor`, by the source of the element; `before` precedes that pass.
     """
     rows = {"C": "1", "L": "1", "Y": "1 if labelled else k"}
-    views = [f"{name} = carray(elements_at({at}), ({rows.get(name, 'k')}, m))" for name, at in arrays.items()]
+    # An index `first + s` would not be known to be positive, so that loops would not be vectorised.
+    views = [
+        f"{name} = carray(elements_at({start} + first * size), ({rows.get(name, 'k')}, m))"
+        for name, start in arrays.items()
+    ]
     loop = [*before, "for i in range(k):", "    for s in range(S):"]
     loop += [f"        {line}" for line in source.elementwise([*writes.values()])]
     names = source.names([*writes.values()])
     loop += [f"        {element} = {factor}{name}" for element, name in zip(writes, names, strict=True)]
     if source.has_rows:
-        loop = [f"    {line}" for line in (f"S = min({WIDEST}, m - first)", *source.reductions(), *loop)]
-        lines = [*views, *source.prologue(), *source.rows(), f"for first in range(0, m, {WIDEST}):", *loop]
+        loop = [f"S = min({WIDEST}, m - first)", *views, *source.reductions(), *loop]
+        lines = [*source.prologue(), *source.rows(), f"for first in range(0, m, {WIDEST}):"]
+        lines += [f"    {line}" for line in loop]
     else:
         lines = ["k, m = 1, k * m", "first, S = 0, m", *views, *source.prologue(), *loop]
     return _compile_kernel(parameters, ["outputs = k", *lines], source)
