@@ -274,7 +274,8 @@ class Supported(NamedTuple):
         """Return whether an activation with this number of outputs has a kernel."""
         if type(activation) is Activation and activation.name in self.activations:
             return True
-        return self.generates and formulas.has_formula(formulas.backward, activation, "float64", outputs)
+        both = formulas.activation, formulas.backward
+        return self.generates and all(formulas.has_formula(f, activation, "float64", outputs) for f in both)
 
     def has_loss(self, loss: LossFunction, outputs: int = 2, last: Layer | None = None) -> bool:
         """Return whether a loss with this number of outputs, after the layer `last`, has a kernel."""
