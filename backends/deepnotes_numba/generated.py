@@ -7,7 +7,7 @@ loop; values that belong to a sample, in rows of at most `WIDEST` samples; numbe
 
 import ctypes
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from math import sqrt
 from typing import Any, NamedTuple
@@ -19,11 +19,9 @@ from numba.core.ccallback import CFunc
 from deepnotes.backends import FULL, NUMBER, PER_SAMPLE, Expression
 from deepnotes_numba.cache import CodeCache
 from deepnotes_numba.compiling import numba
-from deepnotes_numba.elementary import exp, log, tanh
+from deepnotes_numba.elementary import exp, expm1, log, log1p, tanh
 from deepnotes_numba.kernel_functions import (
     WIDEST,
-    any_expm1,
-    any_log1p,
     elements_of,
     multiply_add,
     rows_of,
@@ -31,8 +29,8 @@ from deepnotes_numba.kernel_functions import (
 
 OPERATIONS = {
     "add": "({} + {})", "subtract": "({} - {})", "multiply": "({} * {})", "divide": "({} / {})", "negative": "(-{})",
-    "abs": "abs({})", "sqrt": "sqrt({})", "exp": "exp({})", "expm1": "any_expm1({})", "log": "log({})",
-    "log1p": "any_log1p({})", "tanh": "tanh({})", "less": "({} < {})", "less_equal": "({} <= {})",
+    "abs": "abs({})", "sqrt": "sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "log({})",
+    "log1p": "log1p({})", "tanh": "tanh({})", "less": "({} < {})", "less_equal": "({} <= {})",
     "greater": "({} > {})", "greater_equal": "({} >= {})", "equal": "({} == {})", "bitwise_and": "({} & {})",
     "bitwise_xor": "({} ^ {})", "number": "(one if {} else zero)", "where": "({1} if {0} else {2})", "spread": "{0}",
     "sign": "(one if {0} > zero else (-one if {0} < zero else {0}))",
@@ -68,7 +66,7 @@ class KernelCache(CodeCache):
 class Kernel(NamedTuple):
     """A compiled kernel, to be called by its address or from Python, and its constants, which stay in place."""
 
-    function: Callable[..., None]
+    function: Any
     constants: np.ndarray
 
     @property
@@ -303,8 +301,9 @@ def _make_kernel(
 ) -> Kernel:  # fmt: skip
     """Return a kernel for arrays with a row for each output.
 
-    Without values that belong to samples, the arrays are computed as one long row, else some samples at a time. `writes`
-    are the nodes to write in the last pass, times `factor`, by the source of the element; `before` precedes that pass.
+    Without values that belong to samples, the arrays are computed as one long row, else some samples at a time.
+    `writes` are the nodes to write in the last pass, times `factor`, by the source of the element; `before` precedes
+    that pass.
     """
     rows = {"C": "1", "L": "1", "Y": "1 if labelled else k"}
     # An index `first + s` would not be known to be positive, so that loops would not be vectorised.
@@ -340,8 +339,8 @@ def _compile(text: str, constants: tuple[tuple[str, float], ...], dtype: str) ->
     namespace: dict[str, Any] = {
         "carray": numba.carray, "elements_at": elements_of(kind), "doubles_at": elements_of(types.float64),
         "words_at": elements_of(types.intp), "row_of": rows_of(kind), "size": kind.bitwidth // 8, "real": real,
-        "zero": real(0), "one": real(1), "infinity": real(np.inf), "sqrt": sqrt, "exp": exp, "log": log, "tanh": tanh,
-        "multiply_add": multiply_add, "any_expm1": any_expm1, "any_log1p": any_log1p,
+        "zero": real(0), "one": real(1), "infinity": real(np.inf), "sqrt": sqrt, "exp": exp, "expm1": expm1, "log": log,
+        "log1p": log1p, "tanh": tanh, "multiply_add": multiply_add,
     }  # fmt: skip
     with np.errstate(over="ignore"):
         namespace |= {name: value if name[0] == "n" else real(value) for name, value in constants}
