@@ -1,4 +1,4 @@
-"""Activations, losses and optimizers that are only added to a table train on every backend, without a kernel."""
+"""Activations, losses and optimizers that are only added to a table train on every backend, without a line there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from deepnotes.equations import EQUATIONS
 from deepnotes.nn import activations, losses, optimizers
 from deepnotes.nn.losses import Loss
 from deepnotes.nn.plan import Plan, Supported
+from deepnotes.utils.errors import NotAnExpressionError
 
 pytest.importorskip("numba")
 
@@ -127,32 +128,54 @@ def test_networks_with_added_entries_predict_and_evaluate(name: str) -> None:
     assert loss == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["numba", "cupy"])
 @pytest.mark.parametrize(
     "optimizer",
     [dn.RMSProp(epsilon_inside=True), dn.AdamW(decay_biases=True), SignSGD()],
     ids=lambda o: type(o).__name__,
 )
-def test_lowering_an_optimizer_without_a_kernel_is_an_error(name: str, optimizer: Any) -> None:
+def test_lowering_an_optimizer_without_a_kernel_is_an_error_on_cupy(optimizer: Any) -> None:
     """The lowering must not select the kernel of another optimizer, even for a plan that was not checked."""
+    from deepnotes_cupy.program import CupyProgram
+
     unsupported = replace(make_plan(), optimizer=optimizer)
-    if name == "numba":
-        from deepnotes_numba.lowering import lower_optimizer
-        from deepnotes_numba.own_parts import NO_KERNEL
+    backend = cupy_backend()
+    program = CupyProgram(backend, unsupported)
+    size = unsupported.layout.size
+    theta = backend.from_numpy(np.zeros(size))
+    slots = tuple(backend.from_numpy(np.zeros(size)) for _ in optimizer.slots)
+    data = Data(backend.from_samples(np.ones((3, 4))), backend.from_samples(np.ones((2, 4))))
+    with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
+        program.train(State(theta, slots), Batches(data, np.arange(4), 2, np.full(2, 0.1)))
 
-        with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
-            lower_optimizer(unsupported, NO_KERNEL)
-    else:
-        from deepnotes_cupy.program import CupyProgram
 
-        backend = cupy_backend()
-        program = CupyProgram(backend, unsupported)
-        size = unsupported.layout.size
-        theta = backend.from_numpy(np.zeros(size))
-        slots = tuple(backend.from_numpy(np.zeros(size)) for _ in optimizer.slots)
-        data = Data(backend.from_samples(np.ones((3, 4))), backend.from_samples(np.ones((2, 4))))
-        with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
-            program.train(State(theta, slots), Batches(data, np.arange(4), 2, np.full(2, 0.1)))
+@pytest.mark.parametrize("part", ["activation", "loss", "optimizer"])
+def test_lowering_a_part_that_cannot_be_traced_is_an_error_on_numba(part: str) -> None:
+    from deepnotes_numba.program import NumbaProgram
+
+    class Power(dn.ActivationFunction):
+        range = "real"
+
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return Z**3
+
+    class Fourth(dn.LossFunction):
+        def value(self, ops: Any, A: Any, Y: Any) -> Any:
+            return ops.xp.sum((A - Y) ** 4, axis=0, keepdims=True)
+
+    class Cube(SignSGD):
+        def update(self, ops: Any, theta: Any, g: Any, slots: Any, decays: Any, scalars: Any) -> Any:
+            return theta - scalars["rate"] * g**3, ()
+
+    changed: dict[str, dict[str, Any]] = {
+        "activation": {"layers": (dn.Dense(6, Power()), dn.Dense(2))},
+        "loss": {"loss": Fourth()},
+        "optimizer": {"optimizer": Cube()},
+    }
+    backend: Any = BACKENDS["numba"]()
+    plan = replace(make_plan(), **changed[part])
+    assert backend.compile(plan) is None
+    with pytest.raises(NotAnExpressionError, match="power"):
+        NumbaProgram(backend, plan)
 
 
 def test_supported_refuses_derived_classes_and_unlisted_names() -> None:
