@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.backends import Activation, trace
 from deepnotes.backends import ACTIVATIONS as LIBRARY
+from deepnotes.backends import Activation, trace
 from deepnotes.equations import EQUATIONS
 from deepnotes_numba import generated, masks
 from deepnotes_numba.arrays import to_writable

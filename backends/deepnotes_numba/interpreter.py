@@ -1,9 +1,10 @@
 """An interpreter for networks whose layers all have kernels, compiled once for each dtype.
 
 A network is described by a table of integers, with one row for each layer; by the rates of its dropout layers; and by
-the regions that belong to no layer. Activations and losses are computed by generated kernels, called by their addresses. All arrays are in one workspace. Each has a region with memory for a number of blocks
-of S samples; see :mod:`deepnotes_numba.products`. The table holds the offset of each region, divided by the number of
-samples that the workspace has memory for.
+the regions that belong to no layer. Activations and losses are computed by generated kernels, called by their
+addresses. All arrays are in one workspace. Each has a region with memory for a number of blocks of S samples; see
+:mod:`deepnotes_numba.products`. The table holds the offset of each region, divided by the number of samples that the
+workspace has memory for.
 
 Either each thread computes a range of blocks, as a team of one, or the threads of a larger team share the rows of each
 array, and wait for each other after each layer.
@@ -17,7 +18,17 @@ from deepnotes_numba.batches import transpose_blocks
 from deepnotes_numba.codes import BY_SAMPLE, IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import inline_source, jit
 from deepnotes_numba.masks import dropout
-from deepnotes_numba.products import GROUP, INT_ONE, INT_ZERO, bias_gradient, input_gradient, linear, padded, share, weight_gradient
+from deepnotes_numba.products import (
+    GROUP,
+    INT_ONE,
+    INT_ZERO,
+    bias_gradient,
+    input_gradient,
+    linear,
+    padded,
+    share,
+    weight_gradient,
+)
 from deepnotes_numba.regularization import add_l2
 from deepnotes_numba.vectors import ROWS, address, block, invoke, view
 

@@ -8,7 +8,7 @@ from deepnotes_numba.generated import Kernel as Kernel
 
 
 class ActivationKernels(NamedTuple):
-    """How a layer's activation is computed: a code, see :mod:`deepnotes_numba.codes`, and kernels with its constants."""
+    """How a layer's activation is computed: a code of :mod:`deepnotes_numba.codes`, and kernels with its constants."""
 
     code: int
     forward: Kernel

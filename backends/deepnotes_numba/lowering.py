@@ -97,4 +97,3 @@ def lower_objective(plan: Plan, loss: LoweredLoss) -> tuple[Any, ...]:
             bool(objective.share_l2), bool(objective.weighted_mean), *loss.kernel.addresses,
         )
     )  # fmt: skip
-

@@ -208,7 +208,7 @@ def _is_safe(cost, step, norm, optimizer):
 
 @inline_source
 def _update(call, optimizer, scalars, stride, scale, parameters):
-    """Update this thread's rows of all layers; the scalars are `stride` numbers apart, from the address `scalars` on."""
+    """Update this thread's rows of all layers. The scalars begin at the address `scalars`, `stride` numbers apart."""
     team, buffers = call.team, call.buffers
     if team.size == 1:
         _run_update(buffers, optimizer, INT_ZERO, optimizer.decaying, scalars, stride, 1.0, scale)
