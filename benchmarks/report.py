@@ -163,6 +163,11 @@ def memory_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return [["backend", *(f"{form}, MB" for form in first["growth"]), "allowed, MB", "the samples, MB"], *rows]
 
 
+def own_parts_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of ``own-parts.json``."""
+    return time_rows(results, "batch", ["own to library"])
+
+
 def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``threads.json``."""
     first = next(iter(results.values()))
@@ -230,6 +235,7 @@ TABLES = {
     "cold-start": (cold_start_rows, set()),
     "memory": (memory_rows, set()),
     "threads": (threads_rows, set()),
+    "own-parts": (own_parts_rows, set()),
     "instructions": (instructions_rows, set()),
     "gpu-steps": (gpu_steps_rows, {"torch", "jax"}),
     "gpu-steps-briefly": (gpu_steps_briefly_rows, {"torch", "jax"}),

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 
 from deepnotes.backends import Backend, Inference, Layer, Layout, Plan, Program, whole
-from deepnotes_numba import availability
+from deepnotes_numba import availability, eager_kernels
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
-from deepnotes_numba.eager_kernels import kernels
 
 __all__ = ["NumbaBackend", "create"]
 
@@ -26,7 +25,7 @@ class NumbaBackend(ThreadedBackend):
     determinism = "any threads"
 
     def __init__(self, threads: int | None = None) -> None:
-        super().__init__("numba", kernels())
+        super().__init__("numba", eager_kernels.kernels())
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:

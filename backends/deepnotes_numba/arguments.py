@@ -38,14 +38,14 @@ class Tables(NamedTuple):
     ----------
     layers : ndarray of int64
         One row for each layer; see :mod:`deepnotes_numba.interpreter` for the columns.
-    options : ndarray
-        One number for each layer: the option of its activation, or the rate of dropout.
+    rates : ndarray
+        The rate of each layer's dropout, 0 for dense layers.
     regions : ndarray of int64
         The regions of the workspace that belong to no layer.
     """
 
     layers: np.ndarray
-    options: np.ndarray
+    rates: np.ndarray
     regions: np.ndarray
 
 
@@ -71,8 +71,6 @@ class Buffers(NamedTuple):
     theta, gradient : pointer
     errors : pointer
         Accumulated rounding errors of the gradient.
-    first_slot, second_slot : pointer
-        The optimizer's slots.
     compensated : bool
         Whether sums over samples are computed in several parts, with `errors`.
     """
@@ -80,8 +78,6 @@ class Buffers(NamedTuple):
     theta: Pointer
     gradient: Pointer
     errors: Pointer
-    first_slot: Pointer
-    second_slot: Pointer
     compensated: bool
 
 
@@ -122,48 +118,15 @@ class LossFunction(NamedTuple):
 
     Attributes
     ----------
-    code : int
-    option : floating
-        The loss's option, of the workspace's dtype.
     class_indices : bool
         Whether the targets are class indices.
     kernel, constants : int
-        For code OWN, the addresses of the generated kernel and of its constants.
+        The addresses of the generated kernel and of its constants.
     """
 
-    code: int
-    option: np.floating
     class_indices: bool
     kernel: int
     constants: int
-
-
-class OutputBlock(NamedTuple):
-    """The offsets of one block in each of the last layer's arrays.
-
-    Attributes
-    ----------
-    z, a, d : int
-        Offsets of Z, A and dA or dZ, (k, S) each.
-    y : int
-        Offset of the targets, (k, S), or (1, S) for class indices.
-    shares, losses : int
-        Offsets of two rows, (S,): each sample's share of the mean, and its loss multiplied by this share.
-    largest, total : int
-        Offsets of two rows, (S,), that softmax writes: each sample's largest logit, and its sum of exponentials.
-    k : int
-        The number of outputs.
-    """
-
-    z: int
-    a: int
-    d: int
-    y: int
-    shares: int
-    losses: int
-    largest: int
-    total: int
-    k: int
 
 
 class DenseLayer(NamedTuple):
@@ -243,34 +206,13 @@ class DropoutCounters(NamedTuple):
     first_sample: int
 
 
-class Update(NamedTuple):
-    """An optimizer's update.
-
-    Attributes
-    ----------
-    code : int
-    scale : float
-        The factor by which the gradient is multiplied.
-    rate, epsilon, beta1, beta2 : float
-    """
-
-    code: int
-    scale: float
-    rate: float
-    epsilon: float
-    beta1: float
-    beta2: float
-
-
 class Objective(NamedTuple):
     """The cost that training minimizes.
 
     Attributes
     ----------
-    loss : int
-        The code of the loss.
-    option : floating
-        The loss's option, of the workspace's dtype.
+    fused : bool
+        Whether the kernel of the loss computes dZ of the last layer (N11) instead of dA.
     class_indices : bool
         Whether the targets are class indices.
     l2 : float
@@ -282,8 +224,7 @@ class Objective(NamedTuple):
         As for :class:`LossFunction`.
     """
 
-    loss: int
-    option: np.floating
+    fused: bool
     class_indices: bool
     l2: float
     scale: float
@@ -299,21 +240,16 @@ class Optimizer(NamedTuple):
 
     Attributes
     ----------
-    code : int
-    beta1, beta2 : float
     clip_norm : float
         The norm to which larger gradients are clipped; 0 for no clipping.
     decaying : int
         The number of parameters that decay: the weights, which precede the biases.
     kernel, constants, slots : int
-        For code OWN, the addresses of the generated kernel, of its constants, and of the addresses of the slots.
+        The addresses of the generated kernel, of its constants, and of the addresses of the slots.
     safe_step, safe_norm : float
         Limits: if the step and the norm of the gradient are below them, no update can overflow.
     """
 
-    code: int
-    beta1: float
-    beta2: float
     clip_norm: float
     decaying: int
     kernel: int
@@ -333,9 +269,8 @@ class Batches(NamedTuple):
     size : int
         The number of samples of a batch; the last may have fewer.
     rates : ndarray, shape (updates,)
-    scalars : ndarray, shape (4 or more, updates)
-        For each update: the rate, epsilon, the share of θ that decays, and the factor of the gradient; then the scalars
-        of an optimizer with a generated kernel.
+    scalars : ndarray, shape (scalars, updates)
+        The optimizer's scalars, such as the rate.
     seed : uint64
     step : int
         The number of updates before this call.

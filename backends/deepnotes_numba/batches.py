@@ -96,7 +96,7 @@ def gather_targets(targets, total, indices, m, memory, Y_at, rows_at, blocks):
     """Write the targets of the first m samples in `indices`, and their shares of the mean, for a range of blocks.
 
     The targets are written to the region at offset `Y_at`. The share of a sample is its weight divided by `total`. Each
-    block has four rows in the region at offset `rows_at`; the shares are written to the first row.
+    block has two rows in the region at offset `rows_at`; the shares are written to the first row.
     """
     Y = targets.Y
     S = block(memory)
@@ -104,7 +104,7 @@ def gather_targets(targets, total, indices, m, memory, Y_at, rows_at, blocks):
     last = m - 1
     share = 1 / total if total > 0 else 0.0
     for at in range(blocks[0], blocks[1]):
-        out, shares = matrix(memory, Y_at + at * k * S, k, S), view(memory, rows_at + at * 4 * S, S)
+        out, shares = matrix(memory, Y_at + at * k * S, k, S), view(memory, rows_at + at * 2 * S, S)
         for s in range(S):
             index = indices[min(at * S + s, last)]
             for i in range(k):

@@ -158,9 +158,8 @@ def cache_folder() -> Path | None:
 def folder_name(sources: Traversable) -> str:
     """Return the name of the folder for the code of a package: a digest of everything that determines the code."""
     digest = hashlib.sha256()
-    constants = files("deepnotes.equations") / "activations.py"  # the compiled code contains its constants
     modules = [source for source in sources.iterdir() if source.name.endswith((".py", ".pyc"))]
-    for source in [*sorted(modules, key=lambda source: source.name), constants]:
+    for source in sorted(modules, key=lambda source: source.name):
         if source.is_file():
             content = source.read_bytes()
             digest.update(f"{source.name} {len(content)}\0".encode() + content)

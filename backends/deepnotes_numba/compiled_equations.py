@@ -1,81 +1,83 @@
-"""Equations that call compiled functions and return new arrays; see :mod:`deepnotes_numba.eager_kernels`."""
+"""Equations that call generated kernels and return new arrays; see :mod:`deepnotes_numba.eager_kernels`."""
 
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import numpy as np
 
 from deepnotes.backends import ACTIVATIONS as LIBRARY
-from deepnotes_numba import codes, passes
+from deepnotes.backends import Activation, trace
+from deepnotes.equations import EQUATIONS
+from deepnotes_numba import generated, masks
 from deepnotes_numba.arrays import to_writable
-from deepnotes_numba.codes import ACTIVATIONS, SOFTMAX
+from deepnotes_numba.kernels import ActivationKernels, activation_kernels
 
 
 def activate(name: str, Z: np.ndarray, *option: float, **options: float) -> np.ndarray:
-    """Return ``A = g(Z)`` (N3), with the shape of Z."""
+    """Return ``A = g(Z)`` (N3), with the shape of Z, which has two dimensions."""
+    kernel = _kernels(name, Z.dtype.name, option, options).forward
     Z = to_writable(Z, Z.dtype)
     A = np.empty_like(Z)
-    if ACTIVATIONS[name] == SOFTMAX:
-        passes.softmax(Z, A, *np.empty((2, Z.shape[1]), Z.dtype))
-    else:
-        passes.activate(ACTIVATIONS[name], _option(name, Z, option, options), Z.reshape(-1), A.reshape(-1))
+    kernel.function(Z.ctypes.data, A.ctypes.data, *Z.shape, kernel.constants.ctypes.data)
     return A
 
 
 def backward(name: str, dA: np.ndarray, Z: np.ndarray, A: np.ndarray, *option: float, **options: float) -> np.ndarray:
-    """Return ``dZ = dA * g'(Z)`` (N12), with the shape of Z."""
+    """Return ``dZ = dA * g'(Z)`` (N12), with the shape of Z, which has two dimensions."""
+    kernel = _kernels(name, Z.dtype.name, option, options).backward
     D, Z, A = np.array(dA, order="C"), to_writable(Z, Z.dtype), to_writable(A, A.dtype)
-    if ACTIVATIONS[name] == SOFTMAX:
-        passes.softmax_backward(D, A, np.empty(D.shape[1], D.dtype))
-    else:
-        passes.backward(
-            ACTIVATIONS[name], _option(name, Z, option, options), D.reshape(-1), Z.reshape(-1), A.reshape(-1)
-        )
+    arrays = D.ctypes.data, Z.ctypes.data, A.ctypes.data
+    kernel.function(*arrays, *D.shape, kernel.constants.ctypes.data)
     return D
 
 
-def momentum(
-    theta: np.ndarray, g: np.ndarray, v: np.ndarray, rate: float, momentum: float, nesterov: bool = False
+def update(
+    name: str, slots: int, theta: np.ndarray, g: np.ndarray, *arguments: Any, **options: Any
 ) -> tuple[np.ndarray, ...]:
-    """Return the next θ and ``v``, shape (p,) each."""
-    return _update(codes.NESTEROV if nesterov else codes.MOMENTUM, theta, g, (v,), rate, beta1=momentum)
-
-
-def rmsprop(
-    theta: np.ndarray, g: np.ndarray, s: np.ndarray, rate: float, rho: float, epsilon: float
-) -> tuple[np.ndarray, ...]:
-    """Return the next θ and ``s``, shape (p,) each."""
-    return _update(codes.RMSPROP, theta, g, (s,), rate, epsilon, beta2=rho)
-
-
-def adam(
-    theta: np.ndarray, g: np.ndarray, m: np.ndarray, v: np.ndarray, rate: float, epsilon: float, beta1: float,
-    beta2: float,
-) -> tuple[np.ndarray, ...]:  # fmt: skip
-    """Return the next θ, ``m`` and ``v``, shape (p,) each."""
-    return _update(codes.ADAM, theta, g, (m, v), rate, epsilon, beta1, beta2)
+    """Return the next θ and slots of the update equation `name`, shape (p,) each."""
+    if options:
+        arguments = signature(EQUATIONS[name]).bind(None, theta, g, *arguments, **options).args[3:]
+    flags = tuple(x for x in arguments if isinstance(x, bool))
+    scalars = np.array([float(x) for x in arguments[slots : len(arguments) - len(flags)]])
+    kernel = _update_kernel(name, slots, theta.dtype.name, len(scalars), flags)
+    new = [np.array(x, order="C") for x in (theta, *arguments[:slots])]
+    addresses = np.array([x.ctypes.data for x in new[1:]], np.int64)
+    G = to_writable(g, g.dtype)
+    kernel.function(
+        new[0].ctypes.data, G.ctypes.data, addresses.ctypes.data, 0, len(G), scalars.ctypes.data, 1,
+        kernel.constants.ctypes.data, 0.0, 1.0,
+    )  # fmt: skip
+    return tuple(new)
 
 
 def dropout_mask(shape: tuple[int, int], rate: float, seed: int, step: int, layer: int) -> np.ndarray:
     """Return whether dropout keeps each element, shape (n, m)."""
     n, m = shape
     mask = np.empty((-(-n * m // 4), 4), np.bool_)
-    passes.mask(mask, float(rate), np.uint64(seed), step, layer)
+    masks.write_mask(mask, float(rate), np.uint64(seed), step, layer)
     return mask.reshape(-1)[: n * m].reshape(m, n).T
 
 
-def _update(
-    code: int, theta: np.ndarray, g: np.ndarray, slots: tuple[np.ndarray, ...], rate: float, epsilon: float = 0.0,
-    beta1: float = 0.0, beta2: float = 0.0,
-) -> tuple[np.ndarray, ...]:  # fmt: skip
-    """Return copies of θ and of the optimizer's slots, updated."""
-    new = tuple(np.array(x, order="C") for x in (theta, *slots))
-    first, second = (*new[1:], new[0], new[0])[:2]
-    scalars = float(rate), float(epsilon), float(beta1), float(beta2)
-    passes.update(code, new[0], to_writable(g, g.dtype), first, second, scalars)
-    return new
+def _kernels(name: str, dtype: str, option: tuple[float, ...], options: dict[str, float]) -> ActivationKernels:
+    defaults = LIBRARY[name].options
+    values = defaults | dict(zip(defaults, option, strict=False)) | options
+    return _activation_kernels(name, dtype, tuple(values.items()))
 
 
-def _option(name: str, Z: np.ndarray, option: tuple[float, ...], options: dict[str, float]) -> Any:
-    """Return the option of an activation, or its default, in Z's dtype; 0 if it has no option."""
-    value = next(iter((*option, *options.values(), *LIBRARY[name].options.values())), 0.0)
-    return np.asarray(value, Z.dtype)[()]
+@cache
+def _activation_kernels(name: str, dtype: str, options: tuple[tuple[str, float], ...]) -> ActivationKernels:
+    kernels = activation_kernels(Activation(name, **dict(options)), dtype, 2, in_place=False)
+    assert kernels is not None  # the identity has none, see `eager_kernels`
+    return kernels
+
+
+@cache
+def _update_kernel(name: str, slots: int, dtype: str, scalars: int, flags: tuple[bool, ...]) -> generated.Kernel:
+    """Return the kernel of an update equation; its scalars are arguments of the kernel, its last arguments `flags`."""
+    arrays = ["theta", "g", *(f"slot{i}" for i in range(slots))]
+    numbers = [f"scalar{i}" for i in range(scalars)]
+    step = trace(
+        lambda xp, *arguments: EQUATIONS[name](xp, *arguments, *flags), arrays, dtype, numbers=numbers, dimensions=1
+    )
+    return generated.update(step, slots, numbers)

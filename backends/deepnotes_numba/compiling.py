@@ -25,20 +25,6 @@ def jit(function: Callable[..., Any]) -> Any:
     return numba.njit(**INNER)(function)
 
 
-def jit_for(*others: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator like :func:`jit` for closures; the names of the functions `others` become part of their names.
-
-    In cached code, functions of the same name differ only by a number that each process counts from the beginning. So a
-    process that loads the code of two other processes would confuse such functions.
-    """
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        function.__qualname__ = ".".join([function.__qualname__, *(other.__name__ for other in others)])
-        return jit(function)
-
-    return decorate
-
-
 def inline_code(function: Callable[..., Any]) -> Any:
     """Return `function` as :func:`jit` does; its machine code is always inlined into its callers."""
     return numba.njit(forceinline=True, **INNER)(function)

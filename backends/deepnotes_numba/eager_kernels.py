@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from deepnotes.backends import ACTIVATIONS
 from deepnotes.equations import EQUATIONS
-from deepnotes_numba.codes import ACTIVATIONS
 
-OPTIMIZERS = ("momentum", "rmsprop", "adam")
+OPTIMIZERS = {"momentum": 1, "rmsprop": 1, "adam": 2}
+"""The update equations with a kernel, and their numbers of slots."""
 WITHOUT_KERNEL = ("identity", "tanh")
 """Activations that NumPy computes in one pass, as fast as a kernel; so is gradient descent, which has no kernel."""
 
@@ -23,11 +24,11 @@ def kernels() -> dict[str, Callable[..., Any]]:
     """Return the kernels, by the names of the equations that they replace."""
     table = {name: _kernel(name, 1, "activate", name) for name in ACTIVATIONS if name not in WITHOUT_KERNEL}
     table |= {f"{name}_backward": _kernel(f"{name}_backward", 3, "backward", name) for name in table}
-    table |= {name: _kernel(name, 2, name) for name in OPTIMIZERS}
+    table |= {name: _kernel(name, 2 + slots, "update", name, slots) for name, slots in OPTIMIZERS.items()}
     return table | {"dropout_mask": _dropout_mask}
 
 
-def _kernel(name: str, arrays: int, function: str, *leading: str) -> Callable[..., Any]:
+def _kernel(name: str, arrays: int, function: str, *leading: Any) -> Callable[..., Any]:
     """Return the kernel for an equation whose first `arrays` arguments are arrays.
 
     It calls a function of :mod:`deepnotes_numba.compiled_equations`, with the arguments `leading` before the others.

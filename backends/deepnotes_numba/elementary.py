@@ -5,14 +5,13 @@
 Elementary Functions, 1980). All functions return NaN for NaN. Their accuracy depends on the order of operations.
 """
 
-from math import factorial, inf, log2, nan, sqrt
+from math import factorial, inf, log2, nan
 
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from deepnotes.equations.activations import ERFC
 from deepnotes_numba.compiling import inline_code
 from deepnotes_numba.vectors import multiply_add
 
@@ -107,8 +106,7 @@ def _word(kind):
     return (ir.IntType(32), 23) if kind == types.float32 else (ir.IntType(64), 52)
 
 
-ZERO, HALF, ONE, TWO, THREE, SIX = (constant(x, x) for x in (0.0, 0.5, 1.0, 2.0, 3.0, 6.0))
-INFINITY, NAN, ROOT_HALF = (constant(x, x) for x in (inf, nan, sqrt(0.5)))
+ZERO, HALF, ONE, TWO, INFINITY, NAN = (constant(x, x) for x in (0.0, 0.5, 1.0, 2.0, inf, nan))
 PER_LN2 = constant(log2(np.e), log2(np.e))
 LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # has so few bits that its product with n is exact
 LN2_LOW = constant(-2.12194440054690581e-4, 1.90821492927058770e-10)
@@ -118,7 +116,6 @@ SMALLEST_NORMAL, SHIFT = constant(2.0**-126, 2.0**-1022), constant(24.0, 54.0)
 SCALE = constant(2.0**24, 2.0**54)  # times this, every subnormal number is normal
 EXPONENTIAL = _polynomial(*([1 / factorial(k) for k in range(top, 1, -1)] for top in (7, 13)))
 LOGARITHM = _polynomial(*([2 / (2 * k + 1) for k in range(top, 0, -1)] for top in (4, 11)))
-ERFC_SERIES = _polynomial(ERFC[::-1], ERFC[::-1])
 
 
 @inline_code
@@ -141,11 +138,11 @@ def exp(x):
 
 @inline_code
 def expm1(x):
-    """Return ``e^x - 1`` for x up to 80."""
+    """Return ``e^x - 1``."""
     t = x if x > -SATURATED(x) else -SATURATED(x)  # below this, the result rounds to -1
-    n, p = _reduce(t)
-    s = _power_of_two(n)
-    y = s * p + (s - ONE(x))
+    n, p = _reduce(t if t < HIGHEST(x) else HIGHEST(x))
+    s = _power_of_two(n - ONE(x))  # 2^n may overflow although e^x does not
+    y = TWO(x) * (s * p + (s - HALF(x)))
     return y if abs(x) > ZERO(x) else x  # NaN, and zeros of both signs
 
 
@@ -159,13 +156,6 @@ def tanh(x):
     y = e / (e + TWO(x))
     y = -y if x < ZERO(x) else y
     return y if abs(x) > ZERO(x) else x  # NaN, and zeros of both signs
-
-
-@inline_code
-def sigmoid(x):
-    """Return ``1 / (1 + e^-x)``, computed as ``e^x / (1 + e^x)`` for negative x, where that is more accurate."""
-    e = exp(-abs(x))
-    return (ONE(x) if x >= ZERO(x) else e) / (ONE(x) + e)
 
 
 @inline_code
@@ -185,21 +175,8 @@ def log(x):
 
 @inline_code
 def log1p(x):
-    """Return ``log(1 + x)`` for finite x above -1, corrected to first order for the rounding of ``1 + x``."""
+    """Return ``log(1 + x)``, corrected to first order for the rounding of ``1 + x``."""
     w = ONE(x) + x
-    return log(w) + (x - (w - ONE(x))) / w
-
-
-@inline_code
-def softplus(x):
-    """Return ``log(1 + e^x)``."""
-    return (ZERO(x) if x < ZERO(x) else x) + log1p(exp(-abs(x)))
-
-
-@inline_code
-def normal_cdf(x):
-    """Return ``Φ(x)``; see :func:`deepnotes.equations.normal_cdf`."""
-    a = abs(x) * ROOT_HALF(x)
-    P = ERFC_SERIES(ONE(x) - SIX(x) / (a + THREE(x)))
-    tail = HALF(x) * exp(-a * a) * P / (ONE(x) + TWO(x) * a)
-    return ONE(x) - tail if x > ZERO(x) else tail
+    y = log(w)
+    y = y + (x - (w - ONE(x))) / w if x > -ONE(x) and x < INFINITY(x) else y
+    return x if w == ONE(x) else y  # zeros of both signs as well

@@ -1,10 +1,11 @@
-"""Kernels generated from expressions, for activations, losses and optimizers that this backend has no kernel for.
+"""Kernels of activations, losses and optimizers, generated from their expressions.
 
 A kernel is a function of addresses and sizes, and the interpreter calls it by its own address, so a new part compiles
-its kernel and nothing else. The elements of arrays are computed in the innermost loop, over the S samples of a block;
-values that belong to a sample, in rows of S elements; numbers, once, in double precision.
+its kernel and nothing else. Arrays have a row for each output, of m samples. Elements are computed in the innermost
+loop; values that belong to a sample, in rows of at most `WIDEST` samples; numbers, once, in double precision.
 """
 
+import ctypes
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache
@@ -18,19 +19,27 @@ from numba.core.ccallback import CFunc
 from deepnotes.backends import FULL, NUMBER, PER_SAMPLE, Expression
 from deepnotes_numba.cache import CodeCache
 from deepnotes_numba.compiling import numba
-from deepnotes_numba.elementary import exp, log, tanh
-from deepnotes_numba.kernel_functions import any_expm1, any_log1p, elements_of, multiply_add, rows_of
+from deepnotes_numba.elementary import exp, expm1, log, log1p, tanh
+from deepnotes_numba.kernel_functions import (
+    WIDEST,
+    elements_of,
+    multiply_add,
+    rows_of,
+)
 
 OPERATIONS = {
     "add": "({} + {})", "subtract": "({} - {})", "multiply": "({} * {})", "divide": "({} / {})", "negative": "(-{})",
-    "abs": "abs({})", "sqrt": "sqrt({})", "exp": "exp({})", "expm1": "any_expm1({})", "log": "log({})",
-    "log1p": "any_log1p({})", "tanh": "tanh({})", "less": "({} < {})", "less_equal": "({} <= {})",
+    "abs": "abs({})", "sqrt": "sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "log({})",
+    "log1p": "log1p({})", "tanh": "tanh({})", "less": "({} < {})", "less_equal": "({} <= {})",
     "greater": "({} > {})", "greater_equal": "({} >= {})", "equal": "({} == {})", "bitwise_and": "({} & {})",
     "bitwise_xor": "({} ^ {})", "number": "(one if {} else zero)", "where": "({1} if {0} else {2})", "spread": "{0}",
     "sign": "(one if {0} > zero else (-one if {0} < zero else {0} + zero))",
     "maximum": "({0} if {0} > {1} or {0} != {0} else {1})", "minimum": "({0} if {0} < {1} or {0} != {0} else {1})",
 }  # fmt: skip
 """The operations as Python; their arguments are names. Those of numbers are the operators of Python."""
+REDUCTIONS = ("sum", "max")
+COSTLY = ("exp", "expm1", "log", "log1p", "tanh")
+"""Operations that are rather loaded from memory than computed twice."""
 
 
 class KernelCache(CodeCache):
@@ -55,15 +64,15 @@ class KernelCache(CodeCache):
 
 
 class Kernel(NamedTuple):
-    """A compiled kernel: its address, and the constants that it is called with; both stay in place."""
+    """A compiled kernel, to be called by its address or from Python, and its constants, which stay in place."""
 
-    address: int
+    function: Any
     constants: np.ndarray
 
     @property
     def addresses(self) -> tuple[int, int]:
         """The addresses of the kernel and of its constants."""
-        return self.address, self.constants.ctypes.data
+        return ctypes.cast(self.function, ctypes.c_void_p).value or 0, self.constants.ctypes.data
 
 
 class Source:
@@ -81,6 +90,8 @@ class Source:
         For each array among the arguments, the source of its element.
     numbers : dict of str to str, optional
         For each number among the arguments, its source.
+    scratch : str, optional
+        The source of an element that the kernel may overwrite before its last pass over the outputs.
     """
 
     def __init__(
@@ -89,8 +100,9 @@ class Source:
         options: Collection[float],
         elements: dict[str, str],
         numbers: dict[str, str] | None = None,
+        scratch: str | None = None,
     ) -> None:
-        self.expression, self.elements, self.given = expression, elements, numbers or {}
+        self.expression, self.elements, self.given, self.scratch = expression, elements, numbers or {}, scratch
         self.options = list(dict.fromkeys(sign * float(x) for x in options for sign in (1, -1)))
         self.nodes, self.kinds = expression.nodes, expression.kinds
         self.shapes = [kind.shape for kind in self.kinds]
@@ -107,7 +119,14 @@ class Source:
         """For each node, the number of passes over the outputs that it has to wait for."""
         for node in self.nodes:
             level = max((self.levels[i] for i in node.arguments), default=0)
-            self.levels.append(level + (node.operation in ("sum", "max")))
+            self.levels.append(level + (node.operation in REDUCTIONS))
+        self.last = max(self.levels) + 1
+        self.stored, self.stored_level = self._choose_stored() if scratch else (-1, 0)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether values belong to samples, so that the outputs of a sample depend on each other."""
+        return PER_SAMPLE in self.shapes
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """Return how the values of nodes are written in loops."""
@@ -136,30 +155,36 @@ class Source:
             yield f"n{index} = {source}"
             yield f"c{index} = n{index}" if self.expression.kinds[index].boolean else f"c{index} = real(n{index})"
 
-    def elementwise(self, results: Sequence[int]) -> Iterator[str]:
-        """Yield the computation of the elements of some nodes, inside of the innermost loop."""
-        needed = {i for i in results if self.shapes[i] == FULL}
-        for index in range(max(needed, default=-1), -1, -1):
-            if index in needed:
-                needed.update(i for i in self.nodes[index].arguments if self.shapes[i] == FULL)
-        for index in sorted(needed):
-            if index not in self.fused:
+    def elementwise(self, results: Sequence[int], level: int | None = None) -> Iterator[str]:
+        """Yield the computation of the elements of some nodes, inside of the innermost loop of the pass of a level."""
+        level = self.last if level is None else level
+        for index in self._needed(results, level):
+            if index == self.stored and level > self.stored_level:
+                yield f"x{index} = {self.scratch}"
+            elif index not in self.fused:
                 yield f"x{index} = {self._value(index)}"
+                if index == self.stored:
+                    yield f"{self.scratch} = x{index}"
 
-    def rows(self) -> Iterator[str]:
+    def reductions(self) -> Iterator[str]:
         """Yield the computation of the values that belong to samples, level by level."""
         mine = [i for i, shape in enumerate(self.shapes) if shape == PER_SAMPLE]
-        for index in mine:
-            yield f"row{index} = carray(row_of(), (S,))"
         for level in sorted({self.levels[i] for i in mine}):
-            reduced = [i for i in mine if self.levels[i] == level and self.nodes[i].operation in ("sum", "max")]
-            others = [i for i in mine if self.levels[i] == level and i not in reduced]
-            yield from self._reductions(reduced)
-            for index in others:
-                yield "for s in range(S):"
-                yield f"    row{index}[s] = {self._value(index)}"
+            reduced = [i for i in mine if self.levels[i] == level and self.nodes[i].operation in REDUCTIONS]
+            yield from self._pass(reduced, level)
+            for index in mine:
+                if self.levels[index] == level and index not in reduced:
+                    yield "for s in range(S):"
+                    yield f"    row{index}[s] = {self._value(index)}"
 
-    def _reductions(self, reduced: Sequence[int]) -> Iterator[str]:
+    def rows(self) -> Iterator[str]:
+        """Yield the memory for the values that belong to samples."""
+        for index, shape in enumerate(self.shapes):
+            if shape == PER_SAMPLE:
+                yield f"row{index} = carray(row_of(), ({WIDEST},))"
+
+    def _pass(self, reduced: Sequence[int], level: int) -> Iterator[str]:
+        """Yield one pass over the outputs, which computes sums and maxima."""
         if not reduced:
             return
         for index in reduced:
@@ -168,13 +193,32 @@ class Source:
         yield "for i in range(k):"
         yield "    for s in range(S):"
         arguments = [self.nodes[index].arguments[0] for index in reduced]
-        yield from (f"        {line}" for line in self.elementwise(arguments))
+        yield from (f"        {line}" for line in self.elementwise(arguments, level))
         for index, element in zip(reduced, self.names(arguments), strict=True):
             row = f"row{index}[s]"
             if self.nodes[index].operation == "sum":
                 yield f"        {row} += {element}"
             else:
                 yield f"        {row} = {OPERATIONS['maximum'].format(element, row)}"
+
+    def _needed(self, results: Sequence[int], level: int) -> list[int]:
+        """Return the nodes whose elements the pass of a level computes or loads, for these results."""
+        needed = {i for i in results if self.shapes[i] == FULL}
+        for index in range(max(needed, default=-1), -1, -1):
+            if index in needed and not (index == self.stored and level > self.stored_level):
+                needed.update(i for i in self.nodes[index].arguments if self.shapes[i] == FULL)
+        return sorted(needed)
+
+    def _choose_stored(self) -> tuple[int, int]:
+        """Return the last expensive node that the last pass and an earlier one need, and the level of the earlier."""
+        self.stored = -1
+        earlier: dict[int, int] = {}
+        for node, level in zip(self.nodes, self.levels, strict=True):
+            if node.operation in REDUCTIONS:
+                for i in self._needed(node.arguments, level):
+                    earlier[i] = min(level, earlier.get(i, level))
+        costly = [i for i in self._needed(self.expression.results, self.last) if self.nodes[i].operation in COSTLY]
+        return max(((i, earlier[i]) for i in costly if i in earlier), default=(-1, 0))
 
     def _value(self, index: int) -> str:
         node = self.nodes[index]
@@ -198,35 +242,40 @@ class Source:
         return ()
 
 
-def activation(forward: Expression, options: Collection[float]) -> Kernel:
-    """Return ``kernel(z, a, k, S, constants)``, which writes ``A = g(Z)`` (N3) of a block of k rows."""
-    source = Source(forward, options, {"Z": "Z[i, s]"})
-    loop = _loop(source, forward.results, ["A[i, s] = {}"])
-    return _compiled(source, "z, a, k, S, constants", {"Z": "z", "A": "a"}, loop, "an activation of your own")
+Z, A, D = "Z[i, s]", "A[i, s]", "D[i, s]"
+TARGET = "Y[0 if labelled else i, s]"
+Y = f"((one if {TARGET} == real(i) else zero) if labelled else {TARGET})"
+"""The sources of the elements of arrays. The load of a target is no branch, so that the loop is vectorised."""
+
+
+def activation(forward: Expression, options: Collection[float], in_place: bool) -> Kernel:
+    """Return ``kernel(z, a, k, m, constants)``, which writes ``A = g(Z)`` (N3); A is Z if `in_place`.
+
+    Loops over two arrays that may overlap are not vectorised, so a kernel is needed for each case.
+    """
+    source = Source(forward, options, {"Z": A if in_place else Z}, scratch=None if in_place else A)
+    arrays = {"A": "a"} if in_place else {"Z": "z", "A": "a"}
+    return _make_kernel(source, "z, a, k, m, constants", arrays, {A: forward.results[0]})
 
 
 def activation_backward(backward: Expression, options: Collection[float]) -> Kernel:
-    """Return ``kernel(d, z, a, k, S, constants)``, which turns D from dA into dZ (N12), in place."""
-    source = Source(backward, options, {"dA": "D[i, s]", "Z": "Z[i, s]", "A": "A[i, s]"})
-    loop = _loop(source, backward.results, ["D[i, s] = {}"])
-    return _compiled(
-        source, "d, z, a, k, S, constants", {"D": "d", "Z": "z", "A": "a"}, loop, "an activation of your own"
-    )
+    """Return ``kernel(d, z, a, k, m, constants)``, which turns D from dA into dZ (N12), in place."""
+    source = Source(backward, options, {"dA": D, "Z": Z, "A": A})
+    arrays = {"D": "d"} | {name: name.lower() for name in "ZA" if backward.uses(name)}
+    return _make_kernel(source, "d, z, a, k, m, constants", arrays, {D: backward.results[0]})
 
 
 def loss(both: Expression, options: Collection[float]) -> Kernel:
-    """Return ``kernel(a, y, d, c, l, k, S, labelled, constants)`` for an expression of the losses and of dA.
+    """Return ``kernel(z, a, y, d, c, l, k, m, labelled, constants)`` for the losses, and for dA or dZ.
 
     It writes both, times the share of each sample in the mean, c. The targets are class indices where `labelled`.
     """
-    source = Source(
-        both, options, {"A": "A[i, s]", "Y": "((one if Y[0, s] == real(i) else zero) if labelled else Y[i, s])"}
-    )
+    source = Source(both, options, {"Z": Z, "A": A, "Y": Y})
+    arrays = {"Y": "y", "D": "d", "C": "c", "L": "l"} | {name: name.lower() for name in "ZA" if both.uses(name)}
     value, derivative = both.results
-    loop = ["for s in range(S):", f"    L[0, s] = C[0, s] * {source.names([value])[0]}"]
-    loop += _loop(source, [derivative], ["D[i, s] = C[0, s] * {}"])
-    rows = {"A": "a", "Y": "y", "D": "d", "C": "c", "L": "l"}
-    return _compiled(source, "a, y, d, c, l, k, S, labelled, constants", rows, loop, "a loss of your own")
+    losses = ["for s in range(S):", f"    L[0, s] = C[0, s] * {source.names([value])[0]}"]
+    parameters = "z, a, y, d, c, l, k, m, labelled, constants"
+    return _make_kernel(source, parameters, arrays, {D: derivative}, losses, "C[0, s] * ")
 
 
 def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
@@ -247,46 +296,55 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
     lines += [*source.prologue(), "for s in range(n):"]
     lines += [f"    {line}" for line in source.elementwise(step.results)]
     lines += [f"    {to} = {x}" for to, x in zip(targets, source.names(step.results), strict=True)]
-    return _address(
-        "theta, g, slots, at, n, scalars, stride, constants, decays, factor", lines, source, "an optimizer of your own"
-    )
+    return _compile_kernel("theta, g, slots, at, n, scalars, stride, constants, decays, factor", lines, source)
 
 
-def _loop(source: Source, results: Sequence[int], writes: Sequence[str]) -> list[str]:
-    """Return the last pass over the outputs, which writes the results."""
-    lines = ["for i in range(k):", "    for s in range(S):"]
-    lines += [f"        {line}" for line in source.elementwise(results)]
-    return lines + [f"        {write.format(name)}" for write, name in zip(writes, source.names(results), strict=True)]
+def _make_kernel(
+    source: Source, parameters: str, arrays: dict[str, str], writes: dict[str, int], before: Sequence[str] = (),
+    factor: str = "",
+) -> Kernel:  # fmt: skip
+    """Return a kernel for arrays with a row for each output.
 
-
-def _compiled(source: Source, parameters: str, arrays: dict[str, str], loop: list[str], what: str) -> Kernel:
-    """Return a kernel over a block; without rows, the block is taken as one long row."""
-    lines = ["outputs = k"]
-    if PER_SAMPLE not in source.shapes and "Y" not in arrays:
-        lines.append("k, S = 1, k * S")
+    Without values that belong to samples, the arrays are computed as one long row, else some samples at a time.
+    `writes` are the nodes to write in the last pass, times `factor`, by the source of the element; `before` precedes
+    that pass.
+    """
     rows = {"C": "1", "L": "1", "Y": "1 if labelled else k"}
-    lines += [f"{name} = carray(elements_at({at}), ({rows.get(name, 'k')}, S))" for name, at in arrays.items()]
-    return _address(parameters, [*lines, *source.prologue(), *source.rows(), *loop], source, what)
+    # An index `first + s` would not be known to be positive, so that loops would not be vectorised.
+    views = [
+        f"{name} = carray(elements_at({start} + first * size), ({rows.get(name, 'k')}, m))"
+        for name, start in arrays.items()
+    ]
+    loop = [*before, "for i in range(k):", "    for s in range(S):"]
+    loop += [f"        {line}" for line in source.elementwise([*writes.values()])]
+    names = source.names([*writes.values()])
+    loop += [f"        {element} = {factor}{name}" for element, name in zip(writes, names, strict=True)]
+    if source.has_rows:
+        loop = [f"S = min({WIDEST}, m - first)", *views, *source.reductions(), *loop]
+        lines = [*source.prologue(), *source.rows(), f"for first in range(0, m, {WIDEST}):"]
+        lines += [f"    {line}" for line in loop]
+    else:
+        lines = ["k, m = 1, k * m", "first, S = 0, m", *views, *source.prologue(), *loop]
+    return _compile_kernel(parameters, ["outputs = k", *lines], source)
 
 
-def _address(parameters: str, lines: Sequence[str], source: Source, what: str) -> Kernel:
+def _compile_kernel(parameters: str, lines: Sequence[str], source: Source) -> Kernel:
     """Compile a kernel, or load it from the disk cache."""
     text = "\n    ".join([f"def kernel({parameters}):", "constants_ = doubles_at(constants)", *lines])
-    constants = tuple(sorted(source.constants.items()))
-    callback = _compile(text, constants, source.expression.dtype, what)
-    return Kernel(callback.address, np.array(source.options, np.float64))
+    function = _compile(text, tuple(sorted(source.constants.items())), source.expression.dtype)
+    return Kernel(function.ctypes, np.array(source.options, np.float64))
 
 
 @cache  # compiled code is never unloaded, and the interpreter keeps its address
-def _compile(text: str, constants: tuple[tuple[str, float], ...], dtype: str, what: str) -> Any:
+def _compile(text: str, constants: tuple[tuple[str, float], ...], dtype: str) -> Any:
     real = np.dtype(dtype).type
     digest = hashlib.sha256(repr((text, [(name, value.hex()) for name, value in constants], dtype)).encode())
     kind = numba.from_dtype(np.dtype(dtype))
     namespace: dict[str, Any] = {
         "carray": numba.carray, "elements_at": elements_of(kind), "doubles_at": elements_of(types.float64),
         "words_at": elements_of(types.intp), "row_of": rows_of(kind), "size": kind.bitwidth // 8, "real": real,
-        "zero": real(0), "one": real(1), "infinity": real(np.inf), "sqrt": sqrt, "exp": exp, "log": log, "tanh": tanh,
-        "multiply_add": multiply_add, "any_expm1": any_expm1, "any_log1p": any_log1p,
+        "zero": real(0), "one": real(1), "infinity": real(np.inf), "sqrt": sqrt, "exp": exp, "expm1": expm1, "log": log,
+        "log1p": log1p, "tanh": tanh, "multiply_add": multiply_add,
     }  # fmt: skip
     with np.errstate(over="ignore"):
         namespace |= {name: value if name[0] == "n" else real(value) for name, value in constants}
@@ -299,6 +357,6 @@ def _compile(text: str, constants: tuple[tuple[str, float], ...], dtype: str, wh
     if "factor" in kernel.__code__.co_varnames[:parameters]:
         signature[-2:] = types.float64, types.float64
     callback: Any = CFunc(kernel, (tuple(signature), types.void), {}, {"error_model": "numpy"})
-    callback._cache = KernelCache(kernel, what)
+    callback._cache = KernelCache(kernel, "activations, losses and updates")
     callback.compile()
     return callback

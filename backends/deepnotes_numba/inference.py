@@ -12,7 +12,8 @@ from deepnotes_numba import thread_count
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
-from deepnotes_numba.lowering import block_of, lower_loss, lower_network
+from deepnotes_numba.kernels import loss_kernel
+from deepnotes_numba.lowering import block_of, lower_network
 from deepnotes_numba.prediction import predict, predict_one
 from deepnotes_numba.thread_team import run
 
@@ -49,12 +50,12 @@ class NumbaInference(EagerInference):
             class_indices: lower_network(layers, layout, self._dtype, class_indices, False)
             for class_indices in (False, True)
         }
-        self._table, self._options, _ = self._lowered[False].tables
+        self._table = self._lowered[False].tables[0]
         self._outputs = layout.sizes[-1]
         self._stride = -(-max(layout.sizes) // 64) * 64
         # In narrow layers, the activations dominate: each takes as long as several multiplications.
         self._first_chunk = FIRST_CHUNK_WORK // (layout.decaying + 16 * sum(layout.sizes))
-        self._no_losses, self._no_loss = np.empty((0, 0), self._dtype), (0, self._dtype.type(0), False, 0, 0)
+        self._no_losses, self._no_loss = np.empty((0, 0), self._dtype), (False, 0, 0)
         self._thread_state = threading.local()
 
     def predict(self, theta: Any, X: Any) -> Any:
@@ -67,35 +68,34 @@ class NumbaInference(EagerInference):
         if getattr(state, "theta", None) is not theta:
             self._prepare_one(theta)
         # One sample takes less than a microsecond, so the overhead of Python matters.
-        predict_one(X.flatten(), out, self._table, state.options, state.parameters, state.memory, self._stride)
+        predict_one(X.flatten(), out, self._table, state.parameters, state.memory, self._stride)
         return out
 
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
         """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
-        if not SUPPORTED.has_loss(loss, self._outputs):
+        if not SUPPORTED.has_loss(loss, self._outputs, self.layers[-1]):
             return super().losses(theta, X, Y, loss)
         out = np.empty((self._outputs, X.shape[1]), self._dtype)
         losses = np.empty((1, X.shape[1]), self._dtype)
         class_indices = Y.shape[0] != out.shape[0]
-        lowered = lower_loss(loss, self.layers[-1], self._outputs, self._dtype)
-        function = lowered.code, lowered.option, class_indices, *lowered.kernel.addresses
-        self._predict(theta, X, out, losses, Y, function)
+        kernel = loss_kernel(loss, self.layers[-1], self._dtype.name, self._outputs)
+        self._predict(theta, X, out, losses, Y, (class_indices, *kernel.addresses))
         return out, losses
 
     def _prepare_one(self, theta: np.ndarray) -> None:
         """Create this thread's workspace for single samples, and keep the addresses that `predict_one` needs."""
         state = self._thread_state
         state.work = aligned(4 * self._stride, self._dtype)
-        state.options, state.memory = self._options.ctypes.data, state.work.ctypes.data
+        state.memory = state.work.ctypes.data
         state.theta, state.parameters = theta, theta.ctypes.data
 
     def _predict(
         self, theta: np.ndarray, X: Any, out: np.ndarray, losses: np.ndarray, Y: Any,
-        loss: tuple[int, np.floating, bool, int, int],
+        loss: tuple[bool, int, int],
     ) -> None:  # fmt: skip
         """Fill `out` and `losses`, chunk by chunk, since Ctrl-C is handled only between compiled calls."""
         S = block_of(self._dtype)
-        tables, units, *_ = self._lowered[loss[2]]
+        tables, units, *_ = self._lowered[loss[0]]
         samples = out.shape[1]
         blocks = max(1, -(-samples // S))
         size, split = thread_count.choose(self._threads, blocks, self.layout.decaying * blocks * S)

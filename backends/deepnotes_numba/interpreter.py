@@ -1,9 +1,10 @@
 """An interpreter for networks whose layers all have kernels, compiled once for each dtype.
 
-A network is described by a table of integers, with one row for each layer; by one option for each layer; and by the
-regions that belong to no layer. All arrays are in one workspace. Each has a region with memory for a number of blocks
-of S samples; see :mod:`deepnotes_numba.products`. The table holds the offset of each region, divided by the number of
-samples that the workspace has memory for.
+A network is described by a table of integers, with one row for each layer; by the rates of its dropout layers; and by
+the regions that belong to no layer. Activations and losses are computed by generated kernels, called by their
+addresses. All arrays are in one workspace. Each has a region with memory for a number of blocks of S samples; see
+:mod:`deepnotes_numba.products`. The table holds the offset of each region, divided by the number of samples that the
+workspace has memory for.
 
 Either each thread computes a range of blocks, as a team of one, or the threads of a larger team share the rows of each
 array, and wait for each other after each layer.
@@ -11,38 +12,39 @@ array, and wait for each other after each layer.
 
 import numpy as np
 
-from deepnotes_numba.activations import (
-    NEEDS_Z,
-    activate,
-    activate_in_place,
-    backward,
-    softmax,
-    softmax_backward,
-)
-from deepnotes_numba.arguments import DenseLayer, DropoutCounters, OutputBlock
+from deepnotes_numba.arguments import DenseLayer, DropoutCounters
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import transpose_blocks
-from deepnotes_numba.codes import IDENTITY, OWN, OWN_ROWS, SIGMOID_FUSED, SOFTMAX
+from deepnotes_numba.codes import BY_SAMPLE, IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import inline_source, jit
-from deepnotes_numba.losses import loss_and_delta
 from deepnotes_numba.masks import dropout
-from deepnotes_numba.products import GROUP, bias_gradient, input_gradient, linear, padded, share, weight_gradient
-from deepnotes_numba.updates import add_l2
+from deepnotes_numba.products import (
+    GROUP,
+    INT_ONE,
+    INT_ZERO,
+    bias_gradient,
+    input_gradient,
+    linear,
+    padded,
+    share,
+    weight_gradient,
+)
+from deepnotes_numba.regularization import add_l2
 from deepnotes_numba.vectors import ROWS, address, block, invoke, view
 
 DENSE, DROPOUT = 0, 1
-KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, Z, A, D, PANELS, TILES = range(12)
-"""Columns of the table of layers. Z, A, D (dA, then dZ) and PANELS (the layer's inputs, transposed) are regions.
+KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, FORWARD, BACKWARD, CONSTANTS, Z, A, D, PANELS, TILES = range(15)
+"""Columns of the table of layers.
 
-TILES is the number of the layer's first tile of rows, counting the tiles of all layers before it.
+FORWARD, BACKWARD and CONSTANTS are the addresses of the activation's kernels and of their constants. Z, A, D (dA, then
+dZ) and PANELS (the layer's inputs, transposed) are regions. TILES is the number of the layer's first tile of rows,
+counting the tiles of all layers before it.
 """
-FORWARD, BACKWARD, CONSTANTS = range(12, 15)
-"""Further columns, for activations with code OWN or OWN_ROWS: the addresses of their kernels and of the constants."""
 COLUMNS = 15
 X_BLOCKS, X_PANELS, TARGETS, SAMPLE_ROWS, END = range(5)
-"""Further regions: X, X transposed, the targets, and four rows for each block. END is the size of all regions."""
-SHARES, LOSSES, LARGEST, SUMS = range(4)
-"""The four rows of a block: each sample's share of the mean, its weighted loss, and two rows that softmax uses."""
+"""Further regions: X, X transposed, the targets, and two rows for each block. END is the size of all regions."""
+SHARES, LOSSES = range(2)
+"""The two rows of a block: each sample's share of the mean, and its weighted loss."""
 
 
 @jit
@@ -78,7 +80,7 @@ def _run_dropout(tables, layer, work, a_prev, blocks, team, counters):
         block_counters = DropoutCounters(
             counters.training, counters.seed, counters.step, counters.first_sample + at * S
         )
-        dropout(memory, a_prev + x, a, mask, row[OUTPUTS], tables.options[layer], row[NUMBER], block_counters)
+        dropout(memory, a_prev + x, a, mask, row[OUTPUTS], tables.rates[layer], row[NUMBER], block_counters)
 
 
 @inline_source
@@ -93,32 +95,22 @@ def _run_dense(tables, layer, theta, work, a_prev, blocks, team, training):
         transpose_blocks(work, a_prev, row[INPUTS], row[PANELS] * unit, blocks, team.rank, team.size)
     rows = share(n, team.rank, team.size)
     linear(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), memory, a_prev, z, blocks, rows)
-    if code in (SOFTMAX, OWN_ROWS):
+    if code == BY_SAMPLE:
         if not wait(team):
             return False
         for at in range(blocks[0] + team.rank, blocks[1], team.size):
-            if code == OWN_ROWS:
-                run_forward(row, address(memory, z + at * stride), address(memory, a + at * stride), n, S)
-                continue
-            sample_rows = tables.regions[SAMPLE_ROWS] * unit + at * 4 * S
-            softmax(memory, z + at * stride, a + at * stride, n, sample_rows + LARGEST * S, sample_rows + SUMS * S)
-    elif code != IDENTITY or z != a:
-        count = (rows[1] - rows[0]) * S
+            activate(row, memory, z + at * stride, a + at * stride, n, S)
+    elif code != IDENTITY:
         for at in range(blocks[0], blocks[1]):
             x = at * stride + rows[0] * S
-            if code == OWN:
-                run_forward(row, address(memory, z + x), address(memory, a + x), rows[1] - rows[0], S)
-            elif z == a:
-                activate_in_place(code, tables.options[layer], view(memory, a + x, count))
-            else:
-                activate(code, tables.options[layer], view(memory, z + x, count), view(memory, a + x, count))
+            activate(row, memory, z + x, a + x, rows[1] - rows[0], S)
     return True
 
 
 @jit
-def run_forward(row, z, a, n, S):
-    """Run the generated kernel of a layer's activation on n rows of S samples, from address z to address a."""
-    invoke(row[FORWARD], (z, a, n, S, row[CONSTANTS]))
+def activate(row, memory, z, a, n, m):
+    """Write ``A = g(Z)`` (N3) for n rows of m samples, from offset `z` to offset `a`."""
+    invoke(row[FORWARD], (address(memory, z), address(memory, a), n, m, row[CONSTANTS]))
 
 
 @jit
@@ -131,17 +123,19 @@ def losses_and_deltas(tables, work, blocks, rank, size, function):
     k, z, a, d = row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit
     stride = padded(k, memory) * S
     for at in range(blocks[0] + rank, blocks[1], size):
-        sample_rows = regions[SAMPLE_ROWS] * unit + at * 4 * S
+        x = at * stride
         y = regions[TARGETS] * unit + at * (1 if function.class_indices else k) * S
-        outputs = OutputBlock(
-            z + at * stride, a + at * stride, d + at * stride, y,
-            sample_rows + SHARES * S, sample_rows + LOSSES * S, sample_rows + LARGEST * S, sample_rows + SUMS * S, k,
+        rows = regions[SAMPLE_ROWS] * unit + at * 2 * S
+        arrays = (
+            address(memory, z + x), address(memory, a + x), address(memory, y), address(memory, d + x),
+            address(memory, rows + SHARES * S), address(memory, rows + LOSSES * S),
         )  # fmt: skip
-        loss_and_delta(function, memory, outputs)
+        sizes = k, S, INT_ONE if function.class_indices else INT_ZERO
+        invoke(function.kernel, (*arrays, *sizes, function.constants))
 
 
 @jit
-def deltas(tables, theta, work, blocks, team, loss):
+def deltas(tables, theta, work, blocks, team, fused):
     """Compute dZ of all layers from dA of the last layer (N12, N15), for a range of blocks.
 
     Return False if a thread of the team has failed.
@@ -153,7 +147,7 @@ def deltas(tables, theta, work, blocks, team, loss):
         row = layers[layer]
         d_prev = layers[layer - 1][D] * unit if layer > 0 else 0
         if row[KIND] == DENSE:
-            if layer < last or loss < SIGMOID_FUSED:  # otherwise, the loss has computed dZ = A - Y (N11)
+            if layer < last or not fused:  # a fused loss has computed dZ = A - Y (N11)
                 _run_activation_backward(tables, layer, work, blocks, team)
         elif layer > 0:
             _run_dropout_backward(row, work, d_prev, blocks, team)
@@ -193,29 +187,20 @@ def _run_activation_backward(tables, layer, work, blocks, team):
     unit = work.capacity * S
     n, z, a, d, code = row[OUTPUTS], row[Z] * unit, row[A] * unit, row[D] * unit, row[ACTIVATION]
     stride = padded(n, memory) * S
-    if code == OWN_ROWS:
+    if code == BY_SAMPLE:
         for at in range(blocks[0] + team.rank, blocks[1], team.size):
             x = at * stride
-            _run_backward(row, memory, d + x, z + x, a + x, n, S)
-    elif code == SOFTMAX:
-        for at in range(blocks[0] + team.rank, blocks[1], team.size):
-            sample_rows = tables.regions[SAMPLE_ROWS] * unit + at * 4 * S
-            softmax_backward(memory, d + at * stride, a + at * stride, n, sample_rows + SUMS * S)
+            _multiply_by_slope(row, memory, d + x, z + x, a + x, n, S)
     elif code != IDENTITY:
         rows = share(n, team.rank, team.size)
-        count = (rows[1] - rows[0]) * S
         for at in range(blocks[0], blocks[1]):
             x = at * stride + rows[0] * S
-            if code == OWN:
-                _run_backward(row, memory, d + x, z + x, a + x, rows[1] - rows[0], S)
-                continue
-            dA, Z_, A_ = view(memory, d + x, count), view(memory, z + x, count), view(memory, a + x, count)
-            backward(code, tables.options[layer], dA, Z_, A_)
+            _multiply_by_slope(row, memory, d + x, z + x, a + x, rows[1] - rows[0], S)
 
 
 @jit
-def _run_backward(row, memory, d, z, a, n, S):
-    """Run the generated kernel of the backward form of a layer's activation on n rows of S samples."""
+def _multiply_by_slope(row, memory, d, z, a, n, S):
+    """Replace dA, stored at offset `d`, by ``dZ = dA * g'(Z)`` (N12) for n rows of S samples."""
     places = address(memory, d), address(memory, z), address(memory, a)
     invoke(row[BACKWARD], (*places, n, S, row[CONSTANTS]))
 
@@ -294,9 +279,8 @@ def _add_rows(x, y, dense, rows):
 def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np.ndarray:
     """Write the regions into the table of layers `rows`; return the regions that belong to no layer.
 
-    S is the number of samples in a block, and `targets` the number of rows for targets. Z and A share a region if the
-    slope of the activation is a function of A alone, except in the last layer, since fused losses need its Z. The last
-    element of the result is the number of tiles of rows in all layers.
+    S is the number of samples in a block, and `targets` the number of rows for targets. The last element of the result
+    is the number of tiles of rows in all layers.
     """
     end = tiles = 0
 
@@ -313,11 +297,11 @@ def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np
     for layer, row in enumerate(rows):
         height = padded_rows(row[OUTPUTS])
         row[Z] = reserve(height)
-        shared = row[KIND] == DENSE and row[ACTIVATION] >= 0 and not NEEDS_Z[row[ACTIVATION]] and layer != last
+        shared = row[KIND] == DENSE and row[ACTIVATION] in (IDENTITY, IN_PLACE)
         row[A] = row[Z] if shared else reserve(height)
         row[D] = reserve(height) if training or layer == last else 0
         if row[KIND] == DENSE and training:
             row[PANELS] = x_panels if layer == 0 else reserve(padded_rows(row[INPUTS]))
             row[TILES] = tiles
             tiles += -(-int(row[OUTPUTS]) // ROWS)
-    return np.array([x, x_panels, reserve(targets), reserve(4), end, tiles], np.int64)
+    return np.array([x, x_panels, reserve(targets), reserve(2), end, tiles], np.int64)

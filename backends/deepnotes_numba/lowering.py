@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Activation, Dense, Dropout, Layer, Layout, Loss, LossFunction, Plan, fuses
+from deepnotes.backends import Dense, Dropout, Layer, Layout, LossFunction, Plan, fuses
 from deepnotes_numba import codes, interpreter
 from deepnotes_numba.arguments import Objective
-from deepnotes_numba.own_parts import NO_KERNEL, Kernel, OwnActivation, own_activation, own_loss
+from deepnotes_numba.kernels import ActivationKernels, Kernel, activation_kernels, loss_kernel
 from deepnotes_numba.vectors import REGISTER
 
 
@@ -23,14 +23,14 @@ class Lowered(NamedTuple):
         The number of workspace elements for each sample.
     tiles : int
         The number of tiles of rows in the weights of all layers.
-    constants : list of ndarray
-        The constants of generated kernels, whose addresses are in the tables.
+    kernels : list of ActivationKernels
+        The kernels whose addresses are in the tables.
     """
 
     tables: tuple[np.ndarray, np.ndarray, np.ndarray]
     units: int
     tiles: int
-    constants: list[np.ndarray]
+    kernels: list[ActivationKernels]
 
 
 def lower_network(
@@ -44,34 +44,31 @@ def lower_network(
         If there is no kernel for a layer.
     """
     starts = {(e.layer, e.key): e.start for e in layout.entries.values()}
-    rows, options = [], []
-    kernels: dict[int, OwnActivation] = {}
+    rows, rates, kept = [], [], []
     for index, layer in enumerate(layers):
         sizes = layout.sizes[index : index + 2]
-        if type(layer) is Dense and type(layer.g) is Activation and layer.g.name in codes.ACTIVATIONS:
-            code = codes.ACTIVATIONS[layer.g.name]
-            rows.append([interpreter.DENSE, *sizes, starts[index, "W"], starts[index, "b"], code, index + 1])
-            options.append(next((value for _, value in layer.g.options), 0.0))
-        elif type(layer) is Dense:
-            own = own_activation(layer.g, dtype.name, sizes[1])
-            kernels[len(rows)] = own
-            rows.append([interpreter.DENSE, *sizes, starts[index, "W"], starts[index, "b"], own.code, index + 1])
-            options.append(0.0)
+        if type(layer) is Dense:
+            # A fused loss needs Z of the last layer.
+            kernels = activation_kernels(layer.g, dtype.name, sizes[1], in_place=index < len(layers) - 1)
+            place = starts[index, "W"], starts[index, "b"]
+            code, addresses = codes.IDENTITY, (0, 0, 0)
+            if kernels:
+                kept.append(kernels)
+                code, (forward, constants) = kernels.code, kernels.forward.addresses
+                addresses = forward, kernels.backward.addresses[0], constants
+            rows.append([interpreter.DENSE, *sizes, *place, code, index + 1, *addresses])
+            rates.append(0.0)
         elif not isinstance(layer, Dropout):
             raise NotImplementedError(f"there is no kernel for {layer!r}")
         elif training:
-            rows.append([interpreter.DROPOUT, *sizes, 0, 0, codes.IDENTITY, index + 1])
-            options.append(layer.rate)
+            rows.append([interpreter.DROPOUT, *sizes, 0, 0, codes.IDENTITY, index + 1, 0, 0, 0])
+            rates.append(layer.rate)
     table = np.zeros((len(rows), interpreter.COLUMNS), np.int64)
-    table[:, : interpreter.NUMBER + 1] = rows
-    for at, own in kernels.items():
-        table[at, interpreter.FORWARD], table[at, interpreter.BACKWARD] = own.forward.address, own.backward.address
-        table[at, interpreter.CONSTANTS] = own.forward.constants.ctypes.data
+    table[:, : interpreter.CONSTANTS + 1] = rows
     targets = 1 if class_indices else layout.sizes[-1]
     regions = interpreter.assign_regions(table, block_of(dtype), targets, training)
     units, tiles = int(regions[interpreter.END]), int(regions[-1])
-    constants = [own.forward.constants for own in kernels.values()]
-    return Lowered((table, np.array(options, dtype), regions), units, tiles, constants)
+    return Lowered((table, np.array(rates, dtype), regions), units, tiles, kept)
 
 
 def block_of(dtype: np.dtype) -> int:
@@ -80,21 +77,15 @@ def block_of(dtype: np.dtype) -> int:
 
 
 class LoweredLoss(NamedTuple):
-    """A loss after the last layer: its code and its option; or OWN, and the generated kernel."""
+    """A loss after the last layer: its kernel, and whether it computes dZ instead of dA."""
 
-    code: int
-    option: np.floating
     kernel: Kernel
+    fused: bool
 
 
 def lower_loss(loss: LossFunction, last: Layer, outputs: int, dtype: np.dtype) -> LoweredLoss:
-    """Return a loss that follows the layer `last`, with this number of outputs, as the compiled functions read it."""
-    if type(loss) is not Loss or loss.name not in codes.LOSSES:
-        return LoweredLoss(codes.OWN, dtype.type(0), own_loss(loss, dtype.name, outputs))
-    code = codes.LOSSES[loss.name]
-    if fuses(last, loss):
-        code = codes.FUSED[code]
-    return LoweredLoss(code, dtype.type(dict(loss.options).get("delta", 1.0)), NO_KERNEL)
+    """Return a loss that follows the layer `last`, with this number of outputs."""
+    return LoweredLoss(loss_kernel(loss, last, dtype.name, outputs), fuses(last, loss))
 
 
 def lower_objective(plan: Plan, loss: LoweredLoss) -> tuple[Any, ...]:
@@ -102,24 +93,7 @@ def lower_objective(plan: Plan, loss: LoweredLoss) -> tuple[Any, ...]:
     objective = plan.objective
     return tuple(
         Objective(
-            loss.code, loss.option, plan.class_indices, float(plan.l2), float(objective.scale),
-            float(objective.reported_scale), bool(objective.share_l2), bool(objective.weighted_mean),
-            *loss.kernel.addresses,
+            loss.fused, plan.class_indices, float(plan.l2), float(objective.scale), float(objective.reported_scale),
+            bool(objective.share_l2), bool(objective.weighted_mean), *loss.kernel.addresses,
         )
     )  # fmt: skip
-
-
-def lower_optimizer(plan: Plan, kernel: Kernel) -> tuple[int, float, float, float, int, int, int]:
-    """Return the first fields of :class:`deepnotes_numba.arguments.Optimizer`: all except the slots and the limits.
-
-    Raises
-    ------
-    NotImplementedError
-        If there is no kernel for the optimizer, and `kernel` is NO_KERNEL.
-    """
-    update = codes.update_of(plan.optimizer)
-    if update is None and kernel is NO_KERNEL:
-        raise NotImplementedError(f"there is no kernel for {plan.optimizer!r}")
-    code, beta1, beta2 = update or (codes.OWN, 0.0, 0.0)
-    clip_norm = float(plan.clip_norm or 0.0)
-    return code, float(beta1), float(beta2), clip_norm, plan.layout.decaying, *kernel.addresses

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepnotes_numba.compiling import inline_code, jit
+from deepnotes_numba.compiling import entry, inline_code, jit
 from deepnotes_numba.elementary import ZERO
 from deepnotes_numba.vectors import as_of, block, matrix
 
@@ -54,3 +54,16 @@ def dropout(memory, a_prev, a, mask, n, rate, layer, counters):
     for i in range(n):
         for s in range(S):
             A[i, s] = A_prev[i, s] * M[i, s]
+
+
+@entry("dropout masks")
+def write_mask(mask, rate, seed, step, layer):
+    """Write whether dropout keeps each element, sample by sample; a row of `mask` is for the words of one counter."""
+    threshold = np.uint64(round(rate * 4294967296.0))
+    low, high = np.uint64(step) & LOW, np.uint64(step) >> HALF
+    for b in range(mask.shape[0]):
+        w0, w1, w2, w3 = philox(b, layer, low, high, seed)
+        mask[b, 0] = w0 >= threshold
+        mask[b, 1] = w1 >= threshold
+        mask[b, 2] = w2 >= threshold
+        mask[b, 3] = w3 >= threshold

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from deepnotes_numba.activations import NEEDS_Z, activate, activate_in_place, softmax_of
 from deepnotes_numba.arguments import (
     DenseLayer,
     DropoutCounters,
@@ -15,7 +14,7 @@ from deepnotes_numba.arguments import (
 )
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import gather, gather_targets
-from deepnotes_numba.codes import IDENTITY, OWN, OWN_ROWS, SOFTMAX
+from deepnotes_numba.codes import IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     ACTIVATION,
@@ -30,12 +29,12 @@ from deepnotes_numba.interpreter import (
     A,
     B,
     W,
+    activate,
     forward,
     losses_and_deltas,
-    run_forward,
 )
 from deepnotes_numba.products import INT_ONE, INT_ZERO, padded
-from deepnotes_numba.vectors import address, block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
+from deepnotes_numba.vectors import block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
 
 PREDICTION, NOT_WEIGHTED, NO_SEED = np.bool_(False), np.bool_(False), np.uint64(0)
 """Variables, because Numba compiles separate functions for literals."""
@@ -127,38 +126,28 @@ def _write(tables, work, blocks, start, results):
             for s in range(count):
                 row[first + s] = outputs[i, s]
         if losses.shape[0] > 0:
-            block_losses = view(memory, tables.regions[SAMPLE_ROWS] * unit + (at * 4 + LOSSES) * S, S)
+            block_losses = view(memory, tables.regions[SAMPLE_ROWS] * unit + (at * 2 + LOSSES) * S, S)
             for s in range(count):
                 losses[0, first + s] = block_losses[s]
 
 
 @entry("prediction of one sample")
-def predict_one(x, out, layers, options_address, theta_address, work_address, stride):
+def predict_one(x, out, layers, theta_address, work_address, stride):
     """Write the output for one sample x, shape (n[0],), to `out`, shape (k, 1).
 
     The workspace has memory for four vectors, `stride` elements apart. Arrays that stay the same between calls are
     passed by address, since passing an array takes longer than computing a small layer.
     """
-    options, theta, work = pointer_to(options_address, x), pointer_to(theta_address, x), pointer_to(work_address, x)
+    theta, work = pointer_to(theta_address, x), pointer_to(work_address, x)
     A_prev = pointer(x, 0)
     for layer in range(layers.shape[0]):
         row = layers[layer]
         n, code, z = row[OUTPUTS], row[ACTIVATION], pointer(work, 2 * (layer % 2) * stride)
         _multiply_vector(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), A_prev, z)
-        Z = view(z, 0, n)
-        if code in (OWN, OWN_ROWS):
-            z, before = pointer(z, stride), z
-            run_forward(row, address(before, 0), address(z, 0), n, INT_ONE)
-        elif code == SOFTMAX:
-            softmax_of(Z)
-        elif code != IDENTITY:
-            option = view(options, layer, 1)[0]
-            if NEEDS_Z[code]:
-                z = pointer(z, stride)
-                activate(code, option, Z, view(z, 0, n))
-            else:
-                activate_in_place(code, option, Z)
-        A_prev = z
+        a = 0 if code in (IDENTITY, IN_PLACE) else stride
+        if code != IDENTITY:
+            activate(row, z, 0, a, n, INT_ONE)
+        A_prev = pointer(z, a)
     A = view(A_prev, 0, out.shape[0])
     for i in range(out.shape[0]):
         out[i, 0] = A[i]

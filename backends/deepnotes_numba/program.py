@@ -9,13 +9,10 @@ from deepnotes.backends import Batches, Chunk, EagerProgram, Plan, State, aligne
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
-from deepnotes_numba.codes import update_of
-from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_objective, lower_optimizer
-from deepnotes_numba.own_parts import NO_KERNEL, own_update
+from deepnotes_numba.kernels import update_kernel
+from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_objective
 from deepnotes_numba.thread_team import run
 
-SCALARS = ("rate", "epsilon", "share", "gain")
-"""The rows of the table of scalars, which the compiled training function reads."""
 INDICES = np.dtype(np.int64)
 ELEMENTS = 1 << 23
 """The largest number of elements of the workspace; larger batches are processed in parts."""
@@ -40,10 +37,9 @@ class NumbaProgram(EagerProgram):
         self._tables, self._units, tiles, _ = self._lowered
         self._loss = lower_loss(plan.loss, plan.layers[-1], plan.layout.sizes[-1], self._dtype)
         self._objective = lower_objective(plan, self._loss)
-        own = update_of(plan.optimizer) is None
-        self._update = own_update(plan.optimizer, plan.dtype) if own else NO_KERNEL
-        self._scalar_names = (*SCALARS, *plan.optimizer.scalars(1, 1.0)) if own else SCALARS
-        self._optimizer = lower_optimizer(plan, self._update)
+        self._update = update_kernel(plan.optimizer, plan.dtype)
+        self._scalar_names = list(plan.optimizer.scalars(1, 1.0))
+        self._optimizer = float(plan.clip_norm or 0.0), plan.layout.decaying, *self._update.addresses
         self._multiplications = 3 * plan.layout.decaying
         # Unused elements follow the gradient, since a tile may read (but not write) a little beyond its columns.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
@@ -74,7 +70,6 @@ class NumbaProgram(EagerProgram):
         X, by_sample = to_c_order(data.X)
         Y = to_writable(data.Y, self._dtype)  # class indices as well, so that the code is compiled for one dtype only
         w = self._no_weights if data.w is None else to_writable(data.w, self._dtype)
-        first, second = (*state.slots, self._empty, self._empty)[:2]
         batch_size = min(batch_size, len(order))
         blocks = -(-batch_size // self._block)
         capacity = max(
@@ -92,7 +87,7 @@ class NumbaProgram(EagerProgram):
         slots = np.array([np.asarray(x).ctypes.data for x in state.slots], np.int64)
         optimizer = *self._optimizer, slots.ctypes.data, self.safe, self.safe_norm
         errors = self._errors if compensated else self._empty
-        buffers = state.theta, self._g, errors, first, second, self._squares
+        buffers = state.theta, self._g, errors, self._squares
         done = 0
         while True:
             size, split, count = self._pace.choose(self._threads, capacity, work, len(rates) - done, prefer_rows)
@@ -114,20 +109,13 @@ class NumbaProgram(EagerProgram):
                 return Chunk(*sums, done, cost)
 
     def _scalar_table(self, step: int, rates: np.ndarray) -> np.ndarray:
-        """Return the optimizer's scalars of some updates; those of a generated kernel follow neutral ones."""
-        optimizer = self.plan.optimizer
-        if self._update is NO_KERNEL:
-            return scalar_table(optimizer, SCALARS, step, rates)
-        table = np.zeros((len(self._scalar_names), len(rates)))
-        table[SCALARS.index("gain")] = 1.0
-        names = self._scalar_names[len(SCALARS) :]
+        """Return the optimizer's scalars for some updates, shape (scalars, updates)."""
+        optimizer, names = self.plan.optimizer, self._scalar_names
         try:
-            table[len(SCALARS) :] = scalar_table(optimizer, names, step, rates)
+            return scalar_table(optimizer, names, step, rates)
         except (TypeError, ValueError):  # it branches on the step, for example
-            for i, rate in enumerate(rates.tolist()):
-                scalars = optimizer.scalars(step + 1 + i, rate)
-                table[len(SCALARS) :, i] = [scalars[name] for name in names]
-        return table
+            rows = [optimizer.scalars(step + 1 + i, rate) for i, rate in enumerate(rates.tolist())]
+            return np.array([[row[name] for row in rows] for name in names], np.float64)
 
     def _workspace(self, capacity: int, gathering_threads: int) -> np.ndarray:
         """Return a workspace for `capacity` blocks, with regions for the samples that each of the threads gathers."""

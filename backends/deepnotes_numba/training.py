@@ -16,12 +16,10 @@ from deepnotes_numba.arguments import (
     Targets,
     Team,
     Training,
-    Update,
     Workspace,
 )
 from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import add, divisor, gather, gather_targets
-from deepnotes_numba.codes import OWN
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     DENSE,
@@ -43,7 +41,6 @@ from deepnotes_numba.interpreter import (
     losses_and_deltas,
 )
 from deepnotes_numba.products import INT_ZERO, share
-from deepnotes_numba.updates import decay, update
 from deepnotes_numba.vectors import address, block, invoke, matrix_at, pointer, view, view_matrix, view_vector
 
 TRAINING = np.bool_(True)
@@ -100,14 +97,7 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
         clipping = optimizer.clip_norm / norm if 0 < optimizer.clip_norm < norm else 1.0
         if not _is_safe(cost, rates[index] * max(norm, 1.0), norm * clipping, optimizer):
             return loss_sum, weight_sum, index, cost
-        rate, epsilon, scale = scalars[0, index], scalars[1, index], clipping * scalars[3, index]
-        step = Update(optimizer.code, scale, rate, epsilon, optimizer.beta1, optimizer.beta2)
-        if optimizer.code == OWN:
-            stride = rates.shape[0]
-            numbers = address(scalars, 4 * stride + index)
-            _update_by_kernel(call, optimizer, numbers, stride, scale, parameters)
-        else:
-            _update_parameters(call, step, scalars[2, index], optimizer.decaying, parameters)
+        _update(call, optimizer, address(scalars, index), rates.shape[0], clipping, parameters)
         if not wait(call.team):
             return loss_sum, weight_sum, index, cost
         loss_sum += cost * m
@@ -119,17 +109,14 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
 def _prepare(team, tables, buffers, workspace, targets, objective):
     """Return a :class:`Training` that holds pointers, and views without reference counts, instead of arrays."""
     rank, size, barrier = team
-    theta, g, errors, first, second, squares = buffers
+    theta, g, errors, squares = buffers
     memory, capacity, split = workspace
-    layers, options, regions = tables
+    layers, rates, regions = tables
     if split and rank > 0:
-        network = _with_own_samples(Tables(layers, options, regions), rank)
+        network = _with_own_samples(Tables(layers, rates, regions), rank)
     else:
-        network = Tables(view_matrix(layers), view_vector(options), view_vector(regions))
-    pointers = Buffers(
-        pointer(theta, 0), pointer(g, 0), pointer(errors, 0), pointer(first, 0), pointer(second, 0),
-        errors.shape[0] > 0,
-    )  # fmt: skip
+        network = Tables(view_matrix(layers), view_vector(rates), view_vector(regions))
+    pointers = Buffers(pointer(theta, 0), pointer(g, 0), pointer(errors, 0), errors.shape[0] > 0)
     return Training(
         Team(rank, size, pointer(barrier, 0)), network, pointers, view_vector(squares),
         Workspace(pointer(memory, 0), capacity), split, targets, objective,
@@ -149,7 +136,7 @@ def _with_own_samples(tables, rank):
     regions[X_PANELS] = regions[X_BLOCKS] + width
     if layers[0, KIND] == DENSE:
         layers[0, PANELS] = regions[X_PANELS]
-    return Tables(layers, tables.options, regions)
+    return Tables(layers, tables.rates, regions)
 
 
 @inline_source
@@ -170,7 +157,7 @@ def _differentiate(call, samples, m, total, l2, counters):
             return False, cost
         blocks = (count + S - 1) // S
         for at in range(blocks):
-            losses = view(memory, call.tables.regions[SAMPLE_ROWS] * unit + (at * 4 + LOSSES) * S, S)
+            losses = view(memory, call.tables.regions[SAMPLE_ROWS] * unit + (at * 2 + LOSSES) * S, S)
             cost, rest = add(cost, rest, _sum(losses))
         stage = start == 0, start + unit >= m
         gradient(call.tables.layers, call.buffers, call.squares, work, blocks, call.team, l2, stage)
@@ -195,9 +182,9 @@ def _run_network(call, samples, m, total, counters):
     partners = Team(team.rank if call.split else 0, team.size if call.split else 1, team.barrier)
     if not forward(tables, call.buffers.theta, work, blocks_to_compute, partners, counters):
         return False
-    function = LossFunction(loss.loss, loss.option, loss.class_indices, loss.kernel, loss.constants)
+    function = LossFunction(loss.class_indices, loss.kernel, loss.constants)
     losses_and_deltas(tables, work, blocks_to_compute, partners.rank, partners.size, function)
-    if not wait(partners) or not deltas(tables, call.buffers.theta, work, blocks_to_compute, partners, loss.loss):
+    if not wait(partners) or not deltas(tables, call.buffers.theta, work, blocks_to_compute, partners, loss.fused):
         return False
     return wait(team)
 
@@ -220,8 +207,8 @@ def _is_safe(cost, step, norm, optimizer):
 
 
 @inline_source
-def _update_by_kernel(call, optimizer, scalars, stride, scale, parameters):
-    """Update this thread's rows of all layers by the generated kernel; the scalars are `stride` numbers apart."""
+def _update(call, optimizer, scalars, stride, scale, parameters):
+    """Update this thread's rows of all layers. The scalars begin at the address `scalars`, `stride` numbers apart."""
     team, buffers = call.team, call.buffers
     if team.size == 1:
         _run_update(buffers, optimizer, INT_ZERO, optimizer.decaying, scalars, stride, 1.0, scale)
@@ -239,29 +226,10 @@ def _update_by_kernel(call, optimizer, scalars, stride, scale, parameters):
 
 @jit
 def _run_update(buffers, optimizer, at, n, scalars, stride, decays, scale):
-    """Run the generated kernel on a range of parameters, all of which decay, or none."""
+    """Run the optimizer's kernel on a range of parameters, all of which decay, or none."""
     theta, g = address(buffers.theta, 0), address(buffers.gradient, 0)
     arguments = theta, g, optimizer.slots, at, n, scalars, stride, optimizer.constants, decays, scale
     invoke(optimizer.kernel, arguments)
-
-
-@inline_source
-def _update_parameters(call, step, share_of_decay, decaying, parameters):
-    """Update this thread's rows of all layers, or all parameters at once if there is only one thread."""
-    team, buffers = call.team, call.buffers
-    if team.size == 1:
-        decay(buffers.theta, INT_ZERO, decaying, share_of_decay)
-        update(step, buffers, INT_ZERO, parameters)
-        return
-    for layer in range(call.tables.layers.shape[0]):
-        row = call.tables.layers[layer]
-        if row[KIND] != DENSE:
-            continue
-        low, high = share(row[OUTPUTS], team.rank, team.size)
-        at, count = row[W] + low * row[INPUTS], (high - low) * row[INPUTS]
-        decay(buffers.theta, at, count, share_of_decay)
-        update(step, buffers, at, count)
-        update(step, buffers, row[B] + low, high - low)
 
 
 @jit

@@ -27,8 +27,8 @@ from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported, scalar_table
-from deepnotes.nn.steps import Gradient, fuses
+from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported, fuses, scalar_table
+from deepnotes.nn.steps import Gradient
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeviceMemoryError, ForkedProcessError

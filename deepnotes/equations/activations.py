@@ -70,8 +70,8 @@ def relu(xp: Namespace, Z: Array) -> Array:
 
 
 def relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
-    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else 0 (N12 with the derivative of N8)."""
-    return dA * _step(xp, Z)
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``a > 0``, so where ``z > 0``, else 0 (N12; derivative of N8)."""
+    return dA * _step(xp, A)
 
 
 def leaky_relu(xp: Namespace, Z: Array, slope: float = 0.001) -> Array:
@@ -175,7 +175,7 @@ def normal_cdf(xp: Namespace, Z: Array) -> Array:
     P = ERFC[-1] * t + ERFC[-2]
     for coefficient in ERFC[-3::-1]:
         P = P * t + coefficient
-    tail = 0.5 * xp.exp(-X * X) * P / (1 + 2 * X)
+    tail = 0.5 * xp.exp(-0.5 * Z * Z) * P / (1 + 2 * X)  # x² = z² / 2
     return xp.where(Z > 0, 1 - tail, tail)
 
 

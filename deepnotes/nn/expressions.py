@@ -94,6 +94,10 @@ class Expression:
         """Return whether the results depend on the argument of this name."""
         return any(node.operation == "input" and node.value == name for node in self.nodes)
 
+    def is_input(self, name: str) -> bool:
+        """Return whether the only result is the argument of this name."""
+        return [self.nodes[i] for i in self.results] == [Node("input", (), name)]
+
     @cached_property
     def _last_uses(self) -> list[list[int]]:
         """For each node, the nodes whose values nothing needs after it has been computed."""

@@ -1,7 +1,7 @@
 """The formulas of activations and losses as expressions, and the derivatives of those that bring none of their own."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from deepnotes.equations.ops import Ops
@@ -10,6 +10,21 @@ from deepnotes.nn.expressions import FULL, Expression, trace
 from deepnotes.utils.errors import NotAnExpressionError
 
 
+def _cached(describe: Callable[..., Expression]) -> Callable[..., Expression]:
+    """Return a function that describes a part which cannot change only once."""
+    kept = lru_cache(maxsize=256)(describe)
+
+    @wraps(describe)
+    def call(part: Any, *arguments: Any) -> Expression:
+        try:
+            return (kept if is_fixed(part) else describe)(part, *arguments)
+        except TypeError:  # an option cannot be hashed
+            return describe(part, *arguments)
+
+    return call
+
+
+@_cached
 def activation(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``A = g(Z)`` of an activation for an argument Z."""
     return trace(lambda xp, Z: _full(xp, part.forward(Ops(xp, {}), Z), Z), ["Z"], dtype, outputs)
@@ -20,6 +35,7 @@ def loss(part: Any, dtype: str, outputs: int) -> Expression:
     return trace(lambda xp, A, Y: part.value(Ops(xp, {}), A, Y), ["A", "Y"], dtype, outputs)
 
 
+@_cached
 def backward(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``dZ = dA * g'(Z)`` (N12) of an activation for arguments dA, Z and A, by its own method ``backward``."""
 
@@ -29,6 +45,7 @@ def backward(part: Any, dtype: str, outputs: int) -> Expression:
     return trace(derivative, ["dA", "Z", "A"], dtype, outputs)
 
 
+@_cached
 def loss_and_derivative(part: Any, dtype: str, outputs: int) -> Expression:
     """Return the losses and ``dA = ∂L/∂A`` for arguments A and Y, by the loss's own methods."""
 
@@ -39,6 +56,18 @@ def loss_and_derivative(part: Any, dtype: str, outputs: int) -> Expression:
     return trace(both, ["A", "Y"], dtype, outputs)
 
 
+@_cached
+def fused_loss(part: Any, dtype: str, outputs: int) -> Expression:
+    """Return the losses and ``dZ = ∂L/∂Z`` (N11) for arguments Z, A and Y, by the methods of a fused loss."""
+
+    def both(xp: Any, Z: Any, A: Any, Y: Any) -> Any:
+        ops = Ops(xp, {})
+        return part.value_of_logits(ops, Z, Y), _full(xp, part.delta(ops, A, Y), A)
+
+    return trace(both, ["Z", "A", "Y"], dtype, outputs)
+
+
+@_cached
 def update(optimizer: Any, dtype: str) -> Expression:
     """Return the next θ and slots of an optimizer for arrays theta, g, slot0, slot1, ..., and numbers.
 
@@ -86,34 +115,24 @@ def has_formula(describe: Callable[..., Expression], part: Any, *arguments: Any)
         return False
 
 
+@_cached
 def activation_backward(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``dZ = dA * g'(Z)`` (N12) for arguments dA, Z and A, derived from ``forward``."""
     return _derived(part, "forward", "backward", lambda: _pullback(activation, part, dtype, outputs, "Z", "dA", "A"))
 
 
+@_cached
 def loss_derivative(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``dA = ∂L/∂A`` for arguments A and Y, derived from ``value``."""
     return _derived(part, "value", "derivative", lambda: _pullback(loss, part, dtype, outputs, "A"))
 
 
-def apply(derive: Callable[[Any, str, int], Expression], part: Any, xp: Any, *arrays: Any) -> Any:
+def apply(derive: Callable[..., Expression], part: Any, xp: Any, *arrays: Any) -> Any:
     """Return a derived derivative, computed with the functions of a namespace; the last array is (k, m)."""
     like = arrays[-1]
     dtype = "float32" if like.dtype == xp.float32 else "float64"
-    # A part that may change is derived anew: what was derived before may hold another value of an option.
-    try:
-        expression = (_kept if is_fixed(part) else _new)(derive, part, dtype, int(like.shape[0]))
-    except TypeError:  # an option cannot be hashed
-        expression = _new(derive, part, dtype, int(like.shape[0]))
-    (result,) = expression(xp, *arrays)
+    (result,) = derive(part, dtype, int(like.shape[0]))(xp, *arrays)
     return result
-
-
-def _new(derive: Callable[[Any, str, int], Expression], part: Any, dtype: str, outputs: int) -> Expression:
-    return derive(part, dtype, outputs)
-
-
-_kept = lru_cache(maxsize=256)(_new)
 
 
 def _pullback(

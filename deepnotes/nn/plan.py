@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -230,15 +230,27 @@ def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: n
     return table
 
 
+def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
+    """Return whether the loss is fused with the activation of the last layer, so that it gives dZ directly (N11).
+
+    A loss is not fused with a class derived from Dense, which may compute A from Z differently.
+    """
+    return type(last) is Dense and loss.fused_with(last.g)
+
+
+def _no_optimizer(optimizer: Optimizer) -> bool:
+    return False
+
+
 class Supported(NamedTuple):
     """The activations, losses and optimizers for which a backend has kernels, to decide whether it can compile a plan.
 
     Parameters
     ----------
-    activations, losses : container of str
+    activations, losses : container of str, optional
         The names of the library's activations and losses; preferably pass the tables in which the backend looks up its
         kernels.
-    optimizer : callable
+    optimizer : callable, optional
         Takes an :class:`~deepnotes.nn.optimizers.Optimizer`, and returns whether there is a kernel for it and its
         options.
     generates : bool, default False
@@ -253,9 +265,9 @@ class Supported(NamedTuple):
     (True, False)
     """
 
-    activations: Container[str]
-    losses: Container[str]
-    optimizer: Callable[[Optimizer], bool]
+    activations: Container[str] = ()
+    losses: Container[str] = ()
+    optimizer: Callable[[Optimizer], bool] = _no_optimizer
     generates: bool = False
 
     def has_layers(self, layers: Sequence[Layer]) -> bool:
@@ -269,11 +281,13 @@ class Supported(NamedTuple):
         describe = formulas.activation, formulas.backward
         return self.generates and all(formulas.has_formula(f, activation, "float64", outputs) for f in describe)
 
-    def has_loss(self, loss: LossFunction, outputs: int = 2) -> bool:
-        """Return whether a loss with this number of outputs has a kernel."""
+    def has_loss(self, loss: LossFunction, outputs: int = 2, last: Layer | None = None) -> bool:
+        """Return whether a loss with this number of outputs, after the layer `last`, has a kernel."""
         if type(loss) is Loss and loss.name in self.losses:
             return True
-        return self.generates and formulas.has_formula(formulas.loss_and_derivative, loss, "float64", outputs)
+        fused = last is not None and fuses(last, loss)
+        describe = formulas.fused_loss if fused else formulas.loss_and_derivative
+        return self.generates and formulas.has_formula(describe, loss, "float64", outputs)
 
     def has_optimizer(self, optimizer: Optimizer) -> bool:
         """Return whether an optimizer has a kernel."""
@@ -283,5 +297,5 @@ class Supported(NamedTuple):
 
     def has_plan(self, plan: Plan) -> bool:
         """Return whether the layers, the loss and the optimizer of a plan all have kernels."""
-        outputs = plan.layout.sizes[-1]
-        return self.has_layers(plan.layers) and self.has_loss(plan.loss, outputs) and self.has_optimizer(plan.optimizer)
+        has_loss = self.has_loss(plan.loss, plan.layout.sizes[-1], plan.layers[-1])
+        return has_loss and self.has_layers(plan.layers) and self.has_optimizer(plan.optimizer)

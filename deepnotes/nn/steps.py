@@ -5,13 +5,13 @@ Program replays their operations, and a backend that compiles its own code is ch
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.layers import Context, Dense, Layer
+from deepnotes.nn.layers import Context, Layer
 from deepnotes.nn.losses import LossFunction
-from deepnotes.nn.plan import Plan
+from deepnotes.nn.plan import Plan, fuses
 
 
 class Gradient(NamedTuple):
@@ -62,14 +62,6 @@ def forward(
         A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, step))
         caches.append(cache)
     return A, caches
-
-
-def fuses(last: Layer, loss: LossFunction) -> TypeGuard[Dense]:
-    """Return whether the loss is fused with the activation of the last layer, so that it gives dZ directly (N11).
-
-    A loss is not fused with a class derived from Dense, which may compute A from Z differently.
-    """
-    return type(last) is Dense and loss.fused_with(last.g)
 
 
 def sample_losses(

@@ -314,13 +314,20 @@ def test_a_copy_of_a_network_that_has_predicted_is_independent(copy_network: Any
 # --- custom parts -----------------------------------------------------------------------------------------------------
 
 
+class IndexedSwish(Swish):
+    """A user-defined activation that cannot be traced, since no expression has an index."""
+
+    def forward(self, ops: Any, Z: Any) -> Any:
+        return super().forward(ops, Z[:])
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "layers",
-    [[dn.Dense(8, Swish()), dn.Dense(2)], [dn.Dense(8, "silu"), Scale(), dn.Dense(2)]],
+    [[dn.Dense(8, IndexedSwish()), dn.Dense(2)], [dn.Dense(8, "silu"), Scale(), dn.Dense(2)]],
     ids=["activation", "layer"],
 )
-def test_custom_parts_run_eagerly_and_the_log_says_so(
+def test_parts_that_cannot_be_traced_run_eagerly_and_the_log_says_so(
     layers: list[dn.Layer], backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     X = np.asarray(blobs(50)[0])

@@ -1,8 +1,9 @@
-"""Kernels that the Numba backend generates from expressions, for user-defined activations, losses and optimizers."""
+"""Kernels that the Numba backend generates from expressions: how they train, and when they are compiled."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.backends import Batches, Data, EagerProgram, State
+from deepnotes.backends import ACTIVATIONS, LOSSES, Batches, Data, EagerProgram, State
 from deepnotes.testing import check_part
 from deepnotes.testing.own_parts import OWN_PARTS
 
@@ -149,6 +150,8 @@ def test_a_wrong_operation_in_generated_code_is_found(
     report = check_part(OWN_PARTS[part], [dn.get_backend("numba", threads=1)])
     assert [result.verdict for result in report.results] == ["failed", "failed"]
     assert "wanted" in report.results[0].message
+
+
 def test_a_condition_on_a_sample_is_joined_with_one_on_its_outputs() -> None:
     @dataclass(frozen=True)
     class Masked(dn.ActivationFunction):
@@ -230,7 +233,7 @@ def test_a_second_process_loads_the_kernels_of_the_first(tmp_path: Path) -> None
         ).stdout.split()
         for _ in range(2)
     ]
-    assert counts == [["2", "2"], ["2", "0"]]
+    assert counts == [["4", "4"], ["4", "0"]]  # the activation and its derivative, the loss, and the update
 
 
 def test_batches_train_on_generated_kernels_up_to_an_update_that_is_not_finite() -> None:
@@ -244,3 +247,56 @@ def test_batches_train_on_generated_kernels_up_to_an_update_that_is_not_finite()
     chunk = program.train(state, Batches(Data(X, Y), np.arange(53), 16, np.full(4, 0.01)))
     assert chunk.steps == 1
     assert np.isfinite(state.theta).all()
+
+
+# --- warming up -------------------------------------------------------------------------------------------------------
+
+
+def library_networks() -> Iterator[tuple[list[dn.Layer], dict[str, Any]]]:
+    """Yield networks and settings that use every activation, loss and optimizer of the library, with some options."""
+    for name, activation in ACTIVATIONS.items():
+        for options in ({}, dict.fromkeys(activation.options, 0.7)):
+            g = dn.Activation(name, **options)
+            last = dn.Dense(1, g)
+            loss = "categorical_cross_entropy" if name == "softmax" else "mean_squared_error"
+            yield [dn.Dense(3, g), last if name != "softmax" else dn.Dense(2, g)], {"loss": loss}
+    for name, traits in LOSSES.items():
+        for last_activation in {
+            "softmax" if "softmax" in (traits.fused or ()) else "sigmoid",
+            *(traits.fused or ())[:1],
+        }:
+            outputs = 2 if last_activation == "softmax" else 1
+            yield [dn.Dense(outputs, last_activation)], {"loss": name}
+    yield [dn.Dense(1)], {"loss": dn.Loss("huber", delta=1.5)}
+    for optimizer in (
+        dn.SGD(), dn.SGD(momentum=0.8), dn.SGD(momentum=0.8, nesterov=True), dn.RMSProp(rho=0.8), dn.Adam(beta1=0.8),
+        dn.RMSProp(epsilon_inside=True), dn.AdamW(), dn.AdamW(decay_biases=True), dn.Adam(epsilon_hat=True),
+        dn.SGD(momentum=0.8, rate_in_velocity=True),
+    ):  # fmt: skip
+        yield [dn.Dense(1)], {"loss": "mean_squared_error", "optimizer": optimizer}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_after_a_warmup_nothing_is_compiled_for_the_parts_of_the_library(dtype: str) -> None:
+    """Networks with a layer of the user's own run eagerly, with the same kernels."""
+
+    class Double(dn.Layer):
+        def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
+            return 2 * A_prev, None
+
+        def backward(self, ops: Any, parameters: Any, cache: Any, dA: Any) -> Any:
+            return 2 * dA, {}
+
+    backend = dn.get_backend("numba")
+    assert [item.split(",")[0] for item in backend.warmup([dtype])][:3] == ["activations", "losses", "updates"]
+    before = generated._compile.cache_info().misses
+    rng = np.random.default_rng(0)
+    for layers, settings in library_networks():
+        outputs = layers[-1].units  # type: ignore[attr-defined]
+        X, Y = 0.01 * rng.normal(size=(2, 20)), rng.random((outputs, 20))
+        for first in ([], [Double()]):
+            net = dn.Network([*first, *layers], inputs=2, backend=backend, dtype=dtype, seed=0)
+            net.fit(X, Y / Y.sum(axis=0) if outputs > 1 else Y, epochs=1, **settings)
+            net.predict(X)
+        assert generated._compile.cache_info().misses == before, (layers, settings)

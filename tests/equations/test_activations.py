@@ -106,11 +106,11 @@ def ulps(name, z):
     An exponential multiplies the relative error of its argument by the argument. With u = half an ulp of 1, the
     relative errors are:
 
-    - normal_cdf and gelu compute ``e^-x²`` with ``x = |z| sqrt(1/2)``. The error of x is 2 u (the root and the
-      product), so that of x² is 5 u, and that of the exponential 5 x² u = 2.5 z² u. To this add 8 u for the
-      exponential itself, 5 u for the series (Horner: Σ (2 k + 1) |c_k| divided by the sum), 12 u for its argument t
-      (9 u times the logarithmic derivative 1.31), 3 u for 1 + 2 x, and 4 u for the products and the quotient: 32 u in
-      total. For z > 0 the tail is subtracted from 1, which reduces the relative error by more than half.
+    - normal_cdf and gelu compute ``e^(-z²/2)``: the product causes an error of z²/2 u in the exponential. To this add
+      8 u for the exponential itself, 5 u for the series (Horner: Σ (2 k + 1) |c_k| divided by the sum), 12 u for its
+      argument t (9 u times the logarithmic derivative 1.31), 3 u for 1 + 2 x, and 4 u for the products and the
+      quotient: 32 u in total. For z > 0 the tail is subtracted from 1, which reduces the relative error by more than
+      half.
     - gelu_tanh computes σ of v = 2 sqrt(2/π) (z + 0.044715 z³). An error of at most 7 u in v causes an error of
       7 |v| u in σ for v < 0; sigmoid and the product add 12 u.
 
@@ -118,7 +118,7 @@ def ulps(name, z):
     """
     below = min(z, Decimal(0))
     if name in {"normal_cdf", "gelu"}:
-        return ULP[name] + Decimal("2.5") * below**2
+        return ULP[name] + Decimal("0.5") * below**2
     if name == "gelu_tanh":
         return ULP[name] + 7 * abs(2 * gelu_tanh_argument(below))
     return Decimal(ULP[name])

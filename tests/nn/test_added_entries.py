@@ -1,4 +1,4 @@
-"""Activations, losses and optimizers that have an entry in a table but no kernel train on every backend."""
+"""Activations, losses and optimizers that are only added to a table train on every backend, without a line there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from deepnotes.equations import EQUATIONS
 from deepnotes.nn import activations, losses, optimizers
 from deepnotes.nn.losses import Loss
 from deepnotes.nn.plan import Plan, Supported
+from deepnotes.utils.errors import NotAnExpressionError
 
 pytest.importorskip("numba")
 
@@ -131,20 +132,6 @@ def test_networks_with_added_entries_predict_and_evaluate(name: str) -> None:
 
 @pytest.mark.parametrize(
     "optimizer",
-    [dn.RMSProp(epsilon_inside=True), dn.AdamW(decay_biases=True), SignSGD()],
-    ids=lambda o: type(o).__name__,
-)
-def test_lowering_an_optimizer_without_a_kernel_is_an_error(optimizer: Any) -> None:
-    """The lowering must not select the kernel of another optimizer, even for a plan that was not checked."""
-    from deepnotes_numba.lowering import lower_optimizer
-    from deepnotes_numba.own_parts import NO_KERNEL
-
-    with pytest.raises(NotImplementedError, match=type(optimizer).__name__):
-        lower_optimizer(replace(make_plan(), optimizer=optimizer), NO_KERNEL)
-
-
-@pytest.mark.parametrize(
-    "optimizer",
     [dn.RMSProp(epsilon_inside=True), dn.AdamW(decay_biases=True), dn.SGD(0.1, 0.9, rate_in_velocity=True), SignSGD()],
     ids=lambda o: type(o).__name__,
 )
@@ -155,6 +142,36 @@ def test_the_kernel_of_another_variant_of_an_optimizer_is_generated_on_cupy(opti
     (theta, loss), (expected, expected_loss) = train(backend, plan), train(BACKENDS["numpy"](), plan)
     np.testing.assert_allclose(theta, expected, rtol=1e-10, atol=1e-12)
     assert loss == pytest.approx(expected_loss, rel=1e-10)
+
+
+@pytest.mark.parametrize("part", ["activation", "loss", "optimizer"])
+def test_lowering_a_part_that_cannot_be_traced_is_an_error_on_numba(part: str) -> None:
+    from deepnotes_numba.program import NumbaProgram
+
+    class Power(dn.ActivationFunction):
+        range = "real"
+
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return Z**3
+
+    class Fourth(dn.LossFunction):
+        def value(self, ops: Any, A: Any, Y: Any) -> Any:
+            return ops.xp.sum((A - Y) ** 4, axis=0, keepdims=True)
+
+    class Cube(SignSGD):
+        def update(self, ops: Any, theta: Any, g: Any, slots: Any, decays: Any, scalars: Any) -> Any:
+            return theta - scalars["rate"] * g**3, ()
+
+    changed: dict[str, dict[str, Any]] = {
+        "activation": {"layers": (dn.Dense(6, Power()), dn.Dense(2))},
+        "loss": {"loss": Fourth()},
+        "optimizer": {"optimizer": Cube()},
+    }
+    backend: Any = BACKENDS["numba"]()
+    plan = replace(make_plan(), **changed[part])
+    assert backend.compile(plan) is None
+    with pytest.raises(NotAnExpressionError, match="power"):
+        NumbaProgram(backend, plan)
 
 
 def test_supported_refuses_derived_classes_and_unlisted_names() -> None:

@@ -1,0 +1,65 @@
+"""The kernels of activations, losses and optimizers: all are generated from their expressions."""
+
+from typing import Any, NamedTuple
+
+from deepnotes.backends import PER_SAMPLE, Activation, Layer, Loss, LossFunction, Optimizer, formulas, fuses
+from deepnotes_numba import codes, generated
+from deepnotes_numba.generated import Kernel as Kernel
+
+
+class ActivationKernels(NamedTuple):
+    """How a layer's activation is computed: a code of :mod:`deepnotes_numba.codes`, and kernels with its constants."""
+
+    code: int
+    forward: Kernel
+    backward: Kernel
+
+
+def activation_kernels(g: Any, dtype: str, outputs: int, in_place: bool) -> ActivationKernels | None:
+    """Return the kernels of an activation, or None for the identity, which needs none.
+
+    With `in_place`, A overwrites Z if the derivative does not need Z.
+
+    Raises
+    ------
+    NotAnExpressionError
+        If its formulas cannot be traced.
+    """
+    outputs = _traced_outputs(g, outputs)
+    forward, backward = formulas.activation(g, dtype, outputs), formulas.backward(g, dtype, outputs)
+    if forward.is_input("Z") and backward.is_input("dA"):
+        return None
+    code = codes.BY_ELEMENT
+    if any(kind.shape == PER_SAMPLE for kind in (*forward.kinds, *backward.kinds)):
+        code = codes.BY_SAMPLE
+    elif in_place and not backward.uses("Z"):
+        code = codes.IN_PLACE
+    options = formulas.options(g)
+    kernel = generated.activation(forward, options, code == codes.IN_PLACE)
+    return ActivationKernels(code, kernel, generated.activation_backward(backward, options))
+
+
+def loss_kernel(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> Kernel:
+    """Return the kernel of a loss after a layer; it computes dZ if the loss is fused with the layer, else dA.
+
+    Raises
+    ------
+    NotAnExpressionError
+        If its formulas cannot be traced.
+    """
+    describe = formulas.fused_loss if fuses(last, loss) else formulas.loss_and_derivative
+    return generated.loss(describe(loss, dtype, _traced_outputs(loss, outputs)), formulas.options(loss))
+
+
+def update_kernel(optimizer: Optimizer, dtype: str) -> Kernel:
+    """Return the kernel of an optimizer's update; errors as for :func:`loss_kernel`."""
+    step = formulas.update(optimizer, dtype)
+    return generated.update(step, len(optimizer.slots), step.numbers[1:])
+
+
+def _traced_outputs(part: Any, outputs: int) -> int:
+    """Return the number of outputs with which to trace a part.
+
+    The library's equations have a shortcut for one output, which would need a kernel of its own.
+    """
+    return 2 if type(part) in (Activation, Loss) else outputs
