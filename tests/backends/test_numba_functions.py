@@ -143,8 +143,6 @@ def grid(name: str, dtype: str) -> np.ndarray:
         x = np.concatenate([patterns, x, *neighbours])
         if name == "expm1":
             return x[~(x > 80)]
-        if name == "log":
-            return x[~(abs(x) < info.smallest_normal)]
         return x[(x > -1) & (x <= 1)] if name == "log1p" else x
 
 
