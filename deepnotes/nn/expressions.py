@@ -249,8 +249,8 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
         return getattr(xp, name)(values[0], axis=0, keepdims=True)
     if name == "number":
         return xp.astype(values[0], like.dtype)
-    if name == "spread":
-        return xp.zeros_like(values[1]) + values[0]
+    if name == "spread":  # zeros of a trace are a number, which would not broadcast
+        return xp.apply(name, *values) if isinstance(xp, Trace) else xp.zeros_like(values[1]) + values[0]
     arrays = [xp.asarray(v, dtype=like.dtype) if isinstance(v, int | float) else v for v in values]
     return getattr(xp, name)(*arrays)
 
