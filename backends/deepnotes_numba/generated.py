@@ -91,7 +91,8 @@ class Source:
         numbers: dict[str, str] | None = None,
     ) -> None:
         self.expression, self.elements, self.given = expression, elements, numbers or {}
-        self.options = list(dict.fromkeys(sign * float(x) for x in options for sign in (1, -1)))
+        # Zeros of both signs are equal, so that one would be taken for the other.
+        self.options = list(dict.fromkeys(sign * float(x) for x in options if x != 0 for sign in (1, -1)))
         self.nodes, self.shapes = expression.nodes, [kind.shape for kind in expression.kinds]
         self.constants: dict[str, float] = {}
         self.uses = [0] * len(self.nodes)
@@ -119,10 +120,10 @@ class Source:
             if self.shapes[index] != NUMBER:
                 continue
             if node.operation == "constant" and node.value not in self.options:
-                self.constants[f"c{index}"] = self.constants[f"n{index}"] = float(node.value or 0.0)
+                self.constants[f"c{index}"] = self.constants[f"n{index}"] = node.number
                 continue
             if node.operation == "constant":
-                source = f"constants_[{self.options.index(float(node.value or 0.0))}]"
+                source = f"constants_[{self.options.index(node.number)}]"
             elif node.operation == "input":
                 source = self.given[str(node.value)]
             elif node.operation == "outputs":
@@ -232,7 +233,7 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
     `at`; `slots` is the address of the addresses of the slots; the scalar number r is ``scalars[r * stride]``; the
     gradient is multiplied by `factor`; `decays` is 1.0 or 0.0.
     """
-    options = [float(node.value or 0.0) for node in step.nodes if node.operation == "constant"]
+    options = [node.number for node in step.nodes if node.operation == "constant"]
     elements = {"theta": "W[s]", "g": "(factor_ * G[s])", **{f"slot{i}": f"V{i}[s]" for i in range(slots)}}
     numbers = {name: f"scalars_[{row} * stride]" for row, name in enumerate(names)} | {"decays": "decays"}
     source = Source(step, options, elements, numbers)

@@ -56,6 +56,11 @@ class Node(NamedTuple):
     arguments: tuple[int, ...] = ()
     value: str | float | None = None
 
+    @property
+    def number(self) -> float:
+        """The value of a constant."""
+        return float(self.value)  # type: ignore[arg-type]
+
 
 class Kind(NamedTuple):
     """The shape of a value (NUMBER, PER_SAMPLE or FULL), and whether its elements are True or False."""
