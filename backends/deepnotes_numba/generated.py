@@ -103,7 +103,8 @@ class Source:
         scratch: str | None = None,
     ) -> None:
         self.expression, self.elements, self.given, self.scratch = expression, elements, numbers or {}, scratch
-        self.options = list(dict.fromkeys(sign * float(x) for x in options for sign in (1, -1)))
+        # Zeros of both signs are equal, so that one would be taken for the other.
+        self.options = list(dict.fromkeys(sign * float(x) for x in options if x != 0 for sign in (1, -1)))
         self.nodes, self.kinds = expression.nodes, expression.kinds
         self.shapes = [kind.shape for kind in self.kinds]
         self.constants: dict[str, float] = {}
@@ -142,10 +143,10 @@ class Source:
             if self.shapes[index] != NUMBER:
                 continue
             if node.operation == "constant" and node.value not in self.options:
-                self.constants[f"c{index}"] = self.constants[f"n{index}"] = float(node.value or 0.0)
+                self.constants[f"c{index}"] = self.constants[f"n{index}"] = node.number
                 continue
             if node.operation == "constant":
-                source = f"constants_[{self.options.index(float(node.value or 0.0))}]"
+                source = f"constants_[{self.options.index(node.number)}]"
             elif node.operation == "input":
                 source = self.given[str(node.value)]
             elif node.operation == "outputs":
@@ -285,7 +286,7 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
     `at`; `slots` is the address of the addresses of the slots; the scalar number r is ``scalars[r * stride]``; the
     gradient is multiplied by `factor`; `decays` is 1.0 or 0.0.
     """
-    options = [float(node.value or 0.0) for node in step.nodes if node.operation == "constant"]
+    options = [node.number for node in step.nodes if node.operation == "constant"]
     elements = {"theta": "W[s]", "g": "(factor_ * G[s])", **{f"slot{i}": f"V{i}[s]" for i in range(slots)}}
     numbers = {name: f"scalars_[{row} * stride]" for row, name in enumerate(names)} | {"decays": "decays"}
     source = Source(step, options, elements, numbers)

@@ -133,7 +133,7 @@ def _replay(trace: Trace, expression: Expression, given: dict[str, Symbol], know
         elif node.operation == "input":
             values.append(given[str(node.value)])
         elif node.operation == "constant":
-            values.append(trace.constant(float(node.value or 0.0)))
+            values.append(trace.constant(node.number))
         elif node.operation == "outputs":
             values.append(trace.symbol(trace.outputs))
         else:

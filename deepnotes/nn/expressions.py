@@ -60,6 +60,11 @@ class Node(NamedTuple):
     arguments: tuple[int, ...] = ()
     value: str | float | None = None
 
+    @property
+    def number(self) -> float:
+        """The value of a constant."""
+        return float(self.value)  # type: ignore[arg-type]
+
 
 class Kind(NamedTuple):
     """The shape of a value (NUMBER, PER_SAMPLE or FULL), and whether its elements are True or False."""
@@ -299,8 +304,8 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
         return getattr(xp, name)(values[0], axis=0, keepdims=True)
     if name == "number":
         return xp.astype(values[0], like.dtype)
-    if name == "spread":
-        return xp.zeros_like(values[1]) + values[0]
+    if name == "spread":  # zeros of a trace are a number, which would not broadcast
+        return xp.apply(name, *values) if isinstance(xp, Trace) else xp.zeros_like(values[1]) + values[0]
     arrays = [
         xp.asarray(v, dtype=xp.bool if isinstance(v, bool) else like.dtype) if isinstance(v, int | float) else v
         for v in values

@@ -81,6 +81,11 @@ def test_a_value_that_is_broadcast_and_summed_counts_once_for_each_output():
     np.testing.assert_allclose(found, 3 * A - 1, rtol=1e-12)
 
 
+def test_a_constant_of_minus_zero_keeps_its_sign():
+    (found,) = pullback(trace(lambda xp, z: z * z / (-0.0), ["z"], "float64"), 1, "z")(np, np.ones((1, 1)))
+    assert found == -np.inf
+
+
 def test_a_constant_result_has_the_derivative_0_in_the_shape_of_the_argument():
     constant = trace(lambda xp, Z: 0 * xp.sign(Z) + 1, ["Z"], "float64")
     (found,) = pullback(constant, 2, "Z")(np, np.ones((2, 3)))

@@ -57,6 +57,13 @@ def test_ones_like_a_sum_are_one_element_per_sample():
     np.testing.assert_array_equal(traced(function, outputs=3)(np, Z)[0], function(np, Z))
 
 
+def test_a_value_stays_broadcast_when_its_expression_is_traced_again():
+    nodes = [["input", "Z"], ["max", 0], ["spread", 1, 0], ["sum", 2], ["multiply", 0, 3]]
+    expression = Expression.from_data(GOOD | {"nodes": nodes, "results": [4]})
+    again = traced(lambda xp, Z: expression(xp, Z)[0], outputs=3)
+    np.testing.assert_allclose(again(np, Z)[0], 3 * Z * Z.max(axis=0), rtol=1e-12)
+
+
 def test_conditions_of_numbers_are_conditions_of_arrays_as_well():
     def function(xp: Any, Z: Any) -> Any:
         is_large = xp.asarray(2.0, dtype=Z.dtype) > 1
