@@ -223,7 +223,7 @@ class Step:
         self._gradients[0][0].run()
 
     def run(self, steps: int = 1) -> None:
-        """Enqueue whole steps: each batch but the first is gathered while the one before trains."""
+        """Enqueue whole steps: batches are gathered while the ones before train."""
         count = len(self._gathers)
         for number in range(steps):
             if count == 1 or not number:

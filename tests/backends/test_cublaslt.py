@@ -86,7 +86,9 @@ def test_algorithms_are_timed_once_and_kept_for_other_processes(
 
     def train() -> np.ndarray:
         X, y = blobs()
-        net = dn.Network([dn.Dense(8, "relu"), dn.Dense(4, "softmax")], 4, backend=CupyBackend(open_device()), seed=0)
+        net = dn.Network(
+            [dn.Dense(8, "relu"), dn.Dense(4, "softmax")], 4, backend=CupyBackend(open_device(), driver="graph"), seed=0
+        )
         net.fit(X, y, epochs=2, batch_size=8)
         return net.flat()
 

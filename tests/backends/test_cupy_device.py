@@ -61,7 +61,7 @@ def test_both_stand_ins_give_the_same_bits(library: fake_cupy.Cublas) -> None:
     X, y = blobs(150)
     for resident in (None, 0):
         results = []
-        for target in (CupyBackend(open_device(), resident_bytes=resident), host_backend()):
+        for target in (CupyBackend(open_device(), resident_bytes=resident, driver="graph"), host_backend()):
             target.device.processors = 3
             target.stage_bytes = 1000
             net = dn.Network(LAYERS, 4, backend=target, seed=0)
@@ -76,7 +76,7 @@ def test_both_stand_ins_give_the_same_bits_by_generated_kernels(library: fake_cu
     X, y = blobs(100)
     layers = [dn.Dense(8, literature.Mish()), dn.Dense(6, literature.LogSoftmax()), dn.Dense(4)]
     results = []
-    for target in (CupyBackend(open_device()), host_backend()):
+    for target in (CupyBackend(open_device(), driver="graph"), host_backend()):
         target.device.processors = 3
         net = dn.Network(layers, 4, backend=target, seed=0)
         net.fit(X, np.eye(4)[y].T, epochs=2, batch_size=8, loss=literature.LogCosh(), optimizer=literature.AMSGrad())
@@ -133,7 +133,7 @@ def test_the_environment_does_not_change_the_precision(
     """Every product states its compute type: 68 is float32 arithmetic, 77 rounds factors to TF32."""
     for tf32 in ("0", "1"):
         monkeypatch.setenv("CUPY_TF32", tf32)
-        target = CupyBackend(open_device(), precision)
+        target = CupyBackend(open_device(), precision, driver="graph")
         net = dn.Network(LAYERS, 4, backend=target, seed=0)
         net.fit(*blobs(16), epochs=1, batch_size=8)
         net.gradients(*blobs(16))
@@ -144,7 +144,7 @@ def test_the_environment_does_not_change_the_precision(
 def test_an_eager_equation_runs_in_the_current_stream_on_another_handle(
     library: fake_cupy.Cublas,
 ) -> None:
-    target = CupyBackend(open_device())
+    target = CupyBackend(open_device(), driver="graph")
     W, A, b = (target.from_numpy(np.ones(shape, "float32")) for shape in ((2, 3), (3, 4), (2, 1)))
     CUDA.log.clear()
     Z = target.ops.linear(W, A, b)
@@ -160,7 +160,7 @@ def test_the_stream_still_works_after_a_capture_fails(
     CUDA.failing = failing
     X, y = blobs()
     with caplog.at_level(logging.WARNING):
-        net = dn.Network(LAYERS, 4, backend=CupyBackend(open_device()), seed=0)
+        net = dn.Network(LAYERS, 4, backend=CupyBackend(open_device(), driver="graph"), seed=0)
         net.fit(X, y, epochs=1, batch_size=8)
     assert CUDA.capturing is None
     assert not any(entry[0] == "graph" for entry in CUDA.log)
@@ -196,7 +196,7 @@ def test_an_array_that_is_too_large_is_a_device_memory_error(library: fake_cupy.
 
 
 def test_a_forked_process_is_refused(library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = CupyBackend(open_device())
+    target = CupyBackend(open_device(), driver="graph")
     net = dn.Network(LAYERS, 4, backend=target, seed=0)
     import os
 
@@ -247,7 +247,7 @@ def test_cublas_for_another_cuda_version_is_not_loaded(monkeypatch: pytest.Monke
 
 
 def test_an_error_of_cublas_is_reported(library: fake_cupy.Cublas) -> None:
-    target = CupyBackend(open_device())
+    target = CupyBackend(open_device(), driver="graph")
     library.product_status = 13
     ones = target.from_numpy(np.ones((2, 2), "float32"))
     with pytest.raises(cublas.CublasError, match=r"cublasGemmEx: execution failed \(13\)"):

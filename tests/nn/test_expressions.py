@@ -59,7 +59,7 @@ def test_ones_like_a_sum_are_one_element_per_sample():
 
 def test_a_value_stays_broadcast_when_its_expression_is_traced_again():
     nodes = [["input", "Z"], ["max", 0], ["spread", 1, 0], ["sum", 2], ["multiply", 0, 3]]
-    expression = Expression.from_data(GOOD | {"nodes": nodes, "results": [4]})
+    expression = Expression.from_data(VALID | {"nodes": nodes, "results": [4]})
     again = traced(lambda xp, Z: expression(xp, Z)[0], outputs=3)
     np.testing.assert_allclose(again(np, Z)[0], 3 * Z * Z.max(axis=0), rtol=1e-12)
 
