@@ -51,8 +51,8 @@ class Source:
         self.shapes = [kind.shape for kind in expression.kinds]
         self.booleans = [kind.boolean for kind in expression.kinds]
         self.real = np.dtype(expression.dtype).type
-        constants = dict.fromkeys(float(n.value or 0.0) for n in self.nodes if n.operation == "constant")
-        self.options = [x for x in constants if abs(x) in map(abs, options)][:MOST_OPTIONS]
+        constants = dict.fromkeys(n.number for n in self.nodes if n.operation == "constant")
+        self.options = [x for x in constants if x != 0 and abs(x) in map(abs, options)][:MOST_OPTIONS]
         self.levels: list[int] = []
         """For each node, the number of loops over the outputs that have to end before it can be computed."""
         for node in self.nodes:
@@ -119,7 +119,7 @@ class Source:
         if node.operation == "input":
             return self.given[str(node.value)]
         if node.operation == "constant":
-            return f"option{self.options.index(float(node.value or 0.0))}"
+            return f"option{self.options.index(node.number)}"
         if node.operation == "outputs":
             return "n"
         return OPERATIONS[node.operation].format(*(self.name(i, real) for i in node.arguments))
@@ -129,7 +129,7 @@ class Source:
         node = self.nodes[index]
         if node.operation != "constant" or node.value in self.options:
             return ""
-        value = float(node.value or 0.0)
+        value = node.number
         with np.errstate(over="ignore"):
             value = value if real == "double" else float(self.real(value))
         if isfinite(value):
@@ -225,7 +225,7 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Launch:
 
     Its parameters are those of the package's kernels such as ``adam``, except for the options.
     """
-    options = [float(node.value or 0.0) for node in step.nodes if node.operation == "constant"]
+    options = [node.number for node in step.nodes if node.operation == "constant"]
     given = {"theta": "w[v]", "g": "g[v]", "decays": "real(at + v < decaying)"}
     given |= {f"slot{i}": f"s{i}[v]" for i in range(slots)}
     given |= {name: f"scalars[{column}]" for column, name in enumerate(names, 1)}

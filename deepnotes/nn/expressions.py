@@ -484,12 +484,9 @@ class Trace:
         return self._like(1.0, x)
 
     def _like(self, value: float, x: Symbol) -> Symbol:
-        """Return a number, which is broadcast where it is used.
-
-        The sum of a number over the outputs is multiplied by their number, but that of one element per sample is not.
-        """
+        """Return a number, broadcast to the shape of x, on which sums over the outputs depend."""
         x, number = self.symbol(x), self.constant(value)
-        return self.symbol(self.apply("spread", number, x)) if x.kind.shape == PER_SAMPLE else number
+        return number if x.kind.shape == NUMBER else self.symbol(self.apply("spread", number, x))
 
     def sum(self, x: Symbol, /, *, axis: Any = None, keepdims: Any = False) -> Symbol:
         """Return the sum over the outputs."""

@@ -115,7 +115,7 @@ def test_samples_of_predictions_are_sent_and_received_in_streams_of_their_own(
 def test_the_workspace_is_set_once_after_the_stream(library: fake_cupy.Cublas) -> None:
     device = open_device()
     X, y = blobs()
-    dn.Network(LAYERS, 4, backend=CupyBackend(device), seed=0).fit(X, y, epochs=1, batch_size=8)
+    dn.Network(LAYERS, 4, backend=CupyBackend(device, driver="graph"), seed=0).fit(X, y, epochs=1, batch_size=8)
     handles = []
     for blas, stream in ((device._cublas, device._stream), (device._second_cublas, device._second_stream)):
         handles.append(handle := blas.handle.value)
