@@ -11,6 +11,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __builtin_assume(condition)
 #define __align__(n) alignas(n)
 // One block runs at a time, so shared memory can be static; its own section makes it possible to find and poison it.
 #define __shared__ static __attribute__((section("shared_memory"), aligned(16)))

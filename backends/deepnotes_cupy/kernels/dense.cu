@@ -38,6 +38,8 @@ __device__ inline void copy_rows(
 __device__ inline void copy_samples(
     const real* from, const long long* order, real* to, const Factor& factor, int n, long long m
 ) {
+    __builtin_assume(__isGlobal(from));  // the addresses come from memory, so the compiler does not know it
+    __builtin_assume(__isGlobal(order));
     if (n % VEC == 0 && aligned(from) && aligned(to))
         copy_rows<VEC>(from, order, to, factor, n, m);
     else
@@ -46,7 +48,7 @@ __device__ inline void copy_samples(
 
 // Gather batch number control->updates + ahead of a chunk, if there is one: m samples of X (n numbers each), of Y (k numbers each) and of w (one
 // number each). If `half` is not null, X is written there as a factor of products, instead of to out_X.
-extern "C" __global__ void __launch_bounds__(BLOCK) gather(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) gather(
     const Source* source, const Control* control, int ahead, real* out_X, unsigned short* half, int kind, real* out_Y, real* out_w,
     int n, int k, long long m
 ) {
@@ -139,7 +141,7 @@ struct Parts {
 };
 
 // out[i] = the sum of parts[p * count + i] over the parts p of a product over samples (N13).
-extern "C" __global__ void __launch_bounds__(BLOCK) add_parts(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) add_parts(
     const real* parts, real* out, long long count, long long number
 ) {
     const Parts sum{parts, out, count, number};

@@ -13,6 +13,14 @@ enum Loss {
 constexpr real EPS = sizeof(real) == 4 ? real(1.1920928955078125e-7) : real(2.220446049250313e-16);
 constexpr real TINY = sizeof(real) == 4 ? real(1.1754943508222875e-38) : real(2.2250738585072014e-308);
 
+// Write n numbers of D from `at` on, those that this lane has written, to `factor`.
+__device__ inline void round_row(const Group& group, const real* D, const Factor& factor, long long at, int n) {
+    for (int i = group.lane; i < n; i += group.lanes) {
+        const real d[1] = {D[at + i]};
+        factor.store(at + i, d);
+    }
+}
+
 // Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
 __device__ inline void softmax_rows(
     const Group& group, real* Z, const real* b, real* A, int n, long long m, int stride
@@ -61,12 +69,11 @@ __device__ inline void softmax_cross_entropy_rows(
             // The difference may overflow to minus infinity, even if z is finite, and 0 times that would be NaN.
             if (y != 0) loss += y * (log_total - (z - row.largest));
             if (A) A[j * stride + i] = a;
-            const real d[1] = {(a - y) * scale};
-            D[j * stride + i] = d[0];
-            if (factor.out) factor.store(j * stride + i, d);
+            D[j * stride + i] = (a - y) * scale;
         });
         loss = group.sum(loss) + (row.largest - row.largest);  // NaN if the largest logit is not finite
         if (j < m && group.lane == 0) L[j] = loss * scale;
+        if (factor.out) round_row(group, D, factor, j * stride, j < m ? n : 0);
     }
 }
 
@@ -86,13 +93,12 @@ __device__ inline void sigmoid_cross_entropy_rows(
             const real z = Z[at] + (b ? b[i] : real(0)), a = sigmoid(z), y = target(Y, class_indices, j, n, i);
             if (b) Z[at] = z;
             if (A) A[at] = a;
-            const real d[1] = {(a - y) / n * scale};
-            D[at] = d[0];
-            if (factor.out) factor.store(at, d);
+            D[at] = (a - y) / n * scale;
             loss += z * (real(z > 0) - y) + log1p(exp(-fabs(z)));
         }
         loss = group.sum(loss);
         if (j < m && group.lane == 0) L[j] = loss / n * scale;
+        if (factor.out) round_row(group, D, factor, j * stride, count);
     }
 }
 
@@ -114,13 +120,12 @@ __device__ inline void exp_half_poisson_deviance_rows(
             const real z = Z[at] + (b ? b[i] : real(0)), a = exp(z), y = target(Y, class_indices, j, n, i);
             if (b) Z[at] = z;
             if (A) A[at] = a;
-            const real d[1] = {(a - y) / n * scale};
-            D[at] = d[0];
-            if (factor.out) factor.store(at, d);
+            D[at] = (a - y) / n * scale;
             loss += y * (log_of_count(y) - z) - y + a;
         }
         loss = group.sum(loss);
         if (j < m && group.lane == 0) L[j] = loss / n * scale;
+        if (factor.out) round_row(group, D, factor, j * stride, count);
     }
 }
 

@@ -12,21 +12,21 @@ extern "C" __global__ void __launch_bounds__(BLOCK) softmax_backward(
     softmax_backward_rows(Group(n), D, Z, A, n, m, n);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK) softmax_cross_entropy(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) softmax_cross_entropy(
     real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
     unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
     softmax_cross_entropy_rows(Group(n), Z, b, Y, class_indices, w, A, D, Factor{half, kind, half_scale}, L, n, m, n);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK) sigmoid_cross_entropy(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) sigmoid_cross_entropy(
     real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
     unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
     sigmoid_cross_entropy_rows(Group(n), Z, b, Y, class_indices, w, A, D, Factor{half, kind, half_scale}, L, n, m, n);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK) exp_half_poisson_deviance(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) exp_half_poisson_deviance(
     real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
     unsigned short* half, int kind, real half_scale, real* L, int n, long long m
 ) {
