@@ -22,7 +22,7 @@ BLOCKS = 8
 """The number of blocks in a cluster."""
 THREADS = {1: 256, BLOCKS: 512}
 """The number of threads in a block, by the number of blocks; registers suffice for no more."""
-STATIC_BYTES = 4096
+STATIC_BYTES = 6144
 """The shared memory left for the kernel's other variables."""
 CLUSTER_WORK, CLUSTER_SAMPLES = 100_000, 16
 """From so many multiply-adds in a forward pass and samples in a batch on, a cluster is faster than one block."""

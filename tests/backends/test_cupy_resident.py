@@ -289,12 +289,12 @@ def test_blocks_have_whole_warps() -> None:
 RACE, SYNC, SYNC_ALL = "without a barrier between", "__syncthreads();", "sync_all();"
 STEP_END = "        }\n        @\n    }\n\n    sync_all();"
 SHARE = "        }\n        @\n\n        // The gradient of this"
-PARTIAL = "= totals.largest;\n        @"
+PARTIAL = "= largest;\n        @"
 MASKED = "store_some(A + j * row.stride, i, row.n, a);\n        }\n        @"
 AWAITED = "            @\n            __syncthreads();\n            if (loss_kernel"
 MUTANTS = [  # form, message, text with a place, what is there, and what replaces it
     ("block", RACE, "@\n\n    for (int step = 0;", SYNC, ""),
-    ("block", "", "@\n    __syncthreads();\n    fetch(0);", "await_copies();", ""),
+    ("block", "", "@\n    __syncthreads();\n    fetch(pass);", "await_copies();", ""),
     ("block", "", AWAITED, "await_copies();", ""),
     ("block", RACE, "@\n        activate_outputs(row, samples);", SYNC, ""),
     ("block", RACE, "if (row.code != IDENTITY) @", SYNC, ";"),
