@@ -33,8 +33,8 @@ enum Column { NEURONS, STRIDE, OUTPUTS, SAVED, WEIGHTS, BIASES, MATRIX, CODE, OP
 
 // Where the areas of shared memory begin, and where the last one ends. The first, θ, begins at 0. INDICES, TARGETS,
 // SAMPLE_WEIGHTS and INPUTS are two areas each, of the current and of the next samples; DERIVATIVES are two as well.
-// PLACES says where the parameters that this block updates are in θ.
-enum Area { GRADIENT, SLOTS, PLACES, PARTIAL, INDICES, TARGETS, SAMPLE_WEIGHTS, SAMPLE_LOSSES, DERIVATIVES, INPUTS, END };
+// MARKS says of each pack of VEC numbers of θ that this block updates which are weights, and which biases.
+enum Area { GRADIENT, SLOTS, MARKS, PARTIAL, INDICES, TARGETS, SAMPLE_WEIGHTS, SAMPLE_LOSSES, DERIVATIVES, INPUTS, END };
 
 enum Rule { SGD, MOMENTUM, RMSPROP, ADAM };
 
@@ -60,9 +60,9 @@ struct Work {
 };
 
 __device__ inline Work work_of(bool large, int tiles, int terms, int across, int apart) {
-    const int most = 4 * ENOUGH_TILES, threads = large && blockDim.x > most ? most : blockDim.x;
+    const int threads = blockDim.x, most = large ? 1 : 5;  // lanes have to add up all sums of a large tile
     int shift = 0;
-    while (shift < 5 && (tiles << (shift + 1)) <= threads && (4 << shift) <= terms) shift++;
+    while (shift < most && (tiles << (shift + 1)) <= threads && (4 << shift) <= terms) shift++;
     return Work{large, shift, tiles, apart, division_by(across)};
 }
 
@@ -76,15 +76,16 @@ struct LayerRow {
     Work forward, backward, gradient;
 };
 
-// A thread's tiles of a product, and its part of each, see Work.
+// A thread's tiles of a product, and its part of each, see Work. The first tiles are those of the first or last warps: so
+// two small products run at the same time.
 struct Split {
     int lanes, lane, index, first, step;
 
-    __device__ explicit Split(const Work& work)
+    __device__ explicit Split(const Work& work, bool last_warps = false)
         : lanes(1 << work.shift),
           lane(threadIdx.x & (lanes - 1)),
           index((threadIdx.x & 31) >> work.shift),
-          first((threadIdx.x & ~31) >> work.shift),
+          first((last_warps ? blockDim.x - 32 - (threadIdx.x & ~31) : threadIdx.x & ~31) >> work.shift),
           step(blockDim.x >> work.shift) {}
 
     template <int N>
@@ -188,7 +189,7 @@ struct Trainer {
 #pragma unroll
             for (int s = 0; s < J; s++) a[s] = A + (j + s * across < count ? j + s * across : j) * stride;
             real sums[J * I] = {};
-#pragma unroll 1
+#pragma unroll (I * J > TILE ? 2 : 1)
             for (int k = split.lane; k < terms; k += split.lanes) {
                 real x[I][VEC], y[J][VEC];
 #pragma unroll
@@ -234,7 +235,7 @@ struct Trainer {
 #pragma unroll
             for (int s = 0; s < J; s++) d[s] = D + (j + s * apart < count ? j + s * apart : j) * d_stride;
             real sums[J * VEC] = {};
-#pragma unroll 1
+#pragma unroll (J > 2 ? 2 : 1)
             for (int i = split.lane; i < terms; i += split.lanes) {
                 real x[VEC][VEC], y[J][VEC];
 #pragma unroll
@@ -273,7 +274,7 @@ struct Trainer {
         const LayerRow& before, const LayerRow& row, const Samples& samples, const real* D, real scale, bool adds
     ) const {
         const Work work = row.gradient;
-        const Split split(work);
+        const Split split(work, true);
         const int n = row.n, count = samples.count, stride = before.stride, d_stride = row.stride;
         const real* A = pool + before.outputs;
         real* G = pool + areas[GRADIENT] + row.matrix;
@@ -419,18 +420,15 @@ struct Trainer {
             for (int i = n + group.lane; i < padded; i += group.lanes) D[j * stride + i] = 0;
     }
 
-    // The place of parameter q of the flat buffer in the area of θ.
-    __device__ int place(int q) const {
+    // The index in the flat buffer of the parameter that is at a place in the area of θ, or -1 if none is there. `bias`
+    // says whether it is a bias.
+    __device__ int parameter(int place, int row_count, bool& bias) const {
         int l = 1;
-        while (!(q >= rows[l].weights && q < rows[l].weights + rows[l].n * rows[l - 1].n) &&
-               !(q >= rows[l].biases && q < rows[l].biases + rows[l].n))
-            l++;
-        const int n = rows[l - 1].n, at = q - rows[l].weights;
-        if (at >= 0 && at < rows[l].n * n) {
-            const int i = at / n;
-            return rows[l].matrix + i * rows[l - 1].stride + at - i * n;
-        }
-        return rows[l].matrix + (q - rows[l].biases) * rows[l - 1].stride + n;
+        while (l + 1 < row_count && place >= rows[l + 1].matrix) l++;
+        const int n = rows[l - 1].n, at = place - rows[l].matrix, i = at / rows[l - 1].stride;
+        const int k = at - i * rows[l - 1].stride;
+        bias = k == n;
+        return i >= rows[l].n || k > n ? -1 : bias ? rows[l].biases + i : rows[l].weights + i * n + k;
     }
 };
 
@@ -467,23 +465,32 @@ __device__ inline T warp_max(T x, int lanes = 32) {
     return x;
 }
 
-// The update of parameters first to last - 1 by one step of an optimizer, whose slots begin at `first`.
+// The update of packs first to last - 1 of θ by one step of an optimizer, whose slots begin at `first`. What is between
+// rows remains 0, even if the optimizer divides by 0.
 template <class Step>
 __device__ inline void update_share(
-    const Trainer& trainer, const int* places, int first, int last, int decaying, real clip, real share,
-    const Step& step
+    const Trainer& trainer, const int* marks, int first, int last, real clip, real share, const Step& step
 ) {
     real *pool = trainer.pool, *g = pool + trainer.areas[GRADIENT];
-    for (int q = first + threadIdx.x; q < last; q += blockDim.x) {
-        const int at = places[q - first];
-        real w[1] = {pool[at]}, x[1] = {g[at] * clip};
-        if (share != 0 && q < decaying) w[0] -= share * w[0];
-        step(q - first, w, x);
+    for (int pack = first + threadIdx.x; pack < last; pack += blockDim.x) {
+        real w[VEC], x[VEC];
+        load(pool + pack * VEC, w);
+        load(g + pack * VEC, x);
+        const int mark = marks[pack - first];
+#pragma unroll
+        for (int v = 0; v < VEC; v++) {
+            x[v] *= clip;
+            if (share != 0 && mark >> v & 1) w[v] -= share * w[v];
+        }
+        step((pack - first) * VEC, w, x);
+#pragma unroll
+        for (int v = 0; v < VEC; v++)
+            if (!(mark >> v & (1 | 1 << VEC))) w[v] = 0;
 #ifdef CLUSTERED
 #pragma unroll
-        for (int rank = 0; rank < BLOCKS; rank++) store_peer(pool + at, rank, w[0]);
+        for (int rank = 0; rank < BLOCKS; rank++) store_peer(pool + pack * VEC, rank, w);
 #else
-        pool[at] = w[0];
+        store(pool + pack * VEC, w);
 #endif
     }
 }
@@ -500,10 +507,10 @@ __device__ inline void sync_all() {
 // Make `steps` training steps with batches of m samples, see `gather` for their indices, unless the training has
 // stopped: one block, or one cluster. `table` has a row of all columns for each layer; `layout` has the areas. `capacity`
 // samples of a block are in shared memory at a time.
-extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_resident(
+extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train_resident(
     const real* X, const real* Y, const real* w, const long long* order, Control* control, const double* scalars,
     real* theta, real* slot0, real* slot1, const double* table, const int* layout, int row_count, int targets,
-    int slots, int p, int decaying, int m, int batch_size, int steps, int capacity, int class_indices, int loss_kernel,
+    int slots, int m, int batch_size, int steps, int capacity, int class_indices, int loss_kernel,
     int loss_code, int rule, unsigned long long seed, real loss_option, real l2, real option1, real option2,
     double clip_norm, double safe_step
 ) {
@@ -555,15 +562,25 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_re
     if (thread == 0) rows[row_count].saved = rows[row_count].outputs += capacity * rows[0].stride;
     __syncthreads();
     Trainer trainer{pool, rows, areas, seed, 0};
-    const int share = (p + BLOCKS - 1) / BLOCKS;
-    const int first = rank * share < p ? rank * share : p, last = first + share < p ? first + share : p;
-    real *slot_a = pool + areas[SLOTS], *slot_b = slot_a + share;
-    int* places = reinterpret_cast<int*>(pool + areas[PLACES]);
-    for (int q = thread; q < p; q += threads) pool[trainer.place(q)] = theta[q];
-    for (int q = first + thread; q < last; q += threads) {
-        places[q - first] = trainer.place(q);
-        if (slots > 0) slot_a[q - first] = slot0[q];
-        if (slots > 1) slot_b[q - first] = slot1[q];
+    const int packs = areas[GRADIENT] / VEC, share = (packs + BLOCKS - 1) / BLOCKS;  // those that this block updates
+    const int first = rank * share < packs ? rank * share : packs, last = first + share < packs ? first + share : packs;
+    real *slot_a = pool + areas[SLOTS], *slot_b = slot_a + share * VEC;
+    int* marks = reinterpret_cast<int*>(pool + areas[MARKS]);
+    bool bias;
+    for (int i = thread; i < packs * VEC; i += threads) {
+        const int q = trainer.parameter(i, row_count, bias);
+        if (q >= 0) pool[i] = theta[q];
+    }
+    for (int pack = first + thread; pack < last; pack += threads) {
+        int mark = 0;
+        for (int v = 0; v < VEC; v++) {
+            const int q = trainer.parameter(pack * VEC + v, row_count, bias), i = (pack - first) * VEC + v;
+            if (q < 0) continue;
+            mark |= (bias ? 1 << VEC : 1) << v;
+            if (slots > 0) slot_a[i] = slot0[q];
+            if (slots > 1) slot_b[i] = slot1[q];
+        }
+        marks[pack - first] = mark;
     }
     const int inputs = rows[0].n, input_size = capacity * rows[0].stride;
     for (int l = 0; l < row_count; l++)
@@ -650,21 +667,35 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_re
 
         // The gradient of this block's share of the parameters, its norm, and the decision.
         real* g = pool + areas[GRADIENT];
-        for (int q = first + thread; q < last; q += threads) {
-            const int at = places[q - first];
-            real x = g[at];
+        for (int pack = first + thread; pack < last; pack += threads) {
+            real x[VEC];
 #ifdef CLUSTERED
-            real parts[BLOCKS];
+            real parts[BLOCKS][VEC];
 #pragma unroll
-            for (int r = 0; r < BLOCKS; r++) parts[r] = load_peer(g + at, r);
-            x = 0;
+            for (int r = 0; r < BLOCKS; r++) load_peer(g + pack * VEC, r, parts[r]);
 #pragma unroll
-            for (int r = 0; r < BLOCKS; r++) x += parts[r];
+            for (int v = 0; v < VEC; v++) {
+                x[v] = 0;
+#pragma unroll
+                for (int r = 0; r < BLOCKS; r++) x[v] += parts[r][v];
+            }
+#else
+            load(g + pack * VEC, x);
 #endif
-            if (l2 != 0 && q < decaying) x += l2 * pool[at];
-            g[at] = x;
-            square += static_cast<double>(x) * x;
-            largest = larger(fabs(x), largest);
+            if (l2 != 0) {
+                real decaying[VEC];
+                load(pool + pack * VEC, decaying);
+                const int mark = marks[pack - first];
+#pragma unroll
+                for (int v = 0; v < VEC; v++)
+                    if (mark >> v & 1) x[v] += l2 * decaying[v];
+            }
+            store(g + pack * VEC, x);
+#pragma unroll
+            for (int v = 0; v < VEC; v++) {
+                square += static_cast<double>(x[v]) * x[v];
+                largest = larger(fabs(x[v]), largest);
+            }
         }
         const int warp = thread / 32, lane = thread & 31;
         square = warp_sum(square);
@@ -692,31 +723,33 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_re
         const real clip = state.clip, rate = current[RATE], epsilon = current[EPSILON], decay = current[SHARE];
         switch (rule) {
             case SGD:
-                update_share(trainer, places, first, last, decaying, clip, decay, Descent{rate});
+                update_share(trainer, marks, first, last, clip, decay, Descent{rate});
                 break;
             case MOMENTUM:
                 update_share(
-                    trainer, places, first, last, decaying, clip, decay, Momentum{slot_a, rate, option1, option2 != 0}
+                    trainer, marks, first, last, clip, decay, Momentum{slot_a, rate, option1, option2 != 0}
                 );
                 break;
             case RMSPROP:
                 update_share(
-                    trainer, places, first, last, decaying, clip, decay, RmsProp{slot_a, rate, epsilon, option1, option2}
+                    trainer, marks, first, last, clip, decay, RmsProp{slot_a, rate, epsilon, option1, option2}
                 );
                 break;
             default:
                 update_share(
-                    trainer, places, first, last, decaying, clip, decay, Adam{slot_a, slot_b, rate, epsilon, option1, option2}
+                    trainer, marks, first, last, clip, decay, Adam{slot_a, slot_b, rate, epsilon, option1, option2}
                 );
         }
         sync_all();
     }
 
     sync_all();  // no block ends while another one reads its memory
-    for (int q = first + thread; q < last; q += threads) {
-        theta[q] = pool[places[q - first]];
-        if (slots > 0) slot0[q] = slot_a[q - first];
-        if (slots > 1) slot1[q] = slot_b[q - first];
+    for (int i = thread; i < (last - first) * VEC; i += threads) {
+        const int q = trainer.parameter(first * VEC + i, row_count, bias);
+        if (q < 0) continue;
+        theta[q] = pool[first * VEC + i];
+        if (slots > 0) slot0[q] = slot_a[i];
+        if (slots > 1) slot1[q] = slot_b[i];
     }
     if (rank == 0 && thread == 0) *control = state;
 }
