@@ -189,7 +189,7 @@ struct Trainer {
 #pragma unroll
             for (int s = 0; s < J; s++) a[s] = A + (j + s * across < count ? j + s * across : j) * stride;
             real sums[J * I] = {};
-#pragma unroll (I * J > TILE ? 2 : 1)
+#pragma unroll 1
             for (int k = split.lane; k < terms; k += split.lanes) {
                 real x[I][VEC], y[J][VEC];
 #pragma unroll
