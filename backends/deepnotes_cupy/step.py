@@ -208,7 +208,13 @@ class Step:
     def spoil(self) -> None:
         """Overwrite all intermediate results of a step, so that none of them can be used by accident."""
         shared = self._shared
-        for buffer in (*self._batches.buffers, *self._gradients[0][0].buffers, shared.g, shared.partial, shared.current):
+        for buffer in (
+            *self._batches.buffers,
+            *self._gradients[0][0].buffers,
+            shared.g,
+            shared.partial,
+            shared.current,
+        ):
             buffer.fill(float("nan") if buffer.dtype.kind == "f" else 0x7FFF)  # NaN in both 16-bit formats
 
     def compute(self) -> None:
