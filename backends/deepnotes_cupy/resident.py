@@ -22,7 +22,7 @@ BLOCKS = 8
 """The number of blocks in a cluster."""
 THREADS = {1: 256, BLOCKS: 512}
 """The number of threads in a block, by the number of blocks; registers suffice for no more."""
-STATIC_BYTES = 4096
+STATIC_BYTES = 6144
 """The shared memory left for the kernel's other variables."""
 CLUSTER_WORK, CLUSTER_SAMPLES = 100_000, 16
 """From so many multiply-adds in a forward pass and samples in a batch on, a cluster is faster than one block."""
@@ -149,11 +149,12 @@ def _layout(plan: Plan, rows: list[dict[str, float]], blocks: int, capacity: int
     for before, row in pairwise(table):
         row["matrix"] = take(-(-int(row["neurons"]) // pack) * pack * int(before["stride"]))
     table[0]["matrix"] = 0
+    share = ceil(end // pack / blocks)
     targets = 1 if plan.class_indices else plan.layout.sizes[-1]
     areas = {
         "gradient": take(end),
-        "slots": take(len(plan.optimizer.slots) * ceil(plan.layout.size / blocks)),
-        "places": take(-(-4 * ceil(plan.layout.size / blocks) // size)),
+        "slots": take(len(plan.optimizer.slots) * share * pack),
+        "marks": take(-(-4 * share // size)),
         "partial": take(32 // size),
         "indices": take(2 * capacity * 8 // size),
         "targets": take(2 * (-(-capacity * targets // pack) * pack)),
@@ -237,7 +238,7 @@ class Resident:
             (
                 *self._source, shared.order, shared.control, shared.scalars, self._arrays.theta, *slots, self._table,
                 self._areas, len(fit.table), 1 if plan.class_indices else layout.sizes[-1], len(plan.optimizer.slots),
-                layout.size, layout.decaying, self._m, self._batch_size, steps, fit.capacity, int(plan.class_indices),
+                self._m, self._batch_size, steps, fit.capacity, int(plan.class_indices),
                 codes("LossKernel", FILE)[launch.kernel.name], code, codes("Rule", FILE)[update[0]], plan.seed, option,
                 plan.l2, *options, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),
             ),

@@ -114,9 +114,13 @@ inline T load_peer(const T* p, int rank) {
     memcpy(&x, host_peer(p, rank, sizeof(T), 0), sizeof(T));
     return x;
 }
-template <class T>
-inline void store_peer(T* p, int rank, T x) {
-    memcpy(host_peer(p, rank, sizeof(T), 1), &x, sizeof(T));
+template <class T, int N>
+inline void load_peer(const T* p, int rank, T (&x)[N]) {
+    memcpy(x, host_peer(p, rank, sizeof x, 0), sizeof x);
+}
+template <class T, int N>
+inline void store_peer(T* p, int rank, const T (&x)[N]) {
+    memcpy(host_peer(p, rank, sizeof x, 1), x, sizeof x);
 }
 
 // --- vectors: unlike an x86, a device faults if an access is not aligned to its size ---------------------------

@@ -119,6 +119,7 @@ struct Tile {
 struct Group {
     int lanes, lane, index;
     long long first, step;
+    Group() = default;
     __device__ explicit Group(int n) : lanes(power_of_two(n, 32)) {
         const int lane_in_warp = threadIdx.x & 31, groups = 32 / lanes;
         const long long warps = blockDim.x / 32;

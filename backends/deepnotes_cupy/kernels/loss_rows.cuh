@@ -22,12 +22,13 @@ __device__ inline void round_row(const Group& group, const real* D, const Factor
 }
 
 // Z += b in place (N2) and A = softmax(Z); b may be null, and A may be Z.
+template <int HELD = 4>
 __device__ inline void softmax_rows(
     const Group& group, real* Z, const real* b, real* A, int n, long long m, int stride
 ) {
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
-        const Row row(Z + j * stride, b, j < m ? n : 0, group);
+        const Row<HELD> row(Z + j * stride, b, j < m ? n : 0, group);
         real* a = A + j * stride;
         row.each([&](int i, real z) { a[i] = row.softmax(z); });
     }
@@ -52,13 +53,14 @@ __device__ inline void softmax_backward_rows(
 // Categorical cross-entropy from the logits, finite for all finite z: Z += b in place, A = softmax(Z) unless A is null,
 // D = A - Y (N11) and L, both multiplied by the sample's weight. w may be null. D is written to `factor` as well, if it has
 // an array; the other losses from logits do the same.
+template <int HELD = 4>
 __device__ inline void softmax_cross_entropy_rows(
     const Group& group, real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D,
     const Factor& factor, real* L, int n, long long m, int stride
 ) {
     for (long long first = group.first; first < m; first += group.step) {
         const long long j = first + group.index;
-        const Row row(Z + j * stride, b, j < m ? n : 0, group);
+        const Row<HELD> row(Z + j * stride, b, j < m ? n : 0, group);
         const real scale = j < m ? weight_of(w, j) : real(0);
         real others = 0;  // the sum of e^(z - largest) - y; the targets y sum to 1
         row.each([&](int i, real z) { others += exp(z - row.largest) - target(Y, class_indices, j, n, i); });

@@ -33,46 +33,78 @@ enum Column { NEURONS, STRIDE, OUTPUTS, SAVED, WEIGHTS, BIASES, MATRIX, CODE, OP
 
 // Where the areas of shared memory begin, and where the last one ends. The first, θ, begins at 0. INDICES, TARGETS,
 // SAMPLE_WEIGHTS and INPUTS are two areas each, of the current and of the next samples; DERIVATIVES are two as well.
-// PLACES says where the parameters that this block updates are in θ.
-enum Area { GRADIENT, SLOTS, PLACES, PARTIAL, INDICES, TARGETS, SAMPLE_WEIGHTS, SAMPLE_LOSSES, DERIVATIVES, INPUTS, END };
+// MARKS says of each pack of VEC numbers of θ that this block updates which are weights, and which biases.
+enum Area { GRADIENT, SLOTS, MARKS, PARTIAL, INDICES, TARGETS, SAMPLE_WEIGHTS, SAMPLE_LOSSES, DERIVATIVES, INPUTS, END };
 
 enum Rule { SGD, MOMENTUM, RMSPROP, ADAM };
 
 enum LossKernel { LOSS, SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, EXP_HALF_POISSON_DEVIANCE };
 
-struct LayerRow {
-    int n, stride, outputs, saved, weights, biases, matrix, code, mask;
-    unsigned long long threshold;
-    real option, scale;
+// The division of numbers n from 0 on by `divisor`, without an integer division, if n * divisor < 2^32.
+struct Division {
+    int divisor;
+    unsigned reciprocal;
+
+    __device__ int quotient(int n) const { return divisor == 1 ? n : static_cast<int>(__umulhi(n, reciprocal)); }
 };
 
-// The division of a product's tiles among the threads: `lanes` neighbouring threads share a tile, each of which computes
-// the terms lane, lane + lanes, ... of its sums.
+__device__ inline Division division_by(int divisor) {
+    return Division{divisor, divisor > 1 ? 0xffffffffu / divisor + 1 : 0};
+}
+
+// The division of a product's tiles among the threads: 1 << shift neighbouring threads (lanes) share a tile, each of
+// which computes every (1 << shift)-th term of its sums. `across` tiles are in a row. The samples of a tile are `apart`.
+struct Work {
+    int large, shift, tiles, apart;
+    Division across;
+};
+
+__device__ inline Work work_of(bool large, int tiles, int terms, int across, int apart) {
+    const int threads = blockDim.x, most = large ? 1 : 5;  // lanes have to add up all sums of a large tile
+    int shift = 0;
+    while (shift < most && (tiles << (shift + 1)) <= threads && (4 << shift) <= terms) shift++;
+    return Work{large, shift, tiles, apart, division_by(across)};
+}
+
+struct LayerRow {
+    int n, stride, outputs, saved, weights, biases, matrix, code, mask;
+    int fused;  // whether the products compute the activation and its derivative, too
+    int group;  // the binary logarithm of the number of lanes that share a sample
+    unsigned long long threshold;
+    real option, scale;
+    Division neurons, packs;
+    Work forward, backward, gradient;
+};
+
+// A thread's tiles of a product, and its part of each, see Work. The first tiles are those of the first or last warps: so
+// two small products run at the same time.
 struct Split {
     int lanes, lane, index, first, step;
 
-    __device__ Split(int tiles, int terms, int threads) : lanes(1) {
-        while (lanes < 32 && 2 * lanes * tiles <= threads && 4 * lanes <= terms) lanes *= 2;
-        lane = threadIdx.x & (lanes - 1);
-        index = (threadIdx.x & 31) / lanes;
-        first = threadIdx.x / 32 * (32 / lanes);
-        step = blockDim.x / lanes;
-    }
+    __device__ explicit Split(const Work& work, bool last_warps = false)
+        : lanes(1 << work.shift),
+          lane(threadIdx.x & (lanes - 1)),
+          index((threadIdx.x & 31) >> work.shift),
+          first((last_warps ? blockDim.x - 32 - (threadIdx.x & ~31) : threadIdx.x & ~31) >> work.shift),
+          step(blockDim.x >> work.shift) {}
 
     template <int N>
     __device__ void add_up(real (&sums)[N]) const {
+#pragma unroll 1
         for (int offset = lanes / 2; offset > 0; offset /= 2)
 #pragma unroll
             for (int i = 0; i < N; i++) sums[i] += __shfl_xor_sync(ALL_LANES, sums[i], offset);
     }
 };
 
-// The group of lanes for a sample, see Group, within one block.
+// The group of lanes for a sample, see Group, within one block; `log_lanes` is the binary logarithm of their number.
 struct BlockGroup : Group {
-    __device__ explicit BlockGroup(int n) : Group(n) {
-        const int groups = 32 / lanes;
-        first = threadIdx.x / 32 * groups;
-        step = blockDim.x / 32 * groups;
+    __device__ explicit BlockGroup(int log_lanes) {
+        lanes = 1 << log_lanes;
+        lane = threadIdx.x & (lanes - 1);
+        index = (threadIdx.x & 31) >> log_lanes;
+        first = (threadIdx.x & ~31) >> log_lanes;
+        step = blockDim.x >> log_lanes;
     }
 };
 
@@ -80,6 +112,11 @@ struct BlockGroup : Group {
 struct Samples {
     int count;
     long long position;
+};
+
+// Pass `part` of a training step over the samples of a block; `half` is the half of the shared memory that they are in.
+struct Pass {
+    int step, part, half;
 };
 
 struct Trainer {
@@ -112,6 +149,16 @@ struct Trainer {
         }
     }
 
+    template <int N>
+    __device__ static void load_some(const real* from, real (&x)[N]) {
+        if constexpr (N == VEC)
+            load(from, x);
+        else {
+#pragma unroll
+            for (int i = 0; i < N; i++) x[i] = from[i];
+        }
+    }
+
     // Store the first n - i of V numbers to a row of n numbers.
     template <int V>
     __device__ static void store_some(real* row, int i, int n, const real (&x)[V]) {
@@ -124,26 +171,29 @@ struct Trainer {
             if (i + v < n) row[i + v] = x[v];
     }
 
-    // Z (N2), stored as outputs, for tiles of I neurons and J samples.
+    // Z (N2), or A (N3) if it is fused, stored as outputs, for tiles of I neurons and J samples.
     template <int I, int J>
     __device__ void forward(const LayerRow& before, const LayerRow& row, const Samples& samples) const {
-        const int across = (samples.count + J - 1) / J, tiles = (row.n + I - 1) / I * across, terms = before.n / VEC + 1;
-        const Split split(tiles, terms, I * J > TILE ? 2 * ENOUGH_TILES : blockDim.x);
-        for (int first = split.first; first < tiles; first += split.step) {
-            const int tile = first + split.index < tiles ? first + split.index : tiles - 1;
-            const int i = tile / across * I, j = tile % across;
-            const real* w = pool + row.matrix + i * before.stride;
-            const real* a[J];
+        const Work work = row.forward;
+        const Split split(work);
+        const int n = row.n, count = samples.count, terms = before.n / VEC + 1, fused = row.fused;
+        const int across = work.across.divisor, down = (n + I - 1) / I;  // a tile has every down-th neuron
+        const int stride = before.stride, out_stride = row.stride;
+        const real *W = pool + row.matrix, *A = pool + before.outputs;
+        real* out = pool + row.outputs;
+#pragma unroll 1
+        for (int first = split.first; first < work.tiles; first += split.step) {
+            const int tile = first + split.index < work.tiles ? first + split.index : work.tiles - 1;
+            const int i = work.across.quotient(tile), j = tile - i * across;
+            const real *w = W + i * stride, *a[J];
 #pragma unroll
-            for (int s = 0; s < J; s++) {
-                const int sample = j + s * across;
-                a[s] = pool + before.outputs + (sample < samples.count ? sample : j) * before.stride;
-            }
+            for (int s = 0; s < J; s++) a[s] = A + (j + s * across < count ? j + s * across : j) * stride;
             real sums[J * I] = {};
+#pragma unroll 1
             for (int k = split.lane; k < terms; k += split.lanes) {
                 real x[I][VEC], y[J][VEC];
 #pragma unroll
-                for (int u = 0; u < I; u++) load(w + u * before.stride + k * VEC, x[u]);
+                for (int u = 0; u < I; u++) load(w + u * down * stride + k * VEC, x[u]);
 #pragma unroll
                 for (int s = 0; s < J; s++) load(a[s] + k * VEC, y[s]);
 #pragma unroll
@@ -154,61 +204,65 @@ struct Trainer {
                         for (int u = 0; u < I; u++) sums[s * I + u] += x[u][v] * y[s][v];
             }
             split.add_up(sums);
-            if (split.lane != 0 || first + split.index >= tiles) continue;
+            if (split.lane != 0 || first + split.index >= work.tiles) continue;
 #pragma unroll
-            for (int s = 0; s < J; s++) {
-                const int sample = j + s * across;
-                if (sample >= samples.count) continue;
-                real z[I];
+            for (int s = 0; s < J; s++)
 #pragma unroll
-                for (int u = 0; u < I; u++) z[u] = sums[s * I + u];
-                store_some(pool + row.outputs + sample * row.stride, i, row.n, z);
-            }
+                for (int u = 0; u < I; u++) {
+                    const real z = sums[s * I + u];
+                    if (j + s * across < count && i + u * down < n)
+                        out[(j + s * across) * out_stride + i + u * down] = fused ? positive_part(z) : z;
+                }
         }
     }
 
-    // From dZ of a layer to dA of the one before (N15), for tiles of VEC neurons of that one, and J samples.
+    // From dZ of a layer to dA (N15), or dZ (N12) if it is fused, of the one before, for tiles of VEC neurons of that one,
+    // and J samples.
     template <int J>
     __device__ void backward(
         const LayerRow& before, const LayerRow& row, const Samples& samples, const real* D, real* E
     ) const {
-        const int across = (before.n + VEC - 1) / VEC, tiles = (samples.count + J - 1) / J * across;
-        const int terms = (row.n + VEC - 1) / VEC, apart = (samples.count + J - 1) / J;
-        const Split split(tiles, terms, J > 1 ? 2 * ENOUGH_TILES : blockDim.x);
-        for (int first = split.first; first < tiles; first += split.step) {
-            const int tile = first + split.index < tiles ? first + split.index : tiles - 1;
-            const int k = tile % across * VEC, j = tile / across;
-            const real* w = pool + row.matrix + k;
+        const Work work = row.backward;
+        const Split split(work);
+        const int n = before.n, count = samples.count, terms = (row.n + VEC - 1) / VEC, fused = before.fused;
+        const int across = work.across.divisor, apart = work.apart, stride = before.stride, d_stride = row.stride;
+        const real *W = pool + row.matrix, *A = pool + before.outputs;
+#pragma unroll 1
+        for (int first = split.first; first < work.tiles; first += split.step) {
+            const int tile = first + split.index < work.tiles ? first + split.index : work.tiles - 1;
+            const int j = work.across.quotient(tile), k = (tile - j * across) * VEC;
+            const real *w = W + k, *d[J];
+#pragma unroll
+            for (int s = 0; s < J; s++) d[s] = D + (j + s * apart < count ? j + s * apart : j) * d_stride;
             real sums[J * VEC] = {};
+#pragma unroll (J > 2 ? 2 : 1)
             for (int i = split.lane; i < terms; i += split.lanes) {
-                real x[VEC][VEC], d[J][VEC];
+                real x[VEC][VEC], y[J][VEC];
 #pragma unroll
-                for (int u = 0; u < VEC; u++) load(w + (i * VEC + u) * before.stride, x[u]);
+                for (int u = 0; u < VEC; u++) load(w + (i * VEC + u) * stride, x[u]);
 #pragma unroll
-                for (int s = 0; s < J; s++) {
-                    const int sample = j + s * apart;
-                    load(D + (sample < samples.count ? sample : j) * row.stride + i * VEC, d[s]);
-                }
+                for (int s = 0; s < J; s++) load(d[s] + i * VEC, y[s]);
 #pragma unroll
                 for (int u = 0; u < VEC; u++)
 #pragma unroll
                     for (int s = 0; s < J; s++)
 #pragma unroll
-                        for (int v = 0; v < VEC; v++) sums[s * VEC + v] += d[s][u] * x[u][v];
+                        for (int v = 0; v < VEC; v++) sums[s * VEC + v] += y[s][u] * x[u][v];
             }
             split.add_up(sums);
-            if (split.lane != 0 || first + split.index >= tiles) continue;
+            if (split.lane != 0 || first + split.index >= work.tiles) continue;
 #pragma unroll
             for (int s = 0; s < J; s++) {
-                const int sample = j + s * apart;
-                if (sample >= samples.count) continue;
-                real e[VEC];
+                if (j + s * apart >= count) continue;
+                real e[VEC], a[VEC];
+                if (fused) load(A + (j + s * apart) * stride + k, a);
 #pragma unroll
-                for (int v = 0; v < VEC; v++) e[v] = sums[s * VEC + v];
-#pragma unroll
-                for (int v = 0; v < VEC; v++)
-                    if (k + v >= before.n) e[v] = 0;
-                store(E + sample * before.stride + k, e);
+                for (int v = 0; v < VEC; v++) {
+                    e[v] = sums[s * VEC + v];
+                    if (fused) e[v] *= real(a[v] > 0);
+                    if (k + v >= n) e[v] = 0;
+                }
+                store(E + (j + s * apart) * stride + k, e);
             }
         }
     }
@@ -219,29 +273,34 @@ struct Trainer {
     __device__ void gradient(
         const LayerRow& before, const LayerRow& row, const Samples& samples, const real* D, real scale, bool adds
     ) const {
-        const int across = before.n / VEC + 1, tiles = (row.n + I - 1) / I * across;
-        const Split split(tiles, samples.count, I > 1 ? 2 * ENOUGH_TILES : blockDim.x);
-        for (int first = split.first; first < tiles; first += split.step) {
-            const int tile = first + split.index < tiles ? first + split.index : tiles - 1;
-            const int k = tile % across * VEC, i = tile / across * I;
-            const real *a = pool + before.outputs + k, *d = D + i;
+        const Work work = row.gradient;
+        const Split split(work, true);
+        const int n = row.n, count = samples.count, stride = before.stride, d_stride = row.stride;
+        const real* A = pool + before.outputs;
+        real* G = pool + areas[GRADIENT] + row.matrix;
+#pragma unroll 1
+        for (int first = split.first; first < work.tiles; first += split.step) {
+            const int tile = first + split.index < work.tiles ? first + split.index : work.tiles - 1;
+            const int row_of_tiles = work.across.quotient(tile);
+            const int k = (tile - row_of_tiles * work.across.divisor) * VEC, i = row_of_tiles * I;
+            const real *a = A + k, *d = D + i;
             real sums[I * VEC] = {};
-#pragma unroll 4
-            for (int j = split.lane; j < samples.count; j += split.lanes) {
+#pragma unroll 2
+            for (int j = split.lane; j < count; j += split.lanes) {
                 real x[VEC], y[I];
-                load(a + j * before.stride, x);
-                load(d + j * row.stride, y);
+                load(a + j * stride, x);
+                load_some(d + j * d_stride, y);
 #pragma unroll
                 for (int u = 0; u < I; u++)
 #pragma unroll
                     for (int v = 0; v < VEC; v++) sums[u * VEC + v] += y[u] * x[v];
             }
             split.add_up(sums);
-            if (split.lane != 0 || first + split.index >= tiles) continue;
+            if (split.lane != 0 || first + split.index >= work.tiles) continue;
 #pragma unroll
             for (int u = 0; u < I; u++) {
-                if (i + u >= row.n) continue;
-                real* g = pool + areas[GRADIENT] + row.matrix + (i + u) * before.stride + k;
+                if (i + u >= n) continue;
+                real* g = G + (i + u) * stride + k;
                 real x[VEC] = {};
                 if (adds) load(g, x);
 #pragma unroll
@@ -253,9 +312,9 @@ struct Trainer {
 
     // Multiply outputs, or their derivatives, by the factors of the dropout mask.
     __device__ void drop(const LayerRow& row, const Samples& samples, real* A) const {
-        const int across = (row.n + VEC - 1) / VEC;
-        for (int item = threadIdx.x; item < across * samples.count; item += blockDim.x) {
-            const int j = item / across, i = (item - j * across) * VEC;
+        const Division packs = row.packs;
+        for (int item = threadIdx.x; item < packs.divisor * samples.count; item += blockDim.x) {
+            const int j = packs.quotient(item), i = (item - j * packs.divisor) * VEC;
             real a[VEC];
             load(A + j * row.stride + i, a);
             mask(row, (samples.position + j) * row.n + i, a);
@@ -264,17 +323,21 @@ struct Trainer {
         __syncthreads();
     }
 
-    // N3 and dropout, in place; a barrier follows if there is anything to do.
+    // N3, unless it is fused, and dropout, in place; a barrier follows if there is anything to do.
     __device__ void activate_outputs(const LayerRow& row, const Samples& samples) const {
         real *Z = pool + row.outputs, *saved = pool + row.saved;
-        if (row.code == SOFTMAX) softmax_rows(BlockGroup(row.n), Z, nullptr, Z, row.n, samples.count, row.stride);
-        const bool of_a = slope_of_a(row.code), saves = saved != Z;
-        if (row.code != IDENTITY && row.code != SOFTMAX)
-            for (int item = threadIdx.x; item < row.n * samples.count; item += blockDim.x) {
-                const int j = item / row.n, at = j * row.stride + item - j * row.n;
+        if (row.code == SOFTMAX) softmax_rows<1>(BlockGroup(row.group), Z, nullptr, Z, row.n, samples.count, row.stride);
+        if (row.fused) return;
+        const int n = row.n, stride = row.stride, code = row.code;
+        const real option = row.option;
+        const Division neurons = row.neurons;
+        const bool of_a = slope_of_a(code), saves = saved != Z;
+        if (code != IDENTITY && code != SOFTMAX)
+            for (int item = threadIdx.x; item < n * samples.count; item += blockDim.x) {
+                const int j = neurons.quotient(item), at = j * stride + item - j * n;
                 real z[1] = {Z[at]};
                 if (saves && !of_a) saved[at] = z[0];
-                activate(row.code, row.option, z);
+                activate(code, option, z);
                 if (saves && of_a) saved[at] = z[0];
                 Z[at] = z[0];
             }
@@ -285,15 +348,19 @@ struct Trainer {
     // From dA, including dropout, to dZ of a layer (N12), in place; a barrier follows if there is anything to do.
     __device__ void differentiate(const LayerRow& row, const Samples& samples, real* D) const {
         if (row.mask) drop(row, samples, D);
-        if (row.code == IDENTITY) return;
+        if (row.code == IDENTITY || row.fused) return;
         if (row.code == SOFTMAX) {
             const real* A = pool + row.outputs;
-            softmax_backward_rows(BlockGroup(row.n), D, nullptr, A, row.n, samples.count, row.stride);
+            softmax_backward_rows(BlockGroup(row.group), D, nullptr, A, row.n, samples.count, row.stride);
         } else {
-            for (int item = threadIdx.x; item < row.n * samples.count; item += blockDim.x) {
-                const int j = item / row.n, at = j * row.stride + item - j * row.n;
-                real x[1] = {pool[row.saved + at]};
-                slope(row.code, row.option, x);
+            const int n = row.n, stride = row.stride, code = row.code;
+            const real* saved = pool + row.saved;
+            const real option = row.option;
+            const Division neurons = row.neurons;
+            for (int item = threadIdx.x; item < n * samples.count; item += blockDim.x) {
+                const int j = neurons.quotient(item), at = j * stride + item - j * n;
+                real x[1] = {saved[at]};
+                slope(code, option, x);
                 D[at] *= x[0];
             }
         }
@@ -301,13 +368,10 @@ struct Trainer {
     }
 
     __device__ void forward(const LayerRow& before, const LayerRow& row, const Samples& samples) const {
-        const int wide = (row.n + VEC - 1) / VEC;
-        if (wide * ((samples.count + TILE - 1) / TILE) >= ENOUGH_TILES)
+        if (row.forward.large)
             forward<VEC, TILE>(before, row, samples);
-        else if (wide * samples.count >= ENOUGH_TILES)
-            forward<VEC, 1>(before, row, samples);
         else
-            forward<1, 1>(before, row, samples);
+            forward<2, 2>(before, row, samples);
         __syncthreads();
         activate_outputs(row, samples);
     }
@@ -315,19 +379,19 @@ struct Trainer {
     __device__ void backward(
         const LayerRow& before, const LayerRow& row, const Samples& samples, const real* D, real* E
     ) const {
-        if ((before.n + VEC - 1) / VEC * ((samples.count + TILE - 1) / TILE) >= ENOUGH_TILES)
+        if (row.backward.large)
             backward<TILE>(before, row, samples, D, E);
         else
-            backward<1>(before, row, samples, D, E);
+            backward<2>(before, row, samples, D, E);
     }
 
     __device__ void gradient(
         const LayerRow& before, const LayerRow& row, const Samples& samples, const real* D, real scale, bool adds
     ) const {
-        if ((row.n + VEC - 1) / VEC * (before.n / VEC + 1) >= ENOUGH_TILES)
+        if (row.gradient.large)
             gradient<VEC>(before, row, samples, D, scale, adds);
         else
-            gradient<1>(before, row, samples, D, scale, adds);
+            gradient<2>(before, row, samples, D, scale, adds);
     }
 
     // The losses of the samples, and their derivatives: dZ of the last layer if the loss is computed from Z, otherwise dA.
@@ -335,12 +399,12 @@ struct Trainer {
         const LayerRow& row, const Samples& samples, int kernel, int code, real option, const real* Y, int class_indices,
         const real* w, real* D
     ) const {
-        const BlockGroup group(row.n);
+        const BlockGroup group(row.group);
         const int n = row.n, m = samples.count, stride = row.stride;
         real *Z = pool + row.outputs, *L = pool + areas[SAMPLE_LOSSES];
         switch (kernel) {
             case SOFTMAX_CROSS_ENTROPY:
-                softmax_cross_entropy_rows(group, Z, nullptr, Y, class_indices, w, nullptr, D, Factor{}, L, n, m, stride);
+                softmax_cross_entropy_rows<1>(group, Z, nullptr, Y, class_indices, w, nullptr, D, Factor{}, L, n, m, stride);
                 break;
             case SIGMOID_CROSS_ENTROPY:
                 sigmoid_cross_entropy_rows(group, Z, nullptr, Y, class_indices, w, nullptr, D, Factor{}, L, n, m, stride);
@@ -356,52 +420,77 @@ struct Trainer {
             for (int i = n + group.lane; i < padded; i += group.lanes) D[j * stride + i] = 0;
     }
 
-    // The place of parameter q of the flat buffer in the area of θ.
-    __device__ int place(int q) const {
+    // The index in the flat buffer of the parameter that is at a place in the area of θ, or -1 if none is there. `bias`
+    // says whether it is a bias.
+    __device__ int parameter(int place, int row_count, bool& bias) const {
         int l = 1;
-        while (!(q >= rows[l].weights && q < rows[l].weights + rows[l].n * rows[l - 1].n) &&
-               !(q >= rows[l].biases && q < rows[l].biases + rows[l].n))
-            l++;
-        const int n = rows[l - 1].n, at = q - rows[l].weights;
-        if (at >= 0 && at < rows[l].n * n) {
-            const int i = at / n;
-            return rows[l].matrix + i * rows[l - 1].stride + at - i * n;
-        }
-        return rows[l].matrix + (q - rows[l].biases) * rows[l - 1].stride + n;
+        while (l + 1 < row_count && place >= rows[l + 1].matrix) l++;
+        const int n = rows[l - 1].n, at = place - rows[l].matrix, i = at / rows[l - 1].stride;
+        const int k = at - i * rows[l - 1].stride;
+        bias = k == n;
+        return i >= rows[l].n || k > n ? -1 : bias ? rows[l].biases + i : rows[l].weights + i * n + k;
     }
 };
 
-// Copy `count` numbers or indices asynchronously; `packs` says whether both addresses are aligned to 16 bytes.
-template <class T>
+// Copy rows of numbers asynchronously, in packs of V numbers, of which a row has `across`.
+template <int V>
 __device__ inline void fetch_rows(
-    T* to, int to_stride, const T* from, const long long* indices, int n, int count, bool packs
+    real* to, int to_stride, const real* from, const long long* indices, const Division& across, int n, int count
 ) {
-    const int numbers = packs ? 16 / sizeof(T) : 1, across = n / numbers;
-    for (int item = threadIdx.x; item < across * count; item += blockDim.x) {
-        const int j = item / across, i = (item - j * across) * numbers;
-        if (packs)
-            copy_async<16>(to + j * to_stride + i, from + indices[j] * n + i);
-        else
-            copy_async<sizeof(T)>(to + j * to_stride + i, from + indices[j] * n + i);
+    for (int item = threadIdx.x; item < across.divisor * count; item += blockDim.x) {
+        const int j = across.quotient(item), i = (item - j * across.divisor) * V;
+        copy_async<V * sizeof(real)>(to + j * to_stride + i, from + indices[j] * n + i);
     }
 }
 
-// The update of parameters first to last - 1 by one step of an optimizer, whose slots begin at `first`.
+__device__ inline void fetch_rows(
+    real* to, int to_stride, const real* from, const long long* indices, const Division& across, int n, int count,
+    bool packs
+) {
+    if (packs)
+        fetch_rows<VEC>(to, to_stride, from, indices, across, n, count);
+    else
+        fetch_rows<1>(to, to_stride, from, indices, across, n, count);
+}
+
+template <class T>
+__device__ inline T warp_sum(T x, int lanes = 32) {
+    for (int offset = 1; offset < lanes; offset *= 2) x += __shfl_xor_sync(ALL_LANES, x, offset);
+    return x;
+}
+
+template <class T>
+__device__ inline T warp_max(T x, int lanes = 32) {
+    for (int offset = 1; offset < lanes; offset *= 2) x = larger(x, __shfl_xor_sync(ALL_LANES, x, offset));
+    return x;
+}
+
+// The update of packs first to last - 1 of θ by one step of an optimizer, whose slots begin at `first`. What is between
+// rows remains 0, even if the optimizer divides by 0.
 template <class Step>
 __device__ inline void update_share(
-    const Trainer& trainer, const int* places, int first, int last, int decaying, real clip, real share,
-    const Step& step
+    const Trainer& trainer, const int* marks, int first, int last, real clip, real share, const Step& step
 ) {
-    for (int q = first + threadIdx.x; q < last; q += blockDim.x) {
-        const int at = places[q - first];
-        real w[1] = {trainer.pool[at]}, x[1] = {trainer.pool[trainer.areas[GRADIENT] + at] * clip};
-        if (share != 0 && q < decaying) w[0] -= share * w[0];
-        step(q - first, w, x);
+    real *pool = trainer.pool, *g = pool + trainer.areas[GRADIENT];
+    for (int pack = first + threadIdx.x; pack < last; pack += blockDim.x) {
+        real w[VEC], x[VEC];
+        load(pool + pack * VEC, w);
+        load(g + pack * VEC, x);
+        const int mark = marks[pack - first];
+#pragma unroll
+        for (int v = 0; v < VEC; v++) {
+            x[v] *= clip;
+            if (share != 0 && mark >> v & 1) w[v] -= share * w[v];
+        }
+        step((pack - first) * VEC, w, x);
+#pragma unroll
+        for (int v = 0; v < VEC; v++)
+            if (!(mark >> v & (1 | 1 << VEC))) w[v] = 0;
 #ifdef CLUSTERED
 #pragma unroll
-        for (int rank = 0; rank < BLOCKS; rank++) store_peer(trainer.pool + at, rank, w[0]);
+        for (int rank = 0; rank < BLOCKS; rank++) store_peer(pool + pack * VEC, rank, w);
 #else
-        trainer.pool[at] = w[0];
+        store(pool + pack * VEC, w);
 #endif
     }
 }
@@ -418,10 +507,10 @@ __device__ inline void sync_all() {
 // Make `steps` training steps with batches of m samples, see `gather` for their indices, unless the training has
 // stopped: one block, or one cluster. `table` has a row of all columns for each layer; `layout` has the areas. `capacity`
 // samples of a block are in shared memory at a time.
-extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_resident(
+extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train_resident(
     const real* X, const real* Y, const real* w, const long long* order, Control* control, const double* scalars,
     real* theta, real* slot0, real* slot1, const double* table, const int* layout, int row_count, int targets,
-    int slots, int p, int decaying, int m, int batch_size, int steps, int capacity, int class_indices, int loss_kernel,
+    int slots, int m, int batch_size, int steps, int capacity, int class_indices, int loss_kernel,
     int loss_code, int rule, unsigned long long seed, real loss_option, real l2, real option1, real option2,
     double clip_norm, double safe_step
 ) {
@@ -429,7 +518,8 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_re
     __shared__ LayerRow rows[MOST_ROWS + 1];  // the last one is for the other half of the inputs
     __shared__ int areas[END + 1];
     __shared__ Control state;
-    __shared__ double current[4], scratch[3 * THREADS / 32];
+    __shared__ double current[4], squares[THREADS / 32];
+    __shared__ real magnitudes[THREADS / 32];
     if (control->stopped) return;
 
 #ifdef CLUSTERED
@@ -451,18 +541,46 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_re
     if (thread == 0) state = *control;
     __syncthreads();
     for (int i = thread; i < areas[END]; i += threads) pool[i] = 0;
+    for (int l = thread; l <= row_count; l += threads) {
+        LayerRow& row = rows[l];
+        const int n = row.n, packs = (n + VEC - 1) / VEC, most = (capacity + TILE - 1) / TILE;
+        row.fused = row.code == RELU && !row.mask && l + 1 < row_count;
+        row.neurons = division_by(n), row.packs = division_by(packs);
+        row.group = 0;
+        while (row.group < 5 && 1 << row.group < n) row.group++;
+        if (l == 0 || l == row_count) continue;
+        const int n_prev = rows[l - 1].n, packs_prev = (n_prev + VEC - 1) / VEC, terms = n_prev / VEC + 1;
+        const bool large = packs * most >= ENOUGH_TILES, large_prev = packs_prev * most >= ENOUGH_TILES;
+        const bool large_gradient = packs * terms >= ENOUGH_TILES;
+        const int half = (n + 1) / 2, fewer = (capacity + 1) / 2;
+        const int apart = large ? most : fewer, apart_prev = large_prev ? most : fewer;
+        row.forward = work_of(large, (large ? packs : half) * apart, terms, apart, apart);
+        row.backward = work_of(large_prev, packs_prev * apart_prev, packs, packs_prev, apart_prev);
+        row.gradient = work_of(large_gradient, (large_gradient ? packs : half) * terms, capacity, terms, 1);
+    }
+    __syncthreads();
     if (thread == 0) rows[row_count].saved = rows[row_count].outputs += capacity * rows[0].stride;
     __syncthreads();
     Trainer trainer{pool, rows, areas, seed, 0};
-    const int share = (p + BLOCKS - 1) / BLOCKS;
-    const int first = rank * share < p ? rank * share : p, last = first + share < p ? first + share : p;
-    real *slot_a = pool + areas[SLOTS], *slot_b = slot_a + share;
-    int* places = reinterpret_cast<int*>(pool + areas[PLACES]);
-    for (int q = thread; q < p; q += threads) pool[trainer.place(q)] = theta[q];
-    for (int q = first + thread; q < last; q += threads) {
-        places[q - first] = trainer.place(q);
-        if (slots > 0) slot_a[q - first] = slot0[q];
-        if (slots > 1) slot_b[q - first] = slot1[q];
+    const int packs = areas[GRADIENT] / VEC, share = (packs + BLOCKS - 1) / BLOCKS;  // those that this block updates
+    const int first = rank * share < packs ? rank * share : packs, last = first + share < packs ? first + share : packs;
+    real *slot_a = pool + areas[SLOTS], *slot_b = slot_a + share * VEC;
+    int* marks = reinterpret_cast<int*>(pool + areas[MARKS]);
+    bool bias;
+    for (int i = thread; i < packs * VEC; i += threads) {
+        const int q = trainer.parameter(i, row_count, bias);
+        if (q >= 0) pool[i] = theta[q];
+    }
+    for (int pack = first + thread; pack < last; pack += threads) {
+        int mark = 0;
+        for (int v = 0; v < VEC; v++) {
+            const int q = trainer.parameter(pack * VEC + v, row_count, bias), i = (pack - first) * VEC + v;
+            if (q < 0) continue;
+            mark |= (bias ? 1 << VEC : 1) << v;
+            if (slots > 0) slot_a[i] = slot0[q];
+            if (slots > 1) slot_b[i] = slot1[q];
+        }
+        marks[pack - first] = mark;
     }
     const int inputs = rows[0].n, input_size = capacity * rows[0].stride;
     for (int l = 0; l < row_count; l++)
@@ -471,61 +589,73 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_re
 
     // The samples of this block, in passes of at most `capacity` samples.
     const int begin = static_cast<long long>(m) * rank / BLOCKS, end = static_cast<long long>(m) * (rank + 1) / BLOCKS;
-    const int per_step = end > begin ? (end - begin + capacity - 1) / capacity : 1, passes = steps * per_step;
+    const int per_step = end > begin ? (end - begin + capacity - 1) / capacity : 1;
     const long long updates = state.updates;
     const bool packs_X = inputs % VEC == 0 && aligned(X), packs_Y = targets % VEC == 0 && aligned(Y);
     long long* indices = reinterpret_cast<long long*>(pool + areas[INDICES]);
     const int target_size = (capacity * targets + VEC - 1) / VEC * VEC, weight_size = (capacity + VEC - 1) / VEC * VEC;
-    const auto samples_of = [=](int pass) {
-        const int position = begin + pass % per_step * capacity, rest = end - position;
-        return Samples{pass >= passes ? 0 : rest < capacity ? rest : capacity, position};
+    const Division across_X = division_by(packs_X ? inputs / VEC : inputs);
+    const Division across_Y = division_by(packs_Y ? targets / VEC : targets), single = division_by(1);
+    const int inputs_at = areas[INPUTS], targets_at = areas[TARGETS], weights_at = areas[SAMPLE_WEIGHTS];
+    const int input_stride = rows[0].stride;
+    const auto next = [=](Pass pass) {
+        return pass.part + 1 < per_step ? Pass{pass.step, pass.part + 1, !pass.half} : Pass{pass.step + 1, 0, !pass.half};
     };
-    const auto fetch_indices = [=](int pass) {
+    const auto samples_of = [=](Pass pass) {
+        const int position = begin + pass.part * capacity, rest = end - position;
+        return Samples{pass.step >= steps ? 0 : rest < capacity ? rest : capacity, position};
+    };
+    const auto fetch_indices = [=](Pass pass) {
         const Samples samples = samples_of(pass);
-        const long long* from = order + (updates + pass / per_step) * batch_size + samples.position;
+        const long long* from = order + (updates + pass.step) * batch_size + samples.position;
         for (int j = thread; j < samples.count; j += threads)
-            copy_async<8>(indices + (pass & 1) * capacity + j, from + j);
+            copy_async<8>(indices + pass.half * capacity + j, from + j);
     };
-    const auto fetch = [=](int pass) {
-        const int count = samples_of(pass).count, half = pass & 1;
+    const auto fetch = [=](Pass pass) {
+        const int count = samples_of(pass).count, half = pass.half;
         const long long* from = indices + half * capacity;
-        fetch_rows(pool + areas[INPUTS] + half * input_size, rows[0].stride, X, from, inputs, count, packs_X);
-        fetch_rows(pool + areas[TARGETS] + half * target_size, targets, Y, from, targets, count, packs_Y);
-        if (w) fetch_rows(pool + areas[SAMPLE_WEIGHTS] + half * weight_size, 1, w, from, 1, count, false);
+        fetch_rows(pool + inputs_at + half * input_size, input_stride, X, from, across_X, inputs, count, packs_X);
+        fetch_rows(pool + targets_at + half * target_size, targets, Y, from, across_Y, targets, count, packs_Y);
+        if (w) fetch_rows<1>(pool + weights_at + half * weight_size, 1, w, from, single, 1, count);
     };
-    fetch_indices(0);
+    const real scale = real(1.0 / m);
+    const double safe_norm = 1e-4 * sqrt(safe_step);
+    Pass pass{0, 0, 0};
+    fetch_indices(pass);
     await_copies();
     __syncthreads();
-    fetch(0);
-    fetch_indices(1);
+    fetch(pass);
+    fetch_indices(next(pass));
     await_copies();
     __syncthreads();
 
     for (int step = 0; step < steps; step++) {
-        Totals totals;
+        double square = 0, loss = 0;
+        real largest = 0;
         trainer.step = state.step;
         if (thread < 4) copy_async<8>(current + thread, scalars + 4 * (updates + step) + thread);
-        for (int part = 0; part < per_step; part++) {
-            const int pass = step * per_step + part, half = pass & 1;
+        for (int part = 0; part < per_step; part++, pass = next(pass)) {
+            const int half = pass.half;
             const Samples samples = samples_of(pass);
-            fetch(pass + 1);
-            fetch_indices(pass + 2);
+            fetch(next(pass));
+            fetch_indices(next(next(pass)));
             const LayerRow& input = rows[half * row_count];
             if (input.mask) trainer.activate_outputs(input, samples);
             for (int l = 1; l < row_count; l++) trainer.forward(l == 1 ? input : rows[l - 1], rows[l], samples);
             real *D = pool + areas[DERIVATIVES], *E = D + (areas[INPUTS] - areas[DERIVATIVES]) / 2;
             trainer.loss(
                 rows[row_count - 1], samples, loss_kernel, loss_code, loss_option,
-                pool + areas[TARGETS] + half * target_size, class_indices,
-                w ? pool + areas[SAMPLE_WEIGHTS] + half * weight_size : nullptr, D
+                pool + targets_at + half * target_size, class_indices,
+                w ? pool + weights_at + half * weight_size : nullptr, D
             );
             await_copies();
             __syncthreads();
             if (loss_kernel == LOSS) trainer.differentiate(rows[row_count - 1], samples, D);
-            for (int j = thread; j < samples.count; j += threads) totals.second += pool[areas[SAMPLE_LOSSES] + j];
+            if (thread < 32)
+                for (int j = thread; j < samples.count; j += 32) loss += pool[areas[SAMPLE_LOSSES] + j];
             for (int l = row_count - 1; l > 0; l--) {
                 const LayerRow& before = l == 1 ? input : rows[l - 1];
-                trainer.gradient(before, rows[l], samples, D, real(1.0 / m), part > 0);
+                trainer.gradient(before, rows[l], samples, D, scale, part > 0);
                 if (l > 1) trainer.backward(before, rows[l], samples, D, E);
                 real* swapped = D;
                 D = E, E = swapped;
@@ -537,69 +667,89 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS) train_re
 
         // The gradient of this block's share of the parameters, its norm, and the decision.
         real* g = pool + areas[GRADIENT];
-        for (int q = first + thread; q < last; q += threads) {
-            const int at = places[q - first];
-            real x = g[at];
+        for (int pack = first + thread; pack < last; pack += threads) {
+            real x[VEC];
 #ifdef CLUSTERED
-            real parts[BLOCKS];
+            real parts[BLOCKS][VEC];
 #pragma unroll
-            for (int r = 0; r < BLOCKS; r++) parts[r] = load_peer(g + at, r);
-            x = 0;
+            for (int r = 0; r < BLOCKS; r++) load_peer(g + pack * VEC, r, parts[r]);
 #pragma unroll
-            for (int r = 0; r < BLOCKS; r++) x += parts[r];
+            for (int v = 0; v < VEC; v++) {
+                x[v] = 0;
+#pragma unroll
+                for (int r = 0; r < BLOCKS; r++) x[v] += parts[r][v];
+            }
+#else
+            load(g + pack * VEC, x);
 #endif
-            if (l2 != 0 && q < decaying) x += l2 * pool[at];
-            g[at] = x;
-            totals.first += static_cast<double>(x) * x;
-            totals.largest = larger(static_cast<double>(fabs(x)), totals.largest);
+            if (l2 != 0) {
+                real decaying[VEC];
+                load(pool + pack * VEC, decaying);
+                const int mark = marks[pack - first];
+#pragma unroll
+                for (int v = 0; v < VEC; v++)
+                    if (mark >> v & 1) x[v] += l2 * decaying[v];
+            }
+            store(g + pack * VEC, x);
+#pragma unroll
+            for (int v = 0; v < VEC; v++) {
+                square += static_cast<double>(x[v]) * x[v];
+                largest = larger(fabs(x[v]), largest);
+            }
         }
-        totals.combine_block(scratch);
+        const int warp = thread / 32, lane = thread & 31;
+        square = warp_sum(square);
+        largest = warp_max(largest);
+        if (lane == 0) squares[warp] = square, magnitudes[warp] = largest;
+        if (warp == 0) loss = warp_sum(loss);
+        __syncthreads();
+        if (warp == 0) {
+            square = warp_sum(lane < threads / 32 ? squares[lane] : 0, threads / 32);
+            largest = warp_max(lane < threads / 32 ? magnitudes[lane] : real(0), threads / 32);
+        }
 #ifdef CLUSTERED
         double* partial = reinterpret_cast<double*>(pool + areas[PARTIAL]);
-        if (thread == 0) partial[0] = totals.first, partial[1] = totals.second, partial[2] = totals.largest;
+        if (thread == 0) partial[0] = square, partial[1] = loss, partial[2] = largest;
         sync_cluster();
-        if (thread < 32) {
-            totals = Totals();
-            if (thread < BLOCKS) {
-                totals.first = load_peer(partial, thread);
-                totals.second = load_peer(partial + 1, thread);
-                totals.largest = load_peer(partial + 2, thread);
-            }
-            totals.combine_warp();
+        if (warp == 0) {
+            square = warp_sum(lane < BLOCKS ? load_peer(partial, lane) : 0, BLOCKS);
+            loss = warp_sum(lane < BLOCKS ? load_peer(partial + 1, lane) : 0, BLOCKS);
+            largest = warp_max(lane < BLOCKS ? real(load_peer(partial + 2, lane)) : real(0), BLOCKS);
         }
 #endif
-        if (thread == 0)
-            decide(&state, totals.first, totals.largest, totals.second, m, current[LEARNING_RATE], clip_norm, safe_step);
+        if (thread == 0) decide(&state, square, largest, loss, m, current[LEARNING_RATE], clip_norm, safe_step, safe_norm);
         __syncthreads();
         if (state.stopped) break;
         const real clip = state.clip, rate = current[RATE], epsilon = current[EPSILON], decay = current[SHARE];
         switch (rule) {
             case SGD:
-                update_share(trainer, places, first, last, decaying, clip, decay, Descent{rate});
+                update_share(trainer, marks, first, last, clip, decay, Descent{rate});
                 break;
             case MOMENTUM:
                 update_share(
-                    trainer, places, first, last, decaying, clip, decay, Momentum{slot_a, rate, option1, option2 != 0}
+                    trainer, marks, first, last, clip, decay, Momentum{slot_a, rate, option1, option2 != 0}
                 );
                 break;
             case RMSPROP:
                 update_share(
-                    trainer, places, first, last, decaying, clip, decay, RmsProp{slot_a, rate, epsilon, option1, option2}
+                    trainer, marks, first, last, clip, decay, RmsProp{slot_a, rate, epsilon, option1, option2}
                 );
                 break;
             default:
                 update_share(
-                    trainer, places, first, last, decaying, clip, decay, Adam{slot_a, slot_b, rate, epsilon, option1, option2}
+                    trainer, marks, first, last, clip, decay, Adam{slot_a, slot_b, rate, epsilon, option1, option2}
                 );
         }
         sync_all();
     }
 
     sync_all();  // no block ends while another one reads its memory
-    for (int q = first + thread; q < last; q += threads) {
-        theta[q] = pool[places[q - first]];
-        if (slots > 0) slot0[q] = slot_a[q - first];
-        if (slots > 1) slot1[q] = slot_b[q - first];
+    for (int i = thread; i < (last - first) * VEC; i += threads) {
+        const int q = trainer.parameter(first * VEC + i, row_count, bias);
+        if (q < 0) continue;
+        theta[q] = pool[first * VEC + i];
+        if (slots > 0) slot0[q] = slot_a[i];
+        if (slots > 1) slot1[q] = slot_b[i];
     }
     if (rank == 0 && thread == 0) *control = state;
 }

@@ -49,24 +49,36 @@ __device__ inline unsigned peer_address(const void* p, int rank) {
     return address;
 }
 
-__device__ inline float load_peer(const float* p, int rank) {
-    float x;
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(peer_address(p, rank)) : "memory");
-    return x;
-}
-
 __device__ inline double load_peer(const double* p, int rank) {
     double x;
     asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(x) : "r"(peer_address(p, rank)) : "memory");
     return x;
 }
 
-__device__ inline void store_peer(float* p, int rank, float x) {
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(peer_address(p, rank)), "f"(x) : "memory");
+// Load or store 16 bytes.
+__device__ inline void load_peer(const float* p, int rank, float (&x)[4]) {
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x[0]), "=f"(x[1]), "=f"(x[2]), "=f"(x[3])
+                 : "r"(peer_address(p, rank))
+                 : "memory");
 }
 
-__device__ inline void store_peer(double* p, int rank, double x) {
-    asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(peer_address(p, rank)), "d"(x) : "memory");
+__device__ inline void load_peer(const double* p, int rank, double (&x)[2]) {
+    asm volatile("ld.shared::cluster.v2.f64 {%0, %1}, [%2];"
+                 : "=d"(x[0]), "=d"(x[1])
+                 : "r"(peer_address(p, rank))
+                 : "memory");
+}
+
+__device__ inline void store_peer(float* p, int rank, const float (&x)[4]) {
+    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(peer_address(p, rank)), "f"(x[0]), "f"(x[1]),
+                 "f"(x[2]), "f"(x[3])
+                 : "memory");
+}
+
+__device__ inline void store_peer(double* p, int rank, const double (&x)[2]) {
+    asm volatile("st.shared::cluster.v2.f64 [%0], {%1, %2};" ::"r"(peer_address(p, rank)), "d"(x[0]), "d"(x[1])
+                 : "memory");
 }
 
 #endif

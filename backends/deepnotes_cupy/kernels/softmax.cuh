@@ -2,10 +2,10 @@
 
 #include "activations.cuh"
 
-constexpr int HELD = 4;  // logits of a row that a lane keeps in registers; it reads the others from memory again
-
 // The n logits of a sample, z + b; the largest of them; and `total`, the sum of e^(logit - largest). `total` is NaN if
-// a logit is NaN or the largest is infinite; a logit of minus infinity adds 0 to it.
+// a logit is NaN or the largest is infinite; a logit of minus infinity adds 0 to it. A lane keeps
+// HELD logits in registers; it reads the others from memory again.
+template <int HELD = 4>
 struct Row {
     real held[HELD], largest, total;
     const real* z;

@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(WIDE, 1) check_update(
     if (threadIdx.x != 0) return;
 
     const double* update_scalars = scalars + columns * control->updates;
-    decide(control, totals.first, totals.largest, totals.second, m, update_scalars[0], clip_norm, safe_step);
+    decide(control, totals.first, totals.largest, totals.second, m, update_scalars[0], clip_norm, safe_step, 1e-4 * sqrt(safe_step));
     if (control->stopped) return;
     for (int i = 0; i < columns; i++) current[i] = update_scalars[i];
 }
