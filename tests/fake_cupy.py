@@ -277,7 +277,7 @@ def modules() -> dict[str, types.ModuleType]:
         getDeviceCount=lambda: CUDA.devices,
         getDeviceProperties=lambda i: {
             "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132,
-            "l2CacheSize": 50 << 20, "sharedMemPerBlockOptin": 227 << 10, "major": 9,
+            "sharedMemPerBlockOptin": 227 << 10, "major": 9,
         },
         runtimeGetVersion=lambda: 12090,
         cudaDevAttrMaxSharedMemoryPerBlockOptin=97,

@@ -77,7 +77,7 @@ class HostDevice:
 
     xp = np
     processors = 3
-    cache_bytes, shared_bytes = 50 << 20, 227 << 10
+    shared_bytes = 227 << 10
     clusters = True
 
     def __init__(self, memory: int | None = None, flush: bool = False) -> None:

@@ -64,9 +64,7 @@ class CudaDevice:
             self._receive_stream = cupy.cuda.Stream(non_blocking=True)
             properties = runtime.getDeviceProperties(index)
             self.processors = int(properties["multiProcessorCount"])
-            self.cache_bytes, self.shared_bytes = (
-                int(properties[x]) for x in ("l2CacheSize", "sharedMemPerBlockOptin")
-            )
+            self.shared_bytes = int(properties["sharedMemPerBlockOptin"])
             self._holders: WeakSet[Releasable] = WeakSet()
             self.clusters = int(properties["major"]) >= 9
             library = load(runtime.runtimeGetVersion() // 1000)

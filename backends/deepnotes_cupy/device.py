@@ -102,9 +102,6 @@ class Device(Protocol):
     processors: int
     """The number of multiprocessors."""
 
-    cache_bytes: int
-    """The size of the L2 cache."""
-
     shared_bytes: int
     """The largest size of the shared memory of a block."""
 

@@ -20,8 +20,8 @@ from deepnotes_cupy.tape import Tape
 if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
 
-CACHE_SHARE = 0.7
-"""The fraction of the L2 cache that the outputs of a layer may fill."""
+PART_BYTES = 1 << 28
+"""The most that the widest layer writes for a part; parts whose outputs stay in the L2 cache were slower on an H200."""
 MIN_PART = 1024
 """The smallest number of samples of a part, unless memory is short: products of fewer samples are slow."""
 HOST_PART_BYTES = 16 << 20
@@ -75,8 +75,8 @@ class CupyInference(SectionedInference):
     """Computes outputs and losses with the fused kernels; all layers must have kernels.
 
     A small network runs as one launch, see :mod:`deepnotes_cupy.small_networks`. Otherwise, a few samples take a launch
-    or two for each layer, and more samples the products of cuBLAS, part by part, so that what a layer writes is still
-    in the L2 cache when the next one reads it. The tapes and their memory are kept for the last sizes.
+    or two for each layer, and more samples the products of cuBLAS, part by part, if their outputs would take too much memory.
+    The tapes and their memory are kept for the last sizes.
     """
 
     def __init__(self, backend: "DeviceBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
@@ -200,11 +200,11 @@ def weighted_sums(device: Device, x: Any, w: Any = None) -> tuple[float, float]:
 
 
 def part_size(device: Device, layout: Layout, dtype: str) -> int:
-    """Return the number of samples of a part: what the widest layer writes should stay in the L2 cache.
+    """Return the number of samples of a part, so that what the widest layer writes has a limited size.
 
     If possible, it is a multiple of a number for which the tiles of a product, of 128 rows and columns, occupy all
     multiprocessors equally long.
     """
-    in_cache = int(CACHE_SHARE * device.cache_bytes) // (np.dtype(dtype).itemsize * max(layout.sizes[1:]))
+    most = PART_BYTES // (np.dtype(dtype).itemsize * max(layout.sizes[1:]))
     even = 32 * device.processors
-    return max(in_cache // even * even or in_cache, MIN_PART)
+    return max(most // even * even or most, MIN_PART)

@@ -6,7 +6,6 @@ outputs of each sample. So a backend can generate a kernel from an expression, a
 :mod:`deepnotes.nn.derivatives` can differentiate one.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,6 +128,8 @@ class Expression:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of the expression; the same in every process, and for every function with this formula."""
+        import hashlib  # slow to import, and rarely used
+
         return hashlib.sha256(json.dumps(self.to_data()).encode()).hexdigest()
 
     def values_of_numbers(self, like: Any) -> dict[int, float | bool]:

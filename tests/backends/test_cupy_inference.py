@@ -108,14 +108,13 @@ def test_predictions_of_many_samples_are_computed_in_parts_of_about_the_same_siz
     assert widths == [250] * 3 * 4
 
 
-def test_what_a_layer_writes_for_a_part_fits_into_the_cache() -> None:
+def test_what_a_layer_writes_for_a_part_has_a_limited_size(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network(LARGE)
-    device = net.backend.device
-    for cache, expected in ((50 << 20, 22_848), (3 << 20, 1344), (1 << 10, inference_module.MIN_PART)):
-        device.cache_bytes = cache
-        size = inference_module.part_size(device, net.layout, "float32")
+    for most, expected in ((50 << 20, 32_736), (3 << 20, 1920), (1 << 10, inference_module.MIN_PART)):
+        monkeypatch.setattr(inference_module, "PART_BYTES", most)
+        size = inference_module.part_size(net.backend.device, net.layout, "float32")
         assert size == expected
-        assert size * 400 * 4 <= max(cache, 1024 * 400 * 4)
+        assert size * 400 * 4 <= max(most, 1024 * 400 * 4)
 
 
 def test_parameters_changed_by_training_are_used_by_the_next_prediction() -> None:

@@ -1,9 +1,11 @@
 """The order of the samples in each epoch, drawn while the epoch before it trains on a device."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 WORTH_A_THREAD = 1 << 12
 """The smallest number of samples whose order is drawn in a thread: for fewer, that would take longer."""
@@ -28,10 +30,13 @@ class Orders:
 
     def __init__(self, rng: "np.random.Generator | None", samples: int, ahead: bool) -> None:
         self._rng, self._samples = rng, samples
-        self._executor = ThreadPoolExecutor(1, "deepnotes-order") if ahead and samples >= WORTH_A_THREAD else None
-        if rng is not None and self._executor is not None:
-            self._second = np.random.Generator(type(rng.bit_generator)())
         self._next: tuple[Any, Future[tuple[np.ndarray, Any]]] | None = None
+        self._executor: Executor | None = None
+        if rng is not None and ahead and samples >= WORTH_A_THREAD:
+            from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely used
+
+            self._executor = ThreadPoolExecutor(1, "deepnotes-order")
+            self._second = np.random.Generator(type(rng.bit_generator)())
 
     def draw(self, another: bool) -> np.ndarray:
         """Return the indices of the samples in the order of the next epoch, int64; `another` if an epoch follows it."""
@@ -50,6 +55,6 @@ class Orders:
         return order
 
 
-def _draw(rng: np.random.Generator, samples: int) -> tuple[np.ndarray, Any]:
+def _draw(rng: "np.random.Generator", samples: int) -> tuple[np.ndarray, Any]:
     """Return an order, and the state of the generator after it."""
     return rng.permutation(samples), rng.bit_generator.state
