@@ -75,8 +75,8 @@ class CupyInference(SectionedInference):
     """Computes outputs and losses with the fused kernels; all layers must have kernels.
 
     A small network runs as one launch, see :mod:`deepnotes_cupy.small_networks`. Otherwise, a few samples take a launch
-    or two for each layer, and more samples the products of cuBLAS, part by part, if their outputs would take too much memory.
-    The tapes and their memory are kept for the last sizes.
+    or two for each layer, and more samples the products of cuBLAS, in parts of limited size. The tapes and their memory
+    are kept for the last sizes.
     """
 
     def __init__(self, backend: "DeviceBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:

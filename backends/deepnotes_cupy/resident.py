@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ FEWEST_SAMPLES = 8
 """If a block cannot hold so many of its samples at a time, graphs are faster."""
 LAUNCH_SECONDS = 0.05
 """The duration that a launch should not exceed, so that Ctrl-C and watchdogs of displays work."""
+MOST_LAUNCHES = 8
+"""The number of prepared launches, of different numbers of steps, that are kept."""
 
 
 class Refused(Exception):
@@ -205,21 +208,29 @@ class Resident:
         work = 3 * plan.layout.size * m / fit.blocks
         self._most_steps = max(1, int(LAUNCH_SECONDS / (10e-6 + work / 10e9)))
         self._source: Source | None = None
-        self._batch_size = 0
+        self._bound: tuple[Any, ...] = ()
+        self._launches: dict[int, Call] = {}
 
     def bind(self, source: Source, batch_size: int) -> None:
         """Gather batches from the arrays of `source` from now on."""
-        self._source, self._batch_size = source, batch_size
+        arrays = *source, self._shared.order
+        same = self._bound and all(a is b for a, b in zip(arrays, self._bound, strict=False))
+        if not same or batch_size != self._bound[-1]:
+            self._source, self._bound = source, (*arrays, batch_size)
+            self._launches.clear()
 
     def unbind(self) -> None:
         """Release the data."""
-        self._source = None
+        self._source, self._bound = None, ()
+        self._launches.clear()
 
     def run(self, steps: int) -> None:
         """Enqueue a number of steps."""
         while steps:
             count = min(steps, self._most_steps)
-            self._launcher(count)()
+            if count not in self._launches:
+                self._launches = {count: self._launcher(count)} | dict(list(self._launches.items())[:MOST_LAUNCHES])
+            self._launches[count]()
             steps -= count
 
     def _launcher(self, steps: int) -> Call:
@@ -238,7 +249,7 @@ class Resident:
             (
                 *self._source, shared.order, shared.control, shared.scalars, self._arrays.theta, *slots, self._table,
                 self._areas, len(fit.table), 1 if plan.class_indices else layout.sizes[-1], len(plan.optimizer.slots),
-                self._m, self._batch_size, steps, fit.capacity, int(plan.class_indices),
+                self._m, self._bound[-1], steps, fit.capacity, int(plan.class_indices),
                 codes("LossKernel", FILE)[launch.kernel.name], code, codes("Rule", FILE)[update[0]], plan.seed, option,
                 plan.l2, *options, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),
             ),
