@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU: the same sources, compiled by g++ after tests/cuda/host.hpp.
+"""The CUDA kernels on the CPU: the same sources, compiled by g++ with tests/cuda/host.hpp before them.
 
 :class:`Host` launches kernels on NumPy arrays, fast enough for complete training runs. With ``checked=True``, every
 memory access of a kernel is checked for bounds, alignment, races, and reads of shared memory that was not written. In
@@ -61,8 +61,9 @@ class Host:
     checked : bool, default False
         Whether every memory access is checked.
     build : {"fast", "fused", "checked", "sanitized"}, optional
-        The build, which overrides `checked`. "fused" rounds a product and a sum once, as NVRTC does, and needs an x86
-        processor with fused multiply-add. "sanitized" works only in a process that has loaded the address sanitizer.
+        The build, which overrides `checked`. "fused" computes a product and the sum that it is added to with a single
+        rounding, as NVRTC does, and needs an x86 processor with fused multiply-add. "sanitized" works only in a process
+        that has loaded the address sanitizer.
     source : str, optional
         CUDA code to compile instead of the package's kernels, such as a mutant.
 
@@ -140,7 +141,7 @@ class Host:
             raise KernelFault(message.value.decode())
 
     def _copy_to_heap_ends(self, arrays: list[np.ndarray]) -> dict[tuple[int, int], int]:
-        """Copy arrays into heap blocks that end where the array ends, so that the sanitizer detects accesses beyond it.
+        """Copy each array to the end of a heap block, so that the sanitizer detects accesses beyond it.
 
         Returns
         -------
@@ -247,7 +248,7 @@ def _address(kernel: str, parameter: Parameter, value: Any, dtype: str) -> int:
     if parameter.kind not in ("Control", "Source") and value.dtype != parameter.scalar(dtype):
         raise TypeError(f"{kernel}: {parameter.name} has dtype {value.dtype}, wanted {parameter.scalar(dtype)}")
     if not parameter.const and not value.flags.writeable:
-        raise TypeError(f"{kernel}: {parameter.name} must not be written to")
+        raise TypeError(f"{kernel}: {parameter.name} is a read-only array, wanted one that the kernel can write to")
     return int(value.ctypes.data)
 
 

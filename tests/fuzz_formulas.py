@@ -65,18 +65,18 @@ def mutated(draw: st.DrawFn, expression: dict[str, Any]) -> dict[str, Any]:
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """Return a model file with a valid or a malicious formula, whose digests are correct."""
+    """Return a model file with correct digests and a valid or malicious formula."""
     header, arrays = draw(st.sampled_from(VALID))
     first, second = header["network"]["layers"]
     key = draw(st.sampled_from(["formula", "formula", "derivative"]))
-    is_valid_tree = draw(st.integers(0, 9)) > 0
-    first = first | {key: draw(mutated(first[key]))} if is_valid_tree else draw(altered(first))
+    mutates_formula = draw(st.integers(0, 9)) > 0
+    first = first | {key: draw(mutated(first[key]))} if mutates_formula else draw(altered(first))
     return hostile.sealed(header | {"network": header["network"] | {"layers": [first, second]}}, arrays)
 
 
 @target("formula of a model file", files(), ".safetensors")
-def load(path: Path) -> None:
-    """Load a network; it computes, is exported, and is saved and loaded again to the same bits."""
+def load_and_use(path: Path) -> None:
+    """Check that a network can predict, train and be exported, and that a reloaded copy computes the same bits."""
     net = dn.load(path, backend="numpy")
     assert len(repr(net) + net.summary()) < 5000
     copy = path.with_suffix(".copy")
@@ -89,7 +89,7 @@ def load(path: Path) -> None:
 
 
 def predict_and_train(net: dn.Network) -> np.ndarray:
-    """Return the outputs of a network before and after an update, if its loss is finite."""
+    """Return the outputs of a network before an update and, if its loss is finite, after it."""
     outputs = [net.predict(X)]
     try:
         net.partial_fit(X, Y)

@@ -1,4 +1,4 @@
-"""DeviceBackend: what Programs and Inferences use of the backend, defined here to avoid an import cycle."""
+"""DeviceBackend: the part of the backend that Programs and Inferences use, defined here to avoid an import cycle."""
 
 from typing import Any
 
@@ -13,7 +13,8 @@ class DeviceBackend(Backend):
     ----------
     device : Device
     driver : str
-        How networks are trained: by graphs ("graph"), in shared memory ("resident"), or as it is faster ("auto").
+        How networks are trained: by graphs ("graph"), in shared memory ("resident"), or in the way that is
+        expected to be faster ("auto").
     loss_scale : float, "dynamic" or None
         For float16 only.
     stage_bytes : int

@@ -126,7 +126,7 @@ class Device(Protocol):
         """
 
     def address(self, x: Any) -> int:
-        """Return the address of an array, for a structure in device memory."""
+        """Return the address of an array, to be stored in a structure in device memory."""
 
     def launcher(
         self, kernel: Kernel, dtype: str, grid: tuple[int, ...], block: int, arguments: Sequence[Any], shared: int = 0
@@ -167,9 +167,10 @@ class Device(Protocol):
         """
 
     def aside(self, calls: Sequence[Call]) -> Call:
-        """Return a call that makes other calls in a second stream, where they start after all work enqueued so far.
+        """Return a call that makes other calls in a second stream.
 
-        Work enqueued afterwards does not wait for them, until :meth:`rejoin` is called.
+        They start after all work enqueued before that call. Work enqueued after it does not wait for them, until
+        :meth:`rejoin` is called.
         """
 
     def rejoin(self) -> None:
@@ -205,7 +206,10 @@ class Device(Protocol):
         """Block the host until an event has occurred."""
 
     def release_on_shortage(self, holder: Releasable) -> None:
-        """Have `holder` release its memory before :meth:`empty` raises an error, as long as `holder` exists."""
+        """Have `holder` release its memory if memory is short, before :meth:`empty` raises an error.
+
+        Only a weak reference to `holder` is kept.
+        """
 
     def free_bytes(self) -> int:
         """Return the number of bytes that can be allocated."""

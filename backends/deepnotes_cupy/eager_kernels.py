@@ -185,7 +185,7 @@ class FusedEquations:
         return float(scale) if isinstance(scale, int | float) and str(dZ.dtype) == "float32" else 1.0
 
     def _control(self, **values: float) -> Any:
-        """Return a new structure ``Control`` on the device, with the given values in the fields of these names."""
+        """Return a new structure ``Control`` on the device, with the given values in the fields of the keywords."""
         host = control.initial(0)
         for name, value in values.items():
             control.read(host)[name] = value
@@ -213,5 +213,5 @@ def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
 
 
 def _option(name: str, option: tuple[float, ...], options: dict[str, float]) -> float:
-    """Return the option of an activation, given by position or by keyword, or its default; 0 for one without option."""
+    """Return the option of an activation, given by position or by keyword, or its default; 0 if there is none."""
     return float(next(iter((*option, *options.values(), *ACTIVATIONS[name].options.values())), 0.0))

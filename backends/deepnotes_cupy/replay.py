@@ -14,7 +14,7 @@ from deepnotes_cupy.step import Arrays, Shared, Source, Step
 STEPS_PER_GRAPH = 16
 """The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
 WARM_UP_STEPS = 2
-"""The number of steps run one by one before a capture, so that everything that is loaded at first use is loaded."""
+"""The number of steps run one by one before a capture; after them, everything that is loaded at first use is loaded."""
 
 
 class Replay:
@@ -67,7 +67,7 @@ class Replay:
                 graph = self._device.capture(lambda: self.step.run(steps))
                 difference = self._difference(graph, steps)
             except (CaptureRefused, DeviceMemoryError) as error:
-                difference = f"it cannot be captured: {error}"
+                difference = f"the steps cannot be captured ({error})"
             if difference is None:  # the steps stopped, so nothing could be compared; try again later
                 self._run = -STEPS_PER_GRAPH
                 return None

@@ -165,7 +165,7 @@ def test_the_stream_still_works_after_a_capture_fails(
     assert CUDA.capturing is None
     assert not any(entry[0] == "graph" for entry in CUDA.log)
     (record,) = caplog.records
-    assert "it cannot be captured" in record.message
+    assert "the steps cannot be captured" in record.message
     message = "cublasGemmEx: not supported (15)" if failing == "gemm" else "not permitted when stream is capturing"
     assert message in record.message
 

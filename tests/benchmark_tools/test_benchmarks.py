@@ -188,7 +188,7 @@ def test_tables_are_filled_in_between_markers_if_there_are_results(
 |---|--:|--:|--:|--:|
 | small, 1-2 | 1,000 | 1.2 | ~57 | 0.60 (0.50 to 0.70) |
 
-~ unreliable: the middle half of its rounds spans more than 20% of their median.
+~ unreliable: the middle half of the measured times spans more than 20% of their median.
 
 P, 2 cores, Python 3.11, numpy 2, jax 1, BLAS B; 2020-01-01, commit abc.
 <!-- /steps -->

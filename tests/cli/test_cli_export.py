@@ -20,7 +20,7 @@ from deepnotes.network.formats import check_vectors, onnx_writing
 
 @pytest.fixture(autouse=True)
 def folder(folder):
-    """Run each test in a temporary folder with data.csv, a classifier (kind) and a regression (price)."""
+    """Run each test in a temporary folder with data.csv, a classifier (kind) and a regressor (price)."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(2, 40))
     write_table("data.csv", ["x", "y", "kind", "price"], [x, y, np.where(x > 0, "up", "down"), 1e5 * (x + y)])

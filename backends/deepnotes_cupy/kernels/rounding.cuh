@@ -1,4 +1,4 @@
-// Rounding to 16-bit formats, the factors of products: to nearest, ties to even. It uses integer arithmetic, so that no CUDA header is needed.
+// Rounding of the factors of products to 16-bit formats: to nearest, ties to even. It uses integer arithmetic, so that no CUDA header is needed.
 
 #include "common.cuh"
 
@@ -35,7 +35,8 @@ __device__ inline unsigned single_bits(double x) {
     return bits | 1;
 }
 
-// Where a kernel writes numbers as factors of products: scale * x, rounded to 16 bits. `out` is null for no factors.
+// Where a kernel writes its results once more, as a factor of a product: scale * x, rounded to 16 bits. If `out` is
+// null, it does not.
 struct Factor {
     unsigned short* out;
     int kind;

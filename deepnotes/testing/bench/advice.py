@@ -10,7 +10,8 @@ from deepnotes.testing.bench.timing import UNRELIABLE
 UNRELIABLE_MARK = "~"
 """The mark before a time whose rounds scatter too much."""
 FOOTNOTE = (
-    f"{UNRELIABLE_MARK} unreliable: the middle half of its rounds spans more than {UNRELIABLE:.0%} of their median"
+    f"{UNRELIABLE_MARK} unreliable: the middle half of the measured times spans more than {UNRELIABLE:.0%} of their "
+    "median"
 )
 
 Rows = list[list[str]]
