@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_REPLAYS = 3
 """The largest number of batch sizes whose buffers are kept. Most training runs have two: the last batch is smaller."""
+MAX_RESIDENTS = 16
+"""The same for training in shared memory, where there are no buffers."""
 MAX_INDICES = 1 << 22
 """The largest number of sample indices on the device at a time."""
 
@@ -60,6 +62,7 @@ class CupyProgram(EagerProgram):
         self._stage: Stage | None = None
         self._host_copies: dict[int, tuple[Any, np.ndarray]] = {}
         self._source_cache: tuple[Any, Any, Any] = (None, None, None)
+        self._streamed: Data | None = None
 
     # --- the three methods of a Program ---------------------------------------------------------------------------
 
@@ -112,7 +115,7 @@ class CupyProgram(EagerProgram):
     def release_data(self) -> None:
         """Release the data of the last training run, since another run needs the memory."""
         with self._device.section():
-            self._source_cache, self._stage = (None, None, None), None
+            self._source_cache, self._stage, self._streamed = (None, None, None), None, None
             self._host_copies.clear()
             drivers: list[Replay | Resident | None] = [*self._replays.values(), *self._residents.values()]
             for driver in drivers:
@@ -151,6 +154,10 @@ class CupyProgram(EagerProgram):
 
     def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
         """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
+        if self._shared.bind(source, batch_size):  # launches on the data before would keep them in memory
+            for resident in self._residents.values():
+                if resident:
+                    resident.unbind()
         for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
             if m and steps:
                 driver = self._trainer(state, m, source.w is not None)
@@ -159,6 +166,9 @@ class CupyProgram(EagerProgram):
 
     def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue the steps for samples that stay on the host, part by part."""
+        if data is not self._streamed:  # another call of fit: the arrays may have changed
+            self._host_copies.clear()
+            self._streamed = data
         hosts: list[np.ndarray] = [self._host_array(x) for x in data if x is not None]
         widths = self.plan.inputs, self._targets, int(data.w is not None)
         if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
@@ -178,6 +188,8 @@ class CupyProgram(EagerProgram):
         """Return what trains this state's arrays on batches of `m` samples."""
         self._use(state)
         if m not in self._residents:
+            if len(self._residents) >= MAX_RESIDENTS:
+                del self._residents[next(iter(self._residents))]
             self._residents[m] = self._resident(m)
         return self._residents[m] or self._replay(state, m, weighted)
 
@@ -253,8 +265,6 @@ class CupyProgram(EagerProgram):
     def _source(self, data: Data) -> Source:
         """Return the arrays that batches are gathered from: the data themselves, or copies at fixed addresses."""
         before, copies, source = self._source_cache
-        if data is before:  # the same call of fit
-            return source  # type: ignore[no-any-return]
         if not (before and all(a is b for a, b in zip(data, before, strict=True))):
             arrays = [None if a is None else self._flat(a) for a in data]
             source = Source(*(None if pair is None else pair[0] for pair in arrays))
@@ -262,7 +272,8 @@ class CupyProgram(EagerProgram):
             self._source_cache = data, copies, source
             return source
         for x, copied, target in zip(data, copies, source, strict=True):
-            if copied:  # the original may have changed
+            # The original may have changed since the last call of fit or, if it is the user's, since the last chunk.
+            if copied and (x is data.X or data is not before):
                 rows: Any = x.T  # type: ignore[union-attr]
                 target.reshape(rows.shape)[...] = rows
         self._source_cache = data, copies, source

@@ -92,17 +92,22 @@ class Shared:
         self._device = device
         self._bound: tuple[Any, ...] = ()
 
-    def bind(self, source: Source, batch_size: int) -> None:
-        """Gather batches from the arrays of `source` from now on, at the indices in `order`."""
+    def bind(self, source: Source, batch_size: int) -> bool:
+        """Gather batches from the arrays of `source` from now on, at the indices in `order`.
+
+        Return whether the arrays or the batch size have changed.
+        """
         arrays = *source, self.order
-        if not (
+        changed = not (
             self._bound
             and batch_size == self._bound[-1]
             and all(a is b for a, b in zip(arrays, self._bound, strict=False))
-        ):
+        )
+        if changed:
             addresses = [0 if x is None else self._device.address(x) for x in arrays]
             self._device.upload(np.array([*addresses, batch_size], np.int64), self.source)
             self._bound = *arrays, batch_size  # keeps the arrays alive
+        return changed
 
     def unbind(self) -> None:
         """Release the data."""

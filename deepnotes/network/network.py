@@ -242,12 +242,13 @@ class Network:
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
         with callback_lifecycle(training), np.errstate(all="ignore"):
             program, training.state = self._start(plan)
-            training.per_chunk = self._per_chunk.get(batch_size, 1)
+            used = min(batch_size, training.samples)
+            training.per_chunk = self._per_chunk.get(used, 1)
             evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
             try:
                 return run_fit(training, program, evaluate)
             finally:
-                self._per_chunk[batch_size] = training.per_chunk
+                self._per_chunk[used] = training.per_chunk
 
     @exclusive
     def partial_fit(  # noqa: PLR0913 - a subset of the options of fit

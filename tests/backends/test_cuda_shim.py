@@ -231,7 +231,7 @@ ROTATE = (
     await_copies();
     own[i] = 1;
     sync_cluster();
-    const float other = load_peer(pool + i, (rank + 1) % 4);
+    const float other[1] = {load_peer(pool + i, (rank + 1) % 4)};
     sync_cluster();
     store_peer(pool + i, (rank + 2) % 4, other);
     sync_cluster();

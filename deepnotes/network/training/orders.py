@@ -1,5 +1,6 @@
 """The order of the samples in each epoch, drawn while the epoch before it trains on a device."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,8 @@ class Orders:
         self._next = None
         if another and self._executor is not None:
             state = self._second.bit_generator.state = rng.bit_generator.state
-            self._next = state, self._executor.submit(_draw, self._second, self._samples)
+            with suppress(RuntimeError):  # no thread can start while the interpreter shuts down
+                self._next = state, self._executor.submit(_draw, self._second, self._samples)
         return order
 
 
