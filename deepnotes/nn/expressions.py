@@ -331,7 +331,8 @@ def _number(name: str, values: Sequence[Any], dtype: str) -> Any:
 class Symbol:
     """A value while tracing: an array of unknown elements, or a number that is not known yet."""
 
-    __array_priority__ = 1000
+    __array_ufunc__ = None  # NumPy's functions must not take it for an object
+    __hash__ = object.__hash__
 
     def __init__(self, trace: "Trace", index: int, kind: Kind) -> None:
         self.trace, self.index, self.kind = trace, index, kind
@@ -352,6 +353,11 @@ class Symbol:
 
     def __bool__(self) -> NoReturn:
         raise NotAnExpressionError("a branch on the values of an array")
+
+    def __eq__(self, other: object) -> NoReturn:
+        raise NotAnExpressionError("==, which is not in the Array protocol (use xp.equal)")
+
+    __ne__ = __eq__
 
     def __float__(self) -> NoReturn:
         raise NotAnExpressionError("the values of an array as Python numbers")
@@ -527,6 +533,8 @@ class Trace:
         if len(operands) != OPERATIONS[name]:
             raise NotAnExpressionError(f"{name} with {len(operands)} arguments")
         symbols = [self.symbol(x) for x in operands]
+        if [x.kind.boolean for x in symbols] != _booleans(name):
+            raise NotAnExpressionError(f"{name} of a condition (use xp.astype), or a number as a condition")
         simpler = self._simplified(name, symbols)
         return self._node(Node(name, tuple(x.index for x in symbols))) if simpler is None else simpler
 

@@ -12,16 +12,32 @@ from deepnotes.utils.errors import NotAnExpressionError
 
 def _cached(describe: Callable[..., Expression]) -> Callable[..., Expression]:
     """Return a function that describes a part which cannot change only once."""
-    kept = lru_cache(maxsize=256)(describe)
+
+    @lru_cache(maxsize=256)
+    def kept(key: _Exactly, *arguments: Any) -> Expression:
+        return describe(key.part, *arguments)
 
     @wraps(describe)
     def call(part: Any, *arguments: Any) -> Expression:
-        try:
-            return (kept if is_fixed(part) else describe)(part, *arguments)
-        except TypeError:  # an option cannot be hashed
-            return describe(part, *arguments)
+        return kept(_Exactly(part), *arguments) if is_fixed(part) else describe(part, *arguments)
 
     return call
+
+
+class _Exactly:
+    """A part as a key: equal to parts of the same class with the same attributes; 0.0 and -0.0, 1 and True differ.
+
+    ``==`` of a part may leave out attributes.
+    """
+
+    def __init__(self, part: Any) -> None:
+        self.part, self._key = part, (type(part), repr(sorted(vars(part).items())))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Exactly) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
 
 @_cached
@@ -32,7 +48,7 @@ def activation(part: Any, dtype: str, outputs: int) -> Expression:
 
 def loss(part: Any, dtype: str, outputs: int) -> Expression:
     """Return the losses, shape (1, m), of a loss for arguments A and Y."""
-    return trace(lambda xp, A, Y: part.value(Ops(xp, {}), A, Y), ["A", "Y"], dtype, outputs)
+    return trace(lambda xp, A, Y: _per_sample(xp, part.value(Ops(xp, {}), A, Y), outputs), ["A", "Y"], dtype, outputs)
 
 
 @_cached
@@ -51,7 +67,7 @@ def loss_and_derivative(part: Any, dtype: str, outputs: int) -> Expression:
 
     def both(xp: Any, A: Any, Y: Any) -> Any:
         ops = Ops(xp, {})
-        return part.value(ops, A, Y), _full(xp, part.derivative(ops, A, Y), A)
+        return _per_sample(xp, part.value(ops, A, Y), outputs), _full(xp, part.derivative(ops, A, Y), A)
 
     return trace(both, ["A", "Y"], dtype, outputs)
 
@@ -62,7 +78,7 @@ def fused_loss(part: Any, dtype: str, outputs: int) -> Expression:
 
     def both(xp: Any, Z: Any, A: Any, Y: Any) -> Any:
         ops = Ops(xp, {})
-        return part.value_of_logits(ops, Z, Y), _full(xp, part.delta(ops, A, Y), A)
+        return _per_sample(xp, part.value_of_logits(ops, Z, Y), outputs), _full(xp, part.delta(ops, A, Y), A)
 
     return trace(both, ["Z", "A", "Y"], dtype, outputs)
 
@@ -89,6 +105,16 @@ def _full(xp: Any, x: Any, like: Any) -> Any:
     """Return a value of a trace, broadcast to the shape of `like` if it has fewer elements."""
     x = xp.symbol(x)
     return x if x.kind.shape == FULL else xp.apply("spread", x, like)
+
+
+def _per_sample(xp: Any, x: Any, outputs: int) -> Any:
+    """Return the losses of a trace; with one output, they may have the shape of the outputs."""
+    x = xp.symbol(x)
+    if x.kind.shape != FULL:
+        return x
+    if outputs > 1:
+        raise NotAnExpressionError("losses of shape (k, m) instead of (1, m)")
+    return xp.sum(x, axis=0, keepdims=True)
 
 
 def options(part: Any) -> list[float]:

@@ -139,7 +139,7 @@ class Loss(LossFunction):
     def fused_with(self, activation: ActivationFunction) -> bool:
         """Return whether the loss after `activation` is computed from the logits Z (N11)."""
         fused = LIBRARY[self.name].fused
-        return fused is not None and isinstance(activation, Activation) and activation.name == fused[0]
+        return fused is not None and type(activation) is Activation and activation.name == fused[0]
 
     def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
         """Return the loss of each sample, shape (1, m), from the logits."""
@@ -196,7 +196,7 @@ def loss_after(g: ActivationFunction | None, loss: str | LossFunction | None) ->
         If the loss is not defined for the outputs of `g`.
     """
     defaults = {"sigmoid": "binary_cross_entropy", "softmax": "categorical_cross_entropy"}
-    name = g.name if isinstance(g, Activation) else ""
+    name = g.name if type(g) is Activation else ""
     function = as_loss(defaults.get(name, "mean_squared_error") if loss is None else loss)
     check_pair(function, g)
     return function

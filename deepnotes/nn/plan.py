@@ -219,7 +219,7 @@ def scalar_table(optimizer: Optimizer, names: Sequence[str], step: int, rates: n
     """
     try:
         values = optimizer.scalars(np.arange(step + 1, step + 1 + len(rates)), rates)
-    except (TypeError, ValueError):  # it branches on the step, for example
+    except Exception:  # it branches on the step, for example; if it is wrong, it fails again below
         one_by_one = [optimizer.scalars(step + 1 + i, rate) for i, rate in enumerate(rates.tolist())]
         values = {name: np.array([scalars[name] for scalars in one_by_one]) for name in one_by_one[0]}
     if unread := values.keys() - set(names):

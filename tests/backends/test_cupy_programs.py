@@ -435,3 +435,31 @@ def test_two_backends_do_not_share_a_device() -> None:
     nets = [train(target, seed=3) for target in (backend(), backend())]
     assert isinstance(nets[0].backend, CupyBackend)
     assert np.array_equal(nets[0].flat(), nets[1].flat())
+
+
+def test_data_that_stay_on_the_host_are_read_again_by_each_fit() -> None:
+    results = []
+    for use_copies in (False, True):
+        target = backend(resident_bytes=0)
+        net = dn.Network([dn.Dense(3, "softmax")], 4, backend=target, seed=0)
+        X, y = blobs(64)
+        program = target.compile(net._plan(net._loss(None), "sgd", 0.0, None, True))
+        state, samples = dn.backends.State(net.theta), X.astype("float32")
+        for _ in range(2):
+            given = samples.copy() if use_copies else samples
+            data = dn.backends.Data(given, target.from_samples(y.reshape(1, -1)))
+            program.train(state, dn.backends.Batches(data, np.arange(64), 8, np.full(8, 0.1)))
+            samples += 1
+        results.append(net.flat())
+    assert np.array_equal(*results)
+
+
+def test_training_in_shared_memory_keeps_only_the_data_of_the_last_call() -> None:
+    target = backend(driver="auto")
+    net = dn.Network([dn.Dense(2, "relu"), dn.Dense(1)], 100, backend=target, seed=0)
+    used = []
+    for number in range(24):
+        X = np.asfortranarray(np.random.default_rng(number).normal(size=(100, 512 + number)), "float32")
+        net.partial_fit(X, X[:1], batch_size=64)
+        used.append(target.device.used)
+    assert used[-1] < used[2] + 2 * X.nbytes

@@ -45,14 +45,17 @@ def lower(
     lowering.place_outputs(inputs, outputs, targets)
     lowering.place_concatenations()
     calls = lowering.calls()
-    results = []
+    copies, results = [], []
     for symbol, target in zip(outputs, targets, strict=True):
         array = lowering.array(symbol)
         if target is not None and array is not target:
-            calls.append(partial(xp.copyto, target, array))
+            if symbol.root.source is None:  # an input, which the copy of another output may overwrite
+                calls.append(partial(xp.copyto, copy := xp.empty(array.shape, dtype=array.dtype), array))
+                array = copy
+            copies.append(partial(xp.copyto, target, array))
             array = target
         results.append(array)
-    return calls, results
+    return calls + copies, results
 
 
 def _needed_instructions(instructions: list[Instruction], outputs: list[Symbol]) -> list[Instruction]:
@@ -77,6 +80,9 @@ class _Lowering:
             for symbol in instruction.symbols:
                 self.last_use[id(symbol.root)] = i
         self.permanent = {id(s.root) for s in outputs}  # their buffers are never reused
+        for symbol in outputs:
+            if symbol.root.source is None:  # an input that is an output as well is read at the end
+                self.last_use[id(symbol.root)] = len(instructions)
         self.group = self._groups()
         self.free: list[Any] = []  # raw buffers that can be reused
         self.filled: dict[Any, Any] = {}  # arrays of one repeated number, see _full

@@ -38,7 +38,7 @@ class Link(NamedTuple):
 
     def has(self, name: str) -> bool:
         """Return whether the activation is the library's one of this name; another class may have the same name."""
-        return isinstance(self.g, Activation) and self.g.name == name
+        return type(self.g) is Activation and self.g.name == name
 
 
 class Target(NamedTuple):

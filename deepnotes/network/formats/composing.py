@@ -95,11 +95,11 @@ def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[
 
 
 def _name(g: ActivationFunction) -> str:
-    return g.name if isinstance(g, Activation) else repr(g)
+    return g.name if type(g) is Activation else repr(g)
 
 
 def _is_bounded(g: ActivationFunction) -> bool:
-    return isinstance(g, Activation) and g.name in BOUNDED
+    return type(g) is Activation and g.name in BOUNDED
 
 
 def _fold(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ def describe(layer: Layer, dtype: str) -> dict[str, Any]:
 
 def _describe_activation(layer: Dense, dtype: str) -> dict[str, Any]:
     g = layer.g
-    if isinstance(g, Activation):
+    if type(g) is Activation:
         return {"activation": g.name, "options": dict(g.options)}
     try:
         formula = as_formula(g, dtype, layer.units)

@@ -71,7 +71,7 @@ def trace_chain(chain: Chain) -> tuple[Trace, Any]:
         W, b = trace.constant(f"W{number}", link.W), trace.constant(f"b{number}", link.b.reshape(-1))
         Z: Any = ops.linear(W, A, b)
         Z.shape = (len(link.W),)
-        A = link.g.forward(ops if isinstance(link.g, Activation) else formula_ops, Z)
+        A = link.g.forward(ops if type(link.g) is Activation else formula_ops, Z)
     if chain.target is not None:
         trace.scope = "target/"
         A = trace.cast(A, "float64") * chain.target.scale + chain.target.mean

@@ -163,7 +163,7 @@ def _text(lines: list[str], statement: ast.stmt) -> str:
 
 def _functions(chain: Chain) -> list[str]:
     """Return the names of the equations that the layers need."""
-    return ["linear", *{link.g.name: None for link in chain.links if isinstance(link.g, Activation)}]
+    return ["linear", *{link.g.name: None for link in chain.links if type(link.g) is Activation}]
 
 
 OPERATORS = {
@@ -422,7 +422,7 @@ def _predict(chain: Chain) -> list[str]:
         "    A = samples(X)  # samples are columns from here on",
     ]
     for number, (_, _, g) in enumerate(chain.links, 1):
-        name, options = (g.name, g.options) if isinstance(g, Activation) else (_formula_name(number), ())
+        name, options = (g.name, g.options) if type(g) is Activation else (_formula_name(number), ())
         arguments = "".join(f", {option}={value!r}" for option, value in options)
         lines.append(f"    A = {name}(np, linear(np, W{number}, A, b{number}){arguments})")
     if chain.target is None:

@@ -34,10 +34,11 @@ class Orders:
         self._next: tuple[Any, Future[tuple[np.ndarray, Any]]] | None = None
         self._executor: Executor | None = None
         if rng is not None and ahead and samples >= WORTH_A_THREAD:
-            from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely used
-
-            self._executor = ThreadPoolExecutor(1, "deepnotes-order")
             self._second = np.random.Generator(type(rng.bit_generator)())
+            with suppress(RuntimeError):  # no thread can start while the interpreter shuts down
+                from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely used
+
+                self._executor = ThreadPoolExecutor(1, "deepnotes-order")
 
     def draw(self, another: bool) -> np.ndarray:
         """Return the indices of the samples in the order of the next epoch, int64; `another` if an epoch follows it."""
@@ -52,7 +53,7 @@ class Orders:
         self._next = None
         if another and self._executor is not None:
             state = self._second.bit_generator.state = rng.bit_generator.state
-            with suppress(RuntimeError):  # no thread can start while the interpreter shuts down
+            with suppress(RuntimeError):  # as above
                 self._next = state, self._executor.submit(_draw, self._second, self._samples)
         return order
 

@@ -254,3 +254,14 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[-1].startswith("epoch 20/20  loss ")
     assert "val_loss" in lines[-1]
     assert len(lines) == 11
+
+
+def test_the_length_of_chunks_is_remembered_for_batches_of_the_same_size_only() -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(4, 3000)), rng.integers(0, 2, 3000)
+    net = dn.Network([dn.Dense(2, "softmax")], 4, backend="numpy", seed=0)
+    net.fit(X[:, :8], y[:8], epochs=100, batch_size=1000)
+    net.fit(X, y, epochs=1, batch_size=1000)
+    assert set(net._per_chunk) == {8, 1000}
+    assert net._per_chunk[8] > 3
+    assert net._per_chunk[1000] <= 4  # it starts at 1 and doubles
