@@ -137,7 +137,7 @@ def compare_part(trial: Trial, part: Part, dtype: str) -> None:
 
 def _compare_activation(trial: Trial, g: ActivationFunction, dtype: str, outputs: int) -> None:
     draw, bounds = Draw(trial.rng), trial.bounds(dtype)
-    Z = round_to_7_bits(draw.real(outputs, SAMPLES)).astype(dtype)
+    Z = _representable(trial, draw.real(outputs, SAMPLES)).astype(dtype)
     dA = draw.weights(outputs, SAMPLES).astype(dtype)
     A: Any = g.forward(bounds.ops, bounds.from_numpy(Z))
     dZ: Any = g.backward(bounds.ops, bounds.from_numpy(dA), bounds.from_numpy(Z), A)
@@ -154,7 +154,7 @@ def _compare_loss(trial: Trial, loss: LossFunction, dtype: str, outputs: int, cl
     draw_outputs: dict[str, Callable[[int, int], np.ndarray]]
     draw_outputs = {"real": draw.real, "positive": draw.positive, "unit": draw.unit, "simplex": draw.distributions}
     draw_targets = draw_outputs | {"count": partial(draw.indices, 5), "unit": draw.bits}
-    A = round_to_7_bits(draw_outputs[loss.outputs[0]](outputs, SAMPLES)).astype(dtype)
+    A = _representable(trial, draw_outputs[loss.outputs[0]](outputs, SAMPLES)).astype(dtype)
     labels = draw.indices(outputs, 1, SAMPLES)
     Y = np.eye(outputs)[:, labels[0]] if class_indices else draw_targets[loss.targets](outputs, SAMPLES)
     targets = labels if class_indices else Y.astype(dtype)
@@ -168,6 +168,14 @@ def _compare_loss(trial: Trial, loss: LossFunction, dtype: str, outputs: int, cl
     _, losses = inference.losses(put(_theta(A)), put(np.eye(SAMPLES, dtype=dtype)), put(targets), loss)
     trial.compare(losses, L, f"{where}: value")
     _compare_step(trial, plan, A, targets, (L, dA), f"{where}: derivative")
+
+
+def _representable(trial: Trial, x: np.ndarray) -> np.ndarray:
+    """Return `x`, rounded so that no product of the backend rounds it again."""
+    rounded = round_to_7_bits(x)
+    if trial.backend.matmul_precision == "float16":
+        rounded[abs(rounded) < np.finfo(np.float16).smallest_normal] = 0.0
+    return rounded
 
 
 def _plan(layer: Dense, dtype: str, loss: LossFunction, class_indices: bool = False) -> Plan:

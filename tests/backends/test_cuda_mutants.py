@@ -81,8 +81,8 @@ MUTANTS = [
     Mutant(
         "all blocks write to the same address",
         "updates.cu",
-        "partial[2 * blockIdx.x] = squares.totals.first, partial[2 * blockIdx.x + 1]",
-        "partial[0] = squares.totals.first, partial[1]",
+        "double* mine = partial + 3 * blockIdx.x;",
+        "double* mine = partial;",
         "norms",
         RACE,
     ),

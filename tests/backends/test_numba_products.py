@@ -41,7 +41,7 @@ SHAPES = [
 def compute(operation, buffers, layer, workspace, offsets, blocks, rows, add):
     """Compute one of the products, or transpose A into panels (`rows` is then the rank and the number of threads)."""
     theta, g, errors = buffers
-    buffers = Buffers(pointer(theta, 0), pointer(g, 0), pointer(errors, 0), pointer(g, 0), pointer(g, 0), True)
+    buffers = Buffers(pointer(theta, 0), pointer(g, 0), pointer(errors, 0), True)
     memory, capacity = workspace
     work, layer = Workspace(pointer(memory, 0), capacity), DenseLayer(*layer)
     A, D, panels = offsets

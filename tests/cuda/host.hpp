@@ -175,6 +175,9 @@ HOST_VECTOR4(ushort4, unsigned short, 8)
     extern "C" double name(double, double) noexcept;                 \
     extern "C" float name##f(float, float) noexcept;                 \
     inline float name(float x, float y) { return name##f(x, y); }
+extern "C" double fma(double, double, double) noexcept;
+extern "C" float fmaf(float, float, float) noexcept;
+inline float fma(float x, float y, float z) { return fmaf(x, y, z); }
 HOST_MATH(exp)
 HOST_MATH(expm1)
 HOST_MATH(log)
