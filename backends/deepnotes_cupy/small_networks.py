@@ -41,7 +41,7 @@ def tabulate(layers: Sequence[tuple[int, ...]], dtype: str, samples: int) -> Tab
     Examples
     --------
     >>> tabulate([(64, 10, 0, 640, 0)], "float32", 64).shared
-    22528
+    26176
     """
     size = np.dtype(dtype).itemsize
     pack, warps = 16 // size, kernels()["predict_resident"].threads // 32
