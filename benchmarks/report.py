@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.gpu.record import case_rows, select
+from benchmarks.gpu.record import case_rows, number, select
 from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, format_number
 from deepnotes.testing.bench.machine import machine
 
@@ -19,6 +19,13 @@ README_CONTENDERS = ("numba", "numpy", "scikit-learn", "pytorch", "jax")
 """The contenders that the README shows."""
 README_GPU_LIBRARIES = ("deepnotes", "pytorch graph", "jax")
 """The libraries on a GPU that the README shows."""
+GPU_LIMITS = {
+    "copy, µs": "a node of a graph that copies",
+    "launch, µs": "a node of a graph that launches a kernel",
+    "copy, GB/s": "a copy on the device",
+    "update, GB/s": "the kernel of the update",
+}
+"""What the entries of the part "limits" in ``gpu.json`` are."""
 LEFT_OUT = "–"
 """The text of a cell for a contender that was left out."""
 
@@ -98,7 +105,7 @@ def gpu_steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
     selected = {}
     for name, r in select(results, "steps").items():
         times = {library: us for library, us in r["microseconds"].items() if library in README_GPU_LIBRARIES}
-        facts = {key: r[key] for key in ("network", "batch", "precision")}
+        facts = {key: r[key] for key in ("network", "batch", "precision", "unreliable")}
         if len(times) > 1:
             selected[name] = facts | {"microseconds": times}
     return case_rows(selected)
@@ -107,6 +114,15 @@ def gpu_steps_briefly_rows(results: dict[str, Any], in_full: bool) -> Rows:
 def gpu_predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of the predictions in ``gpu.json``."""
     return case_rows(select(results, "predict"))
+
+
+def gpu_limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of the other measurements in ``gpu.json``: streaming, nodes of a graph, bandwidths."""
+    streaming, limits = results["streaming"], results["limits"]
+    case = f"{streaming['network']}, batch {streaming['batch']:,}, {streaming['samples']:,} samples"
+    rates = [[f"{case}: {what}", f"{number(rate)} GB/s"] for what, rate in streaming["GB/s"].items()]
+    measured = [[text, f"{number(limits[key])} {key.rpartition(', ')[2]}"] for key, text in GPU_LIMITS.items()]
+    return [["", "measured"], *rates, *measured]
 
 
 def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -240,6 +256,7 @@ TABLES = {
     "gpu-steps": (gpu_steps_rows, {"torch", "jax"}),
     "gpu-steps-briefly": (gpu_steps_briefly_rows, {"torch", "jax"}),
     "gpu-predictions": (gpu_predictions_rows, {"torch"}),
+    "gpu-limits": (gpu_limits_rows, set()),
 }
 """For each table, the function that returns its rows, and the packages whose versions are named below it.
 
@@ -249,7 +266,7 @@ backends are also named.
 """
 TEXTS = {"exporters"}
 """The tables that contain text; their columns are aligned to the left."""
-GPU_TABLES = ("gpu-steps", "gpu-steps-briefly", "gpu-predictions")
+GPU_TABLES = ("gpu-steps", "gpu-steps-briefly", "gpu-predictions", "gpu-limits")
 DOCUMENTS_ONLY = {"steps-briefly", *GPU_TABLES}
 """The tables that the report leaves out: the first is contained in ``steps``, the others are about other machines."""
 SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"} | dict.fromkeys(GPU_TABLES, "gpu")

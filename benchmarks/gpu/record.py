@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from deepnotes.testing.bench.advice import UNRELIABLE_MARK
 from deepnotes.utils.atomic_files import replacing
 
 WHAT = (
@@ -71,7 +72,10 @@ def select(results: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def case_rows(results: dict[str, Any], ratios: bool = False) -> list[list[str]]:
-    """Return the heading, then a row per case: each library's time in µs and, on request, the ratios to the others."""
+    """Return the heading, then a row per case: each library's time in µs and, on request, the ratios to the others.
+
+    Unreliable times are marked.
+    """
     libraries = sorted({n: None for r in results.values() for n in r["microseconds"]}, key=lambda n: n == "products")
     pairs = list(dict.fromkeys(pair for r in results.values() for pair in r.get("ratios", {}))) if ratios else []
     shown = [key for key in COLUMNS if any(key in r for r in results.values())]
@@ -84,7 +88,7 @@ def case_rows(results: dict[str, Any], ratios: bool = False) -> list[list[str]]:
     rows = [[*heading, *(f"to {pair.partition(' to ')[2]}" for pair in pairs)]]
     for r in results.values():
         row = [r[key] if isinstance(r.get(key), str) else _format(r.get(key), ",") for key in facts]
-        row += [number(r["microseconds"].get(name)) for name in libraries]
+        row += [_mark(r, name) + number(r["microseconds"].get(name)) for name in libraries]
         row += [number(r.get(key)) for key in rests]
         rows.append([*row, *(_format(r.get("ratios", {}).get(pair, [None] * 3)[1], ".2f") for pair in pairs)])
     return rows
@@ -113,6 +117,10 @@ def align(rows: list[list[str]]) -> str:
 
 def _format(value: Any, form: str) -> str:
     return MISSING if value is None else format(value, form)
+
+
+def _mark(result: dict[str, Any], library: str) -> str:
+    return UNRELIABLE_MARK if library in result.get("unreliable", []) else ""
 
 
 def _facts(result: dict[str, Any]) -> dict[str, Any]:
