@@ -8,13 +8,12 @@ bits. No product has an epilogue, since those of cuBLASLt that apply ReLU turn N
 import ctypes
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
 from typing import Any
 
-from deepnotes.backends import replacing
+from deepnotes.backends import cache_folder, replacing
 from deepnotes_cupy.cublas import STATUS, TYPES, CublasError, address
 from deepnotes_cupy.device import Product
 
@@ -205,12 +204,9 @@ class Choices:
 
 
 def choices_path(name: str) -> Path | None:
-    """Return the file for the choices on a device, or None if the user has no home directory."""
-    root = os.environ.get("DEEPNOTES_CACHE_DIR")
-    base = os.path.expanduser(root or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "deepnotes"))
-    if base.startswith("~"):
-        return None
-    return Path(os.path.abspath(base)) / f"cupy-products-{''.join(c if c.isalnum() else '-' for c in name)}.json"
+    """Return the file for the choices on a device, or None if there is no folder to keep it in."""
+    folder = cache_folder()
+    return None if folder is None else folder / f"cupy-products-{''.join(c if c.isalnum() else '-' for c in name)}.json"
 
 
 def _read(path: Path | None) -> dict[str, tuple[int, ...]]:

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numba.core.caching import _Cache
 
-from deepnotes.backends import replacing
+from deepnotes.backends import cache_folder, replacing
 
 numba: Any = import_module("numba")  # imported in this way since its type stubs are incomplete
 
@@ -65,7 +65,7 @@ class CodeCache(_Cache):
         self._description = description
         self._enabled = True
         # Determined now: the source files may be replaced later, but this process runs the code that it has imported.
-        self._folder = cache_folder()
+        self._folder = code_folder()
 
     @property
     def cache_path(self) -> str | None:
@@ -137,22 +137,11 @@ class CodeCache(_Cache):
         return b"\0".join([self._name.encode(), types, target]), folder / f"{name}.nbc"
 
 
-@cache
-def cache_folder() -> Path | None:
-    """Return the folder for the code of the current sources, in ``DEEPNOTES_CACHE_DIR`` or the user's cache folder.
-
-    Return None if the user has no home directory.
-    """
-    root = os.environ.get("DEEPNOTES_CACHE_DIR")
-    base = root or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "deepnotes")
-    expanded = os.path.expanduser(base)
-    if not root and expanded.startswith("~"):
-        return None
-    try:
-        # Made absolute now, since the working directory may change before a function is compiled.
-        return Path(os.path.abspath(expanded)) / folder_name(files(__package__))
-    except FileNotFoundError:  # the path is relative to a working directory that was deleted
-        return None
+@cache  # the working directory may change before a function is compiled
+def code_folder() -> Path | None:
+    """Return the folder for the code of the current sources, or None if there is none to keep it in."""
+    folder = cache_folder()
+    return None if folder is None else folder / folder_name(files(__package__))
 
 
 def folder_name(sources: Traversable) -> str:

@@ -31,6 +31,7 @@ from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported, fuses, 
 from deepnotes.nn.steps import Gradient
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.atomic_files import replacing
+from deepnotes.utils.cache_folder import cache_folder
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeviceMemoryError, ForkedProcessError
 from deepnotes.utils.wording import reason
 
@@ -91,6 +92,7 @@ __all__ = [
     "Sums",
     "Supported",
     "aligned",
+    "cache_folder",
     "formulas",
     "fuses",
     "number",

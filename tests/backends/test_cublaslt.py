@@ -16,7 +16,7 @@ from plans import blobs
 import deepnotes as dn
 from deepnotes_cupy import cublas, cublaslt
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.cublaslt import Choices
+from deepnotes_cupy.cublaslt import Choices, choices_path
 from deepnotes_cupy.device import Product
 
 SHAPES = [
@@ -149,3 +149,19 @@ def test_a_folder_that_cannot_be_written_to_keeps_choices_in_memory(tmp_path: Pa
     choices = Choices(blocked / "choices.json")
     choices.add("x", (1,) * 8)
     assert choices.get("x") == (1,) * 8
+
+
+def test_choices_are_kept_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPNOTES_CACHE_DIR", str(tmp_path))
+    assert choices_path("NVIDIA H200, 13.1") == tmp_path / "cupy-products-NVIDIA-H200--13-1.json"
+
+
+def test_without_a_working_directory_a_relative_folder_keeps_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = tmp_path / "deleted"
+    deleted.mkdir()
+    monkeypatch.chdir(deleted)
+    monkeypatch.setenv("DEEPNOTES_CACHE_DIR", "near/here")
+    deleted.rmdir()
+    assert choices_path("a device") is None

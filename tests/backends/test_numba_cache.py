@@ -82,7 +82,7 @@ def call_squares(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtu
     """
 
     def call_squares(folder: Path, *dtypes: str) -> tuple[int, list[str]]:
-        cache.cache_folder.cache_clear()
+        cache.code_folder.cache_clear()
         monkeypatch.setenv("DEEPNOTES_CACHE_DIR", str(folder))
         monkeypatch.setattr(cache, "_announced", set())
         monkeypatch.setattr(cache, "_warned", set())
@@ -95,7 +95,7 @@ def call_squares(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtu
         return hits, [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
     yield call_squares
-    cache.cache_folder.cache_clear()
+    cache.code_folder.cache_clear()
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def cached_functions() -> dict[Path, tuple[Any, Any]]:
             _, path = function._cache._place(function._cache._folder, sig, function.targetctx.codegen())
             entries[path] = function, sig
     if not all(path.exists() for path in entries):
-        pytest.skip(f"compiled code cannot be kept in {cache.cache_folder()}")
+        pytest.skip(f"compiled code cannot be kept in {cache.code_folder()}")
     return entries
 
 
@@ -326,9 +326,9 @@ def no_folder_setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Remove the environment variables that set the folder, and clear its memoized path before and after a test."""
     monkeypatch.delenv("DEEPNOTES_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    cache.cache_folder.cache_clear()
+    cache.code_folder.cache_clear()
     yield
-    cache.cache_folder.cache_clear()
+    cache.code_folder.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -348,14 +348,14 @@ def test_environment_variables_set_the_folder(
     for variable, value in settings.items():
         monkeypatch.setenv(variable, value)
     base = Path(expected.format(cwd=tmp_path, home=os.path.expanduser("~")))
-    assert cache.cache_folder() == base / cache.folder_name(PACKAGE)
+    assert cache.code_folder() == base / cache.folder_name(PACKAGE)
 
 
 def test_without_a_home_directory_every_process_compiles(
     monkeypatch: pytest.MonkeyPatch, no_folder_setting: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as if the user had no home directory
-    assert cache.cache_folder() is None
+    assert cache.code_folder() is None
 
     @entry("doubling")
     def double(x):
