@@ -14,7 +14,6 @@ The module requires the extra ``peers`` (``pip install "deepnotes[peers]"``).
 """
 
 import warnings
-from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from shutil import which
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
+from benchmarks.jax_training import Step, adam_step
 from deepnotes.testing.bench.cases import LEARNING_RATE, Case
 from deepnotes.testing.bench.contenders import Train
 from deepnotes.testing.bench.machine import cores
@@ -100,7 +100,7 @@ def pytorch_compiled(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network
     return pytorch(case, X, y, start, compiled=True)
 
 
-def jax_adam_step(binary: bool) -> Callable[[Any, Any, Any], Any]:
+def jax_adam_step(binary: bool) -> Step:
     """Return a function ``step(state, A, Y)`` that makes one Adam step and returns the next state and the loss.
 
     Parameters
@@ -120,20 +120,7 @@ def jax_adam_step(binary: bool) -> Callable[[Any, Any, Any], Any]:
             return jnp.mean(jax.nn.softplus(Z) - Y * Z)
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(Z), Y, axis=1))
 
-    def step(state: Any, A: Any, Y: Any) -> Any:
-        layers, m, v, t = state
-        loss, gradient = jax.value_and_grad(cost)(layers, A, Y)
-        t = t + 1
-        m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradient)
-        v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradient)
-
-        def update(theta: Any, m: Any, v: Any) -> Any:
-            m_hat, v_hat = m / (1 - BETA1**t), v / (1 - BETA2**t)
-            return theta - LEARNING_RATE * m_hat / (jnp.sqrt(v_hat) + EPSILON)
-
-        return (jax.tree.map(update, layers, m, v), m, v, t), loss
-
-    return step
+    return adam_step(cost, LEARNING_RATE, BETA1, BETA2, EPSILON)
 
 
 def jax_scan(case: Case, X: np.ndarray, y: np.ndarray, start: dn.Network, by_step: bool = False) -> Train:

@@ -16,6 +16,7 @@ import numpy as np
 
 import deepnotes as dn
 from benchmarks.gpu.cases import BETA1, BETA2, EPSILON, LEARNING_RATE, MATMUL, Case
+from benchmarks.jax_training import adam_step
 
 GRAPH_STEPS = 16
 """The number of training steps in one CUDA graph of PyTorch."""
@@ -418,18 +419,7 @@ class JAX(Library):
             W, b = layers[-1]
             return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(A @ W.T + b), Y, axis=1))
 
-        def step(state: Any, A: Any, Y: Any) -> Any:
-            layers, m, v, t = state
-            loss, gradient = jax.value_and_grad(cost)(layers, A, Y)
-            t = t + 1
-            m = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m, gradient)
-            v = jax.tree.map(lambda v, g: BETA2 * v + (1 - BETA2) * g * g, v, gradient)
-
-            def update(theta: Any, m: Any, v: Any) -> Any:
-                m_hat, v_hat = m / (1 - BETA1**t), v / (1 - BETA2**t)
-                return theta - LEARNING_RATE * m_hat / (jnp.sqrt(v_hat) + EPSILON)
-
-            return (jax.tree.map(update, layers, m, v), m, v, t), loss
+        step = adam_step(cost, LEARNING_RATE, BETA1, BETA2, EPSILON)
 
         # Samples and targets are arguments: arrays from an enclosing scope would become constants of the compiled code.
         @partial(jax.jit, donate_argnums=0)
