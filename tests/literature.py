@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import deepnotes as dn
+from deepnotes.testing.own_parts import Focal, LogSoftmax, Mish
 
 
 def number(xp: Any, value: float, like: Any) -> Any:
@@ -25,14 +26,6 @@ def mean_over_outputs(xp: Any, L: Any) -> Any:
 
 
 # --- activations ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Mish(dn.ActivationFunction):
-    """``z tanh(softplus(z))`` (arXiv:1908.08681)."""
-
-    def forward(self, ops: Any, Z: Any) -> Any:
-        return Z * ops.xp.tanh(ops.softplus(Z))
 
 
 @dataclass(frozen=True)
@@ -126,15 +119,6 @@ class SoftShrink(dn.ActivationFunction):
 
 
 @dataclass(frozen=True)
-class LogSoftmax(dn.ActivationFunction):
-    """``z - log Σ e^z`` over the outputs of a sample."""
-
-    def forward(self, ops: Any, Z: Any) -> Any:
-        D = Z - ops.xp.max(Z, axis=0, keepdims=True)
-        return D - ops.xp.log(ops.xp.sum(ops.xp.exp(D), axis=0, keepdims=True))
-
-
-@dataclass(frozen=True)
 class SquarePlus(dn.ActivationFunction):
     """``(z + sqrt(z² + b)) / 2`` (arXiv:2112.11687)."""
 
@@ -202,20 +186,6 @@ class Tukey(dn.LossFunction):
         R = clipped(ops.xp, (A - Y) / self.c, -1, 1)
         rest = 1 - R * R
         return mean_over_outputs(ops.xp, self.c**2 / 6 * (1 - rest * rest * rest))
-
-
-@dataclass(frozen=True)
-class Focal(dn.LossFunction):
-    """The focal loss of binary targets with γ = 2 (arXiv:1708.02002)."""
-
-    name = "focal"
-    outputs = ("unit",)
-    targets = "unit"
-
-    def value(self, ops: Any, A: Any, Y: Any) -> Any:
-        xp = ops.xp
-        positive, negative = Y * (1 - A) * (1 - A) * xp.log(A), (1 - Y) * A * A * xp.log1p(-A)
-        return mean_over_outputs(xp, -(positive + negative))
 
 
 @dataclass(frozen=True)

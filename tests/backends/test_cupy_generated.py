@@ -8,6 +8,7 @@ import literature
 import numpy as np
 import pytest
 from host_device import backend
+from part_networks import PARTS, UNITS, make_data, make_network
 
 import deepnotes as dn
 from deepnotes.backends.bounds import Bounds, excess
@@ -16,43 +17,9 @@ from deepnotes_cupy.lowering import lower_activation, lower_update
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sources import Launch
 
-ALL = [*literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS]
-UNITS = {"float32": 2.0**-24, "float64": 2.0**-53}
-
-
-def make_network(part: Any, dtype: str, target: Any) -> tuple[dn.Network, dict[str, Any]]:
-    """Return a network that uses `part`, and the settings to train it with."""
-    activation: Any = "tanh"
-    rate = 0.001 if isinstance(part, literature.LogSoftmax) else 0.05  # its outputs are far below 0
-    settings: dict[str, Any] = {"loss": "mean_squared_error", "optimizer": dn.SGD(rate)}
-    output = "softplus" if isinstance(part, literature.GammaDeviance) else "identity"
-    if isinstance(part, dn.ActivationFunction):
-        activation = part
-    elif isinstance(part, dn.LossFunction):
-        settings["loss"] = part
-        output = {"unit": "sigmoid", "simplex": "softmax"}.get(part.outputs[0], output)
-    else:
-        settings["optimizer"] = part
-    layers = [dn.Dense(12, activation), dn.Dropout(0.2), dn.Dense(5, activation), dn.Dense(3, output)]
-    return dn.Network(layers, inputs=4, seed=0, dtype=dtype, backend=target), settings
-
-
-def make_data(part: Any, samples: int = 53) -> tuple[np.ndarray, np.ndarray]:
-    """Return samples and targets that suit the loss."""
-    rng = np.random.default_rng(1)
-    X = rng.normal(size=(4, samples))
-    kind = getattr(part, "targets", "real")
-    Y = {
-        "real": rng.normal(size=(3, samples)),
-        "count": rng.poisson(2.0, (3, samples)).astype(float),
-        "unit": rng.integers(0, 2, (3, samples)).astype(float),
-        "simplex": rng.dirichlet((1.0, 1.0, 1.0), samples).T,
-    }[kind]
-    return X, Y
-
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("part", ALL, ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: type(part).__name__)
 def test_generated_kernels_train_and_predict_like_the_equations(part: Any, dtype: str) -> None:
     X, Y = make_data(part)
     weights = np.linspace(0.5, 1.5, X.shape[1])
