@@ -270,17 +270,9 @@ def _booleans(operation: str) -> list[bool]:
     return [i == 0 and operation in ("where", "number") for i in range(OPERATIONS.get(operation, 0))]
 
 
-def _divide(a: Any, b: Any) -> Any:
-    """Return ``a / b``; numbers are divided like arrays, so by 0 as well."""
-    if isinstance(a, int | float) and isinstance(b, int | float):
-        with np.errstate(all="ignore"):
-            return float(np.float64(a) / b)
-    return a / b
-
-
 PYTHON: dict[str, Callable[..., Any]] = {
     "add": lambda a, b: a + b, "subtract": lambda a, b: a - b, "multiply": lambda a, b: a * b,
-    "divide": _divide, "negative": lambda a: -a, "abs": abs, "less": lambda a, b: a < b,
+    "divide": lambda a, b: a / b, "negative": lambda a: -a, "abs": abs, "less": lambda a, b: a < b,
     "less_equal": lambda a, b: a <= b, "greater": lambda a, b: a > b, "greater_equal": lambda a, b: a >= b,
     "bitwise_and": lambda a, b: a & b, "bitwise_xor": lambda a, b: a ^ b,
 }  # fmt: skip
@@ -295,7 +287,7 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
         return node.value
     if name == "outputs":
         return like.shape[0]
-    if all(type(value) in (bool, int, float) for value in values):
+    if all(isinstance(value, bool | int | float) for value in values):
         return _number(name, values, str(like.dtype).rpartition(".")[2])
     if name in LOGIC:
         values = [xp.asarray(value) if isinstance(value, bool) else value for value in values]
