@@ -1,1 +1,1 @@
-"""Errors, argument checks, text streams and atomic files for all other packages; this package imports none of those."""
+"""Errors, argument checks, text streams and files for all other packages; this package imports none of those."""
