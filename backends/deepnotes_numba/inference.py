@@ -12,7 +12,7 @@ from deepnotes_numba import thread_count
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
-from deepnotes_numba.kernels import loss_kernel
+from deepnotes_numba.kernels import Kernel, loss_kernel
 from deepnotes_numba.lowering import block_of, lower_network
 from deepnotes_numba.prediction import predict, predict_one
 from deepnotes_numba.thread_team import run
@@ -56,6 +56,7 @@ class NumbaInference(EagerInference):
         # In narrow layers, the activations dominate: each takes as long as several multiplications.
         self._first_chunk = FIRST_CHUNK_WORK // (layout.decaying + 16 * sum(layout.sizes))
         self._no_losses, self._no_loss = np.empty((0, 0), self._dtype), (False, 0, 0)
+        self._last_loss: tuple[LossFunction, Kernel] | None = None
         self._thread_state = threading.local()
 
     def predict(self, theta: Any, X: Any) -> Any:
@@ -78,9 +79,15 @@ class NumbaInference(EagerInference):
         out = np.empty((self._outputs, X.shape[1]), self._dtype)
         losses = np.empty((1, X.shape[1]), self._dtype)
         class_indices = Y.shape[0] != out.shape[0]
-        kernel = loss_kernel(loss, self.layers[-1], self._dtype.name, self._outputs)
-        self._predict(theta, X, out, losses, Y, (class_indices, *kernel.addresses))
+        self._predict(theta, X, out, losses, Y, (class_indices, *self._loss_kernel(loss).addresses))
         return out, losses
+
+    def _loss_kernel(self, loss: LossFunction) -> Kernel:
+        """Return the kernel of a loss; that of the last call, if it is the same loss, since it cannot change."""
+        last = self._last_loss
+        if last is None or last[0] is not loss:
+            self._last_loss = last = loss, loss_kernel(loss, self.layers[-1], self._dtype.name, self._outputs)
+        return last[1]
 
     def _prepare_one(self, theta: np.ndarray) -> None:
         """Create this thread's workspace for single samples, and keep the addresses that `predict_one` needs."""
