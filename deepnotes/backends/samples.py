@@ -1,7 +1,7 @@
 """Samples: columns that are read from a file or from host memory when they are needed."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -54,6 +54,48 @@ class Samples:
 
 Columns: TypeAlias = Array | Samples
 """Samples, targets or weights, one in each column: an array of the backend, or Samples."""
+
+BYTES_AT_A_TIME = 1 << 26
+"""The number of bytes of a subset to gather at a time."""
+
+
+class Subset(Samples):
+    """Some samples of an array or of Samples, in the order of their indices; they are copied only when they are read.
+
+    A Program gets the whole instead, and other indices.
+
+    Parameters
+    ----------
+    backend : Backend
+    whole : Array or Samples
+    indices : ndarray of int64, shape (m,)
+        May contain an index several times.
+    """
+
+    def __init__(self, backend: "Backend", whole: "Columns", indices: np.ndarray) -> None:
+        n = whole.shape[0]
+        most = whole.most if isinstance(whole, Samples) else BYTES_AT_A_TIME // (8 * max(1, n))
+        super().__init__(backend, (n, len(indices)), most)
+        self.whole, self.indices = whole, indices
+        self.read_by_programs = not isinstance(whole, Samples) or whole.read_by_programs
+
+    def read(self, indices: Indices) -> np.ndarray:
+        """Return some samples as a NumPy array; see :meth:`Samples.read`."""
+        if isinstance(self.whole, Samples):
+            return self.whole.read(self.indices[indices])
+        return self.backend.to_numpy(self.take(indices))
+
+    def take(self, indices: Indices) -> Array:
+        """Return some samples as an array of the backend; see :meth:`Samples.take`."""
+        if isinstance(self.whole, Samples):
+            return self.whole.take(self.indices[indices])
+        chosen: Any = self.indices[indices]
+        if isinstance(self.whole, np.ndarray) and self.whole.flags.c_contiguous:
+            return self.whole.take(
+                chosen, 1
+            )  # in the same order in memory, which the bits of NumPy's products depend on
+        gathered: Array = self.backend.ops.gather(self.whole, self.backend.from_numpy(chosen))
+        return gathered
 
 
 def take(backend: "Backend", data: Data, indices: np.ndarray) -> Data:

@@ -160,7 +160,31 @@ def as_targets(
     return to_backend(targets), False
 
 
-def as_weights(
+def as_indices(indices: Any, m: int, name: str) -> np.ndarray:
+    """Return the indices of some of m samples as int64; `indices` may also be a boolean mask of shape (m,).
+
+    Raises
+    ------
+    ShapeError, DTypeError, DataError
+    """
+    refuse_masked(indices, name)
+    host = np.asarray(indices)
+    if host.dtype == np.bool_ and host.shape == (m,):
+        host = np.flatnonzero(host)
+    if host.ndim != 1:
+        raise ShapeError.of(name, host.shape, f"(k,): indices of samples, or a boolean mask of shape ({m},)")
+    if not host.size:
+        raise DataError(f"{name} is empty, wanted the index of at least one sample")
+    if host.dtype.kind not in "iu":
+        raise DTypeError.of(name, host.dtype, f"integers, or a boolean mask of shape ({m},)")
+    wrong = (host < 0) | (host >= m)
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise DataError.of(f"{name}[{i}]", host[i], f"an index of 0 .. {m - 1}")
+    return host.astype(np.int64, copy=False)
+
+
+def as_weights(  # noqa: PLR0913 - the weights, and all that determines their values and their place
     backend: Backend,
     sample_weight: Any,
     class_weight: ClassWeight | None,
@@ -169,6 +193,7 @@ def as_weights(
     together: bool = False,
     name: str = "sample_weight",
     scaled: bool = True,
+    samples: np.ndarray | None = None,
 ) -> Array | None:
     """Return the product of sample and class weights, shape (1, m), on the backend, or None if both are None.
 
@@ -187,6 +212,9 @@ def as_weights(
         The name of the sample weights, for error messages.
     scaled : bool
         Whether to scale the weights to mean 1.
+    samples : ndarray of int64, optional
+        The indices of the samples that are used. `class_weight` describes these samples, the mean is over them, and the
+        weights of all others are 0.
 
     Raises
     ------
@@ -197,6 +225,10 @@ def as_weights(
     weights, exponent = np.ones(m), 0
     if sample_weight is not None:
         weights, exponent = _sample_weights(backend, sample_weight, m, name)
+    if samples is not None:
+        weights = weights[samples]
+        if not weights.any():
+            raise DataError(f"{name} is 0 for each of the {len(samples)} samples, wanted at least one weight above 0")
     if class_weight is not None:
         weights = weights * _weights_by_class(class_weight, weights)
         if not weights.any():
@@ -208,12 +240,15 @@ def as_weights(
     else:
         weights = np.ldexp(weights, exponent)
     with np.errstate(over="ignore"):  # weights beyond the range of the dtype become infinite, and are refused below
-        converted = weights.reshape(1, m).astype(dtype)
+        converted = weights.reshape(1, -1).astype(dtype)
     check_finite(backend, converted[0], name, weights)
     if not converted.any():
         raise DataError(
             f"{name}: the largest weight is {weights.max()}, but rounds to 0 in {dtype}; wanted larger weights"
         )
+    if samples is not None:
+        of_samples, converted = converted, np.zeros((1, m), dtype)
+        converted[:, samples] = of_samples
     to_backend = backend.from_numpy if together else backend.from_samples
     return to_backend(converted)
 

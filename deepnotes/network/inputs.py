@@ -1,13 +1,13 @@
 """Conversion of users' data for a Program: samples, targets and weights are checked and moved to the backend."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from deepnotes.backends.foreign_arrays import adopt, as_host, is_neighbour
 from deepnotes.backends.program import Data
-from deepnotes.backends.samples import Samples, host_columns, spans
+from deepnotes.backends.samples import Columns, Samples, Subset, host_columns, spans
 from deepnotes.equations.array import Array
 from deepnotes.network import array_validation
 from deepnotes.network.streaming import DiskSamples, disk_samples
@@ -16,6 +16,10 @@ from deepnotes.utils.errors import DataError
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
+
+
+Converted: TypeAlias = dict[tuple[object, ...], Any]
+"""Conversions of the same X and Y, by all that determines them; several subsets and networks share them."""
 
 
 def is_native(network: "NetworkLike", X: Any) -> bool:
@@ -88,33 +92,67 @@ def as_data(  # noqa: PLR0913 - the samples, targets and weights of fit, and the
     names: tuple[str, str, str] = ("X", "Y", "sample_weight"),
     together: bool = False,
     scaled: bool = True,
+    subset: tuple[str, Any] | None = None,
+    converted: Converted | None = None,
 ) -> tuple[Data, bool]:
     """Return samples with their targets and weights, and whether the targets are class indices.
 
-    `names` are the names of X, Y and sample_weight in error messages. `together` is as for :func:`as_samples`, and
-    `scaled` as for :func:`deepnotes.network.array_validation.as_weights`.
+    Parameters
+    ----------
+    network : NetworkLike
+    X, Y, sample_weight, class_weight : object
+        As for :meth:`deepnotes.Network.fit`.
+    loss : LossFunction
+    names : (str, str, str)
+        The names of X, Y and sample_weight in error messages.
+    together : bool
+        As for :func:`as_samples`.
+    scaled : bool
+        As for :func:`deepnotes.network.array_validation.as_weights`.
+    subset : (str, array_like), optional
+        The name of an argument, and the indices in it: the result is a :class:`~deepnotes.backends.samples.Subset` with
+        the samples at these indices.
+    converted : dict, optional
+        The conversions of the same X and Y in earlier calls, which are used again; those of this call are added.
 
     Raises
     ------
     ShapeError, DTypeError, DataError, ForeignArrayError, ArgumentError
     """
-    backend = network.backend
-    samples = as_samples(network, X, names[0], together)
+    backend, dtype, k = network.backend, network.dtype, network.outputs
+    converted = {} if converted is None else converted
+    key: tuple[object, ...] = "X", backend, dtype, id(network.standardizer), together
+    if key not in converted:
+        converted[key] = _finite_samples(network, X, names[0], together)
+    samples = converted[key]
     m = samples.shape[1]
-    if m == 0:
-        raise DataError(f"{names[0]} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
-    if isinstance(samples, DiskSamples):
-        for span in spans(samples):
-            array_validation.check_finite(backend, samples.read(span), names[0], first=span.start)
-    else:
-        in_memory = samples.read(slice(None)) if isinstance(samples, Samples) else samples
-        array_validation.check_finite(backend, in_memory, names[0], X)
-    k = network.outputs
-    targets, class_indices = array_validation.as_targets(backend, Y, loss, k, m, network.dtype, names[:2], together)
+    key = "Y", backend, dtype, loss.targets, k, together
+    if key not in converted:
+        converted[key] = array_validation.as_targets(backend, Y, loss, k, m, dtype, names[:2], together)
+    targets, class_indices = converted[key]
+    chosen = None if subset is None else array_validation.as_indices(subset[1], m, subset[0])
     if class_weight is not None:
         labels = array_validation.as_labels(host_columns(backend, targets), loss)
+        labels = labels if labels is None or chosen is None else labels[chosen]
         class_weight = array_validation.ClassWeight(class_weight, labels, max(k, 2))
     weights = array_validation.as_weights(
-        backend, sample_weight, class_weight, m, network.dtype, together, names[2], scaled
+        backend, sample_weight, class_weight, m, dtype, together, names[2], scaled, chosen
     )
-    return Data(samples, targets, weights), class_indices
+    data = Data(samples, targets, weights)
+    if chosen is not None:
+        data = Data._make(x if x is None else Subset(backend, x, chosen) for x in data)
+    return data, class_indices
+
+
+def _finite_samples(network: "NetworkLike", X: Any, name: str, together: bool) -> Columns:
+    """Return the result of :func:`as_samples`; raise DataError if there are no samples or one is not finite."""
+    samples = as_samples(network, X, name, together)
+    if samples.shape[1] == 0:
+        raise DataError(f"{name} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
+    if isinstance(samples, DiskSamples):
+        for span in spans(samples):
+            array_validation.check_finite(network.backend, samples.read(span), name, first=span.start)
+    else:
+        in_memory = samples.read(slice(None)) if isinstance(samples, Samples) else samples
+        array_validation.check_finite(network.backend, in_memory, name, X)
+    return samples

@@ -1,9 +1,9 @@
 """The class Network: a chain of layers that can be trained, evaluated and saved."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from deepnotes.backends.samples import host_columns
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.network.evaluation import compute_metrics, epoch_evaluator, outputs
-from deepnotes.network.inputs import as_data, as_samples, is_native
+from deepnotes.network.inputs import Converted, as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
 from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
 from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import callback_lifecycle, exclusive
 from deepnotes.network.training.loop import fit as run_fit
+from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training
 from deepnotes.nn.layers import Dense, Layer, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
@@ -159,7 +160,8 @@ class Network:
         epochs: int = 10,
         batch_size: int = 32,
         shuffle: bool = True,
-        validation: tuple[Any, Any] | tuple[Any, Any, Any] | None = None,
+        samples: Any = None,
+        validation: Any = None,
         sample_weight: Any = None,
         class_weight: Any = None,
         l2: float = 0.0,
@@ -189,8 +191,13 @@ class Network:
             The last batch of an epoch may be smaller.
         shuffle : bool, default True
             Whether to draw a new order of the samples for each epoch.
-        validation : (X_val, Y_val) or (X_val, Y_val, w_val), optional
-            Data to evaluate the network on after each epoch; the weights `w_val` are as for `sample_weight`.
+        samples : array_like of int, shape (k,), or of bool, shape (m,), optional
+            The indices of the samples to train on, or a mask; an index may occur several times. By default all samples.
+            The results have the bits of training on a copy with the same memory layout, but nothing is copied. The
+            other arguments describe all samples, and all are checked.
+        validation : (X_val, Y_val), (X_val, Y_val, w_val) or ndarray, optional
+            Data to evaluate the network on after each epoch; the weights `w_val` are as for `sample_weight`. An array
+            contains the indices of samples in X, or a mask, as for `samples`; the evaluation is then not weighted.
         sample_weight : array_like, shape (m,), optional
             Numbers of at least 0. Only their ratios matter: they are scaled to mean 1 over all samples, and the cost of
             a batch is the sum of its weighted losses divided by its number of samples. So a sample of weight 2 counts
@@ -228,10 +235,54 @@ class Network:
         BusyError
             If the network is already being trained, in another thread or by a call of ``fit`` that called a callback.
         """
+        return self.prepare_fit(
+            X, Y, {}, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle,
+            samples=samples, validation=validation, sample_weight=sample_weight, class_weight=class_weight, l2=l2,
+            clip_norm=clip_norm, metrics=metrics, early_stopping=early_stopping, callbacks=callbacks,
+            checkpoint=checkpoint, every=every, resume=resume, progress=progress,
+        ).run()  # fmt: skip
+
+    def prepare_fit(  # noqa: PLR0913 - the options of fit
+        self,
+        X: Any,
+        Y: Any,
+        converted: Converted,
+        *,
+        loss: str | LossFunction | None,
+        optimizer: str | Optimizer,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        samples: Any,
+        validation: Any,
+        sample_weight: Any,
+        class_weight: Any,
+        l2: float,
+        clip_norm: float | None,
+        metrics: Metrics,
+        early_stopping: EarlyStopping | int | None,
+        callbacks: Sequence[Callback],
+        checkpoint: str | PathLike[str] | None,
+        every: int | str,
+        resume: bool,
+        progress: bool,
+    ) -> "PreparedFit":
+        """Check the arguments of :meth:`fit`, and return the training run that they describe.
+
+        `converted` holds conversions of the same X and Y, which several training runs share; it is extended.
+        """
         loss_function, metric_functions = self._loss(loss), as_metrics(metrics)
         epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
-        data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight)
-        held_out = self._validation_data(validation, loss_function)
+        subset = None if samples is None else ("samples", samples)
+        data, class_indices = as_data(
+            self, X, Y, loss_function, sample_weight, class_weight, subset=subset, converted=converted
+        )
+        if isinstance(validation, np.ndarray):
+            held_out: Data | None = as_data(
+                self, X, Y, loss_function, subset=("validation", validation), converted=converted
+            )[0]
+        else:
+            held_out = self._validation_data(validation, loss_function)
         plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
         all_callbacks = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
         if held_out is None:
@@ -240,15 +291,7 @@ class Network:
             columns = ("loss", "val_loss", *(f"val_{name}" for name in metric_functions))
         rng = self._rng if shuffle else None
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
-        with callback_lifecycle(training), np.errstate(all="ignore"):
-            program, training.state = self._start(plan)
-            used = min(batch_size, training.samples)
-            training.per_chunk = self._per_chunk.get(used, 1)
-            evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
-            try:
-                return run_fit(training, program, evaluate)
-            finally:
-                self._per_chunk[used] = training.per_chunk
+        return PreparedFit(self, training, epoch_evaluator(self, data, held_out, loss_function, metric_functions))
 
     @exclusive
     def partial_fit(  # noqa: PLR0913 - a subset of the options of fit
@@ -441,7 +484,9 @@ class Network:
         if validation is None:
             return None
         if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-            raise ArgumentError("validation: wanted a pair (X_val, Y_val), or (X_val, Y_val, w_val)")
+            raise ArgumentError(
+                "validation: wanted a pair (X_val, Y_val), (X_val, Y_val, w_val), or an array of the indices of samples"
+            )
         X, Y, weights = (*validation, None)[:3]
         data, _ = as_data(self, X, Y, loss, weights, names=("X_val", "Y_val", "w_val"))
         return data
@@ -475,6 +520,34 @@ class Network:
             self._per_chunk.clear()
         self._training = (plan, program, state)
         return program, state
+
+
+class PreparedFit(NamedTuple):
+    """A training run whose arguments are valid.
+
+    Attributes
+    ----------
+    network : Network
+    training : Training
+    evaluate : callable
+        See :func:`deepnotes.network.training.loop.fit`.
+    """
+
+    network: Network
+    training: Training
+    evaluate: Callable[[], dict[str, float]]
+
+    def run(self, signals: Deferral | None = None) -> History:
+        """Train, once only, and return the history; see :func:`deepnotes.network.training.loop.fit`."""
+        network, training = self.network, self.training
+        with callback_lifecycle(training), np.errstate(all="ignore"):
+            program, training.state = network._start(training.plan)
+            used = min(training.batch_size, training.samples)
+            training.per_chunk = network._per_chunk.get(used, 1)
+            try:
+                return run_fit(training, program, self.evaluate, signals)
+            finally:
+                network._per_chunk[used] = training.per_chunk
 
 
 def _as_seed(seed: int | None) -> int:

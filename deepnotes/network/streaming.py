@@ -8,7 +8,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.program import Data
-from deepnotes.backends.samples import Indices, Samples, take
+from deepnotes.backends.samples import Indices, Samples, Subset, take
 from deepnotes.datasets import on_disk
 from deepnotes.datasets.on_disk import OnDisk, is_mapped
 
@@ -51,6 +51,9 @@ def disk_samples(network: "NetworkLike", X: Any) -> DiskSamples | None:
 
 def data_for_program(backend: Backend, data: Data, order: np.ndarray) -> tuple[Data, np.ndarray]:
     """Return data for a Program that contain the samples at the indices `order`, and their indices in these data."""
+    if isinstance(data.X, Subset):
+        order = data.X.indices[order]
+        data = Data._make(x.whole if isinstance(x, Subset) else x for x in data)
     if not _streamed(data):
         return data, order
     return take(backend, data, order), np.arange(len(order))

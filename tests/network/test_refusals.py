@@ -140,7 +140,7 @@ def test_weights_that_are_all_0_or_out_of_range_are_refused() -> None:
             call()
     with pytest.raises(dn.ArgumentError, match="class_weight='balanced' needs all samples"):
         net.partial_fit(X, Y, class_weight="balanced")
-    with pytest.raises(dn.ArgumentError, match=r"wanted a pair \(X_val, Y_val\), or \(X_val, Y_val, w_val\)"):
+    with pytest.raises(dn.ArgumentError, match=r"wanted a pair \(X_val, Y_val\), \(X_val, Y_val, w_val\), or an array"):
         net.fit(X, Y, validation=(X, Y, Y, Y))
 
 

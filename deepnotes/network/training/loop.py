@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -14,9 +14,9 @@ from deepnotes.network.streaming import data_for_program, updates_in_memory
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
 from deepnotes.network.training.orders import Orders
-from deepnotes.network.training.signals import defer_signals
+from deepnotes.network.training.signals import Deferral, defer_signals
 from deepnotes.network.training.state import Callback, Position, Training
-from deepnotes.nn.schedules import Memory, Rate, as_schedule
+from deepnotes.nn.schedules import Memory, Rate, Schedule, as_schedule
 from deepnotes.utils.errors import ArgumentError, BusyError, NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -58,7 +58,12 @@ def exclusive(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N,
     return exclusive_method
 
 
-def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, float]]) -> History:
+def fit(
+    training: Training,
+    program: Program,
+    evaluate: Callable[[], dict[str, float]],
+    signals: Deferral | None = None,
+) -> History:
     """Train to the end, and return the history.
 
     Parameters
@@ -68,6 +73,8 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     program : Program
     evaluate : callable
         Called after each epoch; returns the validation loss and metrics to record, by name.
+    signals : Deferral, optional
+        The signals that end training. By default, they are deferred during this call only.
 
     Raises
     ------
@@ -79,11 +86,13 @@ def fit(training: Training, program: Program, evaluate: Callable[[], dict[str, f
     history, schedule = training.history, as_schedule(training.plan.optimizer.learning_rate)
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
+    max_updates = updates_in_memory(training.data, training.batch_size)
     orders = Orders(training.rng, training.samples, ahead=not training.network.backend.on_host)
-    with defer_signals(terminate=any(callback.saves for callback in training.callbacks)) as signals:
+    terminate = any(callback.saves for callback in training.callbacks)
+    with defer_signals(terminate) if signals is None else nullcontext(signals) as signals:
         while training.position.order is not None or (training.epoch < training.epochs and not training.stop):
             start = time.perf_counter() - training.position.seconds
-            for _ in _chunks(training, program, orders):
+            for _ in _chunks(training, program, orders, schedule, max_updates):
                 training.position.seconds = time.perf_counter() - start
                 _notify(training, "on_chunk")
                 signals.check()
@@ -161,10 +170,11 @@ def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException]
         raise first
 
 
-def _chunks(training: Training, program: Program, orders: Orders) -> Iterator[None]:
+def _chunks(
+    training: Training, program: Program, orders: Orders, schedule: Schedule, max_updates: int
+) -> Iterator[None]:
     """Train to the end of the epoch, and yield after each chunk of batches."""
     position, state, samples, batch_size = training.position, training.state, training.samples, training.batch_size
-    schedule, max_updates = training.plan.optimizer.learning_rate, updates_in_memory(training.data, batch_size)
     while position.order is None or position.done < samples:
         updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), max_updates)
         rates = _rates(schedule, state.step, updates, position.memory)

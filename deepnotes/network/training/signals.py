@@ -43,6 +43,40 @@ class Deferral:
             self.check()
 
 
+class SharedDeferral(Deferral):
+    """The signals and errors that end several training runs, which may be in different threads.
+
+    No signal acts at once during an evaluation: only the main thread could be interrupted.
+
+    Parameters
+    ----------
+    signals : Deferral
+        The signals that the main thread receives.
+    """
+
+    def __init__(self, signals: Deferral) -> None:
+        super().__init__({})
+        self._signals = signals
+        self.error: BaseException | None = None
+
+    def stop(self, error: BaseException) -> None:
+        """Let each training run end at its next check, because of `error`; the first error counts."""
+        if self.error is None:
+            self.error = error
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if the training runs have to end; after SIGTERM, SystemExit."""
+        self._signals.check()
+        if self.error is not None:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def acting_at_once(self) -> Iterator[None]:
+        """Check for signals before the ``with`` block."""
+        self.check()
+        yield
+
+
 @contextmanager
 def defer_signals(terminate: bool = False) -> Iterator[Deferral]:
     """Defer a first Ctrl-C until the caller calls ``check``, so that no update is left incomplete.
