@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from deepnotes.datasets.tables import Table, read_table, write_table
     from deepnotes.estimators import DenseClassifier, DenseRegressor
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
+    from deepnotes.network.fit_many import fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
     from deepnotes.network.training.checkpoints import Checkpoints
@@ -121,6 +122,7 @@ __all__ = [
     "available_backends",
     "check",
     "defaults",
+    "fit_many",
     "from_onnx",
     "from_sklearn",
     "get_backend",
@@ -141,6 +143,7 @@ _LAZY = {
     "Encoder": "deepnotes.datasets.encoding",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
+    "fit_many": "deepnotes.network.fit_many",
     "from_onnx": "deepnotes.network.loading.onnx_reading",
     "from_sklearn": "deepnotes.network.loading.sklearn_reading",
     "open_table": "deepnotes.datasets.disk_tables",

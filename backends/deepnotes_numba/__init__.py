@@ -1,7 +1,7 @@
 """The Numba backend: compiled training and prediction on NumPy's arrays."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 
 from deepnotes.backends import Backend, Inference, Layer, Layout, Plan, Program, whole
@@ -51,6 +51,12 @@ class NumbaBackend(ThreadedBackend):
         from deepnotes_numba.warmup import warmup
 
         yield from warmup(self, dtypes)
+
+    def run_each(self, tasks: Sequence[Callable[[], None]]) -> None:
+        """Run as many tasks at a time as a call may use threads, each in one thread; see :meth:`Backend.run_each`."""
+        from deepnotes_numba import task_threads
+
+        task_threads.run_each(tasks, self.threads)
 
     def describe(self) -> str:
         """Return the versions of Numba and NumPy."""

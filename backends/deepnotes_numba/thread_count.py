@@ -11,8 +11,10 @@ results do not depend on the number of threads.
 """
 
 import os
+import threading
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -35,8 +37,24 @@ RECENT = 3
 """The number of recent measurements of which the fastest counts, so that a disturbed one does not matter."""
 
 
+_this_thread = threading.local()
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Limit the calls of this thread to one thread."""
+    before = getattr(_this_thread, "is_single", False)
+    _this_thread.is_single = True
+    try:
+        yield
+    finally:
+        _this_thread.is_single = before
+
+
 def limit(requested: int | None) -> int:
     """Return the current maximum number of threads of a call; `requested` is the user's setting for this backend."""
+    if getattr(_this_thread, "is_single", False):
+        return 1
     if requested is not None:
         return requested
     affinity = getattr(os, "sched_getaffinity", None)

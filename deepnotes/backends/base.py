@@ -128,6 +128,22 @@ class Backend:
         """
         yield from ()
 
+    def run_each(self, tasks: Sequence[Callable[[], None]]) -> None:
+        """Run independent tasks, each of which trains a network of this backend; they start in the given order.
+
+        By default, they run one after the other in the calling thread. A backend may run several at a time, in threads.
+        The results of a task must have the bits that a single thread computes, whatever runs beside it. If a task
+        raises an error, the tasks that are running end first; no other tasks start.
+
+        Examples
+        --------
+        >>> Backend("mine", np).run_each([lambda: print("first"), lambda: print("second")])
+        first
+        second
+        """
+        for task in tasks:
+            task()
+
     def execution_context(self) -> AbstractContextManager[None]:
         """Return the context for arithmetic on this backend's arrays, such as a library's current device."""
         return nullcontext()

@@ -1,4 +1,9 @@
-"""A progress bar for training, on stderr: epoch, remaining time, loss and metrics."""
+"""Progress bars for training, on stderr: of one network, and of many."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import inf
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -26,22 +31,13 @@ class Progress(Callback):
         if not self._console.is_terminal:
             return
         if self._bar is None:
-            self._bar = Bar(
-                TextColumn("epoch {task.fields[epoch]}", table_column=Column(no_wrap=True)),
-                BarColumn(bar_width=16),
-                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
-                TextColumn("left", table_column=Column(no_wrap=True)),
-                TextColumn(
-                    "{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
-                ),
-                console=self._console,
-            )
-            self._task = self._bar.add_task("", total=training.steps, epoch="", figures="")
+            self._bar = _bar(self._console, "epoch")
+            self._task = self._bar.add_task("", total=training.steps, count="", figures="")
             self._bar.start()
         self._bar.update(
             self._task,
             completed=training.step,
-            epoch=f"{training.epoch}/{training.epochs}",
+            count=f"{training.epoch}/{training.epochs}",
             figures=format_figures(training),
         )
 
@@ -57,6 +53,84 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class ManyProgress:
+    """Shows the progress of many training runs: as a bar on a terminal, otherwise as about ten lines of text.
+
+    Parameters
+    ----------
+    trainings : sequence of Training
+        Each gets one more callback, which reports to this object.
+    """
+
+    def __init__(self, trainings: Sequence[Training]) -> None:
+        self._console, self._lock = Console(file=stderr()), threading.Lock()
+        self._bar = _bar(self._console, "networks")
+        self._reports = [_Report(self, training) for training in trainings]
+        self._task = self._bar.add_task("", total=sum(report.work for report in self._reports), count="", figures="")
+        self._total, self._done, self._best = len(trainings), 0, ""
+        self._lowest = inf
+
+    @contextmanager
+    def displayed(self) -> Iterator[None]:
+        """Display the progress within the ``with`` block."""
+        if self._console.is_terminal:
+            self._bar.start()
+        try:
+            yield
+        finally:
+            if self._console.is_terminal:
+                self._bar.stop()
+
+    def advance(self, work: float) -> None:
+        """Add to the work that is done, and update the bar."""
+        self._bar.update(self._task, advance=work, count=f"{self._done}/{self._total}", figures=self._best)
+
+    def end(self, training: Training) -> None:
+        """Count a network as done, and compare its loss with the lowest so far."""
+        with self._lock:
+            self._done += 1
+            history = training.history
+            name = "val_loss" if history.val_loss else "loss"
+            lowest = min(history.val_loss or history.loss, default=inf)
+            if lowest < self._lowest:
+                self._lowest, self._best = lowest, f"best {name} {lowest:.4g}"
+            every = max(1, self._total // 10)
+            if not self._console.is_terminal and (self._done % every == 0 or self._done in {1, self._total}):
+                self._console.print(Text(f"networks {self._done}/{self._total}  {self._best}"), highlight=False)
+
+
+class _Report(Callback):
+    """Reports the updates of one training run, in units that take about the same time in each network."""
+
+    def __init__(self, progress: ManyProgress, training: Training) -> None:
+        self._progress, self._reported = progress, 0.0
+        self.work = float(training.epochs * training.samples * training.plan.layout.decaying)
+        training.callbacks = [*training.callbacks, self]
+
+    def on_chunk(self, training: Training) -> None:
+        """Report the work since the last chunk."""
+        done = self.work * training.step / training.steps
+        self._progress.advance(done - self._reported)
+        self._reported = done
+
+    def on_end(self, training: Training) -> None:
+        """Report that training has ended; work that is left after early stopping counts as done."""
+        self._progress.end(training)
+        self._progress.advance(self.work - self._reported)
+
+
+def _bar(console: Console, unit: str) -> Bar:
+    """Return a bar with the fields `count` and `figures`."""
+    return Bar(
+        TextColumn(unit + " {task.fields[count]}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=16),
+        TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+        console=console,
+    )
 
 
 def format_figures(training: Training) -> str:
