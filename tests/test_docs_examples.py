@@ -11,6 +11,7 @@ REQUIRED_MODULES = {
     "arrays.md": ("torch",),
     "backends.md": (),
     "defaults.md": (),
+    "many.md": (),
     "plots.md": ("matplotlib", "tensorboardX"),
 }
 
