@@ -184,6 +184,19 @@ def own_parts_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return time_rows(results, "batch", ["own to library"])
 
 
+def many_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of ``many.json``, with a row per contender, or per amount of memory."""
+    rows = [["backend, case", "contender", "ms, or copies of X", "fit_many to it"]]
+    for name, r in results.items():
+        if "copies" in r:
+            rows.append([name, "fit_many", format_number(r["copies"]), ""])
+        for contender, us in r.get("microseconds", {}).items():
+            ratio = r["ratios"].get(f"fit_many to {contender}")
+            ms = format_number(us / 1000, contender in r["unreliable"])
+            rows.append([name, contender, ms, _spread(ratio) if ratio else ""])
+    return rows
+
+
 def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``threads.json``."""
     first = next(iter(results.values()))
@@ -252,6 +265,7 @@ TABLES = {
     "memory": (memory_rows, set()),
     "threads": (threads_rows, set()),
     "own-parts": (own_parts_rows, set()),
+    "many": (many_rows, {"scikit-learn"}),
     "instructions": (instructions_rows, set()),
     "gpu-steps": (gpu_steps_rows, {"torch", "jax"}),
     "gpu-steps-briefly": (gpu_steps_briefly_rows, {"torch", "jax"}),
