@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from deepnotes_numba import thread_count
+from deepnotes_numba.thread_team import current_core, leave_core
 
 
 def run_each(tasks: Sequence[Callable[[], None]], threads: int | None) -> None:
@@ -18,6 +19,7 @@ def run_each(tasks: Sequence[Callable[[], None]], threads: int | None) -> None:
     """
     waiting = deque(tasks)
     errors: list[BaseException] = []
+    caller_core = current_core()
 
     def work() -> None:
         try:
@@ -31,8 +33,12 @@ def run_each(tasks: Sequence[Callable[[], None]], threads: int | None) -> None:
         except BaseException as error:
             errors.append(error)
 
+    def work_beside() -> None:
+        leave_core(caller_core)
+        work()
+
     others = min(thread_count.limit(threads), len(tasks)) - 1
-    started = [threading.Thread(target=work, name=f"deepnotes-task-{i}", daemon=True) for i in range(others)]
+    started = [threading.Thread(target=work_beside, name=f"deepnotes-task-{i}", daemon=True) for i in range(others)]
     try:
         for thread in started:
             thread.start()

@@ -39,11 +39,11 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
     if size == 1:
         return function((0, 1, barrier), *arguments)
     errors: list[BaseException] = []
-    caller_core = _current_core()
+    caller_core = current_core()
 
     def work(rank: int) -> None:
         try:
-            _leave_core(caller_core)
+            leave_core(caller_core)
             function((rank, size, barrier), *arguments)
         except BaseException as error:
             barrier[BROKEN] = 1
@@ -66,7 +66,7 @@ def run(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
             raise errors[0]
 
 
-def _leave_core(core: int | None) -> None:
+def leave_core(core: int | None) -> None:
     """Keep this thread off a core, if it may use others.
 
     New threads often start on the core of the thread that waits for them. The system would separate them only at its
@@ -79,7 +79,7 @@ def _leave_core(core: int | None) -> None:
                 os.sched_setaffinity(0, others)
 
 
-def _current_core() -> int | None:
+def current_core() -> int | None:
     """Return the core that this thread runs on, or None if the system does not report it, or cannot move threads."""
     get_core = _find_getcpu()
     return None if get_core is None else int(get_core())

@@ -11,7 +11,8 @@ import pytest
 from watchdog import call_within
 
 pytest.importorskip("numba")
-from deepnotes_numba import thread_team
+import deepnotes as dn
+from deepnotes_numba import thread_count, thread_team
 from deepnotes_numba.arguments import Team
 from deepnotes_numba.barrier import ARRIVED, BROKEN, SIZE, wait
 from deepnotes_numba.compiling import jit_standalone
@@ -134,3 +135,25 @@ def test_new_threads_avoid_the_core_of_the_calling_thread() -> None:
     assert cores[0] == os.sched_getaffinity(0) == granted  # the calling thread is not moved
     avoided = 1 if len(granted) > 1 else 0
     assert [len(granted - cores[rank]) for rank in (1, 2)] == [avoided, avoided]
+
+
+# --- tasks that each have one thread ----------------------------------------------------------------------------------
+
+
+def test_each_task_has_one_thread() -> None:
+    limits: list[int] = []
+    dn.get_backend("numba", threads=2).run_each([lambda: limits.append(thread_count.limit(2))] * 5)
+    assert limits == [1] * 5
+    assert thread_count.limit(2) == 2
+
+
+def test_no_task_starts_after_one_has_failed() -> None:
+    started: list[int] = []
+
+    def fail() -> None:
+        started.append(1)
+        raise RuntimeError("a task failed")
+
+    with pytest.raises(RuntimeError, match="a task failed"):
+        dn.get_backend("numba", threads=2).run_each([fail] * 9)
+    assert len(started) <= 2
