@@ -16,7 +16,8 @@ R = TypeVar("R")
 def cached(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """Decorate a function of a part, and of hashable arguments, so that it keeps its results.
 
-    For a part that may change, they are computed at each call, see :func:`is_fixed`.
+    For a part that may change, they are computed at each call, see :func:`is_fixed`. The method ``cache_clear`` of the
+    decorated function discards all results.
     """
 
     @lru_cache(maxsize=256)
@@ -27,6 +28,7 @@ def cached(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[A
     def call(part: Any, *arguments: Any) -> R:
         return kept(_Exactly(part), *arguments) if is_fixed(part) else function(part, *arguments)  # type: ignore[call-arg]
 
+    call.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
     return cast(Callable[Concatenate[Any, P], R], call)
 
 

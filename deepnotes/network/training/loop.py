@@ -189,7 +189,7 @@ def _chunks(
         updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), max_updates)
         rates = _rates(schedule, state.step, updates, position.memory)
         if position.order is None:  # only now: if computing the rates fails, nothing has changed yet
-            position.order = orders.draw(another=training.epoch + 1 < training.epochs)
+            position.order = orders.draw(1, training.epochs - training.epoch - 1)[0]
             training.epoch += 1
         chunk_order = position.order[position.done : position.done + updates * batch_size]
         start = time.perf_counter()
@@ -241,7 +241,7 @@ def _train_epochs(training: Training, program: EpochProgram, orders: Orders, sch
     updates = -(-training.samples // training.batch_size)
     rates = _rates(schedule, state.step, epochs * updates, memory).reshape(epochs, updates)
     training.at_rest = False
-    order = np.stack([orders.draw(another=training.epoch + i + 1 < training.epochs) for i in range(epochs)])
+    order = orders.draw(epochs, training.epochs - training.epoch - epochs)
     data, program_order = data_for_program(training.network.backend, training.data, order)
     chunks = program.train_epochs(state, Batches(data, program_order, training.batch_size, rates))
     seconds = (time.perf_counter() - start) / max(1, sum(chunk.steps for chunk in chunks))
@@ -251,8 +251,7 @@ def _train_epochs(training: Training, program: EpochProgram, orders: Orders, sch
         if chunk.steps < updates:
             if rng is not None:  # so that it has the state that belongs to the epoch in which training stops
                 rng.bit_generator.state = drawn_so_far
-                for _ in chunks:
-                    orders.draw(another=False)
+                orders.draw(len(chunks), 0)
             done = chunk.steps * training.batch_size
             training.position = Position(order[len(chunks) - 1], done, chunk.sums, chunk.steps * seconds, rate, memory)
             training.at_rest = True

@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_in_the_middle_of_a_chunk(backend: str) 
         network = dn.Network(layers, 4, dtype="float64", backend=on, seed=3)
         with pytest.raises(dn.NonFiniteLossError) as caught:
             network.fit(X, Y, epochs=30, batch_size=20, optimizer=dn.SGD(Spike()), callbacks=callbacks)
-        history = caught.value.history
+        history: Any = caught.value.history
         results.append(
             (str(caught.value), caught.value.step, history.loss, network.flat().tolist(), network._rng.random())
         )
