@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
     differentiate_and_sum(D, Z, A, factor, partial, n, m, rows, scale, scratch, Part(options, n));
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK) dense_few(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) dense_few(
     const real* X, const real* W, const real* b, real* A, int n_prev, int n, int m, OPTIONS
 ) {
     const double options[] = {OPTION_VALUES};
