@@ -2,8 +2,8 @@
 
 #include "rounding.cuh"
 
-// The identity, as an activation: `forward` replaces numbers of Z by those of A (N3), and `backward` numbers of dA by those
-// of dZ (N12). CHANGES is false if they change nothing, and NEEDS_Z and NEEDS_A say what `backward` reads.
+// The identity, as an activation: `forward` replaces numbers of Z by those of A (N3), and `backward` numbers of dA by
+// those of dZ (N12). CHANGES is false if they change nothing, and NEEDS_Z and NEEDS_A say what `backward` reads.
 struct Identity {
     static constexpr bool CHANGES = false, BY_ROWS = false, NEEDS_Z = false, NEEDS_A = false;
 
@@ -25,6 +25,7 @@ __device__ inline void bias_activation_rows(
         real bias[V];
 #pragma unroll
         for (int v = 0; v < V; v++) bias[v] = b ? b[c * V + v] : real(0);
+#pragma unroll 1  // several rows at a time need more registers, and their loads cannot overlap with the stores
         for (long long j = blockIdx.y * static_cast<long long>(tile.height) + tile.y; j < m; j += step) {
             const long long at = j * n + c * V;
             real z[V];
@@ -43,8 +44,8 @@ __device__ inline void bias_activation_rows(
     }
 }
 
-// Z += b in place (N2) and A = g(Z) (N3). A may be null; it may also be Z, if Z is not needed afterwards. A is written to `factor` as well. b may be null; then Z is not changed, unless it
-// is A.
+// Z += b in place (N2) and A = g(Z) (N3). A may be null; it may also be Z, if Z is not needed afterwards. A is written to
+// `factor` as well. b may be null; then Z is not changed, unless it is A.
 template <class G>
 __device__ inline void add_bias_and_activate(
     real* Z, const real* b, real* A, const Factor& factor, int n, long long m, const G& g
@@ -57,9 +58,9 @@ __device__ inline void add_bias_and_activate(
 
 constexpr int AHEAD = 2;  // rows that `backward_rows` loads at a time
 
-// Turn dA into dZ (N12), from D to `factor` or, if there is none, in place in D. partial[c * n + i] = scale * the sum of D over the samples of chunk c. Each thread adds up its
-// own samples in order; then the sums of the threads are added in a tree. `scratch` is shared memory for V numbers per
-// thread.
+// Turn dA into dZ (N12), from D to `factor` or, if there is none, in place in D. partial[c * n + i] = scale * the sum of
+// dZ over the samples of chunk c. Each thread adds up its own samples in order; then the sums of the threads are added
+// in a tree. `scratch` is shared memory for V numbers per thread.
 template <int V, class G>
 __device__ inline void backward_rows(
     real* D, const real* Z, const real* A, const Factor& factor, real* partial, int n, long long m, long long rows,

@@ -9,8 +9,8 @@
 // What follows are zeros.
 //
 // This is a template. resident.py defines THREADS, the largest number of threads in a block; CLUSTERED if there is a
-// cluster; the code RELU; EACH_ACTIVATION(CASE), which expands to CASE(code, G) for each activation G except
-// for the identity and for ReLU within products; the loss LossPart, and the optimizer's update UpdatePart.
+// cluster; RELU, the code of ReLU within products; EACH_ACTIVATION(CASE), which expands to CASE(code, G) for each other
+// activation G except the identity; the loss LossPart; and the optimizer's update UpdatePart.
 
 #include "philox.cuh"
 #include "shared.cuh"
@@ -31,10 +31,10 @@ constexpr int MOST_SCALARS = 8;        // of an update, with the learning rate
 constexpr int MOST_SLOTS = 4;          // of the optimizer
 constexpr int ENOUGH_TILES = 64;       // if there are fewer tiles, smaller ones keep more threads busy
 
-// The columns of the table of layers: the first row is for the inputs, the others for dense layers. Z_AT, A_AT
-// and OUTPUTS are where Z, A and, after dropout, the outputs are in shared memory; they may be the same. ReLU within products
-// has the code RELU, and the identity another negative one. OPTIONS_AT is where the options of the activation begin. MASK is the number of the dropout layer that
-// follows; 0 if none does.
+// The columns of the table of layers: the first row is for the inputs, the others for dense layers. Z_AT, A_AT and
+// OUTPUTS are where Z, A and, after dropout, the outputs are in shared memory; they may be the same. CODE is negative for
+// the identity and for RELU. OPTIONS_AT is where the options of the activation begin. MASK is the number of the dropout
+// layer that follows; 0 if none does.
 enum Column { NEURONS, STRIDE, Z_AT, A_AT, OUTPUTS, WEIGHTS, BIASES, MATRIX, CODE, OPTIONS_AT, MASK, THRESHOLD, SCALE };
 
 // Where the areas of shared memory begin, and where the last one ends. The first, θ, begins at 0. INDICES, TARGETS,
@@ -574,9 +574,7 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
     const int packs = areas[GRADIENT] / VEC, share = (packs + BLOCKS - 1) / BLOCKS;  // those that this block updates
     const int first = rank * share < packs ? rank * share : packs, last = first + share < packs ? first + share : packs;
     real* const outside[MOST_SLOTS] = {slot0, slot1, slot2, slot3};
-    real* slots[MOST_SLOTS];
-#pragma unroll
-    for (int s = 0; s < MOST_SLOTS; s++) slots[s] = pool + areas[SLOTS] + s * share * VEC;
+    const auto slot = [=](int s) { return pool + areas[SLOTS] + s * share * VEC; };  // of this block's parameters
     int* marks = reinterpret_cast<int*>(pool + areas[MARKS]);
     bool bias;
     for (int i = thread; i < packs * VEC; i += threads) {
@@ -590,7 +588,7 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
             if (q < 0) continue;
             mark |= (bias ? 1 << VEC : 1) << v;
 #pragma unroll
-            for (int s = 0; s < UpdatePart::SLOTS; s++) slots[s][i] = outside[s][q];
+            for (int s = 0; s < UpdatePart::SLOTS; s++) slot(s)[i] = outside[s][q];
         }
         marks[pack - first] = mark;
     }
@@ -656,8 +654,8 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
             for (int l = 1; l < row_count; l++) trainer.forward(l == 1 ? input : rows[l - 1], rows[l], samples);
             real *D = pool + areas[DERIVATIVES], *E = D + (areas[INPUTS] - areas[DERIVATIVES]) / 2;
             trainer.loss(
-                rows[row_count - 1], samples, options + loss_options, pool + targets_at + half * target_size, class_indices,
-                w ? pool + weights_at + half * weight_size : nullptr, D
+                rows[row_count - 1], samples, options + loss_options, pool + targets_at + half * target_size,
+                class_indices, w ? pool + weights_at + half * weight_size : nullptr, D
             );
             await_copies();
             __syncthreads();
@@ -731,6 +729,7 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
         if (thread == 0) decide(&state, square, largest, loss, m, current[0], clip_norm, safe_step, safe_norm);
         __syncthreads();
         if (state.stopped) break;
+        real* const slots[MOST_SLOTS] = {slot(0), slot(1), slot(2), slot(3)};
         update_share(trainer, marks, first, last, state.clip, UpdatePart(options + update_options, current, slots));
         sync_all();
     }
@@ -741,7 +740,7 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
         if (q < 0) continue;
         theta[q] = pool[first * VEC + i];
 #pragma unroll
-        for (int s = 0; s < UpdatePart::SLOTS; s++) outside[s][q] = slots[s][i];
+        for (int s = 0; s < UpdatePart::SLOTS; s++) outside[s][q] = slot(s)[i];
     }
     if (rank == 0 && thread == 0) *control = state;
 }
