@@ -93,10 +93,9 @@ def predict(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, ou
     A = X
     for number, row in enumerate(rows):
         target = out if row is rows[-1] else buffers[number % 2][: m * row.n]
-        Z = target
-        linear(tape, row, factors, A, m, Z)
+        linear(tape, row, factors, A, m, target)
         if not (row is rows[-1] and logits):
-            activate(tape, row, theta, Z, m, target, multiplied=row is not rows[-1])
+            activate(tape, row, theta, target, m, target, multiplied=row is not rows[-1])
         A = target
 
 

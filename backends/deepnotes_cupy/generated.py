@@ -74,7 +74,7 @@ class Source:
     given : dict of str to str
         The source of each argument of the expression: of an element if it is an array.
     prefix : str, optional
-        What the names of the members begin with.
+        The beginning of the members' names.
     """
 
     def __init__(
@@ -265,10 +265,11 @@ def _kernels(template: str, structure: str, options: int, slots: int) -> dict[st
 
 
 def combine(parts: Sequence[Part | None], hand_written: dict[Part | None, int]) -> tuple[str, list[int]]:
-    """Return the code for some activations, and the code number of each.
+    """Return the source of some activations, and the number of each.
 
-    The code is the same for the same set of structures, except for those that have a number in `hand_written`. It is
-    structures and the macro ``EACH_ACTIVATION(CASE)``, which expands to ``CASE(number, structure)`` for each of them.
+    The source consists of the structures, except for those that have a number in `hand_written`, and of the macro
+    ``EACH_ACTIVATION(CASE)``, which expands to ``CASE(number, structure)`` for each of them. It depends on the set of
+    structures only.
     """
     structures = sorted({part.code for part in parts if part and part not in hand_written})
     code = "\n".join(x.replace("NAME", f"Activation{i}") for i, x in enumerate(structures))

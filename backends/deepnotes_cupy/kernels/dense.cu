@@ -1,4 +1,5 @@
-// The dense layer except for its products and activations: gathering a batch, adding the bias (N2), and its derivative (N14).
+// The dense layer except for its products and activations: gathering a batch, adding the bias (N2), and its gradient
+// (N14).
 
 #include "dense.cuh"
 
@@ -56,8 +57,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) gather(
     if (source->w) copy_samples(source->w, indices, out_w, Factor{}, 1, m);
 }
 
-// Z += b in place, for the identity; A, if it is not null, is a copy. The template activation.cu has the same kernels for
-// other activations.
+// Z += b in place (N2), for the identity; A, if it is not null, is a copy. The template activation.cu has the same
+// kernels for other activations.
 extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
     real* Z, const real* b, real* A, unsigned short* half, int kind, int n, long long m
 ) {

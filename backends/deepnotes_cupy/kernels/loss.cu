@@ -3,9 +3,10 @@
 #include "losses.cuh"
 
 GENERATED
-// The losses L, and D: dZ if the loss is computed from the logits Z (N11), to which b is added in place, and then A is
-// written unless it is null; otherwise dA, and Z stands for A. L and D are multiplied by the weight of the sample; w may be
-// null. D is written to `half` as a factor of products as well, times half_scale, unless that is null.
+// The losses L, and their derivative D. If the loss is computed from the logits Z (N11), b is added to Z in place, A is
+// written unless it is null, and D is dZ; otherwise Z stands for A, b and A are null, and D is dA. L and D are multiplied
+// by the weight of the sample; w may be null. D is also written to `half`, times half_scale, as a factor of products,
+// unless `half` is null.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) loss(
     real* Z, const real* b, const real* Y, int class_indices, const real* w, real* A, real* D, unsigned short* half,
     int kind, real half_scale, real* L, int n, long long m, OPTIONS

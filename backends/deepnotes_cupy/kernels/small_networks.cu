@@ -1,13 +1,14 @@
-// Predictions of a whole network in one launch if its parameters fit into shared memory: the template for its activations.
-// Generated is EACH_ACTIVATION(CASE), which expands to CASE(code, G) for each elementwise activation G except for the
-// identity and ReLU, and the codes of these and of softmax.
+// Predictions of a whole network in one launch, if its parameters fit into shared memory.
+//
+// This is a template. small_networks.py defines RELU and SOFTMAX, the codes of activations with code of their own here,
+// and EACH_ACTIVATION(CASE), which expands to CASE(code, G) for each other activation G except the identity.
 
 #include "common.cuh"
 
 GENERATED
 // The table of a network: ENTRY integers for each layer. W_AT and B_AT are the offsets of W and b in θ; a layer whose
-// B_AT is negative has no b. OPTIONS_AT is where the options of the activation begin.
-// PER_THREAD is the number of neurons that a thread computes at a time: 8, 4 or 2.
+// B_AT is negative has no b. OPTIONS_AT is where the options of the activation begin. PER_THREAD is the number of
+// neurons that a thread computes at a time: 8, 4 or 2.
 enum Entry { N_PREV, NEURONS, W_AT, B_AT, CODE, OPTIONS_AT, PER_THREAD, ENTRY };
 
 constexpr int SAMPLES = 8;        // samples that a thread computes at a time
@@ -66,8 +67,9 @@ struct Resident {
     }
 };
 
-// One warp's tile of Z = W A_prev + b, or of A if g is relu: 4 T neurons from `neuron` on, for 64 samples from `sample` on. `from` and `to` hold activations by neuron, `width` numbers for each. Each thread computes T neurons, 4
-// rows apart, for 8 samples; the lanes are arranged so that lanes that read the same address are neighbours.
+// One warp's tile of Z = W A_prev + b, or of A if g is ReLU: 4 T neurons from `neuron` on, for 64 samples from `sample`
+// on. `from` and `to` hold activations by neuron, `width` numbers for each. Each thread computes T neurons, 4 rows apart,
+// for 8 samples; the lanes are arranged so that lanes that read the same address are neighbours.
 template <int T>
 __device__ inline void compute_tile(
     const Resident& layer, const real* W, const real* from, real* to, int width, int neuron, int sample
@@ -146,9 +148,9 @@ __device__ inline void softmax_column(real* z, int n, int width) {
     for (int i = 0; i < n; i++) z[i * width] /= total;
 }
 
-// The outputs of a network, shape (m, n) by sample; X has shape (m, n_prev) if `by_sample`, else (n_prev, m). Shared memory holds its parameters, `parameters` numbers, and two
-// buffers of activations, the first with `rows` neurons. Each block processes `samples` samples at a time, a multiple
-// of 64: each layer reads one buffer and writes the other one.
+// The outputs of a network, shape (m, n) by sample; X has shape (m, n_prev) if `by_sample`, else (n_prev, m). Shared
+// memory holds its parameters, `parameters` numbers, and two buffers of activations, the first with `rows` neurons. Each
+// block processes `samples` samples at a time, a multiple of 64: each layer reads one buffer and writes the other one.
 extern "C" __global__ void __launch_bounds__(BLOCK, 1) predict_resident(
     const real* X, const real* theta, const int* table, const double* options, real* out, int layers, int parameters,
     int rows, int samples, long long m, int by_sample

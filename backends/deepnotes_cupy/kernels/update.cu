@@ -28,7 +28,8 @@ struct Update {
 
 // Without the number of blocks that have to fit on a multiprocessor, NVRTC spills registers to fit more.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) update(
-    real* theta, const real* g, SLOTS, long long p, long long decaying, const Control* control, const double* scalars, OPTIONS
+    real* theta, const real* g, SLOTS, long long p, long long decaying, const Control* control,
+    const double* scalars, OPTIONS
 ) {
     if (control->stopped) return;
     const double options[] = {OPTION_VALUES};
