@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from cuda_shim import Host
 
+from deepnotes.backends import ACTIVATIONS, LOSSES, SGD, Activation, Dense, Loss
 from deepnotes.backends.bounds import BoundedArray, Bounds, excess, gamma
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy.geometry import chunks, grid
-from deepnotes_cupy.lowering import FROM_A
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.lowering import LoweredActivation, lower_activation, lower_loss, lower_update
+from deepnotes_cupy.sources import Launch, codes
 from deepnotes_cupy.sources import control as control_dtype
 
 SHAPES = [(1, 1, 0), (1, 70, 0), (4, 3, 0), (10, 37, 0), (12, 5, 0), (12, 5, 1), (33, 19, 0), (132, 9, 0), (300, 70, 0)]
@@ -29,7 +30,7 @@ SHAPES += [(4 * (n // 4 + 1), m + 1, 0) for n, m, _ in SHAPES[-2:]]
 PROCESSORS = 2
 """The number of multiprocessors for which grids are computed: small, so that each thread handles several elements."""
 OPTIONS = {"leaky_relu": {"slope": 0.3}, "elu": {"alpha": 1.7}, "huber": {"delta": 0.7}}
-ELEMENTWISE = [name for name in codes("Activation") if name != "softmax"]
+ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
 FUSED = {"softmax": "softmax_cross_entropy", "sigmoid": "sigmoid_cross_entropy", "exp": "exp_half_poisson_deviance"}
 """The kernel that computes a loss from the logits, by the name of the output activation."""
 CONTROL = control_dtype()
@@ -47,13 +48,16 @@ def place(values: Any, dtype: str, shift: int = 0) -> np.ndarray:
 
 
 def launch(
-    host: Host, kernel: str, n: int, m: int, *arguments: Any, count: int = 1, reachable: Sequence[np.ndarray] = ()
-) -> None:
+    host: Host, kernel: str | Launch, n: int, m: int, *arguments: Any, count: int = 1,
+    reachable: Sequence[np.ndarray] = (),
+) -> None:  # fmt: skip
     """Run a kernel on the grid from geometry.py in every order of threads, and check that the bits are the same.
 
-    `count` is the number of chunks of samples.
+    `count` is the number of chunks of samples. The arguments of a Launch follow `arguments`.
     """
-    blocks, threads = grid(kernel, n, m, dtype=host.dtype, processors=PROCESSORS, chunks=count)
+    if isinstance(kernel, Launch):
+        host, arguments, kernel = host.of(kernel.kernel), (*arguments, *kernel.arguments), kernel.kernel.name
+    blocks, threads = grid(host.kernels[kernel], n, m, dtype=host.dtype, processors=PROCESSORS, chunks=count)
     launch_in_all_orders(host, kernel, blocks, threads, *arguments, reachable=reachable)
 
 
@@ -92,8 +96,14 @@ def source_of(arrays: Sequence[np.ndarray | None], order: np.ndarray, batch_size
     return np.array([*(0 if x is None else x.ctypes.data for x in (*arrays, order)), batch_size], np.int64)
 
 
-def option_of(name: str) -> float:
-    return next(iter(OPTIONS.get(name, {}).values()), 0.0)
+def lowered(name: str, dtype: str) -> LoweredActivation:
+    """Return the kernels of one of the library's activations."""
+    return lower_activation(Activation(name, **OPTIONS.get(name, {})), dtype, 2)
+
+
+def lowered_loss(name: str, dtype: str, last: str = "identity") -> Launch:
+    """Return the kernel of one of the library's losses after a layer with the activation `last`."""
+    return lower_loss(Loss(name, **OPTIONS.get(name, {})), Dense(2, last), dtype, 2).launch
 
 
 def spread(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
@@ -110,15 +120,15 @@ def bias_and_activation(host: Host) -> None:
         for n, m, shift in SHAPES if name == "relu" else few_shapes:
             Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
             A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
-            code, option = codes("Activation")[name], option_of(name)
-            launch(host, "bias_activation", n, m, Z, b, None if name == "identity" else A, None, 0, n, m, code, option)
+            kernel = lowered(name, dtype).forward
+            launch(host, kernel, n, m, Z, b, None if name == "identity" else A, None, 0, n, m)
             assert (before + b == Z).all()
             if name != "identity":
                 assert_within(A.T, apply(ops, name, exact(dtype, Z)), f"{name} of {n} neurons, {m} samples")
             with_bias = Z.copy()
-            launch(host, "bias_activation", n, m, Z, None, A, None, 0, n, m, code, option)
+            launch(host, kernel, n, m, Z, None, A, None, 0, n, m)
             assert (with_bias == Z).all()
-            launch(host, "bias_activation", n, m, Z, None, Z, None, 0, n, m, code, option)
+            launch(host, kernel, n, m, Z, None, Z, None, 0, n, m)
             np.testing.assert_array_equal(A, Z)
 
 
@@ -143,22 +153,21 @@ def activation_backward(host: Host) -> None:
             bounded_A = apply(bounds.ops, name, exact(dtype, Z))
             A = place(np.asarray(bounded_A.value, dtype).T, dtype, shift)
             expected = apply(bounds.ops, f"{name}_backward", exact(dtype, D), exact(dtype, Z), bounded_A)
-            code, option, scale = codes("Activation")[name], option_of(name), 1 / m
-            uses_A = name in FROM_A
-            operands = [D, None if uses_A else Z, A if uses_A else None]
+            g, scale = lowered(name, dtype), 1 / m
+            operands = [D, Z if g.needs_Z else None, A if g.needs_A else None]
             for rows, count in ((m, 1), (33, -(-m // 33)), chunks(n, m, dtype=dtype, processors=PROCESSORS)):
                 D[...] = before
                 db = place(np.full(n, 7.0), dtype)
                 partial = db if count == 1 else place(np.full((count, n), 7.0), dtype)
-                arguments = (*operands, None, 0, 1.0, partial, n, m, rows, scale, code, option)
-                launch(host, "activation_backward", n, m, *arguments, count=count)
+                arguments = (*operands, None, 0, 1.0, partial, n, m, rows, scale)
+                launch(host, g.backward, n, m, *arguments, count=count)
                 label = f"{name} of {n} neurons, {m} samples, {count} chunks"
                 assert_within(D.T, expected, label)
                 if count > 1:
                     launch(host, "sum_partials", n, 1, partial, db, n, count)
                 assert_within(db[:, None], bounds.ops.bias_gradient(expected), f"db, {label}")
             D[...] = before
-            launch(host, "activation_backward", n, m, *operands, None, 0, 1.0, None, n, m, m, scale, code, option)
+            launch(host, g.backward, n, m, *operands, None, 0, 1.0, None, n, m, m, scale)
             assert_within(D.T, expected, f"{name} without a bias")
 
 
@@ -190,6 +199,12 @@ def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[An
     return w, exact(dtype, w[:, None])
 
 
+def fused_kernel(name: str, dtype: str) -> Launch:
+    """Return the kernel that computes a loss from the logits."""
+    loss = next(loss for loss, traits in LOSSES.items() if traits.fused and traits.fused[1] == name)
+    return lowered_loss(loss, dtype, LOSSES[loss].fused[0])  # type: ignore[index]
+
+
 def cross_entropies(host: Host) -> None:
     """The losses computed from logits (N10, N11): for targets or class indices, with or without weights."""
     dtype, rng, ops = host.dtype, np.random.default_rng(3), Bounds(host.dtype).ops
@@ -205,7 +220,7 @@ def cross_entropies(host: Host) -> None:
             before, L = Z.copy(), place(np.full(m, 7.0), dtype)
             A, D = (place(np.full((m, n), 7.0), dtype, shift) for _ in range(2))
             arguments = (b, Y, indexed, w, None if number == 4 else A, D, None, 0, 1.0, L, n, m)
-            launch(host, kernel, n, m, Z, *arguments)
+            launch(host, fused_kernel(kernel, dtype), n, m, Z, *arguments)
             assert (before + b == Z).all()
             logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
             outputs = getattr(ops, name)(logits)
@@ -221,7 +236,7 @@ def cross_entropies(host: Host) -> None:
 def losses(host: Host) -> None:
     """``loss``: all other losses and their derivatives, including the ends of the domain."""
     dtype, rng, ops = host.dtype, np.random.default_rng(4), Bounds(host.dtype).ops
-    for name, code in codes("Loss").items():
+    for name in LOSSES:
         for number, (n, m, shift) in enumerate(SHAPES):
             w, scale = weights(rng, m, dtype, ["none", "some"][number % 2])
             A, columns = rng.random((m, n)), np.round(rng.random((m, n)), 1)
@@ -236,8 +251,8 @@ def losses(host: Host) -> None:
                 A = np.where(rng.random((m, n)) < 0.1, rng.integers(0, 2, (m, n)), A)
             A, Y = place(A, dtype, shift), place(classes if indexed else columns, dtype, shift)
             D, L = place(np.full((m, n), 7.0), dtype, shift), place(np.full(m, 7.0), dtype)
-            option = float(np.dtype(dtype).type(option_of(name)))
-            launch(host, "loss", n, m, A, Y, indexed, w, D, L, n, m, code, option)
+            arguments = (A, None, Y, indexed, w, None, D, None, 0, 1.0, L, n, m)
+            launch(host, lowered_loss(name, dtype), n, m, *arguments)
             outputs, targets = exact(dtype, A), exact(dtype, columns.astype(dtype))
             values = apply(ops, name, outputs, targets)
             derivative = getattr(ops, f"{name}_derivative")(outputs, targets, **OPTIONS.get(name, {}))
@@ -255,15 +270,13 @@ def nan_and_infinity(host: Host) -> None:
             Z = place(np.tile(np.linspace(-2, 2, n), (n, 1)), dtype)
             np.fill_diagonal(Z, value)
             A, D, ones = place(np.zeros((n, n)), dtype), place(np.ones((n, n)), dtype), place(np.ones((n, n)), dtype)
-            code = codes("Activation")[name]
+            g = lowered(name, dtype)
             if name == "softmax":
                 launch(host, "softmax", n, n, Z, None, A, n, n)
                 launch(host, "softmax_backward", n, n, D, None, A, n, n)
             else:
-                launch(host, "bias_activation", n, n, Z, None, A, None, 0, n, n, code, option_of(name))
-                launch(
-                    host, "activation_backward", n, n, D, Z, A, None, 0, 1.0, None, n, n, n, 1.0, code, option_of(name)
-                )
+                launch(host, g.forward, n, n, Z, None, A, None, 0, n, n)
+                launch(host, g.backward, n, n, D, Z, A, None, 0, 1.0, None, n, n, n, 1.0)
             Z64 = Z.T.astype(np.float64)
             expected = EQUATIONS[name](np, Z64, **OPTIONS.get(name, {}))
             derivatives = EQUATIONS[f"{name}_backward"](np, ones.T, Z64, expected, **OPTIONS.get(name, {}))
@@ -278,15 +291,13 @@ def losses_of_nan(host: Host) -> None:
     """Losses agree with the equations on NaN and infinity, and are finite for logits whose difference overflows."""
     dtype = host.dtype
     for value in (np.nan, np.inf, -np.inf):
-        for kernel in (*FUSED.values(), *codes("Loss")):
+        for kernel in (*FUSED.values(), *LOSSES):
             Z, Y, L = place(np.ones((3, 5)), dtype), place(np.eye(5)[:3], dtype), place(np.zeros(3), dtype)
             Z[1, 4], A, D = value, place(np.zeros((3, 5)), dtype), place(np.zeros((3, 5)), dtype)
-            if kernel in codes("Loss"):
-                launch(host, "loss", 5, 3, Z, Y, 0, None, D, L, 5, 3, codes("Loss")[kernel], 1.0)
-                expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
-            else:
-                launch(host, kernel, 5, 3, Z, None, Y, 0, None, A, D, None, 0, 1.0, L, 5, 3)
-                expected = EQUATIONS[kernel](np, Z.T, Y.T)[0]
+            loss = lowered_loss(kernel, dtype) if kernel in LOSSES else fused_kernel(kernel, dtype)
+            outputs = None if kernel in LOSSES else A
+            launch(host, loss, 5, 3, Z, None, Y, 0, None, outputs, D, None, 0, 1.0, L, 5, 3)
+            expected = EQUATIONS[kernel](np, Z.T, Y.T, **OPTIONS.get(kernel, {}))[0]
             assert (np.isfinite(L) == np.isfinite(expected)).all(), (kernel, value)
             assert (np.isnan(L) == np.isnan(expected)).all(), (kernel, value)
     far = float(np.finfo(dtype).max) / 1.5  # the difference of these logits overflows
@@ -343,25 +354,9 @@ def grids(host: Host) -> None:
             place(np.ones((m, n)), dtype),
             np.zeros((5, n), dtype),
         )
-        host.launch("bias_activation", blocks, 256, z, b, A, None, 0, n, m, codes("Activation")["silu"], 0.0)
-        host.launch(
-            "activation_backward",
-            blocks,
-            256,
-            D,
-            z,
-            A,
-            None,
-            0,
-            1.0,
-            partial,
-            n,
-            m,
-            8,
-            1.0,
-            codes("Activation")["silu"],
-            0.0,
-        )
+        silu = host.of(lowered("silu", dtype).forward.kernel)
+        silu.launch("bias_activation", blocks, 256, z, b, A, None, 0, n, m)
+        silu.launch("activation_backward", blocks, 256, D, z, A, None, 0, 1.0, partial, n, m, 8, 1.0)
         out = place(np.zeros((m, n)), dtype)
         order = np.arange(m)[::-1].copy()
         source = source_of((z, None, None), order, m)
@@ -385,7 +380,7 @@ def parts(host: Host) -> None:
 def factors(host: Host) -> None:
     """Kernels that write factors of products write what ``round16`` makes of their results, for both formats."""
     dtype, rng, scale = host.dtype, np.random.default_rng(7), 8.0
-    silu = codes("Activation")["silu"], 0.0
+    silu = lowered("silu", dtype)
     for kind in codes("Half").values():
         for n, m, shift in SHAPES:
             Z, b, D = (place(x, dtype, shift) for x in (spread(rng, m, n), rng.normal(size=n), rng.normal(size=(m, n))))
@@ -396,11 +391,11 @@ def factors(host: Host) -> None:
                 assert (half == expected).all(), (what, n, m, kind)  # noqa: B023
 
             z = Z.copy()
-            launch(host, "bias_activation", n, m, z, b, A, half, kind, n, m, *silu)
+            launch(host, silu.forward, n, m, z, b, A, half, kind, n, m)
             compare(A, 1.0, "A")
             before, dZ = D.copy(), D.copy()
-            launch(host, "activation_backward", n, m, dZ, z, A, None, 0, 1.0, None, n, m, m, 1.0, *silu)
-            launch(host, "activation_backward", n, m, D, z, A, half, kind, scale, None, n, m, m, 1.0, *silu)
+            launch(host, silu.backward, n, m, dZ, z, A, None, 0, 1.0, None, n, m, m, 1.0)
+            launch(host, silu.backward, n, m, D, z, A, half, kind, scale, None, n, m, m, 1.0)
             assert (before == D).all()
             compare(dZ, scale, "dZ")
             order, L = rng.permutation(m), np.zeros(m, dtype)
@@ -412,7 +407,7 @@ def factors(host: Host) -> None:
             compare(np.ascontiguousarray(D[order]), 1.0, "X")
             for kernel in FUSED.values():
                 Y, z = place(rng.random((m, n)), dtype), np.minimum(Z, 40)
-                launch(host, kernel, n, m, z, b, Y, 0, None, None, D, half, kind, scale, L, n, m)
+                launch(host, fused_kernel(kernel, dtype), n, m, z, b, Y, 0, None, None, D, half, kind, scale, L, n, m)
                 compare(D, scale, kernel)
 
 
@@ -420,36 +415,20 @@ def empty_arrays(host: Host) -> None:
     """Kernels neither read nor write anything if there are no samples or no parameters."""
     dtype, n = host.dtype, 12
     empty, sevens, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
-    launch(host, "bias_activation", n, 0, empty, sevens, empty, None, 0, n, 0, codes("Activation")["relu"], 0.0)
+    relu = lowered("relu", dtype)
+    launch(host, relu.forward, n, 0, empty, sevens, empty, None, 0, n, 0)
     launch(host, "softmax", n, 0, empty, sevens, empty, n, 0)
     launch(host, "softmax_backward", n, 0, empty, None, empty, n, 0)
-    launch(host, "loss", n, 0, empty, empty, 0, None, empty, empty, n, 0, 0, 0.0)
     for kernel in FUSED.values():
-        launch(host, kernel, n, 0, empty, sevens, empty, 0, None, empty, empty, None, 0, 1.0, empty, n, 0)
+        arguments = (empty, sevens, empty, 0, None, empty, empty, None, 0, 1.0, empty, n, 0)
+        launch(host, fused_kernel(kernel, dtype), n, 0, *arguments)
     order = np.empty(0, np.int64)
     source = source_of((sevens, sevens, sevens), order, 3)
     launch(host, "gather", n, 0, source, control, 0, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
-    launch(
-        host,
-        "activation_backward",
-        n,
-        0,
-        empty,
-        empty,
-        empty,
-        None,
-        0,
-        1.0,
-        sevens,
-        n,
-        0,
-        5,
-        1.0,
-        codes("Activation")["relu"],
-        0.0,
-    )
+    launch(host, relu.backward, n, 0, empty, empty, empty, None, 0, 1.0, sevens, n, 0, 5, 1.0)
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
-    launch(host, "sgd", 0, 0, empty, empty, 0, 0, control, np.zeros(4))
+    sgd = lower_update(SGD(), dtype).launch
+    launch(host, sgd, 0, 0, empty, empty, 0, 0, control, np.zeros(2))
     launch(host, "round16", 0, 0, empty, np.empty(0, np.uint16), 0, 0, 1.0)
     assert (sevens == 7).all()
 

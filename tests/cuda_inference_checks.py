@@ -3,18 +3,28 @@
 from collections.abc import Callable
 from itertools import pairwise
 from math import fsum
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from cuda_checks import PROCESSORS, apply, assert_within, exact, launch, launch_in_all_orders, option_of, place
+from cuda_checks import (
+    ELEMENTWISE,
+    PROCESSORS,
+    apply,
+    assert_within,
+    exact,
+    launch,
+    launch_in_all_orders,
+    lowered,
+    place,
+)
 from cuda_shim import Host
 
 from deepnotes.backends.bounds import Bounds
 from deepnotes_cupy.geometry import grid
-from deepnotes_cupy.small_networks import SAMPLES, Table, tabulate
+from deepnotes_cupy.lowering import DenseRow
+from deepnotes_cupy.small_networks import FILE, IDENTITY, SAMPLES, Program, Table, program_of, tabulate
 from deepnotes_cupy.sources import codes, constant
 
-Layer: TypeAlias = tuple[int, int, int, int, int]
 NETWORKS = [
     ([3, 5], ["identity"], 1),
     ([4, 16, 16, 2], ["tanh", "leaky_relu", "sigmoid"], 131),
@@ -33,20 +43,20 @@ def whole_networks(host: Host) -> None:
         for samples in SAMPLES:
             theta = place(rng.normal(0, 0.5, sum((a + 1) * b for a, b in pairwise(sizes))), dtype)
             X, by_sample, logits = place(rng.normal(size=(m, sizes[0])), dtype, number % 2), samples == 64, number == 1
-            table, rows = _table(sizes, names, samples, dtype)
+            table, program, rows = _table(sizes, names, samples, dtype)
             if logits:
-                fields = codes("Entry")
-                table.entries[-1][[fields["b_at"], fields["code"]]] = -1, codes("Activation")["identity"]
-            options = np.array([option_of(name) for name in names], dtype)
+                fields = codes("Entry", FILE)
+                table.entries[-1][[fields["b_at"], fields["code"]]] = -1, IDENTITY
             out = place(np.full((m, sizes[-1]), 7.0), dtype)
             arguments = (
-                X if by_sample else place(X.T, dtype), theta, table.entries.reshape(-1), options, out, len(names),
-                table.parameters, table.rows, samples, m, int(by_sample),
+                X if by_sample else place(X.T, dtype), theta, table.entries.reshape(-1), program.options, out,
+                len(names), table.parameters, table.rows, samples, m, int(by_sample),
             )  # fmt: skip
-            launch_in_all_orders(host, "predict_resident", (PROCESSORS, 1, 1), 256, *arguments, shared=table.shared)
+            programs = host.of(program.kernel)
+            launch_in_all_orders(programs, "predict_resident", (PROCESSORS, 1, 1), 256, *arguments, shared=table.shared)
             A = exact(dtype, X)
             for row, name in zip(rows, names, strict=True):
-                W, b = theta[row[2] :][: row[0] * row[1]].reshape(row[1], row[0]), theta[row[3] :][: row[1]]
+                W, b = theta[row.W].reshape(row.n, row.n_prev), theta[row.b]
                 last = row is rows[-1]
                 A = _exact_column(ops, W, dtype) @ A if last and logits else ops.linear(
                     _exact_column(ops, W, dtype), A, _exact_column(ops, b.reshape(-1, 1), dtype)
@@ -58,13 +68,13 @@ def whole_networks(host: Host) -> None:
 def few_samples(host: Host) -> None:
     """``dense_few``: a layer for up to FEW samples, with and without b, for packs and for single numbers."""
     dtype, rng, ops = host.dtype, np.random.default_rng(21), Bounds(host.dtype).ops
-    for number, name in enumerate(name for name in codes("Activation") if name != "softmax"):
+    for number, name in enumerate(ELEMENTWISE):
         m, shift = number % constant("FEW") + 1, number % 3 == 2
         n_prev, n = [(64, 10), (33, 5), (300, 40), (4, 1)][number % 4]
         X, W, b = (place(rng.normal(size=s), dtype, int(shift)) for s in ((m, n_prev), (n, n_prev), (n, 1)))
         A = place(np.full((m, n), 7.0), dtype)
         bias = None if number == 4 else b
-        launch(host, "dense_few", n, 1, X, W, bias, A, n_prev, n, m, codes("Activation")[name], option_of(name))
+        launch(host, lowered(name, dtype).few or "", n, 1, X, W, bias, A, n_prev, n, m)
         Z = _exact_column(ops, W, dtype) @ exact(dtype, X)
         Z = Z if bias is None else Z + _exact_column(ops, b, dtype)
         assert_within(A.T, Z if name == "identity" else apply(ops, name, Z), f"{name}, {m} samples, {n_prev} inputs")
@@ -76,13 +86,14 @@ def special_numbers_stay_in_their_samples(host: Host) -> None:
     sizes, names, m = [6, 9, 3], ["relu", "identity"], 70
     theta = place(abs(rng.normal(size=(6 + 1) * 9 + (9 + 1) * 3)), dtype)
     X = place(rng.normal(size=(m, 6)), dtype)
-    table, _ = _table(sizes, names, 64, dtype)
+    table, program, _ = _table(sizes, names, 64, dtype)
     results = []
     for values in ((), (np.nan, np.inf, -np.inf)):
         X[[3, 20, 50][: len(values)], 2] = values
         out = place(np.full((m, 3), 7.0), dtype)
-        arguments = X, theta, table.entries.reshape(-1), np.zeros(2, dtype), out, 2, table.parameters, table.rows, 64
-        launch_in_all_orders(host, "predict_resident", (1, 1, 1), 256, *arguments, m, 1, shared=table.shared)
+        arguments = X, theta, table.entries.reshape(-1), program.options, out, 2, table.parameters, table.rows, 64
+        programs = host.of(program.kernel)
+        launch_in_all_orders(programs, "predict_resident", (1, 1, 1), 256, *arguments, m, 1, shared=table.shared)
         results.append(out)
     before, after = results
     assert np.isnan(after[3]).all()
@@ -92,13 +103,15 @@ def special_numbers_stay_in_their_samples(host: Host) -> None:
     np.testing.assert_array_equal(after[others], before[others])
 
 
-def _table(sizes: list[int], names: list[str], samples: int, dtype: str) -> tuple[Table, list[Layer]]:
-    """Return the table of a network, and for each layer its sizes and the offsets of W and b in θ."""
+def _table(sizes: list[int], names: list[str], samples: int, dtype: str) -> tuple[Table, Program, list[DenseRow]]:
+    """Return the table of a network, the kernel, and the layers."""
     W_at, b_at, rows = 0, sum(a * b for a, b in pairwise(sizes)), []
-    for n_prev, n, name in zip(sizes, sizes[1:], names, strict=False):
-        rows.append((n_prev, n, W_at, b_at, codes("Activation")[name]))
-        W_at, b_at = W_at + n_prev * n, b_at + n
-    return tabulate(rows, dtype, samples), rows
+    for number, (n_prev, n, name) in enumerate(zip(sizes, sizes[1:], names, strict=False), 1):
+        W, b = slice(W_at, W_at + n_prev * n), slice(b_at, b_at + n)
+        rows.append(DenseRow(number, n_prev, n, W, b, lowered(name, dtype)))
+        W_at, b_at = W.stop, b.stop
+    program = program_of(rows, dtype)
+    return tabulate(program.layers, dtype, samples), program, rows
 
 
 def _exact_column(ops: Any, x: np.ndarray, dtype: str) -> Any:

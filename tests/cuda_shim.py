@@ -16,14 +16,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from deepnotes_cupy.sources import REAL, Parameter, kernels, parse, program
+from deepnotes_cupy.sources import REAL, Kernel, Parameter, kernels, parse, program
 
 HERE = Path(__file__).parent / "cuda"
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-fno-exceptions", "-g0", "-w"]
@@ -65,7 +65,9 @@ class Host:
         rounding, as NVRTC does, and needs an x86 processor with fused multiply-add. "sanitized" works only in a process
         that has loaded the address sanitizer.
     source : str, optional
-        CUDA code to compile instead of the package's kernels, such as a mutant.
+        CUDA code to compile instead of the package's kernels.
+    fault : (str, str), optional
+        A text, and what replaces it in every source that contains it.
 
     Attributes
     ----------
@@ -77,16 +79,41 @@ class Host:
         Whether subnormal numbers are flushed to 0, as on a device with ``-ftz=true``; only on x86.
     """
 
-    def __init__(self, dtype: str, checked: bool = False, *, build: str = "", source: str = "") -> None:
-        self.dtype = dtype
-        self.order, self.seed, self.flush = "forward", 0, False
+    order = "forward"
+
+    def __init__(
+        self, dtype: str, checked: bool = False, *, build: str = "", source: str = "", fault: tuple[str, str] = ("", "")
+    ) -> None:  # fmt: skip
+        self.dtype, self.fault = dtype, fault
+        self.seed, self.flush = 0, False
         self.orders = ORDERS[:1] if build == "sanitized" else ORDERS
         self._build = build or ("checked" if checked else "fast")
         self.kernels = parse(source) if source else kernels()
-        self._library = ctypes.CDLL(str(build_library(dtype, self._build, source or program())))
-        self._library.host_allocate.restype = ctypes.c_void_p
+        self._source = source or program()
+        self._source = self._source.replace(*fault) if fault[0] else self._source
+        self._programs: dict[str, Host] = {self._source: self}
         self._index = {name: i for i, name in enumerate(self.kernels)}
         self._types = {name: [_ctype(p, dtype) for p in k.parameters] for name, k in self.kernels.items()}
+
+    @cached_property
+    def _library(self) -> Any:
+        library = ctypes.CDLL(str(build_library(self.dtype, self._build, self._source)))
+        library.host_allocate.restype = ctypes.c_void_p
+        return library
+
+    def compile(self) -> None:
+        """Compile the kernels, unless they are compiled already."""
+        build_library(self.dtype, self._build, self._source)
+
+    def of(self, kernel: Kernel) -> "Host":
+        """Return the host for the program of a kernel, with the same build and fault."""
+        if kernel.source == program():
+            return self
+        if kernel.source not in self._programs:
+            self._programs[kernel.source] = Host(self.dtype, build=self._build, source=kernel.source, fault=self.fault)
+        host = self._programs[kernel.source]
+        host.order, host.seed, host.flush = self.order, self.seed, self.flush
+        return host
 
     def launch(
         self, kernel: str, grid: int | Sequence[int], block: int | Sequence[int], *arguments: Any,

@@ -8,9 +8,11 @@ import numpy as np
 from cuda_checks import CONTROL, PROCESSORS, assert_within, exact, launch, place
 from cuda_shim import Host
 
+from deepnotes.backends import SGD, Adam, AdamW, RMSProp
 from deepnotes.backends.bounds import Bounds, gamma
 from deepnotes.equations import EQUATIONS
 from deepnotes_cupy.geometry import grid
+from deepnotes_cupy.lowering import lower_update
 from deepnotes_cupy.sources import codes
 
 COUNTS = [(1, 0, 1), (3, 2, 0), (8, 8, 0), (130, 77, 0), (130, 77, 1), (4099, 4000, 0), (2600, 1301, 3)]
@@ -110,38 +112,41 @@ def verdicts(host: Host) -> None:
 
 
 def updates(host: Host) -> None:
-    """The update of each optimizer, with or without weight decay and clipping; after a stop, nothing is updated."""
+    """The update of each optimizer, with or without clipping; after a stop, nothing is updated."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
-    optimizers: dict[str, tuple[int, tuple[Any, ...], Callable[..., Any]]] = {
-        "sgd": (0, (), lambda t, g, s, r, e: (ops.gradient_descent(t, g, r),)),
-        "momentum": (1, (0.9, 0), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9)),
-        "nesterov": (1, (0.9, 1), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9, True)),
-        "rmsprop": (1, (0.9, 1 - 0.9), lambda t, g, s, r, e: ops.rmsprop(t, g, *s, r, 0.9, e)),
-        "adam": (2, (0.9, 0.999), lambda t, g, s, r, e: ops.adam(t, g, *s, r, e, 0.9, 0.999)),
-    }
+    optimizers: list[tuple[Any, Callable[..., Any]]] = [
+        (SGD(), lambda t, g, s, r, e: (ops.gradient_descent(t, g, r),)),
+        (SGD(momentum=0.9), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9)),
+        (SGD(momentum=0.9, nesterov=True), lambda t, g, s, r, e: ops.momentum(t, g, *s, r, 0.9, True)),
+        (RMSProp(rho=0.9), lambda t, g, s, r, e: ops.rmsprop(t, g, *s, r, 0.9, e)),
+        (Adam(beta1=0.9, beta2=0.999), lambda t, g, s, r, e: ops.adam(t, g, *s, r, e, 0.9, 0.999)),
+        (AdamW(beta1=0.9, beta2=0.999), lambda t, g, s, r, e: ops.adam(t, g, *s, r, e, 0.9, 0.999)),
+    ]
     for p, decaying, shift in COUNTS:
-        for name, (count, constants, equation) in optimizers.items():
-            for share, clip in ((0.0, 1.0), (0.01, 0.3)):
-                theta, g, *slots = (place(rng.normal(size=p), dtype, shift) for _ in range(2 + count))
-                if name in ("rmsprop", "adam"):
+        for optimizer, equation in optimizers:
+            update = lower_update(optimizer, dtype)
+            for clip in (1.0, 0.3):
+                theta, g, *slots = (place(rng.normal(size=p), dtype, shift) for _ in range(2 + len(optimizer.slots)))
+                if slots and not isinstance(optimizer, SGD):
                     slots[-1][...] = abs(slots[-1])
                 before = [a.copy() for a in (theta, g, *slots)]
                 control = np.zeros(1, CONTROL)
                 control["clip"] = clip
-                scalars = np.array([np.nan, 0.01, 1e-3, share])  # the update does not read the learning rate
-                kernel = "momentum" if name == "nesterov" else name
-                arguments = (theta, g, *slots, p, decaying, control, scalars, *constants)
-                launch(host, kernel, p, 1, *arguments)
+                values = {"rate": 0.01, "epsilon": 1e-3, "share": 0.01}
+                share = 0.01 if "share" in update.scalars else 0.0
+                scalars = np.array([np.nan, *(values[name] for name in update.scalars)])  # no update reads the first
+                arguments = (theta, g, *slots, p, decaying, control, scalars)
+                launch(host, update.launch, p, 1, *arguments)
                 t, gradient, *s = (exact(dtype, a) for a in before)
                 if share:
                     t = ops.weight_decay(t, exact(dtype, np.asarray(np.arange(p) < decaying, dtype)), share)
                 expected = equation(t, gradient if clip == 1 else gradient * clip, s, 0.01, 1e-3)
                 for actual, reference in zip((theta, *slots), expected, strict=True):
-                    assert_within(actual, reference, f"{name} of {p}")
+                    assert_within(actual, reference, f"{optimizer} of {p}")
                 assert (g == before[1]).all()
                 after = [a.tobytes() for a in (theta, *slots)]
                 control["stopped"] = 1
-                launch(host, kernel, p, 1, *arguments)
+                launch(host, update.launch, p, 1, *arguments)
                 assert after == [a.tobytes() for a in (theta, *slots)]
 
 

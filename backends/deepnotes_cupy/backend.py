@@ -14,7 +14,7 @@ from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.eager_kernels import kernels
 from deepnotes_cupy.inference import CupyInference, SectionedInference, weighted_sums
-from deepnotes_cupy.lowering import supported
+from deepnotes_cupy.lowering import SUPPORTED
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sectioned_program import SectionedProgram
 from deepnotes_cupy.streaming import BUFFER_BYTES, HostSamples
@@ -62,7 +62,7 @@ class CupyBackend(DeviceBackend):
 
     def compile(self, plan: Plan) -> Program | None:
         """Return a Program that captures steps as CUDA graphs, or an eager one if a part of the plan has no kernel."""
-        if supported().has_plan(plan) and plan.objective == NOTES:
+        if SUPPORTED.has_plan(plan) and plan.objective == NOTES:
             program = CupyProgram(self, plan)
             self._programs.add(program)
             return program
@@ -71,7 +71,7 @@ class CupyBackend(DeviceBackend):
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
         """Return the fused forward pass, or the eager one if a layer has no kernel."""
-        if supported().has_layers(layers):
+        if SUPPORTED.has_layers(layers):
             return CupyInference(self, layers, layout, dtype)
         _log_eager(layers)
         return SectionedInference(self, layers, layout, dtype)

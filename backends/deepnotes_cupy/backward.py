@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, LoweredLoss, library_activation
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, LoweredLoss, identity
 from deepnotes_cupy.sources import Launch
 from deepnotes_cupy.tape import Tape
 
@@ -63,7 +63,7 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
         factor = half, kind, scale or 1.0
         tape.launch(loss.launch, (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, *factor, L, k, m)
         return half
-    tape.launch(loss.launch, (k, m), A, Y, int(class_indices), w, D, L, k, m)
+    tape.launch(loss.launch, (k, m), A, None, Y, int(class_indices), w, None, D, None, 0, 1.0, L, k, m)
     return None
 
 
@@ -135,8 +135,7 @@ def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale:
 
 def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:
     """Append ``db`` (N14)."""
-    identity = library_activation("identity").backward
-    _add_partial_sums(tape, row, g, *_sums(tape, identity, (dZ, None, None, None, 0, 1.0), row, g, m))
+    _add_partial_sums(tape, row, g, *_sums(tape, identity().backward, (dZ, None, None, None, 0, 1.0), row, g, m))
 
 
 def _sums(tape: Tape, launch: Launch, operands: tuple[Any, ...], row: DenseRow, g: Any, m: int) -> tuple[Any, int]:

@@ -5,40 +5,44 @@ unexpected number of dimensions.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.backends import ACTIVATIONS
+from deepnotes.backends import ACTIVATIONS, Activation, trace
 from deepnotes.equations import EQUATIONS
-from deepnotes_cupy import control
+from deepnotes_cupy import control, generated
 from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
-from deepnotes_cupy.lowering import library_activation
-from deepnotes_cupy.sources import codes
+from deepnotes_cupy.lowering import LoweredActivation, identity, lower_activation, update_launch
+from deepnotes_cupy.sources import Launch
 from deepnotes_cupy.tape import Tape
 
 if TYPE_CHECKING:
     from deepnotes_cupy.base import DeviceBackend
+
+OPTIMIZERS = {"momentum": 1, "rmsprop": 1, "adam": 2}
+"""The update equations with a kernel, and their numbers of slots."""
 
 
 def kernels(backend: "DeviceBackend") -> dict[str, Callable[..., Any]]:
     """Return the functions that replace equations, by the name of the equation."""
     fused = FusedEquations(backend)
     table: dict[str, Callable[..., Any]] = {}
-    for name in codes("Activation"):
+    for name in ACTIVATIONS:
         if name != "identity":
             table[name] = _kernel(name, 1, fused.activate, name)
             table[f"{name}_backward"] = _kernel(f"{name}_backward", 3, fused.backward, name)
     for name in ("linear", "weight_gradient", "input_gradient"):
         table[name] = _kernel(name, 2, getattr(fused, name))
-    for name in ("momentum", "rmsprop", "adam"):
-        table[name] = _kernel(name, 2, getattr(fused, name), matrices=False)
+    for name, slots in OPTIMIZERS.items():
+        table[name] = _kernel(name, 2 + slots, fused.update, name, slots, matrices=False)
     table["dropout_mask"] = _kernel("dropout_mask", 0, fused.dropout_mask)
     return table
 
 
-def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: str, matrices: bool = True) -> Any:
+def _kernel(name: str, arrays: int, function: Callable[..., Any], *leading: Any, matrices: bool = True) -> Any:
     """Return a kernel: it calls `function` if its first `arrays` arguments are supported, else the equation.
 
     The arguments `leading` are passed to `function` before those of the equation.
@@ -82,7 +86,7 @@ class FusedEquations:
         Z = self._device.empty(n * m, tape.dtype)
         tape.product((True, False), (n, m, n_prev), 1.0, tape.factor(_flat(xp, W)), _factor(tape, xp, A_prev), Z)
         b = _flat(xp, xp.broadcast_to(b, (n, 1)))
-        tape.launch(library_activation("identity").forward, (n, m), Z, b, None, None, 0, n, m)
+        tape.launch(identity().forward, (n, m), Z, b, None, None, 0, n, m)
         return self._run(tape, Z, n, m)
 
     def weight_gradient(self, xp: Any, dZ: Any, A_prev: Any) -> Any:
@@ -112,7 +116,7 @@ class FusedEquations:
         tape = self._tape(Z)
         A = self._device.empty(n * m, tape.dtype)
         z = flatten_by_sample(xp, Z)
-        g = library_activation(name, _option(name, option, options))
+        g = _activation(name, tape.dtype, option, options)
         factor = () if g.by_rows else (None, 0)
         tape.launch(g.forward, (n, m), z, None, A, *factor, n, m)
         return self._run(tape, A, n, m)
@@ -123,7 +127,7 @@ class FusedEquations:
         tape = self._tape(dA)
         D = self._device.empty(n * m, tape.dtype)
         D.reshape(m, n)[...] = dA.T
-        g = library_activation(name, _option(name, option, options))
+        g = _activation(name, tape.dtype, option, options)
         z, a = (flatten_by_sample(xp, x) if needed else None for x, needed in ((Z, g.needs_Z), (A, g.needs_A)))
         sizes = (n, m) if g.by_rows else (None, 0, 1.0, None, n, m, m, 1.0)
         tape.launch(g.backward, (n, m), D, z, a, *sizes)
@@ -131,31 +135,19 @@ class FusedEquations:
 
     # --- updates ----------------------------------------------------------------------------------------------------
 
-    def momentum(
-        self, xp: Any, theta: Any, g: Any, v: Any, rate: Any, momentum: float, nesterov: bool = False
+    def update(
+        self, xp: Any, name: str, slots: int, theta: Any, g: Any, *arguments: Any, **options: Any
     ) -> tuple[Any, ...]:
-        """Return the next θ and ``v``."""
-        return self._update(xp, "momentum", theta, g, (v,), (momentum, int(nesterov)), rate)
-
-    def rmsprop(self, xp: Any, theta: Any, g: Any, s: Any, rate: Any, rho: float, epsilon: Any) -> tuple[Any, ...]:
-        """Return the next θ and ``s``."""
-        return self._update(xp, "rmsprop", theta, g, (s,), (rho, 1 - rho), rate, epsilon)
-
-    def adam(  # noqa: PLR0913 - the parameters of the equation
-        self, xp: Any, theta: Any, g: Any, m: Any, v: Any, rate: Any, epsilon: Any, beta1: float, beta2: float
-    ) -> tuple[Any, ...]:
-        """Return the next θ, ``m`` and ``v``."""
-        return self._update(xp, "adam", theta, g, (m, v), (beta1, beta2), rate, epsilon)
-
-    def _update(
-        self, xp: Any, kernel: str, theta: Any, g: Any, slots: tuple[Any, ...], options: tuple[Any, ...], rate: Any,
-        epsilon: Any = 0.0,
-    ) -> tuple[Any, ...]:  # fmt: skip
+        """Return the next θ and slots of the update equation `name`, shape (p,) each."""
+        if options:
+            arguments = signature(EQUATIONS[name]).bind(None, theta, g, *arguments, **options).args[3:]
         tape, p = self._tape(theta), theta.size
-        theta, *new_slots = (xp.array(x) for x in (theta, *slots))
-        scalars = self._send(np.array([0.0, float(rate), float(epsilon), 0.0]))
-        operands = theta, _flat(xp, g), *new_slots, p, 0, self._control(), scalars
-        tape.launch(kernel, (p,), *operands, *options)
+        flags = tuple(x for x in arguments if isinstance(x, bool))
+        numbers = [float(x) for x in arguments[slots : len(arguments) - len(flags)]]
+        theta, *new_slots = (xp.array(x) for x in (theta, *arguments[:slots]))
+        scalars = self._send(np.array([0.0, *numbers]))
+        launch = _update(name, slots, tape.dtype, len(numbers), flags)
+        tape.launch(launch, (p,), theta, _flat(xp, g), *new_slots, p, 0, self._control(), scalars)
         tape.run()
         return (theta, *new_slots)
 
@@ -212,6 +204,23 @@ def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
     return tape.factor(flatten_by_sample(xp, x), scale=scale)
 
 
-def _option(name: str, option: tuple[float, ...], options: dict[str, float]) -> float:
-    """Return the option of an activation, given by position or by keyword, or its default; 0 if there is none."""
-    return float(next(iter((*option, *options.values(), *ACTIVATIONS[name].options.values())), 0.0))
+def _activation(name: str, dtype: str, option: tuple[float, ...], options: dict[str, float]) -> LoweredActivation:
+    defaults = ACTIVATIONS[name].options
+    values = defaults | dict(zip(defaults, option, strict=False)) | options
+    return _lower(name, dtype, tuple(values.items()))
+
+
+@cache
+def _lower(name: str, dtype: str, options: tuple[tuple[str, float], ...]) -> LoweredActivation:
+    return lower_activation(Activation(name, **dict(options)), dtype, 2)
+
+
+@cache
+def _update(name: str, slots: int, dtype: str, scalars: int, flags: tuple[bool, ...]) -> Launch:
+    """Return the kernel of an update equation; its scalars are arguments of the kernel, its last arguments `flags`."""
+    arrays = ["theta", "g", *(f"slot{i}" for i in range(slots))]
+    numbers = [f"scalar{i}" for i in range(scalars)]
+    step = trace(
+        lambda xp, *arguments: EQUATIONS[name](xp, *arguments, *flags), arrays, dtype, numbers=numbers, dimensions=1
+    )
+    return update_launch(generated.update(step, slots, numbers), slots)

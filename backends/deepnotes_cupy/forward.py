@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row, is_elementwise, library_activation
-from deepnotes_cupy.sources import Launch, program
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row
 from deepnotes_cupy.tape import Tape
 
 
@@ -94,11 +93,9 @@ def predict(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, ou
     A = X
     for number, row in enumerate(rows):
         target = out if row is rows[-1] else buffers[number % 2][: m * row.n]
-        in_place = row.g.forward.kernel.source == program() or (row is rows[-1] and logits)
-        Z = target if in_place else tape.empty(m * row.n)
-        linear(tape, row, factors, A, m, Z)
+        linear(tape, row, factors, A, m, target)
         if not (row is rows[-1] and logits):
-            activate(tape, row, theta, Z, m, target, multiplied=row is not rows[-1])
+            activate(tape, row, theta, target, m, target, multiplied=row is not rows[-1])
         A = target
 
 
@@ -108,13 +105,11 @@ def predict_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int
     for row in rows:
         last = row is rows[-1]
         target = out if last else tape.empty(m * row.n)
-        fused = is_elementwise(row.g) and not (last and logits)
-        arguments = (row.g if fused else library_activation("identity")).forward.arguments
-        Z = target if fused or (last and logits) else tape.empty(m * row.n)
-        b = theta[row.b] if fused else None
-        tape.launch(Launch.of("dense_few", *arguments), (row.n,), A, theta[row.W], b, Z, row.n_prev, row.n, m)
-        if Z is not target:
-            activate(tape, row, theta, Z, m, target)
+        few = None if last and logits else row.g.few
+        b = theta[row.b] if few else None
+        tape.launch(few or "dense_few", (row.n,), A, theta[row.W], b, target, row.n_prev, row.n, m)
+        if row.g.by_rows and not (last and logits):
+            activate(tape, row, theta, target, m, target)
         A = target
 
 

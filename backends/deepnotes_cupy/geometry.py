@@ -18,8 +18,7 @@ WAVES = 16
 """The largest number of blocks per multiprocessor; for larger arrays, each thread processes more elements."""
 ONE_BLOCK = ("check_update",)
 PER_SAMPLE = (
-    "softmax", "softmax_backward", "softmax_cross_entropy", "sigmoid_cross_entropy", "exp_half_poisson_deviance",
-    "loss", "row_activation", "row_backward",
+    "softmax", "softmax_backward", "softmax_cross_entropy", "loss", "row_activation", "row_backward",
 )  # fmt: skip
 TILES = ("bias_activation", "activation_backward", "sum_partials")
 
@@ -44,7 +43,7 @@ def grid(
 
     Examples
     --------
-    >>> grid("adam", 1_000_000, processors=132)
+    >>> grid("add_parts", 1_000_000, processors=132)
     ((977, 1, 1), 256)
     >>> grid("softmax", 10, 128)
     ((8, 1, 1), 256)

@@ -11,7 +11,7 @@ from deepnotes_cupy.arrays import flatten_by_sample, unflatten_by_sample
 from deepnotes_cupy.backward import Targets, append_loss
 from deepnotes_cupy.device import Device, Slot
 from deepnotes_cupy.forward import predict, predict_few
-from deepnotes_cupy.lowering import DenseRow, LoweredLoss, lower, lower_loss, supported
+from deepnotes_cupy.lowering import SUPPORTED, DenseRow, LoweredLoss, lower, lower_loss
 from deepnotes_cupy.small_networks import SAMPLES, small_networks
 from deepnotes_cupy.sources import constant, kernels
 from deepnotes_cupy.streaming import HostParts
@@ -111,7 +111,7 @@ class CupyInference(SectionedInference):
     def losses(self, theta: Any, X: Any, Y: Any, loss: LossFunction) -> tuple[Any, Any]:
         """Return outputs and losses; see :meth:`deepnotes.backends.Inference.losses`."""
         outputs = self.layout.sizes[-1]
-        if not supported().has_loss(loss, outputs):
+        if not SUPPORTED.has_loss(loss, outputs, self.layers[-1]):
             return super().losses(theta, X, Y, loss)
         with self.backend.device.section():
             return self._run(theta, X, Y, lower_loss(loss, self.layers[-1], self.dtype, outputs))

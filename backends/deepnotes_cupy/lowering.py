@@ -1,15 +1,12 @@
 """Lower layers, losses and optimizers to kernels and their arguments: sizes, slices of the flat buffer, options."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 from deepnotes.backends import (
     LOSSES,
-    SGD,
     Activation,
     ActivationFunction,
-    Adam,
-    AdamW,
     Dense,
     Dropout,
     Layer,
@@ -18,21 +15,18 @@ from deepnotes.backends import (
     LossFunction,
     Optimizer,
     Plan,
-    RMSProp,
     Supported,
     formulas,
     fuses,
 )
 from deepnotes_cupy import generated
-from deepnotes_cupy.sources import Launch, codes, kernels
+from deepnotes_cupy.generated import Part
+from deepnotes_cupy.sources import Launch
 
-FROM_A = {"sigmoid", "tanh", "relu", "softmax", "exp"}
-"""The library's activations whose derivative the kernels compute from A, so that A may overwrite Z.
-
-Except for softmax, which has kernels of its own, ``slope_of_a`` in ``kernels/activations.cuh`` must agree.
-"""
-FUSED = {name: traits.fused[1] for name, traits in LOSSES.items() if traits.fused}
-"""The kernel that computes a loss from the logits, by the name of the loss."""
+SUPPORTED = Supported(generates=True)
+SOFTMAX = Part("typedef Softmax<1> NAME;", by_rows=True, needs_A=True)
+SOFTMAX_CROSS_ENTROPY = Part("typedef SoftmaxCrossEntropy<1> NAME;")
+"""The parts that are written by hand, see ``kernels/softmax.cuh``, in the form for training in shared memory."""
 
 
 class LoweredActivation(NamedTuple):
@@ -40,129 +34,110 @@ class LoweredActivation(NamedTuple):
 
     Attributes
     ----------
-    forward : Launch
-        The parameters of its kernel begin with those of ``bias_activation`` or, if `by_rows`, ``softmax``.
-    backward : Launch
-        The parameters of its kernel begin with those of ``activation_backward`` or, if `by_rows`, ``softmax_backward``.
-    by_rows : bool
-        Whether outputs of a sample depend on each other.
-    needs_Z, needs_A : bool
-        Which of the arrays the backward pass reads.
+    forward, backward : Launch
+        The parameters of the kernels begin with those of ``bias_activation`` and ``activation_backward`` or, if the
+        outputs of a sample depend on each other, with those of ``softmax`` and ``softmax_backward``.
+    few : Launch or None
+        The kernel ``dense_few`` with this activation, unless outputs depend on each other.
+    part : Part or None
+        The structure that the kernels are generated with; None for the identity.
     """
 
     forward: Launch
     backward: Launch
-    by_rows: bool
-    needs_Z: bool
-    needs_A: bool
+    few: Launch | None
+    part: Part | None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether outputs of a sample depend on each other."""
+        return self.part is not None and self.part.by_rows
+
+    @property
+    def needs_Z(self) -> bool:
+        """Whether the backward pass reads Z."""
+        return self.part is not None and self.part.needs_Z
+
+    @property
+    def needs_A(self) -> bool:
+        """Whether the backward pass reads A."""
+        return self.part is not None and self.part.needs_A
 
 
 class LoweredLoss(NamedTuple):
-    """The kernel of a loss, and whether it computes the loss from the logits of the last layer (N11)."""
+    """The kernel of a loss, whether it computes the loss from the logits of the last layer (N11), and the structure."""
 
     launch: Launch
     fused: bool
+    part: Part
 
 
 class LoweredUpdate(NamedTuple):
-    """The kernel of an optimizer's update, and the names of the scalars that it reads."""
+    """The kernel of an optimizer's update, the names of the scalars that it reads, and the structure."""
 
     launch: Launch
     scalars: tuple[str, ...]
+    part: Part
 
 
-def library_activation(name: str, option: float = 0.0) -> LoweredActivation:
-    """Return the kernels of one of the library's activations.
-
-    Examples
-    --------
-    >>> library_activation("gelu").forward.kernel.name
-    'bias_activation'
-    """
-    needs_A, needs_Z = name in FROM_A, name not in FROM_A and name != "identity"
-    if name == "softmax":
-        return LoweredActivation(Launch.of("softmax"), Launch.of("softmax_backward"), True, needs_Z, needs_A)
-    arguments = codes("Activation")[name], option
-    forward, backward = Launch.of("bias_activation", *arguments), Launch.of("activation_backward", *arguments)
-    return LoweredActivation(forward, backward, False, needs_Z, needs_A)
-
-
-def is_elementwise(g: LoweredActivation) -> bool:
-    """Return whether an activation is one of those that the function ``activate`` of the kernels computes."""
-    return g.forward.kernel == kernels()["bias_activation"]
+def identity() -> LoweredActivation:
+    """Return the kernels of the identity."""
+    forward, backward, few = map(Launch.of, ("bias_activation", "activation_backward", "dense_few"))
+    return LoweredActivation(forward, backward, few, None)
 
 
 def lower_activation(g: ActivationFunction, dtype: str, outputs: int) -> LoweredActivation:
-    """Return the kernels of an activation: generated ones, unless it is one of the library's."""
-    if type(g) is Activation and g.name in codes("Activation"):
-        return library_activation(g.name, next((value for _, value in g.options), 0.0))
+    """Return the kernels of an activation."""
+    if type(g) is Activation and g.name == "softmax":
+        return LoweredActivation(Launch.of("softmax"), Launch.of("softmax_backward"), None, SOFTMAX)
+    outputs = _traced_outputs(g, outputs)
     forward, backward = formulas.activation(g, dtype, outputs), formulas.backward(g, dtype, outputs)
-    launches = generated.activation(forward, backward, formulas.options(g))
-    by_rows = launches[0].kernel.name == "row_activation"
-    return LoweredActivation(*launches, by_rows, backward.uses("Z"), backward.uses("A"))
+    if forward.is_input("Z") and backward.is_input("dA"):
+        return identity()
+    part = generated.activation(forward, backward, formulas.options(g))
+    if part.by_rows:
+        kernels = generated.kernels("rows.cu", part)
+        names: tuple[str, ...] = "row_activation", "row_backward"
+    else:
+        kernels = generated.kernels("activation.cu", part)
+        names = "bias_activation", "activation_backward", "dense_few"
+    launches = [Launch(kernels[name], part.options) for name in names]
+    return LoweredActivation(launches[0], launches[1], None if part.by_rows else launches[2], part)
 
 
 def lower_loss(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> LoweredLoss:
-    """Return the kernel of a loss after the layer `last`: a generated one, unless it is one of the library's."""
-    if type(loss) is not Loss or loss.name not in codes("Loss"):
-        both = formulas.loss_and_derivative(loss, dtype, outputs)
-        return LoweredLoss(generated.loss(both, formulas.options(loss)), False)
+    """Return the kernel of a loss after the layer `last`."""
+    fused = fuses(last, loss)
+    if fused and type(loss) is Loss and LOSSES[loss.name].fused == ("softmax", "softmax_cross_entropy"):
+        return LoweredLoss(Launch.of("softmax_cross_entropy"), True, SOFTMAX_CROSS_ENTROPY)
+    outputs = _traced_outputs(loss, outputs)
     if fuses(last, loss):
-        return LoweredLoss(Launch.of(FUSED[loss.name]), True)
-    option = next((value for _, value in loss.options), 0.0)
-    return LoweredLoss(Launch.of("loss", codes("Loss")[loss.name], option), False)
+        both = formulas.loss_of_logits(loss, last.g, dtype, outputs)
+    else:
+        both = formulas.loss_and_derivative(loss, dtype, outputs)
+    part = generated.loss(both, formulas.options(loss))
+    return LoweredLoss(Launch(generated.kernels("loss.cu", part)["loss"], part.options), fused, part)
 
 
 def lower_update(optimizer: Optimizer, dtype: str) -> LoweredUpdate:
-    """Return the kernel of an optimizer's update: a generated one, unless there is one for its class and options."""
-    if update := update_of(optimizer):
-        kernel, options = update
-        return LoweredUpdate(Launch.of(kernel, *options), SCALARS)
-    step = formulas.update(optimizer, dtype)
+    """Return the kernel of an optimizer's update."""
+    step, slots = formulas.update(optimizer, dtype), len(optimizer.slots)
     names = step.numbers[1:]
-    return LoweredUpdate(generated.update(step, len(optimizer.slots), names), names)
+    part = generated.update(step, slots, names)
+    return LoweredUpdate(update_launch(part, slots), names, part)
 
 
-SCALARS = ("rate", "epsilon", "share")
-"""The scalars that the package's updates read, see the enumeration ``Scalar`` in ``kernels/updates.cu``."""
-
-Update: TypeAlias = tuple[str, tuple[Any, ...]]
-"""The name of an optimizer's kernel, and the kernel's last arguments: the options of the optimizer."""
+def update_launch(part: Part, slots: int) -> Launch:
+    """Return the kernel of an update with a number of slots."""
+    return Launch(generated.kernels("update.cu", part, slots)["update"], part.options)
 
 
-def _sgd(o: SGD) -> Update | None:
-    if o.momentum and o.rate_in_velocity:
-        return None
-    return ("momentum", (o.momentum, int(o.nesterov))) if o.momentum else ("sgd", ())
+def _traced_outputs(part: ActivationFunction | LossFunction, outputs: int) -> int:
+    """Return the number of outputs with which to trace a part.
 
-
-def _rmsprop(o: RMSProp) -> Update | None:
-    return None if o.epsilon_inside else ("rmsprop", (o.rho, 1 - o.rho))
-
-
-def _adam(o: Adam) -> Update:
-    return "adam", (o.beta1, o.beta2)
-
-
-def _adamw(o: AdamW) -> Update | None:
-    return None if o.decay_biases else _adam(o)
-
-
-OPTIMIZERS: dict[type[Optimizer], Callable[[Any], Update | None]] = {
-    SGD: _sgd, RMSProp: _rmsprop, Adam: _adam, AdamW: _adamw,
-}  # fmt: skip
-
-
-def update_of(optimizer: Optimizer) -> Update | None:
-    """Return the update of an optimizer, or None if there is no kernel for its class or its options."""
-    lower_optimizer = OPTIMIZERS.get(type(optimizer))
-    return lower_optimizer(optimizer) if lower_optimizer else None
-
-
-def supported() -> Supported:
-    """Return which activations, losses and optimizers have kernels."""
-    known = codes("Activation"), codes("Loss"), lambda optimizer: update_of(optimizer) is not None
-    return Supported(*known, generates=True)
+    The library's equations have a shortcut for one output, which would need a kernel of its own.
+    """
+    return 2 if type(part) in (Activation, Loss) else outputs
 
 
 class DenseRow(NamedTuple):

@@ -43,7 +43,7 @@ class CupyProgram(EagerProgram):
     ----------
     backend : DeviceBackend
     plan : Plan
-        A plan that has kernels, see :func:`deepnotes_cupy.lowering.supported`.
+        A plan that has kernels, see :data:`deepnotes_cupy.lowering.SUPPORTED`.
     """
 
     def __init__(self, backend: "DeviceBackend", plan: Plan) -> None:

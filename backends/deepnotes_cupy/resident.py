@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Activation, Dense, Dropout, Loss, Plan
+from deepnotes.backends import Activation, Plan
 from deepnotes_cupy.device import Call, Device
-from deepnotes_cupy.lowering import FROM_A, Lowered, update_of
-from deepnotes_cupy.sources import Kernel, codes, parse, program
+from deepnotes_cupy.generated import Part, combine, insert
+from deepnotes_cupy.lowering import DropoutRow, Lowered, lower_activation
+from deepnotes_cupy.sources import Kernel, codes, constant, parse, program
 from deepnotes_cupy.step import Arrays, Shared, Source
 
 FILE = "resident.cu"
+IDENTITY, RELU = -1, -2
+"""The codes of activations without structures; RELU is ReLU within products."""
 BLOCKS = 8
 """The number of blocks in a cluster."""
 THREADS = {1: 256, BLOCKS: 512}
@@ -55,19 +58,25 @@ class Fit:
         Where the areas of the shared memory begin, in numbers, and where the last one ends.
     table : tuple of tuple of float
         The row of each layer, see ``Column`` in ``kernels/resident.cu``.
+    parts : str
+        The generated code of the activations, the loss and the update.
+    options : tuple of float
+        The options of the activations.
     """
 
     blocks: int
     capacity: int
     areas: tuple[int, ...]
     table: tuple[tuple[float, ...], ...]
+    parts: str
+    options: tuple[float, ...]
 
 
 @cache
-def kernel(blocks: int) -> Kernel:
-    """Return the kernel for one block or for a cluster."""
-    head = f"constexpr int THREADS = {THREADS[blocks]};\n" + "#define CLUSTERED\n" * (blocks > 1)
-    return parse(head + program(FILE))["train_resident"]
+def kernel(blocks: int, parts: str) -> Kernel:
+    """Return the kernel for one block or for a cluster, with the code of a :class:`Fit`."""
+    head = f"constexpr int THREADS = {THREADS[blocks]};\nconstexpr int RELU = {RELU};\n"
+    return parse(head + "#define CLUSTERED\n" * (blocks > 1) + insert(program(FILE), parts))["train_resident"]
 
 
 def fit(plan: Plan, lowered: Lowered, m: int, device: Device, forced: bool = False) -> Fit:
@@ -91,7 +100,7 @@ def fit(plan: Plan, lowered: Lowered, m: int, device: Device, forced: bool = Fal
     blocks = BLOCKS if device.clusters and work >= CLUSTER_WORK and m >= CLUSTER_SAMPLES else 1
     if not forced and work > MOST_WORK[blocks]:
         raise Refused(f"a forward pass takes {work:,} multiply-adds, more than {MOST_WORK[blocks]:,}")
-    rows = _layer_rows(plan, lowered)
+    rows = layer_rows(plan, lowered)
     size = np.dtype(plan.dtype).itemsize
     memory = (device.shared_bytes - STATIC_BYTES) // size
     needed = ceil(m / blocks)
@@ -105,36 +114,53 @@ def fit(plan: Plan, lowered: Lowered, m: int, device: Device, forced: bool = Fal
     return _layout(plan, rows, blocks, capacity, size)
 
 
-def _layer_rows(plan: Plan, lowered: Lowered) -> list[dict[str, float]]:
-    """Return the columns of each row that do not depend on the batch size: for the inputs, and for each dense layer."""
-    if type(plan.loss) is not Loss or plan.loss.name not in codes("Loss") or update_of(plan.optimizer) is None:
-        raise Refused("the loss or the optimizer has only a generated kernel")
-    places = {(entry.layer, entry.key): entry.start for entry in plan.layout.entries.values()}
-    rows: list[dict[str, float]] = [{"neurons": plan.inputs, "code": codes("Activation")["identity"]}]
-    for index, layer in enumerate(plan.layers):
-        if isinstance(layer, Dropout):
-            if layer.rate > 0:
-                if "mask" in rows[-1] or rows[-1]["code"] == codes("Activation")["softmax"]:
-                    raise Refused("a dropout layer follows another one or softmax")
-                scale = 1 / (1 - layer.rate)
-                rows[-1] |= {"mask": index + 1, "threshold": round(layer.rate * 2**32), "scale": scale}
+class Rows(NamedTuple):
+    """What does not depend on the batch size: columns of a row for the inputs and of one for each dense layer.
+
+    `parts` and `options` are those of :class:`Fit`.
+    """
+
+    columns: list[dict[str, float]]
+    parts: str
+    options: tuple[float, ...]
+
+
+def layer_rows(plan: Plan, lowered: Lowered) -> Rows:
+    """Return the rows of a plan, if this driver can train it."""
+    slots, scalars = len(plan.optimizer.slots), 1 + len(lowered.update.scalars)
+    if slots > constant("MOST_SLOTS", FILE) or scalars > constant("MOST_SCALARS", FILE):
+        raise Refused(f"the optimizer has {slots} slots and {scalars} scalars")
+    rows: list[dict[str, float]] = [{"neurons": plan.inputs}]
+    parts: list[Part | None] = [None]
+    for row in lowered.rows:
+        last = row is lowered.rows[-1]
+        if isinstance(row, DropoutRow):
+            if last:
+                raise Refused("the last layer is dropout")
+            if "mask" in rows[-1] or (parts[-1] and parts[-1].by_rows):
+                raise Refused("a dropout layer follows another one or a layer like softmax")
+            scale = 1 / (1 - row.rate)
+            rows[-1] |= {"mask": row.number, "threshold": round(row.rate * 2**32), "scale": scale}
             continue
-        if type(layer) is not Dense or type(layer.g) is not Activation or layer.g.name not in codes("Activation"):
-            raise Refused(f"{layer!r} has only a generated kernel")
-        name = "identity" if lowered.loss.fused and index == len(plan.layers) - 1 else layer.g.name
-        rows.append({
-            "neurons": plan.layout.sizes[index + 1], "code": codes("Activation")[name],
-            "option": next((value for _, value in layer.g.options), 0.0),
-            "weights": places[index, "W"], "biases": places[index, "b"],
-        })  # fmt: skip
-    if "mask" in rows[-1]:
-        raise Refused("the last layer is dropout")
-    if not 2 <= len(rows) <= _constant("MOST_ROWS"):
+        rows.append({"neurons": row.n, "weights": row.W.start, "biases": row.b.start})
+        parts.append(None if lowered.loss.fused and last else row.g.part)
+    if not 2 <= len(rows) <= constant("MOST_ROWS", FILE):
         raise Refused(f"{len(rows) - 1} dense layers")
-    return rows
+    relu, in_product = lower_activation(Activation("relu"), plan.dtype, 2).part, Part("")
+    for number, part in enumerate(parts[:-1]):
+        if part == relu and "mask" not in rows[number]:
+            parts[number] = in_product
+    code, numbers = combine(parts, {None: IDENTITY, in_product: RELU})
+    options: list[float] = []
+    for columns, part, number in zip(rows, parts, numbers, strict=True):
+        part = part or Part("")
+        columns |= {"code": number, "options_at": len(options), "needs_Z": part.needs_Z, "needs_A": part.needs_A}
+        options += part.options
+    code = "\n".join([code, lowered.loss.part.declare("LossPart"), lowered.update.part.declare("UpdatePart")])
+    return Rows(rows, code, tuple(options))
 
 
-def _layout(plan: Plan, rows: list[dict[str, float]], blocks: int, capacity: int, size: int) -> Fit:
+def _layout(plan: Plan, rows: Rows, blocks: int, capacity: int, size: int) -> Fit:
     """Return the Fit for a number of samples that a block holds at a time; numbers have `size` bytes."""
     pack = 16 // size
     end = 0
@@ -145,8 +171,7 @@ def _layout(plan: Plan, rows: list[dict[str, float]], blocks: int, capacity: int
         end += -(-count // pack) * pack
         return end - -(-count // pack) * pack
 
-    names = {code: name for name, code in codes("Activation").items()}
-    table = [{"option": 0.0, "mask": 0, "threshold": 0, "scale": 1.0, "weights": 0, "biases": 0} | row for row in rows]
+    table = [{"mask": 0, "threshold": 0, "scale": 1.0, "weights": 0, "biases": 0} | row for row in rows.columns]
     for row in table:
         row["stride"] = pack * (int(row["neurons"]) // pack + 1 | 1)
     for before, row in pairwise(table):
@@ -166,24 +191,19 @@ def _layout(plan: Plan, rows: list[dict[str, float]], blocks: int, capacity: int
         "derivatives": take(2 * capacity * int(max(row["stride"] for row in table[1:]))),
         "inputs": take(2 * capacity * int(table[0]["stride"])),
     }
-    table[0]["outputs"] = table[0]["saved"] = areas["inputs"]
+    table[0]["z_at"] = table[0]["a_at"] = table[0]["outputs"] = areas["inputs"]
     for row in table[1:]:
-        numbers, name = capacity * int(row["stride"]), names[int(row["code"])]
-        row["outputs"] = row["saved"] = take(numbers)
-        if name != "identity" and (name not in FROM_A or row["mask"]):
-            row["saved"] = take(numbers)
+        numbers = capacity * int(row["stride"])
+        row["z_at"] = row["a_at"] = row["outputs"] = take(numbers)
+        if row["needs_Z"]:
+            row["z_at"] = take(numbers)
+        if row["needs_A"] and row["mask"]:
+            row["a_at"] = take(numbers)
     areas["end"] = end
     return Fit(
         blocks, capacity, tuple(areas[name] for name in codes("Area", FILE)),
-        tuple(tuple(row[name] for name in codes("Column", FILE)) for row in table),
+        tuple(tuple(row[name] for name in codes("Column", FILE)) for row in table), rows.parts, rows.options,
     )  # fmt: skip
-
-
-def _constant(name: str) -> int:
-    """Return a constant of the kernel."""
-    text = program(FILE)
-    start = text.index(f"constexpr int {name} = ") + len(f"constexpr int {name} = ")
-    return int(text[start : text.index(";", start)])
 
 
 class Resident:
@@ -205,6 +225,10 @@ class Resident:
         device.upload(np.asarray(fit.table, np.float64), self._table)
         self._areas = device.empty(len(fit.areas), "int32")
         device.upload(np.asarray(fit.areas, np.int32), self._areas)
+        lowered = shared.lowered
+        options = np.array([*fit.options, *lowered.loss.part.options, *lowered.update.part.options, 0.0])
+        self._options = device.empty(len(options), "float64")
+        device.upload(options, self._options)
         work = 3 * plan.layout.size * m / fit.blocks
         self._most_steps = max(1, int(LAUNCH_SECONDS / (10e-6 + work / 10e9)))
         self._source: Source | None = None
@@ -237,21 +261,19 @@ class Resident:
         """Return a call that makes some steps."""
         assert self._source is not None
         plan, fit, shared, layout = self._plan, self.fit, self._shared, self._plan.layout
-        launch = shared.lowered.loss.launch
-        code, option = launch.arguments or (0, 0.0)
-        update = update_of(plan.optimizer)
-        assert update is not None
-        train_resident = kernel(fit.blocks)
-        options = (*update[1], 0.0, 0.0)[:2]
-        slots = (*self._arrays.slots, None, None)[:2]
+        train_resident = kernel(fit.blocks, fit.parts)
+        loss_options = len(fit.options)
+        update_options = loss_options + len(shared.lowered.loss.part.options)
+        most_slots = constant("MOST_SLOTS", FILE)
+        slots = (*self._arrays.slots, *(None,) * most_slots)[:most_slots]
         return self._device.launcher(
             train_resident, plan.dtype, (fit.blocks, 1, 1), train_resident.threads,
             (
                 *self._source, shared.order, shared.control, shared.scalars, self._arrays.theta, *slots, self._table,
-                self._areas, len(fit.table), 1 if plan.class_indices else layout.sizes[-1], len(plan.optimizer.slots),
-                self._m, self._bound[-1], steps, fit.capacity, int(plan.class_indices),
-                codes("LossKernel", FILE)[launch.kernel.name], code, codes("Rule", FILE)[update[0]], plan.seed, option,
-                plan.l2, *options, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),
+                self._areas, self._options, loss_options, update_options, len(fit.table),
+                1 if plan.class_indices else layout.sizes[-1], shared.columns, self._m, self._bound[-1], steps,
+                fit.capacity, int(plan.class_indices), plan.seed, plan.l2, plan.clip_norm or 0.0,
+                1e-4 * float(np.finfo(plan.dtype).max),
             ),
             shared=fit.areas[-1] * np.dtype(plan.dtype).itemsize,
         )  # fmt: skip

@@ -1,8 +1,9 @@
 """The CUDA sources, shipped as package data, and the declarations parsed from them.
 
-The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. Generated kernels
-are programs of their own. :func:`kernels` returns the kernels' declarations, :func:`codes` the enumerators, and
-:func:`control` the structure ``Control``, all parsed from the source, so that Python cannot disagree with it.
+The kernels are one program: :func:`program` joins the files, so one compilation per dtype is enough. The other files
+are templates: each becomes a program with code from :mod:`deepnotes_cupy.generated`. :func:`kernels` returns the
+kernels' declarations, :func:`codes` the enumerators, and :func:`control` the structure ``Control``, all parsed from the
+source, so that Python cannot disagree with it.
 """
 
 import re
@@ -183,8 +184,8 @@ def codes(enumeration: str, *names: str) -> dict[str, int]:
 
     Examples
     --------
-    >>> codes("Activation")["relu"], codes("Loss")["huber"]
-    (3, 4)
+    >>> codes("Half")["float16"]
+    1
     """
     match = re.search(rf"enum {enumeration} \{{([^}}]*)\}}", program(*names))
     if match is None:
@@ -193,15 +194,15 @@ def codes(enumeration: str, *names: str) -> dict[str, int]:
 
 
 @cache
-def constant(name: str) -> int:
-    """Return the value of a ``constexpr int`` in the source.
+def constant(name: str, *names: str) -> int:
+    """Return the value of a ``constexpr int`` in the source of some files; by default, :data:`FILES`.
 
     Examples
     --------
     >>> constant("BLOCK")
     256
     """
-    match = re.search(rf"constexpr int {name} = (\d+);", program())
+    match = re.search(rf"constexpr int {name} = (\d+);", program(*names))
     if match is None:
         raise KeyError(name)
     return int(match[1])

@@ -1,18 +1,11 @@
 """Compile everything that training and prediction call: a minimal plan, and the kernels of the library's parts."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from deepnotes.backends import (
-    ACTIVATIONS,
-    LOSSES,
-    OPTIMIZERS,
-    SGD,
-    Activation,
     Adam,
     Array,
     Backend,
@@ -20,10 +13,13 @@ from deepnotes.backends import (
     Data,
     Dense,
     Loss,
-    Optimizer,
     Plan,
     State,
     aligned,
+    fuses,
+    library_activations,
+    library_losses,
+    library_optimizers,
 )
 from deepnotes_numba.kernels import activation_kernels, loss_kernel, update_kernel
 
@@ -31,38 +27,20 @@ from deepnotes_numba.kernels import activation_kernels, loss_kernel, update_kern
 def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
     """Yield a short description of each item once it is ready; cached items are ready at once."""
     for dtype in dtypes:
-        for name, traits in ACTIVATIONS.items():
-            for options in _options(traits.options):
-                for in_place in (False, True):
-                    activation_kernels(Activation(name, **options), dtype, 1, in_place)
+        for g in library_activations():
+            for in_place in (False, True):
+                activation_kernels(g, dtype, 1, in_place)
         yield f"activations, {dtype}"
-        for name, loss in LOSSES.items():
-            for options in _options(loss.options):
-                for fused in {False, loss.fused is not None}:
-                    loss_kernel(Loss(name, **options), fused, dtype, 1)
+        for loss, last in library_losses():
+            loss_kernel(loss, fuses(last, loss), dtype, 1)
         yield f"losses, {dtype}"
         x: Any = np.ones(1, dtype)
-        for optimizer in _optimizers():
+        for optimizer in library_optimizers():
             update_kernel(optimizer, dtype)
             optimizer.update(backend.ops, x, x, (x,) * len(optimizer.slots), x, optimizer.scalars(1, 0.1))
         yield f"updates, {dtype}"
         backend.ops.dropout_mask((1, 1), 0.5, 0, 0, 0, dtype)
         yield from _run_plan(backend, dtype)
-
-
-def _options(defaults: dict[str, float]) -> list[dict[str, float]]:
-    """Return the defaults, and values for which an expression is not simplified, as it is for 1, for example."""
-    return [defaults, dict.fromkeys(defaults, 0.3)]
-
-
-def _optimizers() -> Iterator[Optimizer]:
-    """Yield the optimizers of the library, with all combinations of their options that are True or False."""
-    yield SGD()
-    for kind in OPTIMIZERS.values():
-        switches = [option.name for option in fields(kind) if option.type is bool]  # type: ignore[arg-type]
-        momentum: dict[str, Any] = {"momentum": 0.9} if kind is SGD else {}
-        for values in product((False, True), repeat=len(switches)):
-            yield kind(**momentum, **dict(zip(switches, values, strict=True)))
 
 
 def _run_plan(backend: Backend, dtype: str) -> Iterator[str]:

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.cases import MATMUL, Case
+from deepnotes.backends import Adam
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
+from deepnotes_cupy.lowering import lower_update
 from deepnotes_cupy.sources import kernels
 
 SECONDS = 0.1
@@ -66,15 +68,11 @@ def bandwidths(device: Device, parameters: int) -> dict[str, float]:
     state = device.empty(control.SIZE, "uint8")
     device.upload(control.initial(0), state)
     scalars = device.empty(4, "float64")
-    device.upload(np.array([1e-3, 1e-3, 1e-8, 0.0]), scalars)  # learning rate, rate, epsilon, share
-    grid, block = geometry.grid("adam", parameters, processors=device.processors)
-    update = device.launcher(
-        kernels()["adam"],
-        "float32",
-        grid,
-        block,
-        (theta, g, first, second, parameters, parameters, state, scalars, 0.9, 0.999),
-    )
+    device.upload(np.array([1e-3, 1e-3, 1e-8, 0.0]), scalars)  # learning rate, rate, epsilon
+    kernel, options = lower_update(Adam(), "float32").launch
+    grid, block = geometry.grid(kernel, parameters, processors=device.processors)
+    arguments = theta, g, first, second, parameters, parameters, state, scalars, *options
+    update = device.launcher(kernel, "float32", grid, block, arguments)
     measurements = {}
     for name, call, passes in (("copy, GB/s", device.copier(theta, g), 2), ("update, GB/s", update, 7)):
         measurements[name] = round(4 * parameters * passes / graph_timer(device, [call])() / 1e9, 1)

@@ -92,6 +92,18 @@ def fused_loss(part: Any, dtype: str, outputs: int) -> Expression:
 
 
 @cached
+def loss_of_logits(part: Any, g: Any, dtype: str, outputs: int) -> Expression:
+    """Return the losses, ``dZ`` and A for arguments Z and Y, by the methods of a loss that is fused with `g`."""
+
+    def all_three(xp: Any, Z: Any, Y: Any) -> Any:
+        ops = Ops(xp, {})
+        A = _full(xp, g.forward(ops, Z), Z)
+        return part.value_of_logits(ops, Z, Y), _full(xp, part.delta(ops, A, Y), A), A
+
+    return trace(all_three, ["Z", "Y"], dtype, outputs)
+
+
+@cached
 def update(optimizer: Any, dtype: str) -> Expression:
     """Return the next θ and slots of an optimizer for arrays theta, g, slot0, slot1, ..., and numbers.
 

@@ -52,7 +52,7 @@ def test_the_graph_of_a_step_has_the_expected_nodes() -> None:
         "activation_backward", "sum_partials", "product", "product",
         "activation_backward", "product", "product",
         "activation_backward", "product",
-        "gradient_norm", "check_update", "adam",
+        "gradient_norm", "check_update", "update",
     ]  # fmt: skip
     assert len(names) <= 22
 

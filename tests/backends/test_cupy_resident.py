@@ -5,24 +5,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import literature
 import numpy as np
 import pytest
-from cuda_shim import ORDERS, KernelFault
-from host_device import backend, host
+from cuda_shim import ORDERS, Host, KernelFault
+from host_device import backend
 from plans import NETWORKS, OPTIMIZERS, blobs
 
 import deepnotes as dn
+from deepnotes.backends import ACTIVATIONS, LOSSES
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError
 from deepnotes_cupy import options, resident
 from deepnotes_cupy.device import UNITS
 from deepnotes_cupy.resident import BLOCKS, THREADS
-from deepnotes_cupy.sources import Kernel, codes, parse
+from deepnotes_cupy.sources import Kernel, parse
 
 pytestmark = pytest.mark.slow
 
 LAYERS = [dn.Dropout(0.2), dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(7, "gelu"), dn.Dense(4, "softmax")]
 FORMS = {"block": False, "cluster": True}
-original_kernel: Callable[[int], Kernel] = resident.kernel.__wrapped__
+original_kernel: Callable[[int, str], Kernel] = resident.kernel.__wrapped__
 
 
 def resident_backend(form: str, checked: bool = False, **settings: Any) -> Any:
@@ -83,7 +85,7 @@ def test_every_optimizer_gives_the_results_of_numpy(form: str, optimizer: Any) -
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", codes("Activation"))
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_gives_the_results_of_numpy(name: str, form: str) -> None:
     """In a hidden layer, with dropout after it unless that is refused, and in the last layer."""
     dropout = [] if name == "softmax" else [dn.Dropout(0.3)]
@@ -94,7 +96,7 @@ def test_every_activation_gives_the_results_of_numpy(name: str, form: str) -> No
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("loss", codes("Loss"))
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_gives_the_results_of_numpy(loss: str, weighted: bool, form: str) -> None:
     rng = np.random.default_rng(1)
     last = "softmax" if loss == "categorical_cross_entropy" else "sigmoid"
@@ -103,6 +105,21 @@ def test_every_loss_gives_the_results_of_numpy(loss: str, weighted: bool, form: 
     assert_equal_trainings(form, layers=[dn.Dense(9, "tanh"), dn.Dense(4, last)], Y=Y, loss=loss, **w)
     if loss == "half_poisson_deviance":  # from the logits, too
         assert_equal_trainings(form, layers=[dn.Dense(9, "tanh"), dn.Dense(4, "exp")], Y=Y, loss=loss, **w)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "part", [literature.Mish(), literature.LogSoftmax(), literature.LogCosh(), literature.AMSGrad()], ids=str
+)
+def test_user_defined_parts_give_the_results_of_numpy(part: Any, form: str) -> None:
+    """With layers of one activation whose options differ, so that they share its code."""
+    settings: dict[str, Any] = {"loss": "mean_squared_error", "optimizer": dn.SGD(0.001)}
+    hidden: Any = part if isinstance(part, dn.ActivationFunction) else "gelu"
+    settings |= {"loss": part} if isinstance(part, dn.LossFunction) else {}
+    settings |= {"optimizer": part} if isinstance(part, dn.Optimizer) else {}
+    leaky = [dn.Dense(6, dn.Activation("leaky_relu", slope=slope)) for slope in (0.1, 0.3)]
+    Y = np.random.default_rng(2).normal(size=(3, 90))
+    assert_equal_trainings(form, layers=[dn.Dense(5, hidden), *leaky, dn.Dense(3)], Y=Y, **settings)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -153,17 +170,13 @@ def test_streamed_samples_give_the_bits_of_resident_ones(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_result_depends_on_the_order_of_threads_and_blocks(form: str) -> None:
+def test_no_result_depends_on_the_order_of_threads_and_blocks(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every access is checked as well: its bounds, and a barrier between any two that conflict."""
     results = []
     for order in ORDERS:
         target = resident_backend(form, checked=True)
-        kernels = host(resident.kernel(BLOCKS if FORMS[form] else 1).source, "float32", True, False)
-        kernels.order = order
-        try:
-            results.append(train(target, dtype="float32", epochs=1, l2=0.01, clip_norm=0.2)[0].flat())
-        finally:
-            kernels.order = "forward"
+        monkeypatch.setattr(Host, "order", order)
+        results.append(train(target, dtype="float32", epochs=1, l2=0.01, clip_norm=0.2)[0].flat())
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
 
@@ -259,7 +272,10 @@ def test_small_networks_are_trained_in_shared_memory_and_large_ones_by_graphs() 
             "164,004 parameters do not fit",
         ),
         ([dn.Dense(4, "relu"), dn.Dropout(0.1), dn.Dropout(0.1), dn.Dense(4)], "a dropout layer follows another one"),
-        ([dn.Dense(4, "softmax"), dn.Dropout(0.1), dn.Dense(4)], "a dropout layer follows another one or softmax"),
+        (
+            [dn.Dense(4, "softmax"), dn.Dropout(0.1), dn.Dense(4)],
+            "follows another one or a layer like softmax",
+        ),
         ([dn.Dense(4, "relu"), dn.Dense(4), dn.Dropout(0.1)], "the last layer is dropout"),
         ([dn.Dense(4)] * 17, "17 dense layers"),
     ],
@@ -287,17 +303,17 @@ def test_blocks_have_whole_warps() -> None:
 # --- faults in the kernel are found --------------------------------------------------------------------------------
 
 RACE, SYNC, SYNC_ALL = "without a barrier between", "__syncthreads();", "sync_all();"
-STEP_END = "        }\n        @\n    }\n\n    sync_all();"
+STEP_END = "slots));\n        @\n    }\n\n    sync_all();"
 SHARE = "        }\n        @\n\n        // The gradient of this"
 PARTIAL = "= largest;\n        @"
 MASKED = "store_some(A + j * row.stride, i, row.n, a);\n        }\n        @"
-AWAITED = "            @\n            __syncthreads();\n            if (loss_kernel"
+AWAITED = "            @\n            __syncthreads();\n            trainer.differentiate"
 MUTANTS = [  # form, message, text with a place, what is there, and what replaces it
     ("block", RACE, "@\n\n    for (int step = 0;", SYNC, ""),
     ("block", "", "@\n    __syncthreads();\n    fetch(pass);", "await_copies();", ""),
     ("block", "", AWAITED, "await_copies();", ""),
     ("block", RACE, "@\n        activate_outputs(row, samples);", SYNC, ""),
-    ("block", RACE, "if (row.code != IDENTITY) @", SYNC, ";"),
+    ("block", RACE, "@\n        }\n        if (row.mask) drop(row, samples, pool", SYNC, ""),
     ("block", RACE, MASKED, SYNC, ""),
     ("block", RACE, "if (l > 1 || part + 1 < per_step) @", SYNC, ";"),
     ("block", RACE, SHARE, SYNC_ALL, ""),
@@ -311,15 +327,16 @@ MUTANTS = [  # form, message, text with a place, what is there, and what replace
     ("cluster", "not equal", "@ * row.n", "(samples.position + j)", "j"),
     ("parts", "not equal", "@load(g, x);", "if (adds) ", "if (false) "),
     ("block", "not equal", "trainer.step = @;", "state.step", "0"),
-    ("block", "not equal", "if (@) saved", "saves && !of_a", "false"),
+    ("block", "not equal", "if (@) A[at]", "A != out", "false"),
+    ("block", "not equal", "out[at] = @;", "z[0]", "Z[at]"),
 ]
 """Faults of the kernel, each found in one form, by a message or by results that are not equal."""
 
 
 @cache
-def mutant(text: str, old: str, new: str, blocks: int) -> Kernel:
+def mutant(text: str, old: str, new: str, blocks: int, parts: str) -> Kernel:
     """Return the kernel with a fault."""
-    source, place = original_kernel(blocks).source, text.replace("@", old)
+    source, place = original_kernel(blocks, parts).source, text.replace("@", old)
     assert place in source, f"the source has changed: {place}"
     return parse(source.replace(place, text.replace("@", new)))["train_resident"]
 
@@ -337,7 +354,7 @@ def test_each_fault_of_the_kernel_is_found(
     if form == "stop":
         X[2, 61] = np.inf
     expected = train_chunk(backend(), X, "float32", layers)[1]
-    monkeypatch.setattr(resident, "kernel", lambda blocks: mutant(text, old, new, blocks))
+    monkeypatch.setattr(resident, "kernel", lambda blocks, parts: mutant(text, old, new, blocks, parts))
     fault = ""
     try:
         chunk, theta, _ = train_chunk(target, X, "float32", layers)

@@ -1,7 +1,6 @@
-// The dense layer except for its products: gathering a batch, bias and activation (N2, N3), derivatives (N12, N14), for
-// the activations of activations.cuh.
+// The dense layer except for its products and activations: gathering a batch, adding the bias (N2), and its gradient
+// (N14).
 
-#include "activations.cuh"
 #include "dense.cuh"
 
 constexpr int STRIP = 4;  // packs of a row that a lane of `gather` copies for each sample
@@ -58,56 +57,27 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) gather(
     if (source->w) copy_samples(source->w, indices, out_w, Factor{}, 1, m);
 }
 
-// The activation with a code, and its derivative by X, which is A if slope_of_a(code), and Z otherwise.
-struct Coded {
-    int code;
-    real option;
-
-    template <int V>
-    __device__ void operator()(real (&z)[V]) const {
-        activate(code, option, z);
-    }
-};
-
-struct Slope {
-    static constexpr bool NEEDS_Z = true, NEEDS_A = false;  // Z stands for X here
-    int code;
-    real option;
-
-    __device__ bool changes() const { return code != IDENTITY; }
-
-    template <int V>
-    __device__ void operator()(real (&d)[V], real (&x)[V], const real (&)[V]) const {
-        slope(code, option, x);
-#pragma unroll
-        for (int v = 0; v < V; v++) d[v] *= x[v];
-    }
-};
-
-// Z += b in place (N2) and A = g(Z) (N3); `half` is A as a factor of products, or null. For all activations except softmax, see add_bias_and_activate.
+// Z += b in place (N2), for the identity; A, if it is not null, is a copy. The template activation.cu has the same
+// kernels for other activations.
 extern "C" __global__ void __launch_bounds__(BLOCK) bias_activation(
-    real* Z, const real* b, real* A, unsigned short* half, int kind, int n, long long m, int code, real option
+    real* Z, const real* b, real* A, unsigned short* half, int kind, int n, long long m
 ) {
-    add_bias_and_activate(Z, b, A, Factor{half, kind, 1}, n, m, Coded{code, option});
+    add_bias_and_activate(Z, b, A, Factor{half, kind, 1}, n, m, Identity());
 }
 
-// D * g'(Z) (N12), in place or, times half_scale, as a factor of products in `half`, if that is not null; and partial[c * n + i] = scale * the sum of D over the `rows` samples of chunk c. With
-// one chunk and scale 1/m, `partial` is db (N14). Only A is read if slope_of_a(code), and only Z otherwise; the array
-// that is not read may be null. `partial` may be null as well.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) activation_backward(
     real* D, const real* Z, const real* A, unsigned short* half, int kind, real half_scale, real* partial, int n,
-    long long m, long long rows, real scale, int code, real option
+    long long m, long long rows, real scale
 ) {
     __shared__ real scratch[BLOCK * VEC];
-    const real* X = slope_of_a(code) ? A : Z;
     const Factor factor{half, kind, half_scale};
-    differentiate_and_sum(D, X, nullptr, factor, partial, n, m, rows, scale, scratch, Slope{code, option});
+    differentiate_and_sum(D, Z, A, factor, partial, n, m, rows, scale, scratch, Identity());
 }
 
 // out[i] = the sum of partial[c * n + i] over the chunks c (N14, if there are several chunks).
 extern "C" __global__ void __launch_bounds__(BLOCK) sum_partials(real* partial, real* out, int n, long long chunks) {
     __shared__ real scratch[BLOCK];
-    backward_rows<1>(partial, nullptr, nullptr, Factor{}, out, n, chunks, chunks, 1, scratch, Slope{IDENTITY, 0});
+    backward_rows<1>(partial, nullptr, nullptr, Factor{}, out, n, chunks, chunks, 1, scratch, Identity());
 }
 
 constexpr int SUMS = 8;  // that `Parts` adds up at a time, so that as many loads are on their way

@@ -2,9 +2,21 @@
 
 #include "rounding.cuh"
 
-template <int V, class Activate>
+// The identity, as an activation: `forward` replaces numbers of Z by those of A (N3), and `backward` numbers of dA by
+// those of dZ (N12). CHANGES is false if they change nothing, and NEEDS_Z and NEEDS_A say what `backward` reads.
+struct Identity {
+    static constexpr bool CHANGES = false, BY_ROWS = false, NEEDS_Z = false, NEEDS_A = false;
+
+    template <int V>
+    __device__ void forward(real (&)[V]) const {}
+
+    template <int V>
+    __device__ void backward(real (&)[V], const real (&)[V], const real (&)[V]) const {}
+};
+
+template <int V, class G>
 __device__ inline void bias_activation_rows(
-    real* Z, const real* __restrict__ b, real* A, const Factor& factor, int n, long long m, const Activate& activate
+    real* Z, const real* __restrict__ b, real* A, const Factor& factor, int n, long long m, const G& g
 ) {
     const Tile<V> tile(n);
     const long long step = gridDim.y * static_cast<long long>(tile.height);
@@ -13,6 +25,7 @@ __device__ inline void bias_activation_rows(
         real bias[V];
 #pragma unroll
         for (int v = 0; v < V; v++) bias[v] = b ? b[c * V + v] : real(0);
+#pragma unroll 1  // several rows at a time need more registers, and their loads cannot overlap with the stores
         for (long long j = blockIdx.y * static_cast<long long>(tile.height) + tile.y; j < m; j += step) {
             const long long at = j * n + c * V;
             real z[V];
@@ -23,7 +36,7 @@ __device__ inline void bias_activation_rows(
                 if (A != Z) store(Z + at, z);
             }
             if (A) {
-                activate(z);  // N3
+                g.forward(z);  // N3
                 store(A + at, z);
                 if (factor.out) factor.store(at, z);
             }
@@ -31,33 +44,30 @@ __device__ inline void bias_activation_rows(
     }
 }
 
-// Z += b in place (N2) and A = g(Z) (N3); activate(z) replaces numbers of Z by those of A. A may be null; it may also
-// be Z, if Z is not needed afterwards. A is written to `factor` as well. b may be null; then Z is not changed, unless it
-// is A.
-template <class Activate>
+// Z += b in place (N2) and A = g(Z) (N3). A may be null; it may also be Z, if Z is not needed afterwards. A is written to
+// `factor` as well. b may be null; then Z is not changed, unless it is A.
+template <class G>
 __device__ inline void add_bias_and_activate(
-    real* Z, const real* b, real* A, const Factor& factor, int n, long long m, const Activate& activate
+    real* Z, const real* b, real* A, const Factor& factor, int n, long long m, const G& g
 ) {
     if (n % VEC == 0 && aligned(Z) && aligned(A))
-        bias_activation_rows<VEC>(Z, b, A, factor, n, m, activate);
+        bias_activation_rows<VEC>(Z, b, A, factor, n, m, g);
     else
-        bias_activation_rows<1>(Z, b, A, factor, n, m, activate);
+        bias_activation_rows<1>(Z, b, A, factor, n, m, g);
 }
 
 constexpr int AHEAD = 2;  // rows that `backward_rows` loads at a time
 
-// Turn dA into dZ (N12), from D to `factor` or, if there is none, in place in D: differentiate(d, z, a) replaces numbers
-// of D, given those of Z if NEEDS_Z and those of A if NEEDS_A. partial[c * n + i] = scale * the sum of D over the samples of chunk c. Each thread adds up its
-// own samples in order; then the sums of the threads are added in a tree. `scratch` is shared memory for V numbers per
-// thread.
-template <int V, class Differentiate>
+// Turn dA into dZ (N12), from D to `factor` or, if there is none, in place in D. partial[c * n + i] = scale * the sum of
+// dZ over the samples of chunk c. Each thread adds up its own samples in order; then the sums of the threads are added
+// in a tree. `scratch` is shared memory for V numbers per thread.
+template <int V, class G>
 __device__ inline void backward_rows(
     real* D, const real* Z, const real* A, const Factor& factor, real* partial, int n, long long m, long long rows,
-    real scale, real* scratch, const Differentiate& differentiate
+    real scale, real* scratch, const G& g
 ) {
     const Tile<V> tile(n);
     const long long chunks = (m + rows - 1) / rows;
-    const bool changes = differentiate.changes();  // D; it does not if g is the identity
     for (long long left = blockIdx.x * static_cast<long long>(tile.width); left < tile.columns;
          left += gridDim.x * static_cast<long long>(tile.width)) {  // the same for all threads: the loop has barriers
         const long long c = left + tile.x;
@@ -71,11 +81,11 @@ __device__ inline void backward_rows(
                     if (j + r * tile.height < end) {
                         const long long at = (j + r * tile.height) * n + c * V;
                         load(D + at, d[r]);
-                        if (Differentiate::NEEDS_Z && changes) load(Z + at, z[r]);
-                        if (Differentiate::NEEDS_A && changes) load(A + at, a[r]);
+                        if (G::NEEDS_Z) load(Z + at, z[r]);
+                        if (G::NEEDS_A) load(A + at, a[r]);
                     }
-                if (changes) {
-                    differentiate(
+                if (G::CHANGES) {
+                    g.backward(
                         reinterpret_cast<real(&)[AHEAD * V]>(d), reinterpret_cast<real(&)[AHEAD * V]>(z),
                         reinterpret_cast<real(&)[AHEAD * V]>(a)
                     );
@@ -117,15 +127,15 @@ __device__ inline void backward_rows(
     }
 }
 
-// Do the same by packs if possible. An array that `differentiate` does not need may be null, and so may `partial`.
-template <class Differentiate>
+// Do the same by packs if possible. An array that is not needed may be null, and so may `partial`.
+template <class G>
 __device__ inline void differentiate_and_sum(
     real* D, const real* Z, const real* A, const Factor& factor, real* partial, int n, long long m, long long rows,
-    real scale, real* scratch, const Differentiate& differentiate
+    real scale, real* scratch, const G& g
 ) {
-    const bool packs = (!Differentiate::NEEDS_Z || aligned(Z)) && (!Differentiate::NEEDS_A || aligned(A));
+    const bool packs = (!G::NEEDS_Z || aligned(Z)) && (!G::NEEDS_A || aligned(A));
     if (n % VEC == 0 && packs && aligned(D))
-        backward_rows<VEC>(D, Z, A, factor, partial, n, m, rows, scale, scratch, differentiate);
+        backward_rows<VEC>(D, Z, A, factor, partial, n, m, rows, scale, scratch, g);
     else
-        backward_rows<1>(D, Z, A, factor, partial, n, m, rows, scale, scratch, differentiate);
+        backward_rows<1>(D, Z, A, factor, partial, n, m, rows, scale, scratch, g);
 }

@@ -8,13 +8,16 @@
 // the number 1, and a row of weights by the neuron's bias: so products include biases and their gradient (N2, N14).
 // What follows are zeros.
 //
-// resident.py defines THREADS, the largest number of threads in a block, and CLUSTERED if there is a cluster.
+// This is a template. resident.py defines THREADS, the largest number of threads in a block; CLUSTERED if there is a
+// cluster; RELU, the code of ReLU within products; EACH_ACTIVATION(CASE), which expands to CASE(code, G) for each other
+// activation G except the identity; the loss LossPart; and the optimizer's update UpdatePart.
 
-#include "loss_rows.cuh"
 #include "philox.cuh"
 #include "shared.cuh"
+#include "softmax.cuh"
 #include "steps.cuh"
 
+GENERATED
 #ifdef CLUSTERED
 constexpr int BLOCKS = 8;
 #else
@@ -24,21 +27,20 @@ constexpr int BLOCKS = 1;
 #endif
 constexpr int MOST_ROWS = 17;          // of the table of layers
 constexpr int TILE = 4;                // samples in a tile of a product
+constexpr int MOST_SCALARS = 8;        // of an update, with the learning rate
+constexpr int MOST_SLOTS = 4;          // of the optimizer
 constexpr int ENOUGH_TILES = 64;       // if there are fewer tiles, smaller ones keep more threads busy
 
-// The columns of the table of layers: the first row is for the inputs, the others for dense layers. OUTPUTS and SAVED are
-// where the outputs, and the numbers that the derivative is computed from, are in shared memory; they may be the same.
-// MASK is the number of the dropout layer that follows; 0 if none does.
-enum Column { NEURONS, STRIDE, OUTPUTS, SAVED, WEIGHTS, BIASES, MATRIX, CODE, OPTION, MASK, THRESHOLD, SCALE };
+// The columns of the table of layers: the first row is for the inputs, the others for dense layers. Z_AT, A_AT and
+// OUTPUTS are where Z, A and, after dropout, the outputs are in shared memory; they may be the same. CODE is negative for
+// the identity and for RELU. OPTIONS_AT is where the options of the activation begin. MASK is the number of the dropout
+// layer that follows; 0 if none does.
+enum Column { NEURONS, STRIDE, Z_AT, A_AT, OUTPUTS, WEIGHTS, BIASES, MATRIX, CODE, OPTIONS_AT, MASK, THRESHOLD, SCALE };
 
 // Where the areas of shared memory begin, and where the last one ends. The first, θ, begins at 0. INDICES, TARGETS,
 // SAMPLE_WEIGHTS and INPUTS are two areas each, of the current and of the next samples; DERIVATIVES are two as well.
 // MARKS says of each pack of VEC numbers of θ that this block updates which are weights, and which biases.
 enum Area { GRADIENT, SLOTS, MARKS, PARTIAL, INDICES, TARGETS, SAMPLE_WEIGHTS, SAMPLE_LOSSES, DERIVATIVES, INPUTS, END };
-
-enum Rule { SGD, MOMENTUM, RMSPROP, ADAM };
-
-enum LossKernel { LOSS, SOFTMAX_CROSS_ENTROPY, SIGMOID_CROSS_ENTROPY, EXP_HALF_POISSON_DEVIANCE };
 
 // The division of numbers n from 0 on by `divisor`, without an integer division, if n * divisor < 2^32.
 struct Division {
@@ -67,11 +69,11 @@ __device__ inline Work work_of(bool large, int tiles, int terms, int across, int
 }
 
 struct LayerRow {
-    int n, stride, outputs, saved, weights, biases, matrix, code, mask;
+    int n, stride, z, a, outputs, weights, biases, matrix, code, options, mask;
     int fused;  // whether the products compute the activation and its derivative, too
     int group;  // the binary logarithm of the number of lanes that share a sample
     unsigned long long threshold;
-    real option, scale;
+    real scale;
     Division neurons, packs;
     Work forward, backward, gradient;
 };
@@ -123,6 +125,7 @@ struct Trainer {
     real* pool;
     const LayerRow* rows;
     const int* areas;
+    const double* options;  // of all activations and of the loss
     unsigned long long seed;
     long long step;
 
@@ -171,7 +174,7 @@ struct Trainer {
             if (i + v < n) row[i + v] = x[v];
     }
 
-    // Z (N2), or A (N3) if it is fused, stored as outputs, for tiles of I neurons and J samples.
+    // Z (N2), or A (N3) if it is fused, for tiles of I neurons and J samples.
     template <int I, int J>
     __device__ void forward(const LayerRow& before, const LayerRow& row, const Samples& samples) const {
         const Work work = row.forward;
@@ -180,7 +183,7 @@ struct Trainer {
         const int across = work.across.divisor, down = (n + I - 1) / I;  // a tile has every down-th neuron
         const int stride = before.stride, out_stride = row.stride;
         const real *W = pool + row.matrix, *A = pool + before.outputs;
-        real* out = pool + row.outputs;
+        real* out = pool + row.z;
 #pragma unroll 1
         for (int first = split.first; first < work.tiles; first += split.step) {
             const int tile = first + split.index < work.tiles ? first + split.index : work.tiles - 1;
@@ -211,7 +214,7 @@ struct Trainer {
                 for (int u = 0; u < I; u++) {
                     const real z = sums[s * I + u];
                     if (j + s * across < count && i + u * down < n)
-                        out[(j + s * across) * out_stride + i + u * down] = fused ? positive_part(z) : z;
+                        out[(j + s * across) * out_stride + i + u * down] = fused ? larger(z, real(0)) : z;
                 }
         }
     }
@@ -323,46 +326,65 @@ struct Trainer {
         __syncthreads();
     }
 
-    // N3, unless it is fused, and dropout, in place; a barrier follows if there is anything to do.
-    __device__ void activate_outputs(const LayerRow& row, const Samples& samples) const {
-        real *Z = pool + row.outputs, *saved = pool + row.saved;
-        if (row.code == SOFTMAX) softmax_rows<1>(BlockGroup(row.group), Z, nullptr, Z, row.n, samples.count, row.stride);
-        if (row.fused) return;
-        const int n = row.n, stride = row.stride, code = row.code;
-        const real option = row.option;
-        const Division neurons = row.neurons;
-        const bool of_a = slope_of_a(code), saves = saved != Z;
-        if (code != IDENTITY && code != SOFTMAX)
+    // A = g(Z) (N3), from Z_AT to A_AT and OUTPUTS.
+    template <class G>
+    __device__ void activate(const LayerRow& row, const Samples& samples, const G& g) const {
+        real *Z = pool + row.z, *A = pool + row.a, *out = pool + row.outputs;
+        const int n = row.n, stride = row.stride;
+        if constexpr (G::BY_ROWS) {
+            g.forward(BlockGroup(row.group), Z, nullptr, A, n, samples.count, stride);
+        } else {
+            const Division neurons = row.neurons;
             for (int item = threadIdx.x; item < n * samples.count; item += blockDim.x) {
                 const int j = neurons.quotient(item), at = j * stride + item - j * n;
                 real z[1] = {Z[at]};
-                if (saves && !of_a) saved[at] = z[0];
-                activate(code, option, z);
-                if (saves && of_a) saved[at] = z[0];
-                Z[at] = z[0];
+                g.forward(z);
+                if (A != out) A[at] = z[0];
+                out[at] = z[0];
             }
-        if (row.code != IDENTITY) __syncthreads();
-        if (row.mask) drop(row, samples, Z);
+        }
+    }
+
+    // From dA to dZ of a layer (N12), in place.
+    template <class G>
+    __device__ void differentiate(const LayerRow& row, const Samples& samples, real* D, const G& g) const {
+        const real *Z = pool + row.z, *A = pool + row.a;
+        const int n = row.n, stride = row.stride;
+        if constexpr (G::BY_ROWS) {
+            g.backward(BlockGroup(row.group), D, Z, A, n, samples.count, stride);
+        } else {
+            const Division neurons = row.neurons;
+            for (int item = threadIdx.x; item < n * samples.count; item += blockDim.x) {
+                const int j = neurons.quotient(item), at = j * stride + item - j * n;
+                const real z[1] = {G::NEEDS_Z ? Z[at] : real(0)}, a[1] = {G::NEEDS_A ? A[at] : real(0)};
+                real d[1] = {D[at]};
+                g.backward(d, z, a);
+                D[at] = d[0];
+            }
+        }
+    }
+
+    // N3, unless it is fused, and dropout; a barrier follows if there is anything to do.
+    __device__ void activate_outputs(const LayerRow& row, const Samples& samples) const {
+        if (row.code >= 0) {
+            switch (row.code) {
+#define CASE(code, G) case code: activate(row, samples, G(options + row.options, row.n)); break;
+                EACH_ACTIVATION(CASE)
+#undef CASE
+            }
+            __syncthreads();
+        }
+        if (row.mask) drop(row, samples, pool + row.outputs);
     }
 
     // From dA, including dropout, to dZ of a layer (N12), in place; a barrier follows if there is anything to do.
     __device__ void differentiate(const LayerRow& row, const Samples& samples, real* D) const {
         if (row.mask) drop(row, samples, D);
-        if (row.code == IDENTITY || row.fused) return;
-        if (row.code == SOFTMAX) {
-            const real* A = pool + row.outputs;
-            softmax_backward_rows(BlockGroup(row.group), D, nullptr, A, row.n, samples.count, row.stride);
-        } else {
-            const int n = row.n, stride = row.stride, code = row.code;
-            const real* saved = pool + row.saved;
-            const real option = row.option;
-            const Division neurons = row.neurons;
-            for (int item = threadIdx.x; item < n * samples.count; item += blockDim.x) {
-                const int j = neurons.quotient(item), at = j * stride + item - j * n;
-                real x[1] = {saved[at]};
-                slope(code, option, x);
-                D[at] *= x[0];
-            }
+        if (row.code < 0) return;
+        switch (row.code) {
+#define CASE(code, G) case code: differentiate(row, samples, D, G(options + row.options, row.n)); break;
+            EACH_ACTIVATION(CASE)
+#undef CASE
         }
         __syncthreads();
     }
@@ -396,25 +418,13 @@ struct Trainer {
 
     // The losses of the samples, and their derivatives: dZ of the last layer if the loss is computed from Z, otherwise dA.
     __device__ void loss(
-        const LayerRow& row, const Samples& samples, int kernel, int code, real option, const real* Y, int class_indices,
+        const LayerRow& row, const Samples& samples, const double* options, const real* Y, int class_indices,
         const real* w, real* D
     ) const {
         const BlockGroup group(row.group);
         const int n = row.n, m = samples.count, stride = row.stride;
         real *Z = pool + row.outputs, *L = pool + areas[SAMPLE_LOSSES];
-        switch (kernel) {
-            case SOFTMAX_CROSS_ENTROPY:
-                softmax_cross_entropy_rows<1>(group, Z, nullptr, Y, class_indices, w, nullptr, D, Factor{}, L, n, m, stride);
-                break;
-            case SIGMOID_CROSS_ENTROPY:
-                sigmoid_cross_entropy_rows(group, Z, nullptr, Y, class_indices, w, nullptr, D, Factor{}, L, n, m, stride);
-                break;
-            case EXP_HALF_POISSON_DEVIANCE:
-                exp_half_poisson_deviance_rows(group, Z, nullptr, Y, class_indices, w, nullptr, D, Factor{}, L, n, m, stride);
-                break;
-            default:
-                loss_rows(group, Z, Y, class_indices, w, D, L, n, m, code, option, stride);
-        }
+        LossPart(options, n)(group, Z, nullptr, Y, class_indices, w, nullptr, D, Factor{}, L, n, m, stride);
         const int padded = (n + VEC - 1) / VEC * VEC;
         for (long long j = group.first + group.index; j < m; j += group.step)
             for (int i = n + group.lane; i < padded; i += group.lanes) D[j * stride + i] = 0;
@@ -465,24 +475,23 @@ __device__ inline T warp_max(T x, int lanes = 32) {
     return x;
 }
 
-// The update of packs first to last - 1 of θ by one step of an optimizer, whose slots begin at `first`. What is between
+// The update of packs first to last - 1 of θ by one step of the optimizer, whose slots begin at `first`. What is between
 // rows remains 0, even if the optimizer divides by 0.
-template <class Step>
 __device__ inline void update_share(
-    const Trainer& trainer, const int* marks, int first, int last, real clip, real share, const Step& step
+    const Trainer& trainer, const int* marks, int first, int last, real clip, const UpdatePart& step
 ) {
     real *pool = trainer.pool, *g = pool + trainer.areas[GRADIENT];
     for (int pack = first + threadIdx.x; pack < last; pack += blockDim.x) {
-        real w[VEC], x[VEC];
+        real w[VEC], x[VEC], decays[VEC];
         load(pool + pack * VEC, w);
         load(g + pack * VEC, x);
         const int mark = marks[pack - first];
 #pragma unroll
         for (int v = 0; v < VEC; v++) {
             x[v] *= clip;
-            if (share != 0 && mark >> v & 1) w[v] -= share * w[v];
+            decays[v] = mark >> v & 1;
         }
-        step((pack - first) * VEC, w, x);
+        step((pack - first) * VEC, w, x, decays);
 #pragma unroll
         for (int v = 0; v < VEC; v++)
             if (!(mark >> v & (1 | 1 << VEC))) w[v] = 0;
@@ -509,16 +518,16 @@ __device__ inline void sync_all() {
 // samples of a block are in shared memory at a time.
 extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train_resident(
     const real* X, const real* Y, const real* w, const long long* order, Control* control, const double* scalars,
-    real* theta, real* slot0, real* slot1, const double* table, const int* layout, int row_count, int targets,
-    int slots, int m, int batch_size, int steps, int capacity, int class_indices, int loss_kernel,
-    int loss_code, int rule, unsigned long long seed, real loss_option, real l2, real option1, real option2,
-    double clip_norm, double safe_step
+    real* theta, real* slot0, real* slot1, real* slot2, real* slot3, const double* table, const int* layout,
+    const double* options, int loss_options, int update_options, int row_count, int targets, int columns, int m,
+    int batch_size, int steps, int capacity, int class_indices, unsigned long long seed, real l2, double clip_norm,
+    double safe_step
 ) {
     DYNAMIC_SHARED(pool);
     __shared__ LayerRow rows[MOST_ROWS + 1];  // the last one is for the other half of the inputs
     __shared__ int areas[END + 1];
     __shared__ Control state;
-    __shared__ double current[4], squares[THREADS / 32];
+    __shared__ double current[MOST_SCALARS], squares[THREADS / 32];
     __shared__ real magnitudes[THREADS / 32];
     if (control->stopped) return;
 
@@ -533,9 +542,9 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
     for (int l = thread; l <= row_count; l += threads) {
         const double* c = table + (l < row_count ? l : 0) * (SCALE + 1);
         LayerRow& row = rows[l];
-        row.n = c[NEURONS], row.stride = c[STRIDE], row.outputs = c[OUTPUTS], row.saved = c[SAVED];
+        row.n = c[NEURONS], row.stride = c[STRIDE], row.z = c[Z_AT], row.a = c[A_AT], row.outputs = c[OUTPUTS];
         row.weights = c[WEIGHTS], row.biases = c[BIASES], row.matrix = c[MATRIX], row.code = c[CODE];
-        row.mask = c[MASK], row.threshold = c[THRESHOLD], row.option = c[OPTION], row.scale = c[SCALE];
+        row.mask = c[MASK], row.threshold = c[THRESHOLD], row.options = c[OPTIONS_AT], row.scale = c[SCALE];
     }
     for (int i = thread; i <= END; i += threads) areas[i] = layout[i];
     if (thread == 0) state = *control;
@@ -544,7 +553,7 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
     for (int l = thread; l <= row_count; l += threads) {
         LayerRow& row = rows[l];
         const int n = row.n, packs = (n + VEC - 1) / VEC, most = (capacity + TILE - 1) / TILE;
-        row.fused = row.code == RELU && !row.mask && l + 1 < row_count;
+        row.fused = row.code == RELU;
         row.neurons = division_by(n), row.packs = division_by(packs);
         row.group = 0;
         while (row.group < 5 && 1 << row.group < n) row.group++;
@@ -559,12 +568,13 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
         row.gradient = work_of(large_gradient, (large_gradient ? packs : half) * terms, capacity, terms, 1);
     }
     __syncthreads();
-    if (thread == 0) rows[row_count].saved = rows[row_count].outputs += capacity * rows[0].stride;
+    if (thread == 0) rows[row_count].a = rows[row_count].outputs += capacity * rows[0].stride;
     __syncthreads();
-    Trainer trainer{pool, rows, areas, seed, 0};
+    Trainer trainer{pool, rows, areas, options, seed, 0};
     const int packs = areas[GRADIENT] / VEC, share = (packs + BLOCKS - 1) / BLOCKS;  // those that this block updates
     const int first = rank * share < packs ? rank * share : packs, last = first + share < packs ? first + share : packs;
-    real *slot_a = pool + areas[SLOTS], *slot_b = slot_a + share * VEC;
+    real* const outside[MOST_SLOTS] = {slot0, slot1, slot2, slot3};
+    const auto slot = [=](int s) { return pool + areas[SLOTS] + s * share * VEC; };  // of this block's parameters
     int* marks = reinterpret_cast<int*>(pool + areas[MARKS]);
     bool bias;
     for (int i = thread; i < packs * VEC; i += threads) {
@@ -577,8 +587,8 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
             const int q = trainer.parameter(pack * VEC + v, row_count, bias), i = (pack - first) * VEC + v;
             if (q < 0) continue;
             mark |= (bias ? 1 << VEC : 1) << v;
-            if (slots > 0) slot_a[i] = slot0[q];
-            if (slots > 1) slot_b[i] = slot1[q];
+#pragma unroll
+            for (int s = 0; s < UpdatePart::SLOTS; s++) slot(s)[i] = outside[s][q];
         }
         marks[pack - first] = mark;
     }
@@ -633,7 +643,7 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
         double square = 0, loss = 0;
         real largest = 0;
         trainer.step = state.step;
-        if (thread < 4) copy_async<8>(current + thread, scalars + 4 * (updates + step) + thread);
+        if (thread < columns) copy_async<8>(current + thread, scalars + columns * (updates + step) + thread);
         for (int part = 0; part < per_step; part++, pass = next(pass)) {
             const int half = pass.half;
             const Samples samples = samples_of(pass);
@@ -644,13 +654,12 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
             for (int l = 1; l < row_count; l++) trainer.forward(l == 1 ? input : rows[l - 1], rows[l], samples);
             real *D = pool + areas[DERIVATIVES], *E = D + (areas[INPUTS] - areas[DERIVATIVES]) / 2;
             trainer.loss(
-                rows[row_count - 1], samples, loss_kernel, loss_code, loss_option,
-                pool + targets_at + half * target_size, class_indices,
-                w ? pool + weights_at + half * weight_size : nullptr, D
+                rows[row_count - 1], samples, options + loss_options, pool + targets_at + half * target_size,
+                class_indices, w ? pool + weights_at + half * weight_size : nullptr, D
             );
             await_copies();
             __syncthreads();
-            if (loss_kernel == LOSS) trainer.differentiate(rows[row_count - 1], samples, D);
+            trainer.differentiate(rows[row_count - 1], samples, D);
             if (thread < 32)
                 for (int j = thread; j < samples.count; j += 32) loss += pool[areas[SAMPLE_LOSSES] + j];
             for (int l = row_count - 1; l > 0; l--) {
@@ -717,29 +726,11 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
             largest = warp_max(lane < BLOCKS ? real(load_peer(partial + 2, lane)) : real(0), BLOCKS);
         }
 #endif
-        if (thread == 0) decide(&state, square, largest, loss, m, current[LEARNING_RATE], clip_norm, safe_step, safe_norm);
+        if (thread == 0) decide(&state, square, largest, loss, m, current[0], clip_norm, safe_step, safe_norm);
         __syncthreads();
         if (state.stopped) break;
-        const real clip = state.clip, rate = current[RATE], epsilon = current[EPSILON], decay = current[SHARE];
-        switch (rule) {
-            case SGD:
-                update_share(trainer, marks, first, last, clip, decay, Descent{rate});
-                break;
-            case MOMENTUM:
-                update_share(
-                    trainer, marks, first, last, clip, decay, Momentum{slot_a, rate, option1, option2 != 0}
-                );
-                break;
-            case RMSPROP:
-                update_share(
-                    trainer, marks, first, last, clip, decay, RmsProp{slot_a, rate, epsilon, option1, option2}
-                );
-                break;
-            default:
-                update_share(
-                    trainer, marks, first, last, clip, decay, Adam{slot_a, slot_b, rate, epsilon, option1, option2}
-                );
-        }
+        real* const slots[MOST_SLOTS] = {slot(0), slot(1), slot(2), slot(3)};
+        update_share(trainer, marks, first, last, state.clip, UpdatePart(options + update_options, current, slots));
         sync_all();
     }
 
@@ -748,8 +739,8 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
         const int q = trainer.parameter(first * VEC + i, row_count, bias);
         if (q < 0) continue;
         theta[q] = pool[first * VEC + i];
-        if (slots > 0) slot0[q] = slot_a[i];
-        if (slots > 1) slot1[q] = slot_b[i];
+#pragma unroll
+        for (int s = 0; s < UpdatePart::SLOTS; s++) outside[s][q] = slot(s)[i];
     }
     if (rank == 0 && thread == 0) *control = state;
 }

@@ -1,9 +1,7 @@
-// From the gradient to the next parameters: L2, the gradient's norm, the decision whether to make the update, and the
-// update of each optimizer in one pass. deepnotes/equations/optimizers.py and regularization.py have the equations;
-// EagerProgram.train decides in the same way.
+// From the gradient to the decision whether to make the update: L2 and the gradient's norm, see
+// deepnotes/equations/regularization.py. EagerProgram.train decides in the same way.
 
 #include "steps.cuh"
-#include "updates.cuh"
 
 struct SumOfSquares {
     real* g;
@@ -71,34 +69,4 @@ extern "C" __global__ void __launch_bounds__(WIDE, 1) check_update(
     decide(control, totals.first, totals.largest, totals.second, m, update_scalars[0], clip_norm, safe_step, 1e-4 * sqrt(safe_step));
     if (control->stopped) return;
     for (int i = 0; i < columns; i++) current[i] = update_scalars[i];
-}
-
-extern "C" __global__ void __launch_bounds__(BLOCK) sgd(
-    real* theta, const real* g, long long p, long long decaying, const Control* control, const double* scalars
-) {
-    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), true, Descent{real(scalars[RATE])});
-}
-
-extern "C" __global__ void __launch_bounds__(BLOCK) momentum(
-    real* theta, const real* g, real* velocity, long long p, long long decaying, const Control* control,
-    const double* scalars, real momentum, int nesterov
-) {
-    const Momentum step{velocity, real(scalars[RATE]), momentum, nesterov};
-    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), aligned(velocity), step);
-}
-
-extern "C" __global__ void __launch_bounds__(BLOCK) rmsprop(
-    real* theta, const real* g, real* square, long long p, long long decaying, const Control* control,
-    const double* scalars, real rho, real rest
-) {
-    const RmsProp step{square, real(scalars[RATE]), real(scalars[EPSILON]), rho, rest};
-    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), aligned(square), step);
-}
-
-extern "C" __global__ void __launch_bounds__(BLOCK, 3) adam(
-    real* theta, const real* g, real* first, real* second, long long p, long long decaying, const Control* control,
-    const double* scalars, real beta1, real beta2
-) {
-    const Adam step{first, second, real(scalars[RATE]), real(scalars[EPSILON]), beta1, beta2};
-    update_all(theta, g, p, decaying, control, real(scalars[SHARE]), aligned(first) && aligned(second), step);
 }
