@@ -111,6 +111,25 @@ def verdicts(host: Host) -> None:
             assert after["weight_sum"] == 2.0 + m
 
 
+def epochs(host: Host) -> None:
+    """``end_epoch``: the sums and the cost are stored for each epoch, and the sums start again, unless training stopped."""
+    control, sums = np.zeros(1, CONTROL), np.full((4, 3), 9.0)
+    expected = sums.copy()
+    for epoch in range(3):
+        expected[epoch] = control[["loss_sum", "weight_sum", "cost"]] = (1.5 + epoch, 2.0, 0.25 * epoch)
+        control[["step", "updates"]] = (2**33 + epoch, epoch + 5)
+        launch(host, "end_epoch", 1, 1, control, sums)
+        assert np.array_equal(sums, expected)
+        fields = ("loss_sum", "weight_sum", "cost", "step", "updates", "epoch")
+        assert control[[*fields]][0].item() == (0.0, 0.0, 0.25 * epoch, 2**33 + epoch, epoch + 5, epoch + 1)
+    for stopped in (1, 2):
+        control[["loss_sum", "weight_sum", "stopped"]] = (0.5, 1.0, stopped)
+        before = control.tobytes()
+        launch(host, "end_epoch", 1, 1, control, sums)
+        assert control.tobytes() == before
+        assert np.array_equal(sums, expected)
+
+
 def updates(host: Host) -> None:
     """The update of each optimizer, with or without clipping; after a stop, nothing is updated."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
@@ -200,4 +219,6 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
     return np.ldexp(np.rint(np.ldexp(x64, -exponent)), exponent).astype(np.float32)
 
 
-STEP_CHECKS: dict[str, Callable[[Host], None]] = {f.__name__: f for f in (norms, verdicts, updates, masks, rounding)}
+STEP_CHECKS: dict[str, Callable[[Host], None]] = {
+    f.__name__: f for f in (norms, verdicts, epochs, updates, masks, rounding)
+}

@@ -16,7 +16,7 @@ STRIP = 4
 """The number of packs of a row that a lane of ``gather`` copies, see kernels/dense.cu."""
 WAVES = 16
 """The largest number of blocks per multiprocessor; for larger arrays, each thread processes more elements."""
-ONE_BLOCK = ("check_update",)
+ONE_BLOCK = ("check_update", "end_epoch")
 PER_SAMPLE = (
     "softmax", "softmax_backward", "softmax_cross_entropy", "loss", "row_activation", "row_backward",
 )  # fmt: skip

@@ -15,6 +15,7 @@ from deepnotes.backends import (
     Gradient,
     Plan,
     State,
+    Sums,
 )
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import flatten_by_sample
@@ -22,7 +23,7 @@ from deepnotes_cupy.lowering import stored_per_sample
 from deepnotes_cupy.replay import Replay
 from deepnotes_cupy.resident import Refused, Resident, fit
 from deepnotes_cupy.scaling import LossScale
-from deepnotes_cupy.step import SCALAR_STEPS, Arrays, Shared, Source, Step
+from deepnotes_cupy.step import EPOCHS, SCALAR_STEPS, Arrays, Shared, Source, Step
 from deepnotes_cupy.streaming import HostSamples, Stage
 
 if TYPE_CHECKING:
@@ -64,14 +65,12 @@ class CupyProgram(EagerProgram):
         self._source_cache: tuple[Any, Any, Any] = (None, None, None)
         self._streamed: Data | None = None
 
-    # --- the three methods of a Program ---------------------------------------------------------------------------
+    # --- the methods of a Program -----------------------------------------------------------------------------------
 
     def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
-        order, samples = np.ascontiguousarray(batches.order, dtype=np.int64), batches.data.X.shape[1]
-        # The kernels do not check the indices. Negative ones are large numbers without their sign.
-        if len(order) and order.view(np.uint64).max() >= samples:
-            raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
+        samples = batches.data.X.shape[1]
+        order = _checked(batches.order, samples)
         batch_size = min(batches.batch_size, max(samples, len(order)))  # samples may occur more than once
         remaining = batches._replace(order=order, batch_size=batch_size)
         done, chunk = 0, Chunk(*batches.sums, 0, 0.0)
@@ -89,6 +88,31 @@ class CupyProgram(EagerProgram):
                 if stopped:
                     break
         return chunk._replace(steps=done)
+
+    def train_epochs(self, state: State, batches: Batches) -> list[Chunk]:
+        """Make the updates of several epochs; see :meth:`deepnotes.backends.EpochProgram.train_epochs`.
+
+        The host waits for the device only at the end of a chunk of epochs.
+        """
+        order, (epochs, updates), chunks = batches.order, batches.rates.shape, list[Chunk]()
+        together = min(EPOCHS, SCALAR_STEPS // updates, MAX_INDICES // (updates * batches.batch_size))
+        if self._factors == "float16" or any(isinstance(x, HostSamples) for x in batches.data):
+            together = 1
+        while len(chunks) < epochs:
+            first = len(chunks)
+            last = min(epochs, first + max(1, together))
+            if last - first > 1:
+                part = batches._replace(order=order[first:last], rates=batches.rates[first:last])
+                chunks += self._train_epochs(state, part)
+            else:
+                chunks.append(Chunk(*batches.sums, 0, 0.0))
+            if (done := chunks[-1].steps) < updates:  # the rest of the epoch, or the reason for stopping
+                row = batches._replace(order=order[len(chunks) - 1], rates=batches.rates[len(chunks) - 1])
+                chunk = self.train(state, row.after(chunks[-1]))
+                chunks[-1] = chunk._replace(steps=done + chunk.steps)
+                if chunks[-1].steps < updates:
+                    break
+        return chunks
 
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""
@@ -132,11 +156,7 @@ class CupyProgram(EagerProgram):
         data, order, batch_size, rates, sums = batches.first(steps)
         # This comes first, since its error suggests a batch size that fits.
         self._trainer(state, min(batch_size, len(order)), data.w is not None)
-        self._device.upload(
-            control.table(self.plan.optimizer, self._shared.lowered.update.scalars, state.step, rates),
-            self._shared.scalars,
-        )
-        self._device.upload(control.initial(state.step, sums), self._shared.control)
+        self._start(state, rates, sums)
         if any(isinstance(x, HostSamples) for x in data):
             self._enqueue_from_host(state, data, order, batch_size)
         else:
@@ -152,17 +172,65 @@ class CupyProgram(EagerProgram):
         chunk = Chunk(float(result["loss_sum"]), float(result["weight_sum"]), done, float(result["cost"]))
         return chunk, stopped
 
-    def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
-        """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
+    def _train_epochs(self, state: State, batches: Batches) -> list[Chunk]:
+        """Enqueue all epochs; return a Chunk for each, up to the one in which training stops."""
+        data, _, batch_size, rates, sums = batches
+        (epochs, updates), samples = rates.shape, data.X.shape[1]
+        order = _checked(batches.order, samples)
+        per_epoch = order.shape[1]
+        batch_size = min(batch_size, per_epoch)
+        # Batch number i begins at index i * batch_size. So each epoch is filled up to whole batches; the indices that
+        # are added are not used.
+        order = np.pad(order, ((0, 0), (0, updates * batch_size - per_epoch)))
+        with self._device.section():
+            self._trainer(state, batch_size, data.w is not None)  # first, as in `_train`
+            self._start(state, rates.ravel(), sums)
+            self._send_order(order.ravel(), order.size)
+            drivers = self._drivers(state, self._source(data), batch_size, per_epoch)
+            for _ in range(epochs):
+                for driver, steps in drivers:
+                    driver.run(steps)
+                self._shared.end_epoch()
+            result = control.read(self._device.download(self._shared.control))
+            ended = self._device.download(self._shared.epoch_sums[: 3 * epochs]).reshape(epochs, 3)
+        done, stopped, count = int(result["updates"]), int(result["stopped"]), int(result["epoch"])
+        if (done, count) != (epochs * updates, epochs) and not stopped:
+            raise RuntimeError(
+                f"the device made only {done} of {epochs * updates} updates, but reported no reason to stop"
+            )
+        state.step += done
+        chunks = [Chunk(loss_sum, weight_sum, updates, cost) for loss_sum, weight_sum, cost in ended[:count].tolist()]
+        if count < epochs:
+            last = float(result["loss_sum"]), float(result["weight_sum"])
+            chunks.append(Chunk(*last, done - count * updates, float(result["cost"])))
+        return chunks
+
+    def _start(self, state: State, rates: np.ndarray, sums: Sums) -> None:
+        """Send the optimizer's scalars for the updates of a chunk, and the control structure at its start."""
+        scalars = control.table(self.plan.optimizer, self._shared.lowered.update.scalars, state.step, rates)
+        self._device.upload(scalars, self._shared.scalars)
+        self._device.upload(control.initial(state.step, sums), self._shared.control)
+
+    def _drivers(
+        self, state: State, source: Source, batch_size: int, count: int
+    ) -> list[tuple[Replay | Resident, int]]:
+        """Return what trains on `count` samples of `source` in batches, with the numbers of steps, in order."""
         if self._shared.bind(source, batch_size):  # launches on the data before would keep them in memory
             for resident in self._residents.values():
                 if resident:
                     resident.unbind()
+        drivers = []
         for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
             if m and steps:
                 driver = self._trainer(state, m, source.w is not None)
                 driver.bind(source, batch_size)
-                driver.run(steps)
+                drivers.append((driver, steps))
+        return drivers
+
+    def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
+        """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
+        for driver, steps in self._drivers(state, source, batch_size, count):
+            driver.run(steps)
 
     def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue the steps for samples that stay on the host, part by part."""
@@ -296,3 +364,16 @@ class CupyProgram(EagerProgram):
                 self._host_copies.clear()
             cached = self._host_copies[id(x)] = (x, self._device.download(x))
         return cached[1]
+
+
+def _checked(order: np.ndarray, samples: int) -> np.ndarray:
+    """Return indices of samples as a contiguous array of int64, after checking them, since the kernels do not.
+
+    Raises
+    ------
+    IndexError
+    """
+    order = np.ascontiguousarray(order, dtype=np.int64)
+    if order.size and order.view(np.uint64).max() >= samples:  # negative ones are large numbers without their sign
+        raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
+    return order

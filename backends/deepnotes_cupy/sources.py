@@ -215,7 +215,7 @@ def control() -> np.dtype[Any]:
     Examples
     --------
     >>> control().names[:2], control().itemsize
-    (('loss_sum', 'weight_sum'), 64)
+    (('loss_sum', 'weight_sum'), 72)
     """
     match = re.search(r"struct Control \{(.*?)\n\};", re.sub(r"//[^\n]*", "", program()), re.DOTALL)
     assert match is not None

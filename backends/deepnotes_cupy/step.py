@@ -1,5 +1,6 @@
 """Step: a training step for batches of one size, with its own buffers, as two tapes: gradient and update."""
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,12 +11,15 @@ from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, round_weights
 from deepnotes_cupy.lowering import DenseRow, lower_plan
+from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
 CONCURRENT = 1 << 22
 """The largest number of elements in a layer of a batch for which products run concurrently: larger ones fill a GPU."""
 SCALAR_STEPS = 1 << 13
 """The number of updates whose scalars fit on the device at a time."""
+EPOCHS = 1 << 10
+"""The largest number of epochs in a chunk."""
 
 
 class Arrays(NamedTuple):
@@ -67,6 +71,8 @@ class Shared:
         The number of targets of a sample.
     g : array, shape (p,)
         The gradient.
+    epoch_sums : array of float64
+        For each epoch of a chunk, the sums of the losses and of the weights, and the last cost; see :data:`EPOCHS`.
     partial : array of float64
         For each block of the kernel ``gradient_norm``, its sum of squares, largest magnitude and sum of losses.
     order : array of int64
@@ -87,9 +93,10 @@ class Shared:
         self.current = device.empty(self.columns, "float64")
         self.g = device.empty(p, plan.dtype)
         self.partial = device.empty(3 * blocks, "float64")
+        self.epoch_sums = device.empty(3 * EPOCHS, "float64")
         self.order = device.empty(0, "int64")
         self.source = device.empty(5, "int64")
-        self._device = device
+        self._device, self._dtype = device, plan.dtype
         self._bound: tuple[Any, ...] = ()
 
     def bind(self, source: Source, batch_size: int) -> bool:
@@ -112,6 +119,12 @@ class Shared:
     def unbind(self) -> None:
         """Release the data."""
         self._bound = ()
+
+    @cached_property
+    def end_epoch(self) -> Call:
+        """A call that stores the sums of an epoch in `epoch_sums`, at its end."""
+        kernel = kernels()["end_epoch"]
+        return self._device.launcher(kernel, self._dtype, (1, 1, 1), kernel.threads, (self.control, self.epoch_sums))
 
 
 class Step:

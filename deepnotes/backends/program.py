@@ -145,8 +145,8 @@ class EpochProgram(Program, Protocol):
         ----------
         state : State
         batches : Batches
-            With one row for each epoch: `order` has the shape (epochs, k) and `rates` the shape (epochs, updates). The
-            sums of each epoch start with `sums`.
+            With one row for each epoch: `order` has the shape (epochs, k) and `rates` the shape (epochs, updates). Its
+            `sums` are (0.0, 0.0), and the sums of each epoch start with 0.
 
         Returns
         -------

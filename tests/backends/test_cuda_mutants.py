@@ -228,6 +228,21 @@ MUTANTS = [
         "updates",
     ),
     Mutant(
+        "sums of an epoch after the stop",
+        "updates.cu",
+        "if (control->stopped) return;\n    double* mine",
+        "double* mine",
+        "epochs",
+    ),
+    Mutant(
+        "sums that go on in the next epoch",
+        "updates.cu",
+        "control->loss_sum = control->weight_sum = 0;\n",
+        "",
+        "epochs",
+    ),
+    Mutant("the same row for all epochs", "updates.cu", "control->epoch += 1;\n", "", "epochs"),
+    Mutant(
         "a decision after the stop", "updates.cu", "if (control->stopped) return;\n    Totals", "Totals", "verdicts"
     ),
     Mutant(

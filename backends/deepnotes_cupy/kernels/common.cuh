@@ -12,6 +12,7 @@ struct Control {                  // everything that changes from step to step: 
     double clip;                  // the factor by which g is multiplied; 1 without clipping
     long long step;               // the number of all updates so far: the counter of dropout masks
     long long updates;            // the number of updates in this chunk: the index of the next batch and of its scalars
+    long long epoch;              // the number of epochs that have ended in this chunk
     int stopped;                  // 0: no; 1: cost or gradient is not finite; 2: the host has to make this update
 };
 

@@ -70,3 +70,13 @@ extern "C" __global__ void __launch_bounds__(WIDE, 1) check_update(
     if (control->stopped) return;
     for (int i = 0; i < columns; i++) current[i] = update_scalars[i];
 }
+
+// End one of several epochs of a chunk, unless training has stopped: store its sums of losses and weights, and the cost
+// of its last batch, in its row of `sums`, and start the next epoch with sums of 0. One thread.
+extern "C" __global__ void __launch_bounds__(1) end_epoch(Control* control, double* sums) {
+    if (control->stopped) return;
+    double* mine = sums + 3 * control->epoch;
+    mine[0] = control->loss_sum, mine[1] = control->weight_sum, mine[2] = control->cost;
+    control->loss_sum = control->weight_sum = 0;
+    control->epoch += 1;
+}
