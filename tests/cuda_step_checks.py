@@ -112,7 +112,7 @@ def verdicts(host: Host) -> None:
 
 
 def epochs(host: Host) -> None:
-    """``end_epoch``: the sums and the cost are stored for each epoch, and the sums start again, unless training stopped."""
+    """``end_epoch``: the sums and the cost are stored for each epoch, and the sums restart, unless training stopped."""
     control, sums = np.zeros(1, CONTROL), np.full((4, 3), 9.0)
     expected = sums.copy()
     for epoch in range(3):
