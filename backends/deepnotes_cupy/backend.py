@@ -17,7 +17,7 @@ from deepnotes_cupy.inference import CupyInference, SectionedInference, weighted
 from deepnotes_cupy.lowering import SUPPORTED
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sectioned_program import SectionedProgram
-from deepnotes_cupy.streaming import BUFFER_BYTES, HostSamples
+from deepnotes_cupy.streaming import BUFFER_BYTES, HostSamples, upload
 
 RESIDENT_SHARE = 0.3
 """Samples larger than this fraction of the free memory stay on the host: checks of samples on the device copy them."""
@@ -96,7 +96,7 @@ class CupyBackend(DeviceBackend):
         with self.device.section():
             copy = self.device.empty(flat.size, str(flat.dtype))
             if flat.size:
-                self.device.upload(flat, copy)
+                upload(self.device, flat, copy)
             return copy.reshape(host.T.shape).T if transposed else copy.reshape(host.shape)
 
     def from_samples(self, x: np.ndarray) -> Any:

@@ -7,10 +7,13 @@ import numpy as np
 
 from deepnotes.backends import Backend, DeviceMemoryError, Indices, Samples
 from deepnotes_cupy.device import Device
+from deepnotes_cupy.host_copies import copy_rows, gather_rows
 from deepnotes_cupy.step import Source
 
 BUFFER_BYTES = 64 << 20
 """The size of each of the two buffers for samples, unless a batch needs more."""
+UPLOAD_BYTES, LARGE = 16 << 20, 128 << 20
+"""Arrays larger than LARGE are sent in parts of UPLOAD_BYTES; to pin memory for the parts takes some milliseconds."""
 PREDICTION_BYTES = 1 << 27
 """The size of the parts in which samples are sent to the device for predictions."""
 
@@ -35,13 +38,28 @@ class HostSamples(Samples):
         return self.array.T[indices].T
 
 
-def gather_rows(x: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    """Write the columns of `x`, (n, samples), at `indices` to the rows of `out`, (m, n), converted to its dtype."""
-    rows = x.T
-    if rows.flags.c_contiguous and rows.dtype == out.dtype:
-        rows.take(indices, 0, out, "clip")
-    else:
-        out[...] = rows[indices]
+def upload(device: Device, host: np.ndarray, target: Any) -> None:
+    """Enqueue a copy of a flat host array to the first elements of `target`.
+
+    A large array is copied to two pinned buffers in turns: while one is sent, several threads fill the other.
+    """
+    size = UPLOAD_BYTES // host.itemsize
+    if host.nbytes <= LARGE:
+        device.upload(host, target)
+        return
+    pinned = [device.empty_pinned(size, str(host.dtype)) for _ in range(2)]
+    sent: list[Any] = [None, None]
+    before = device.record_event()  # earlier work may still use the memory of the target
+    for number, start in enumerate(range(0, host.size, size)):
+        slot, part = number % 2, host[start : start + size]
+        if sent[slot] is not None:
+            device.synchronize(sent[slot])  # after this, its pinned memory can be reused
+        buffer = pinned[slot][: part.size]
+        copy_rows(part, buffer)
+        sent[slot] = device.send([(buffer, target[start : start + part.size])], before)
+    for event in sent:
+        device.await_event(event)
+        device.synchronize(event)  # before the pinned memory is released
 
 
 class Stage:
@@ -159,7 +177,7 @@ class HostParts:
             host_x, host_out = self._pinned[slot][0][: count * inputs], self._pinned[slot][1][: count * k]
             if sent[slot] is not None:
                 device.synchronize(sent[slot])  # after this, its pinned memory can be reused
-            host_x.reshape(count, inputs)[...] = self._X[:, start:stop].T
+            copy_rows(self._X[:, start:stop].T, host_x.reshape(count, inputs))
             sent[slot] = device.send([(host_x, x)], computed[slot])
             device.await_event(sent[slot])
             if received[slot] is not None:

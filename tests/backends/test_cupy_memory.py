@@ -13,6 +13,7 @@ from plans import blobs
 import deepnotes as dn
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
 from deepnotes_cupy import backend as backend_module
+from deepnotes_cupy import host_copies
 from deepnotes_cupy import streaming as streaming_module
 from deepnotes_cupy.streaming import HostSamples, Stage
 
@@ -103,6 +104,44 @@ def test_a_part_is_sent_while_training_on_the_previous_part() -> None:
         *["send", "await_event", "record_event"] * 2,
         *["synchronize", "send", "await_event", "record_event"] * 2,
     ]
+
+
+@pytest.mark.parametrize("size", [9, 10, 11, 40, 45])
+def test_a_large_array_is_sent_in_parts(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming_module, "LARGE", 40)
+    monkeypatch.setattr(streaming_module, "UPLOAD_BYTES", 20)
+    target = backend()
+    x = np.random.default_rng(0).normal(size=(size, 1)).astype("float32")
+    np.testing.assert_array_equal(target.to_numpy(target.from_numpy(x)), x)
+    assert target.device.count("send") == (-(-size // 5) if size > 10 else 0)
+    assert target.device.count("upload") == (size <= 10)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("samples", [0, 1, 2, 7, 50])
+def test_threads_copy_all_samples(threads: int, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_copies, "_threads", lambda: threads)
+    monkeypatch.setattr(host_copies, "PART_BYTES", 8)
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 30, samples)
+    for X in (rng.normal(size=(30, 3)).T, rng.normal(size=(3, 30)), rng.integers(0, 9, (3, 30))):
+        out = np.full((samples, 3), np.nan)
+        host_copies.gather_rows(X, indices, out)
+        np.testing.assert_array_equal(out, X.T[indices])
+        out[...] = np.nan
+        host_copies.copy_rows(X.T[indices], out)
+        np.testing.assert_array_equal(out, X.T[indices])
+
+
+def test_an_error_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_copies, "_threads", lambda: 4)
+
+    def copy(start: int, stop: int) -> None:
+        if start:
+            raise MemoryError(start)
+
+    with pytest.raises(MemoryError):
+        host_copies.copy_in_parts(copy, 100, 1 << 30)
 
 
 def test_streamed_samples_are_evaluated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
