@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gpu import estimate
 from benchmarks.gpu.record import case_rows, number, select
 from deepnotes.testing.bench.advice import FOOTNOTE, UNRELIABLE_MARK, Rows, format_number
 from deepnotes.testing.bench.machine import machine
@@ -123,6 +124,11 @@ def gpu_limits_rows(results: dict[str, Any], in_full: bool) -> Rows:
     rates = [[f"{case}: {what}", f"{number(rate)} GB/s"] for what, rate in streaming["GB/s"].items()]
     measured = [[text, f"{number(limits[key])} {key.rpartition(', ')[2]}"] for key, text in GPU_LIMITS.items()]
     return [["", "measured"], *rates, *measured]
+
+
+def gpu_estimates_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of estimates beside the training steps in ``gpu.json``."""
+    return estimate.rows(results)
 
 
 def predictions_rows(results: dict[str, Any], in_full: bool) -> Rows:
@@ -271,6 +277,7 @@ TABLES = {
     "gpu-steps-briefly": (gpu_steps_briefly_rows, {"torch", "jax"}),
     "gpu-predictions": (gpu_predictions_rows, {"torch"}),
     "gpu-limits": (gpu_limits_rows, set()),
+    "gpu-estimates": (gpu_estimates_rows, set()),
 }
 """For each table, the function that returns its rows, and the packages whose versions are named below it.
 
@@ -280,7 +287,7 @@ backends are also named.
 """
 TEXTS = {"exporters"}
 """The tables that contain text; their columns are aligned to the left."""
-GPU_TABLES = ("gpu-steps", "gpu-steps-briefly", "gpu-predictions", "gpu-limits")
+GPU_TABLES = ("gpu-steps", "gpu-steps-briefly", "gpu-predictions", "gpu-limits", "gpu-estimates")
 DOCUMENTS_ONLY = {"steps-briefly", *GPU_TABLES}
 """The tables that the report leaves out: the first is contained in ``steps``, the others are about other machines."""
 SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"} | dict.fromkeys(GPU_TABLES, "gpu")
