@@ -26,8 +26,8 @@ struct Update {
     }
 };
 
-// Without the number of blocks that have to fit on a multiprocessor, NVRTC spills registers to fit more.
-extern "C" __global__ void __launch_bounds__(BLOCK, 2) update(
+// Three blocks have to fit on a multiprocessor: without a number, NVRTC spills registers to fit more.
+extern "C" __global__ void __launch_bounds__(BLOCK, 3) update(
     real* theta, const real* g, SLOTS, long long p, long long decaying, const Control* control,
     const double* scalars, OPTIONS
 ) {
