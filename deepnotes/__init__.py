@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from deepnotes.datasets.disk_tables import open_table
     from deepnotes.datasets.encoding import Encoder
     from deepnotes.datasets.tables import Table, read_table, write_table
-    from deepnotes.estimators import DenseClassifier, DenseRegressor
+    from deepnotes.estimators import DenseClassifier, DenseRegressor, DenseSearchCV, cross_validate
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
     from deepnotes.network.fit_many import fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
@@ -87,6 +87,7 @@ __all__ = [
     "Dense",
     "DenseClassifier",
     "DenseRegressor",
+    "DenseSearchCV",
     "DeviceMemoryError",
     "Dropout",
     "EarlyStopping",
@@ -121,6 +122,7 @@ __all__ = [
     "UnknownParameterError",
     "available_backends",
     "check",
+    "cross_validate",
     "defaults",
     "fit_many",
     "from_onnx",
@@ -140,9 +142,11 @@ _LAZY = {
     "Checkpoints": "deepnotes.network.training.checkpoints",
     "DenseClassifier": "deepnotes.estimators",
     "DenseRegressor": "deepnotes.estimators",
+    "DenseSearchCV": "deepnotes.estimators",
     "Encoder": "deepnotes.datasets.encoding",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
+    "cross_validate": "deepnotes.estimators",
     "fit_many": "deepnotes.network.fit_many",
     "from_onnx": "deepnotes.network.loading.onnx_reading",
     "from_sklearn": "deepnotes.network.loading.sklearn_reading",

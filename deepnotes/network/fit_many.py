@@ -130,10 +130,21 @@ def fit_many(
         raise ArgumentError.of("networks", networks, "a list of Network")
     if len({id(network) for network in networks}) < len(networks):
         raise ArgumentError("networks contains an object twice, wanted different objects; copy.deepcopy copies one")
-    prepared = _prepare(networks, X, Y, settings)
+    return run_all(_prepare(networks, X, Y, settings), on_network, progress, settings.get("checkpoint") is not None)
+
+
+def run_all(
+    prepared: Sequence[PreparedFit],
+    on_network: Callable[[FitResult], object] | None = None,
+    progress: bool = False,
+    terminate: bool = False,
+) -> list[FitResult]:
+    """Carry out the training runs of different networks; `terminate` is as for ``defer_signals``.
+
+    The other arguments, the results and errors are as for :func:`fit_many`.
+    """
     run = _Run(prepared, on_network)
     with ExitStack() as stack:
-        terminate = settings.get("checkpoint") is not None
         run.signals = SharedDeferral(stack.enter_context(defer_signals(terminate)))
         if progress:
             from deepnotes.network.training.progress import ManyProgress
@@ -142,7 +153,7 @@ def fit_many(
         for backend, tasks in run.tasks_by_backend():
             backend.run_each(tasks)
         run.end()
-    return [run.results[i] for i in range(len(networks))]
+    return [run.results[i] for i in range(len(prepared))]
 
 
 def _prepare(networks: Sequence[Network], X: Any, Y: Any, settings: dict[str, Any]) -> list[PreparedFit]:
@@ -179,11 +190,11 @@ def _by_network(settings: dict[str, Any], networks: int) -> Iterator[dict[str, A
 
 
 class _Run:
-    """The training runs of one call of :func:`fit_many`."""
+    """The training runs of one call of :func:`run_all`."""
 
     signals: SharedDeferral
 
-    def __init__(self, prepared: list[PreparedFit], on_network: Callable[[FitResult], object] | None) -> None:
+    def __init__(self, prepared: Sequence[PreparedFit], on_network: Callable[[FitResult], object] | None) -> None:
         self._prepared, self._on_network = prepared, on_network
         self._lock = threading.Lock()
         self.results: dict[int, FitResult] = {}

@@ -1,0 +1,58 @@
+"""Samples that several estimators train on at the same time, each on some of them; there is one copy in all."""
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.program import Data
+from deepnotes.backends.samples import Columns, Subset
+from deepnotes.estimators.sparse import SparseSamples
+
+
+def columns_of(rows: Any, backend: Backend, dtype: np.dtype[Any]) -> Columns:
+    """Return rows, shape (m, n), as samples of a backend, which are columns: shape (n, m).
+
+    Sparse rows are converted to dense arrays when they are read, if the backend's arrays are on the host.
+    """
+    if issparse(rows) and backend.on_host:
+        return SparseSamples(backend, rows.tocsr(), dtype)
+    dense = rows.toarray() if issparse(rows) else rows
+    return backend.from_numpy(np.asarray(dense, dtype=dtype).T)
+
+
+class SharedRows:
+    """Some rows of an array or a sparse matrix; subsets share its conversions for backends.
+
+    Parameters
+    ----------
+    rows : ndarray or sparse matrix, shape (m, n)
+        All rows.
+    indices : ndarray of int, shape (k,), optional
+        The indices of the chosen rows, by default of all. An index may occur several times.
+    """
+
+    def __init__(self, rows: Any, indices: np.ndarray | None = None) -> None:
+        self._rows, self.indices = rows, np.arange(rows.shape[0]) if indices is None else indices
+        self.shape, self.dtype = (len(self.indices), rows.shape[1]), rows.dtype
+        self._columns: dict[tuple[Backend, np.dtype[Any]], Columns] = {}
+
+    def __getitem__(self, indices: np.ndarray) -> "SharedRows":
+        """Return the chosen rows at these indices; nothing is copied."""
+        chosen = SharedRows(self._rows, self.indices[indices])
+        chosen._columns = self._columns
+        return chosen
+
+    def data(self, backend: Backend, dtype: np.dtype[Any], Y: np.ndarray, w: np.ndarray | None) -> Data:
+        """Return the chosen rows as data on a backend, with their targets, shape (n[L], k), and weights, (1, k)."""
+        if (backend, dtype) not in self._columns:
+            self._columns[backend, dtype] = columns_of(self._rows, backend, dtype)
+        columns = self._columns[backend, dtype]
+
+        def to_backend(values: np.ndarray) -> Subset:
+            of_all = np.zeros((len(values), self._rows.shape[0]), values.dtype)  # of rows with an equal index, equal
+            of_all[:, self.indices] = values
+            return Subset(backend, backend.from_numpy(of_all), self.indices)
+
+        return Data(Subset(backend, columns, self.indices), to_backend(Y), None if w is None else to_backend(w))
