@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from deepnotes.datasets.tables import Table, read_table, write_table
     from deepnotes.estimators import DenseClassifier, DenseRegressor
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
+    from deepnotes.network.ensemble import Ensemble
     from deepnotes.network.fit_many import fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
@@ -91,6 +92,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Encoder",
+    "Ensemble",
     "ExponentialDecay",
     "ForeignArrayError",
     "ForkedProcessError",
@@ -141,6 +143,7 @@ _LAZY = {
     "DenseClassifier": "deepnotes.estimators",
     "DenseRegressor": "deepnotes.estimators",
     "Encoder": "deepnotes.datasets.encoding",
+    "Ensemble": "deepnotes.network.ensemble",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
     "fit_many": "deepnotes.network.fit_many",
