@@ -162,6 +162,26 @@ class Ensemble(Sequence[Network]):
 
         save_ensemble(self.networks, self.metadata, path)
 
+    def to_onnx(self, path: str | PathLike[str]) -> None:
+        """Write the ensemble to an ONNX file, whose graph computes all networks and the mean of their outputs.
+
+        The input ``X`` has shape (m, n[0]): samples are rows. The file includes the standardizers and the metadata of
+        the ensemble. Errors are as for :meth:`Network.to_onnx`.
+        """
+        from deepnotes.network.formats import chain, onnx_writing
+
+        onnx_writing.write(path, onnx_writing.to_onnx(chain.ChainMean.of(self.networks, self.metadata)))
+
+    def to_python(self, path: str | PathLike[str]) -> None:
+        """Write the ensemble to a Python file that needs only NumPy and contains test vectors to check itself.
+
+        The function ``predict`` in the file takes an array of shape (m, n[0]): samples are rows. Errors are as for
+        :meth:`Network.to_python`.
+        """
+        from deepnotes.network.formats import chain, onnx_writing, python_writing
+
+        onnx_writing.write(path, python_writing.to_python(chain.ChainMean.of(self.networks, self.metadata)))
+
     @overload
     def __getitem__(self, index: int) -> Network: ...
     @overload
