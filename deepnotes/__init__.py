@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from deepnotes.datasets.tables import Table, read_table, write_table
     from deepnotes.estimators import DenseClassifier, DenseRegressor, DenseSearchCV, cross_validate
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
+    from deepnotes.network.ensemble import Ensemble
     from deepnotes.network.fit_many import fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
@@ -92,6 +93,7 @@ __all__ = [
     "Dropout",
     "EarlyStopping",
     "Encoder",
+    "Ensemble",
     "ExponentialDecay",
     "ForeignArrayError",
     "ForkedProcessError",
@@ -144,6 +146,7 @@ _LAZY = {
     "DenseRegressor": "deepnotes.estimators",
     "DenseSearchCV": "deepnotes.estimators",
     "Encoder": "deepnotes.datasets.encoding",
+    "Ensemble": "deepnotes.network.ensemble",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
     "cross_validate": "deepnotes.estimators",
