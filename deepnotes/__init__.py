@@ -56,7 +56,14 @@ if TYPE_CHECKING:
     from deepnotes.datasets.disk_tables import open_table
     from deepnotes.datasets.encoding import Encoder
     from deepnotes.datasets.tables import Table, read_table, write_table
-    from deepnotes.estimators import DenseClassifier, DenseRegressor, DenseSearchCV, cross_validate
+    from deepnotes.estimators import (
+        DenseClassifier,
+        DenseEnsembleClassifier,
+        DenseEnsembleRegressor,
+        DenseRegressor,
+        DenseSearchCV,
+        cross_validate,
+    )
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
     from deepnotes.network.ensemble import Ensemble
     from deepnotes.network.fit_many import fit_many
@@ -87,6 +94,8 @@ __all__ = [
     "DeepnotesError",
     "Dense",
     "DenseClassifier",
+    "DenseEnsembleClassifier",
+    "DenseEnsembleRegressor",
     "DenseRegressor",
     "DenseSearchCV",
     "DeviceMemoryError",
@@ -143,6 +152,8 @@ __all__ = [
 _LAZY = {
     "Checkpoints": "deepnotes.network.training.checkpoints",
     "DenseClassifier": "deepnotes.estimators",
+    "DenseEnsembleClassifier": "deepnotes.estimators",
+    "DenseEnsembleRegressor": "deepnotes.estimators",
     "DenseRegressor": "deepnotes.estimators",
     "DenseSearchCV": "deepnotes.estimators",
     "Encoder": "deepnotes.datasets.encoding",

@@ -23,8 +23,8 @@ from deepnotes.backends.samples import columns, spans
 from deepnotes.estimators import architecture
 from deepnotes.estimators.lbfgs import minimize
 from deepnotes.estimators.live_network import LiveNetwork
-from deepnotes.estimators.sklearn_rules import Order, Rules
 from deepnotes.estimators.shared_rows import SharedRows, columns_of
+from deepnotes.estimators.sklearn_rules import Order, Rules
 from deepnotes.estimators.sparse import SparseSamples
 from deepnotes.estimators.stochastic_fit import StochasticFit
 from deepnotes.network.network import Network
@@ -487,7 +487,12 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return the network's outputs, shape (samples, outputs)."""
         check_is_fitted(self, "coefs_")
         refuse_masked(X, "X")
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
+        return self._outputs_of_valid(
+            validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
+        )
+
+    def _outputs_of_valid(self, X: Any) -> np.ndarray:
+        """Return the network's outputs for validated samples, shape (samples, outputs)."""
         live = getattr(self, "_live_network", None)
         network = (live and live.current(self.coefs_, self.intercepts_)) or self._network()
         if not issparse(X):

@@ -172,7 +172,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         else:
             classes, encoded = np.unique(y, return_inverse=True)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._set_classes(classes, multilabel=y.ndim == 2)
+            self._set_classes(getattr(self, "_all_classes", classes), multilabel=y.ndim == 2)
             self._labels_are_sparse = issparse(y)
         else:
             self._check_classes(classes)
@@ -289,7 +289,10 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         ----------
         X : array_like or sparse matrix, shape (samples, features)
         """
-        A = self._outputs(X)
+        return self._probabilities(self._outputs(X))
+
+    def _probabilities(self, A: np.ndarray) -> np.ndarray:
+        """Return the probability of each class for outputs of the network."""
         return np.hstack([1 - A, A]) if self.n_outputs_ == 1 else A
 
     def predict_log_proba(self, X: Any) -> np.ndarray:

@@ -122,7 +122,7 @@ def _conclude(task: Task, X: Any, y: Any = None, sample_weight: Any = None) -> A
     return task.conclude()
 
 
-def relay_for(  # noqa: PLR0913 - the samples, and what is done with them
+def relay_for(
     estimator: Any, X: Any, y: Any, splits: Splits, fit_params: Mapping[str, Any], progress: bool, varied: bool = False
 ) -> Relay | None:
     """Return a relay, or None if scikit-learn's own way is the better one.

@@ -43,7 +43,7 @@ class DenseSearchCV(BaseSearchCV):
         Turns on successive halving: all candidates train for a few epochs, and only the best of them, one in
         `halving_factor`, train again for `halving_factor` times as many; and so on. The last ones train for the
         estimator's ``max_iter`` epochs or somewhat fewer. ``cv_results_`` then has the keys ``iter`` and
-        ``n_resources`` of scikit-learn's ``HalvingGridSearchCV``, whose results for ``resource="max_iter"`` are the same.
+        ``n_resources``, and is that of scikit-learn's ``HalvingGridSearchCV`` with ``resource="max_iter"``.
     min_epochs : int or "exhaust", default "exhaust"
         With `halving_factor`, the number of epochs of the first iteration. By default the largest number with which
         the last iteration still trains for at most ``max_iter`` epochs.

@@ -57,9 +57,7 @@ class Task:
         return estimator
 
 
-def train_together(
-    tasks: Sequence[Task], X: Any, y: Any, sample_weight: Any = None, progress: bool = False
-) -> None:
+def train_together(tasks: Sequence[Task], X: Any, y: Any, sample_weight: Any = None, progress: bool = False) -> None:
     """Train the estimators of those tasks that can be trained together; the others stay as they are.
 
     Each gets the bits that ``fit`` gives it on a copy of its samples. Estimators of other classes, the solver
@@ -114,7 +112,9 @@ class _Samples:
     def __init__(self, X: Any, y: Any) -> None:
         self._X, self._y = X, y
         # Lists and the like are left to scikit-learn: the dtype of a converted part can differ from that of the whole.
-        self._shareable = all(isinstance(part, np.ndarray) or issparse(part) or hasattr(part, "iloc") for part in (X, y))
+        self._shareable = all(
+            isinstance(part, np.ndarray) or issparse(part) or hasattr(part, "iloc") for part in (X, y)
+        )
         self._checked: dict[Any, tuple[SharedRows, Any] | None] = {}
 
     def for_estimator(self, estimator: DenseEstimator) -> tuple[SharedRows, Any] | None:
