@@ -2,6 +2,7 @@
 """DenseSearchCV and cross_validate have the results of scikit-learn's own, although all folds train together."""
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
@@ -333,7 +334,8 @@ def test_an_error_in_a_callback_concerns_its_candidate_only() -> None:
         def on_epoch(self, training: Any) -> None:
             raise RuntimeError("no disk")
 
-    with pytest.warns(UserWarning) as warned:  # noqa: PT030 - several, see below
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         search = dn.DenseSearchCV(classifier(), {"callbacks": [None, [Fail()]]}, cv=3).fit(X, y)
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
     assert any("RuntimeError: no disk" in str(warning.message) for warning in warned)
