@@ -349,8 +349,8 @@ class DenseEstimator(BaseEstimator, ABC):
             w = None if weights is None else weights[None].astype(dtype)
         if isinstance(rows, SharedRows):
             return rows.data(backend, dtype, Y, w)
-        w = None if w is None else backend.from_numpy(w)
-        return Data(columns_of(rows, backend, dtype), backend.from_numpy(Y), w)
+        X: Any = columns_of(rows, backend, dtype)
+        return Data(X, backend.from_numpy(Y), None if w is None else backend.from_numpy(w))
 
     def _fit_lbfgs(self, network: Network, samples: Samples) -> None:
         """Minimize the cost of all samples with L-BFGS."""

@@ -147,7 +147,8 @@ def relay_for(
         or effective_n_jobs(None) > 1  # the user has selected a parallel backend of joblib, such as Dask's
     ):
         return None
-    return Relay(estimator, *indexable(X, y), fit_params.get("sample_weight"), splits, progress)
+    X, y = indexable(X, y)
+    return Relay(estimator, X, y, fit_params.get("sample_weight"), splits, progress)
 
 
 def cross_validate(  # noqa: PLR0913 - scikit-learn's signature

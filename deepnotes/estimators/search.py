@@ -177,7 +177,7 @@ class DenseSearchCV(BaseSearchCV):
                 f"halving_factor={factor} needs an estimator with the parameter {name}, which is not searched"
             )
         needed = _whole_powers(len(candidates), factor)
-        least = max(1, int(most // factor**needed)) if self.min_epochs == "exhaust" else self.min_epochs
+        least = max(1, int(most // factor**needed)) if isinstance(self.min_epochs, str) else self.min_epochs
         if least > most:
             raise ArgumentError.of("min_epochs", least, f"at most {name}={most}")
         self.n_candidates_, self.n_resources_ = [], []

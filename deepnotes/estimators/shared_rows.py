@@ -1,6 +1,6 @@
 """Samples that several estimators train on at the same time, each on some of them; there is one copy in all."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.sparse import issparse
@@ -55,4 +55,5 @@ class SharedRows:
             of_all[:, self.indices] = values
             return Subset(backend, backend.from_numpy(of_all), self.indices)
 
-        return Data(Subset(backend, columns, self.indices), to_backend(Y), None if w is None else to_backend(w))
+        parts = Subset(backend, columns, self.indices), to_backend(Y), None if w is None else to_backend(w)
+        return Data._make(cast(Any, parts))  # a Program gets the arrays of all rows, see data_for_program

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 from deepnotes.backends.base import Backend
 from deepnotes.network.formats import containers
@@ -19,6 +19,7 @@ from deepnotes.network.network import Network, PreparedFit
 from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import exclusive
 from deepnotes.network.training.signals import Deferral, SharedDeferral, defer_signals
+from deepnotes.network.training.state import Training
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError, look_up
 
 SETTINGS = {
@@ -65,6 +66,21 @@ class FitManyInterrupt(KeyboardInterrupt):
     def __init__(self, results: list[FitResult], total: int) -> None:
         super().__init__(f"{len(results)} of {total} networks were trained to the end")
         self.results = results
+
+
+class TrainingRun(Protocol):
+    """A training run whose arguments are valid, such as :class:`~deepnotes.network.network.PreparedFit`."""
+
+    @property
+    def network(self) -> Network:
+        """The network to train."""
+
+    @property
+    def training(self) -> Training:
+        """The state of the training run."""
+
+    def run(self, signals: Deferral | None = None) -> History:
+        """Train, once only, and return the history."""
 
 
 def fit_many(
@@ -134,7 +150,7 @@ def fit_many(
 
 
 def run_all(
-    prepared: Sequence[PreparedFit],
+    prepared: Sequence[TrainingRun],
     on_network: Callable[[FitResult], object] | None = None,
     progress: bool = False,
     terminate: bool = False,
@@ -194,7 +210,7 @@ class _Run:
 
     signals: SharedDeferral
 
-    def __init__(self, prepared: Sequence[PreparedFit], on_network: Callable[[FitResult], object] | None) -> None:
+    def __init__(self, prepared: Sequence[TrainingRun], on_network: Callable[[FitResult], object] | None) -> None:
         self._prepared, self._on_network = prepared, on_network
         self._lock = threading.Lock()
         self.results: dict[int, FitResult] = {}
@@ -237,11 +253,11 @@ class _Run:
             raise FitManyInterrupt(results, len(self._prepared)) from None
 
 
-def _work(fit: PreparedFit) -> int:
+def _work(fit: TrainingRun) -> int:
     """Return a number that is roughly proportional to the time of a training run."""
     return fit.training.epochs * fit.training.samples * fit.training.plan.layout.decaying
 
 
 @exclusive
-def _run_exclusively(network: Network, fit: PreparedFit, signals: Deferral) -> History:
+def _run_exclusively(network: Network, fit: TrainingRun, signals: Deferral) -> History:
     return fit.run(signals)

@@ -36,7 +36,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from deepnotes.estimators import together
+from deepnotes.network.fit_many import run_all
 
 BACKENDS = [
     "numpy",
@@ -61,13 +61,12 @@ def backend(request: pytest.FixtureRequest) -> dn.Backend:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list that gets the number of estimators of each call that trains several together."""
     counts: list[int] = []
-    run_all = together.run_all
 
     def count(fits: list[Any], *arguments: Any) -> Any:
         counts.append(len(fits))
         return run_all(fits, *arguments)
 
-    monkeypatch.setattr(together, "run_all", count)
+    monkeypatch.setattr("deepnotes.estimators.together.run_all", count)
     return counts
 
 
