@@ -99,13 +99,14 @@ class Relay:
         X, y, sample_weight = self._samples
         everything = np.arange(_num_samples(X))
         assert self._splits.drawn is not None
+        subsets = [everything[train] for train, _ in self._splits.drawn]
         tasks = []
         for parameters in candidates:
-            for train, _ in self._splits.drawn:
+            for indices in subsets:
                 estimator = clone(self._original)
                 try:
                     estimator.set_params(**clone(dict(parameters), safe=False))
-                    tasks.append(Task(estimator, everything[train]))
+                    tasks.append(Task(estimator, indices))
                 except Exception:  # scikit-learn will get the same error, and handle it
                     tasks.append(Task(clone(self._original), everything[:0]))
         train_together(tasks, X, y, sample_weight, self._progress)

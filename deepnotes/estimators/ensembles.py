@@ -113,6 +113,7 @@ class DenseEnsemble(BaseEstimator, ABC):
             else:
                 own = None if weights is None else weights[task.indices]
                 task.estimator.fit(X[task.indices], y[task.indices], own)
+            self._complete_member(task.estimator)
         self.estimators_ = [task.estimator for task in tasks]
         self.estimators_samples_ = [task.indices for task in tasks]
         self.n_outputs_ = self.estimators_[0].n_outputs_
@@ -140,6 +141,9 @@ class DenseEnsemble(BaseEstimator, ABC):
 
     def _prepare_member(self, member: Any) -> None:
         """Set attributes of a member before it is trained."""
+
+    def _complete_member(self, member: Any) -> None:
+        """Remove these attributes after training."""
 
     def _compute_oob(self, X: Any, y: np.ndarray) -> None:
         """Predict each sample by the members that were not trained on it, and score the predictions."""
@@ -364,6 +368,9 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
 
     def _prepare_member(self, member: Any) -> None:
         member._all_classes = self.classes_  # a bootstrap sample can lack some
+
+    def _complete_member(self, member: Any) -> None:
+        del member._all_classes  # it may be fitted again, with other classes
 
     def _member_outputs(self, member: Any, X: Any) -> np.ndarray:
         return cast(np.ndarray, member._probabilities(member._outputs_of_valid(X)))

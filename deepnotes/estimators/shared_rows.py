@@ -1,5 +1,6 @@
 """Samples that several estimators train on at the same time, each on some of them; there is one copy in all."""
 
+from hashlib import sha256
 from typing import Any, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ def columns_of(rows: Any, backend: Backend, dtype: np.dtype[Any]) -> Columns:
 
 
 class SharedRows:
-    """Some rows of an array or a sparse matrix; subsets share its conversions for backends.
+    """Some rows of an array or a sparse matrix; all subsets share its conversions, and equal indices and targets.
 
     Parameters
     ----------
@@ -36,24 +37,33 @@ class SharedRows:
     def __init__(self, rows: Any, indices: np.ndarray | None = None) -> None:
         self._rows, self.indices = rows, np.arange(rows.shape[0]) if indices is None else indices
         self.shape, self.dtype = (len(self.indices), rows.shape[1]), rows.dtype
-        self._columns: dict[tuple[Backend, np.dtype[Any]], Columns] = {}
+        self._shared: dict[tuple[Any, ...], Any] = {}
 
     def __getitem__(self, indices: np.ndarray) -> "SharedRows":
-        """Return the chosen rows at these indices; nothing is copied."""
-        chosen = SharedRows(self._rows, self.indices[indices])
-        chosen._columns = self._columns
+        """Return the chosen rows at these indices, without a copy."""
+        absolute = self.indices[indices]
+        chosen = SharedRows(self._rows, self._shared.setdefault(("indices", _digest(absolute)), absolute))
+        chosen._shared = self._shared
         return chosen
 
     def data(self, backend: Backend, dtype: np.dtype[Any], Y: np.ndarray, w: np.ndarray | None) -> Data:
         """Return the chosen rows as data on a backend, with their targets, shape (n[L], k), and weights, (1, k)."""
-        if (backend, dtype) not in self._columns:
-            self._columns[backend, dtype] = columns_of(self._rows, backend, dtype)
-        columns = self._columns[backend, dtype]
-
-        def to_backend(values: np.ndarray) -> Subset:
-            of_all = np.zeros((len(values), self._rows.shape[0]), values.dtype)  # of rows with an equal index, equal
-            of_all[:, self.indices] = values
-            return Subset(backend, backend.from_numpy(of_all), self.indices)
-
-        parts = Subset(backend, columns, self.indices), to_backend(Y), None if w is None else to_backend(w)
+        key: tuple[Any, ...] = "columns", backend, dtype
+        if key not in self._shared:
+            self._shared[key] = columns_of(self._rows, backend, dtype)
+        X = Subset(backend, self._shared[key], self.indices)
+        parts = X, self._subset(backend, Y), None if w is None else self._subset(backend, w)
         return Data._make(cast(Any, parts))  # a Program gets the arrays of all rows, see data_for_program
+
+    def _subset(self, backend: Backend, values: np.ndarray) -> Subset:
+        """Return the values of the chosen rows, shape (n, k), as a subset of an array for all rows."""
+        of_all = np.zeros((len(values), self._rows.shape[0]), values.dtype)
+        of_all[:, self.indices] = values  # rows with an equal index have equal values
+        key = "values", backend, of_all.dtype, _digest(of_all)
+        if key not in self._shared:
+            self._shared[key] = backend.from_numpy(of_all)
+        return Subset(backend, self._shared[key], self.indices)
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return sha256(array.tobytes()).digest()

@@ -2,6 +2,7 @@
 """DenseSearchCV and cross_validate have the results of scikit-learn's own, although all folds train together."""
 
 import pickle
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -190,6 +191,25 @@ def test_without_a_random_state_numpys_global_generator_determines_the_results(b
     assert scores[0][0] != scores[0][1]
 
 
+def test_all_networks_share_the_samples_indices_and_targets() -> None:
+    shared: dict[str, set[int]] = {"X": set(), "Y": set(), "indices": set()}
+    trainings: list[Any] = []
+
+    class Watch(dn.Callback):
+        def on_start(self, training: Any) -> None:
+            trainings.append(training)
+
+    model = classifier(callbacks=[Watch()], early_stopping=True)
+    dn.DenseSearchCV(model, {"alpha": [0, 0.1, 1, 10]}, cv=3, refit=False).fit(X, y)
+    assert len(trainings) == 12
+    for training in trainings:
+        for data in (training.data, training.held_out):
+            assert np.shares_memory(data.X.whole, trainings[0].data.X.whole)
+            for name, part in (("X", data.X.whole), ("Y", data.Y.whole), ("indices", data.X.indices)):
+                shared[name].add(part.ctypes.data)
+    assert {name: len(addresses) for name, addresses in shared.items()} == {"X": 1, "Y": 6, "indices": 6}
+
+
 # --- the interface of scikit-learn's searches -------------------------------------------------------------------------
 
 
@@ -357,6 +377,18 @@ def test_an_error_in_a_callback_concerns_its_candidate_only() -> None:
 def test_invalid_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         dn.DenseSearchCV(classifier(), cv=3, **arguments).fit(X, y)
+
+
+def test_ctrl_c_ends_the_search_and_leaves_it_unfitted(backend: dn.Backend) -> None:
+    class Interrupt(dn.Callback):
+        def on_epoch(self, training: Any) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    search = dn.DenseSearchCV(classifier(backend, callbacks=[Interrupt()], max_iter=10**6, tol=0), GRID, cv=3)
+    with pytest.raises(KeyboardInterrupt, match="of 12 networks were trained to the end"):
+        search.fit(X, y)
+    assert not hasattr(search, "cv_results_")
+    assert not {"fit", "__sklearn_clone__"} & vars(search.estimator).keys()
 
 
 # --- what is left to scikit-learn -------------------------------------------------------------------------------------
