@@ -56,8 +56,16 @@ if TYPE_CHECKING:
     from deepnotes.datasets.disk_tables import open_table
     from deepnotes.datasets.encoding import Encoder
     from deepnotes.datasets.tables import Table, read_table, write_table
-    from deepnotes.estimators import DenseClassifier, DenseRegressor
+    from deepnotes.estimators import (
+        DenseClassifier,
+        DenseEnsembleClassifier,
+        DenseEnsembleRegressor,
+        DenseRegressor,
+        DenseSearchCV,
+        cross_validate,
+    )
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
+    from deepnotes.network.ensemble import Ensemble
     from deepnotes.network.fit_many import fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
@@ -86,11 +94,15 @@ __all__ = [
     "DeepnotesError",
     "Dense",
     "DenseClassifier",
+    "DenseEnsembleClassifier",
+    "DenseEnsembleRegressor",
     "DenseRegressor",
+    "DenseSearchCV",
     "DeviceMemoryError",
     "Dropout",
     "EarlyStopping",
     "Encoder",
+    "Ensemble",
     "ExponentialDecay",
     "ForeignArrayError",
     "ForkedProcessError",
@@ -121,6 +133,7 @@ __all__ = [
     "UnknownParameterError",
     "available_backends",
     "check",
+    "cross_validate",
     "defaults",
     "fit_many",
     "from_onnx",
@@ -139,10 +152,15 @@ __all__ = [
 _LAZY = {
     "Checkpoints": "deepnotes.network.training.checkpoints",
     "DenseClassifier": "deepnotes.estimators",
+    "DenseEnsembleClassifier": "deepnotes.estimators",
+    "DenseEnsembleRegressor": "deepnotes.estimators",
     "DenseRegressor": "deepnotes.estimators",
+    "DenseSearchCV": "deepnotes.estimators",
     "Encoder": "deepnotes.datasets.encoding",
+    "Ensemble": "deepnotes.network.ensemble",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
+    "cross_validate": "deepnotes.estimators",
     "fit_many": "deepnotes.network.fit_many",
     "from_onnx": "deepnotes.network.loading.onnx_reading",
     "from_sklearn": "deepnotes.network.loading.sklearn_reading",

@@ -89,6 +89,39 @@ def load(path: Path) -> None:
     assert (reloaded.layers, reloaded.metadata, reloaded.seed) == (net.layers, net.metadata, net.seed)
 
 
+def ensemble_file() -> bytes:
+    """Return a valid model file of an ensemble."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        dn.Ensemble([hostile.network(seed=1), hostile.network(seed=2, standardizer=None)]).save(path)
+        return path.read_bytes()
+
+
+ENSEMBLE = ensemble_file()
+
+
+@st.composite
+def ensemble_files(draw: st.DrawFn) -> bytes:
+    """Return a valid, damaged or malicious model file of an ensemble."""
+    header = draw(st.just(hostile.header_of(ENSEMBLE)) | altered(hostile.header_of(ENSEMBLE)))
+    content = hostile.sealed(header, hostile.tensors(ENSEMBLE))
+    return draw(st.just(content) | damaged(content))
+
+
+@target("model of an ensemble", ensemble_files(), ".safetensors")
+def load_ensemble(path: Path) -> None:
+    """Load an ensemble; it must predict, and must be unchanged after it is saved and loaded again."""
+    ensemble = dn.load(path, backend="numpy")
+    networks = list(ensemble) if isinstance(ensemble, dn.Ensemble) else [ensemble]
+    assert sum(net.flat().nbytes for net in networks) <= path.stat().st_size
+    assert ensemble.predict(np.ones((ensemble.inputs, 2), np.float32)).shape == (ensemble.outputs, 2)
+    copy = path.with_suffix(".copy")
+    ensemble.save(copy)
+    reloaded = dn.load(copy, backend="numpy")
+    assert repr(reloaded) == repr(ensemble)
+    assert reloaded.metadata == ensemble.metadata
+
+
 @target("model of the command line", files(), ".safetensors")
 def load_model(path: Path) -> None:
     """Load a model with its metadata, describe it, and write predictions."""

@@ -13,9 +13,11 @@ REQUIRED_MODULES = {
     "defaults.md": (),
     "many.md": (),
     "plots.md": ("matplotlib", "tensorboardX"),
+    "search.md": ("sklearn",),
 }
 
 
+@pytest.mark.filterwarnings("ignore:training did not converge")  # the examples are short
 @pytest.mark.parametrize("page", REQUIRED_MODULES)
 def test_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in REQUIRED_MODULES[page]:

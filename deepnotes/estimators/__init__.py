@@ -11,6 +11,16 @@ except ImportError as error:
     raise MissingExtraError("DenseClassifier and DenseRegressor", "sklearn", error) from error
 
 from deepnotes.estimators.classifier import DenseClassifier
+from deepnotes.estimators.cross_validation import cross_validate
+from deepnotes.estimators.ensembles import DenseEnsembleClassifier, DenseEnsembleRegressor
 from deepnotes.estimators.regressor import DenseRegressor
+from deepnotes.estimators.search import DenseSearchCV
 
-__all__ = ["DenseClassifier", "DenseRegressor"]
+__all__ = [
+    "DenseClassifier",
+    "DenseEnsembleClassifier",
+    "DenseEnsembleRegressor",
+    "DenseRegressor",
+    "DenseSearchCV",
+    "cross_validate",
+]

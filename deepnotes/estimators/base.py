@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from scipy.sparse import issparse
@@ -17,18 +17,18 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.program import Data
+from deepnotes.backends.program import Data, Program, State
 from deepnotes.backends.registry import get_backend
 from deepnotes.backends.samples import columns, spans
 from deepnotes.estimators import architecture
 from deepnotes.estimators.lbfgs import minimize
 from deepnotes.estimators.live_network import LiveNetwork
+from deepnotes.estimators.shared_rows import SharedRows, columns_of
 from deepnotes.estimators.sklearn_rules import Order, Rules
 from deepnotes.estimators.sparse import SparseSamples
+from deepnotes.estimators.stochastic_fit import StochasticFit
 from deepnotes.network.network import Network
 from deepnotes.network.training.callbacks import as_callbacks
-from deepnotes.network.training.loop import callback_lifecycle
-from deepnotes.network.training.loop import fit as run_fit
 from deepnotes.network.training.state import Training
 from deepnotes.nn.optimizers import SGD, Adam, Optimizer
 from deepnotes.nn.plan import Plan
@@ -41,7 +41,10 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-25, 1e25
 
 
 class Samples(NamedTuple):
-    """Validated samples: X, shape (m, features), y, shape (m, k) or (m,) for class indices, and weights, shape (m,)."""
+    """Validated samples: X, shape (m, features), y, shape (m, k) or (m,) for class indices, and weights, shape (m,).
+
+    X is an array, a sparse matrix, or the :class:`~deepnotes.estimators.shared_rows.SharedRows` of several estimators.
+    """
 
     X: Any
     y: np.ndarray
@@ -63,9 +66,25 @@ class DenseEstimator(BaseEstimator, ABC):
             if name not in {"self", "__class__"}:
                 setattr(self, name, value)
 
-    @abstractmethod
+    target_checks: ClassVar[dict[str, bool]]
+    """The arguments of scikit-learn's ``validate_data`` that concern y."""
+
     def _validate(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
         """Return validated samples, with targets of shape (m, k) or class indices of shape (m,)."""
+        X, y = self._validate_arrays(X, y, reset)
+        return X, self._encode(y, incremental)
+
+    def _validate_arrays(self, X: Any, y: Any, reset: bool = True) -> tuple[Any, Any]:
+        """Return samples and targets as scikit-learn validates and converts them."""
+        dtype = self.dtype or FIT_DTYPES
+        return cast(
+            tuple[Any, Any],
+            validate_data(self, X, y, accept_sparse=["csr", "csc"], dtype=dtype, reset=reset, **self.target_checks),
+        )
+
+    @abstractmethod
+    def _encode(self, y: Any, incremental: bool) -> np.ndarray:
+        """Return the targets, shape (m, k), or class indices, shape (m,), of a `y` that was validated."""
 
     def _outputs_for(self, y: np.ndarray) -> int:
         """Return the number of outputs that validated targets `y` need."""
@@ -79,12 +98,12 @@ class DenseEstimator(BaseEstimator, ABC):
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
         """Return the score of the outputs `A`, shape (m, k), for validated targets `y`."""
 
-    def _weights(self, y: np.ndarray, sample_weight: Any, X: Any, incremental: bool) -> np.ndarray | None:
+    def _weights(self, y: np.ndarray, sample_weight: Any, incremental: bool) -> np.ndarray | None:
         """Return the weights of the samples, shape (m,), or None; `y` are validated targets."""
         weights = None
         if sample_weight is not None:
             refuse_masked(sample_weight, "sample_weight")
-            weights = cast(np.ndarray, _check_sample_weight(sample_weight, X, ensure_non_negative=True))
+            weights = cast(np.ndarray, _check_sample_weight(sample_weight, y, ensure_non_negative=True))
             _check_largest(weights, "sample_weight")
         class_weights = self._class_weights(y, np.ones(len(y)) if weights is None else weights, incremental)
         if class_weights is not None:
@@ -150,27 +169,14 @@ class DenseEstimator(BaseEstimator, ABC):
                 raise ArgumentError.of(name, value, "a number")
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> Any:
-        self._check_numbers()
         for name, argument in (("X", X), ("y", y)):
             refuse_masked(argument, name)
             refuse_lost_nuls(argument, name)
-        sizes = architecture.hidden_sizes(self.hidden_layer_sizes)
-        if incremental and self.early_stopping:
-            raise ArgumentError(
-                "partial_fit does not support early_stopping=True, which needs all samples at once to hold out some of "
-                "them; wanted early_stopping=False"
-            )
-        callbacks = self._callbacks()
+        callbacks = self._check_parameters(incremental)
         from_scratch = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, y = self._validate(X, y, incremental, reset=from_scratch)
-        samples = Samples(X, y, self._weights(y, sample_weight, X, incremental))
-        units = [X.shape[1], *sizes, self._outputs_for(y)]
-        backend = get_backend(self.backend)
-        self.n_outputs_ = units[-1]
-        self._random_state = check_random_state(self.random_state)
-        if from_scratch:
-            self._initialize(units, X.dtype)
-        network = self._network(units, backend)
+        samples = Samples(X, y, self._weights(y, sample_weight, incremental))
+        network = self._start(samples, from_scratch)
         if self.solver == "lbfgs":
             self._fit_lbfgs(network, samples)
         else:
@@ -183,6 +189,54 @@ class DenseEstimator(BaseEstimator, ABC):
             self._fit_stochastic(network, samples, incremental, callbacks)
         self.coefs_, self.intercepts_ = self._live_network.expose()
         return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _prepare_fit(self, rows: SharedRows, y: Any, sample_weight: Any) -> StochasticFit:
+        """Return the training run of ``fit`` from scratch, on rows that other estimators train on as well.
+
+        Parameters
+        ----------
+        rows : SharedRows
+        y : array_like, shape (m,) or (m, k)
+            The targets of these rows, as :meth:`_validate_arrays` returns them.
+        sample_weight : array_like, shape (m,), optional
+        """
+        callbacks = self._check_parameters(incremental=False)
+        targets = self._encode(y, incremental=False)
+        samples = Samples(rows, targets, self._weights(targets, sample_weight, incremental=False))
+        network = self._start(samples, from_scratch=True, private=True)
+        return self._prepare_stochastic(network, samples, False, callbacks)
+
+    def _check_parameters(self, incremental: bool) -> list[Any]:
+        """Check what scikit-learn's constraints do not express, and return the callbacks."""
+        self._check_numbers()
+        architecture.hidden_sizes(self.hidden_layer_sizes)
+        if incremental and self.early_stopping:
+            raise ArgumentError(
+                "partial_fit does not support early_stopping=True, which needs all samples at once to hold out some of "
+                "them; wanted early_stopping=False"
+            )
+        return self._callbacks()
+
+    def _start(self, samples: Samples, from_scratch: bool, private: bool = False) -> Network:
+        """Return the network to train, with new parameters if `from_scratch`.
+
+        If `private`, an estimator without a ``random_state`` draws a generator of its own from NumPy's global one,
+        which other threads use at the same time.
+        """
+        units = [
+            samples.X.shape[1],
+            *architecture.hidden_sizes(self.hidden_layer_sizes),
+            self._outputs_for(samples.y),
+        ]
+        backend = get_backend(self.backend)
+        self.n_outputs_ = units[-1]
+        self._random_state = check_random_state(self.random_state)
+        if private and self._random_state is check_random_state(None):
+            self._random_state = np.random.RandomState(self._random_state.randint(2**32, dtype=np.uint64))
+        if from_scratch:
+            self._initialize(units, samples.X.dtype)
+        return self._network(units, backend)
 
     def _callbacks(self) -> list[Any]:
         """Return the callbacks; raise ArgumentError if one writes checkpoints."""
@@ -286,20 +340,17 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return the samples on the network's backend, transposed so that samples are columns."""
         backend, dtype = network.backend, network.host_dtype
         rows, y, weights = samples
-        X: Any
-        if issparse(rows) and backend.on_host:
-            X = SparseSamples(backend, rows.tocsr(), dtype)
-        else:
-            dense = rows.toarray() if issparse(rows) else rows
-            X = backend.from_numpy(np.asarray(dense, dtype=dtype).T)
         with np.errstate(over="ignore"):  # values beyond the range of the dtype become infinite, which training refuses
             if plan.class_indices:
                 Y = y[None]
             else:
-                columns = y.T if y.ndim == 2 else y == np.arange(self.n_outputs_)[:, None]
-                Y = np.ascontiguousarray(columns, dtype=dtype)
-            w = None if weights is None else backend.from_numpy(weights[None].astype(dtype))
-        return Data(X, backend.from_numpy(Y), w)
+                by_output = y.T if y.ndim == 2 else y == np.arange(self.n_outputs_)[:, None]
+                Y = np.ascontiguousarray(by_output, dtype=dtype)
+            w = None if weights is None else weights[None].astype(dtype)
+        if isinstance(rows, SharedRows):
+            return rows.data(backend, dtype, Y, w)
+        X: Any = columns_of(rows, backend, dtype)
+        return Data(X, backend.from_numpy(Y), None if w is None else backend.from_numpy(w))
 
     def _fit_lbfgs(self, network: Network, samples: Samples) -> None:
         """Minimize the cost of all samples with L-BFGS."""
@@ -320,6 +371,14 @@ class DenseEstimator(BaseEstimator, ABC):
 
     def _fit_stochastic(self, network: Network, samples: Samples, incremental: bool, callbacks: list[Any]) -> None:
         """Train with SGD or Adam: one epoch if `incremental`, else up to ``max_iter`` epochs."""
+        fit = self._prepare_stochastic(network, samples, incremental, callbacks)
+        fit.run()
+        self._conclude(fit, incremental)
+
+    def _prepare_stochastic(
+        self, network: Network, samples: Samples, incremental: bool, callbacks: list[Any]
+    ) -> StochasticFit:
+        """Return the training run of :meth:`_fit_stochastic`."""
         if not incremental:
             self._live_network.rate.rate = float(self.learning_rate_init)
         plan = self._plan(network, self._optimizer())
@@ -339,26 +398,33 @@ class DenseEstimator(BaseEstimator, ABC):
         training = Training(
             network, plan, data, held_out, batch_size, epochs, order, [rules, *callbacks], columns
         )  # fmt: skip
-        try:
-            with callback_lifecycle(training), np.errstate(all="ignore"):
-                program, training.state = self._live_network.start(plan, resume=incremental)
-                self.n_iter_, self.history_ = 0, training.history
-                run_fit(training, program, evaluate)
-        except KeyboardInterrupt:
-            warnings.warn("training was interrupted; the estimator keeps the parameters reached so far", stacklevel=5)
-        except NonFiniteLossError as error:
+
+        def start() -> tuple[Program, State]:
+            started = self._live_network.start(plan, resume=incremental)
+            self.n_iter_, self.history_ = 0, training.history
+            return started
+
+        return StochasticFit(network, training, evaluate, rules, start)
+
+    def _conclude(self, fit: StochasticFit, incremental: bool) -> None:
+        """Set the final parameters, and raise the error or give the warning that is the result of a training run."""
+        error = fit.error
+        if isinstance(error, KeyboardInterrupt):
+            warnings.warn("training was interrupted; the estimator keeps the parameters reached so far", stacklevel=6)
+        elif isinstance(error, NonFiniteLossError):
             if not self.early_stopping:
                 raise _not_finite(str(error)) from error
             self._record_divergence(error)
-        else:
-            if not incremental and not training.stop and self.n_iter_ == self.max_iter:
-                warnings.warn(
-                    f"training did not converge within max_iter={self.max_iter} epochs",
-                    ConvergenceWarning,
-                    stacklevel=5,
-                )
-        if rules.best is not None:
-            network.set_flat(rules.best)
+        elif error is not None:
+            raise error
+        elif not incremental and not fit.training.stop and self.n_iter_ == self.max_iter:
+            warnings.warn(
+                f"training did not converge within max_iter={self.max_iter} epochs",
+                ConvergenceWarning,
+                stacklevel=6,
+            )
+        if fit.rules.best is not None:
+            fit.network.set_flat(fit.rules.best)
 
     def _batch_size(self, samples: int) -> int:
         """Return the number of samples in a batch, at most `samples`."""
@@ -367,7 +433,7 @@ class DenseEstimator(BaseEstimator, ABC):
         if self.batch_size > samples:
             warnings.warn(
                 f"batch_size={self.batch_size} is larger than the number of samples; {samples} is used instead",
-                stacklevel=6,
+                stacklevel=7,
             )
         return min(int(self.batch_size), samples)
 
@@ -402,8 +468,8 @@ class DenseEstimator(BaseEstimator, ABC):
     def _evaluate(self, network: Network, plan: Plan, held_out: Data, samples: Samples) -> dict[str, float]:
         """Return the loss and the score on held-out `samples`; `held_out` contains the same samples on the backend."""
         _, y, weights = samples
-        X = columns(held_out.X, slice(0, len(y)))
-        A, losses = network.inference.losses(network.theta, X, held_out.Y, plan.loss)
+        X, Y = (columns(x, slice(0, len(y))) for x in (held_out.X, held_out.Y))
+        A, losses = network.inference.losses(network.theta, X, Y, plan.loss)
         outputs, L = (network.backend.to_numpy(x) for x in (A, losses))
         loss = plan.objective.reported_scale * float(np.average(L[0].astype(np.float64), weights=weights))
         finite = bool(np.isfinite(outputs).all())
@@ -415,13 +481,18 @@ class DenseEstimator(BaseEstimator, ABC):
         self.n_iter_ += 1
         for curve in (self.loss_curve_, self.validation_scores_, self.validation_loss_curve_):
             cast(list[float], curve).append(np.nan)
-        warnings.warn(f"training ended before it converged: {error}", ConvergenceWarning, stacklevel=6)
+        warnings.warn(f"training ended before it converged: {error}", ConvergenceWarning, stacklevel=7)
 
     def _outputs(self, X: Any) -> np.ndarray:
         """Return the network's outputs, shape (samples, outputs)."""
         check_is_fitted(self, "coefs_")
         refuse_masked(X, "X")
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
+        return self._outputs_of_valid(
+            validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
+        )
+
+    def _outputs_of_valid(self, X: Any) -> np.ndarray:
+        """Return the network's outputs for validated samples, shape (samples, outputs)."""
         live = getattr(self, "_live_network", None)
         network = (live and live.current(self.coefs_, self.intercepts_)) or self._network()
         if not issparse(X):

@@ -14,9 +14,8 @@ from sklearn.utils.multiclass import (
     is_multilabel,
     type_of_target,
 )
-from sklearn.utils.validation import validate_data
 
-from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
+from deepnotes.estimators.base import DenseEstimator
 from deepnotes.estimators.constraints import CONSTRAINTS
 from deepnotes.network.array_validation import class_weights as to_class_weights
 from deepnotes.nn.losses import LIBRARY as LOSSES
@@ -160,16 +159,9 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     ) -> None:
         self._set(locals())
 
-    def _validate(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            dtype=self.dtype or FIT_DTYPES,
-            reset=reset,
-        )
+    target_checks: ClassVar[dict[str, bool]] = {"multi_output": True}
+
+    def _encode(self, y: Any, incremental: bool) -> np.ndarray:
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -180,7 +172,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         else:
             classes, encoded = np.unique(y, return_inverse=True)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._set_classes(classes, multilabel=y.ndim == 2)
+            self._set_classes(getattr(self, "_all_classes", classes), multilabel=y.ndim == 2)
             self._labels_are_sparse = issparse(y)
         else:
             self._check_classes(classes)
@@ -189,7 +181,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         if y.ndim == 1:
             encoded = np.searchsorted(self.classes_, classes)[encoded]
             encoded = encoded if len(self.classes_) > 2 else encoded[:, None] > 0
-        return X, encoded
+        return cast(np.ndarray, encoded)
 
     def _set_classes(self, classes: np.ndarray, multilabel: bool) -> None:
         self.classes_, self._multilabel, self._labels_are_sparse = classes, multilabel, False
@@ -297,7 +289,10 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         ----------
         X : array_like or sparse matrix, shape (samples, features)
         """
-        A = self._outputs(X)
+        return self._probabilities(self._outputs(X))
+
+    def _probabilities(self, A: np.ndarray) -> np.ndarray:
+        """Return the probability of each class for outputs of the network."""
         return np.hstack([1 - A, A]) if self.n_outputs_ == 1 else A
 
     def predict_log_proba(self, X: Any) -> np.ndarray:

@@ -1,6 +1,6 @@
 """DenseRegressor: scikit-learn's MLPRegressor, on any backend."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
@@ -8,10 +8,9 @@ from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from deepnotes.estimators.architecture import loss_of
-from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
+from deepnotes.estimators.base import DenseEstimator
 from deepnotes.estimators.constraints import CONSTRAINTS
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import LossFunction
@@ -147,22 +146,14 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     ) -> None:
         self._set(locals())
 
-    def _validate(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, np.ndarray]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=True,
-            dtype=self.dtype or FIT_DTYPES,
-            reset=reset,
-        )
+    target_checks: ClassVar[dict[str, bool]] = {"multi_output": True, "y_numeric": True}
+
+    def _encode(self, y: Any, incremental: bool) -> np.ndarray:
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if loss_of(self.loss, "identity", 1)[0].targets != "real" and (y < 0).any():
             raise DataError(f"the smallest value in y is {y.min()}, but loss={self.loss!r} needs values of at least 0")
-        return X, y.reshape(len(y), -1)
+        return cast(np.ndarray, y.reshape(len(y), -1))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

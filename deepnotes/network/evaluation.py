@@ -7,7 +7,8 @@ import numpy as np
 
 from deepnotes.backends.program import Data
 from deepnotes.backends.samples import Columns, Samples, columns, host_columns, spans
-from deepnotes.equations.array import Array
+from deepnotes.equations.array import Array, Namespace
+from deepnotes.equations.ops import Ops
 from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.metrics import LIBRARY, Metric
 from deepnotes.utils.errors import ArgumentError
@@ -23,11 +24,28 @@ def compute_metrics(
     """Return the weighted mean loss and the metrics on `data`, by name; user-defined metrics are not weighted."""
     A, losses = _outputs_and_losses(network, data, loss)
     w: Any = data.w.read(slice(None)) if isinstance(data.w, Samples) else data.w
-    values = {"loss": network.backend.weighted_mean(losses, w)}
+    return {"loss": network.backend.weighted_mean(losses, w)} | _metrics_of(network, data, A, metrics)
+
+
+def compute_ensemble_metrics(
+    network: "NetworkLike", data: Data, A: np.ndarray, loss: LossFunction, metrics: dict[str, Metric]
+) -> dict[str, float]:
+    """Return the weighted mean loss and the metrics of the mean outputs A of an ensemble, by name.
+
+    The loss is computed on the host, in the dtype of the networks; `network` is one of them, and `data` its data.
+    """
+    Y = _one_hot(network, _to_host(network, data.Y)).astype(A.dtype)
+    losses = loss.value(Ops(cast(Namespace, np), {}), cast(Array, A), cast(Array, Y))
+    w = None if data.w is None else _to_host(network, data.w)[0]
+    mean = float(np.average(np.asarray(losses, np.float64)[0], weights=w))
+    return {"loss": mean} | _metrics_of(network, data, cast(Array, A), metrics)
+
+
+def _metrics_of(network: "NetworkLike", data: Data, A: Array, metrics: dict[str, Metric]) -> dict[str, float]:
+    """Return the metrics of the outputs A, by name."""
+    values = {}
     if metrics:
-        A_host, Y_host = _to_host(network, A), _to_host(network, data.Y)
-        if len(Y_host) != network.outputs:
-            Y_host = (Y_host == np.arange(network.outputs)[:, None]).astype(np.float64)
+        A_host, Y_host = _to_host(network, A), _one_hot(network, _to_host(network, data.Y))
         weights = {} if data.w is None else {"w": _to_host(network, data.w)[0]}
         for name, metric in metrics.items():
             value = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))
@@ -36,6 +54,11 @@ def compute_metrics(
             except (TypeError, ValueError, OverflowError):
                 raise ArgumentError(f"metrics: {name} returned {brief(repr(value))}, wanted a number") from None
     return values
+
+
+def _one_hot(network: "NetworkLike", Y: np.ndarray) -> np.ndarray:
+    """Return targets with one row for each output; class indices become one-hot columns."""
+    return Y if len(Y) == network.outputs else (np.arange(network.outputs)[:, None] == Y).astype(np.float64)
 
 
 def _outputs_and_losses(network: "NetworkLike", data: Data, loss: LossFunction) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 from deepnotes.backends.base import Backend
 from deepnotes.network.formats import containers
@@ -19,6 +19,7 @@ from deepnotes.network.network import Network, PreparedFit
 from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import exclusive
 from deepnotes.network.training.signals import Deferral, SharedDeferral, defer_signals
+from deepnotes.network.training.state import Training
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError, look_up
 
 SETTINGS = {
@@ -65,6 +66,21 @@ class FitManyInterrupt(KeyboardInterrupt):
     def __init__(self, results: list[FitResult], total: int) -> None:
         super().__init__(f"{len(results)} of {total} networks were trained to the end")
         self.results = results
+
+
+class TrainingRun(Protocol):
+    """A training run whose arguments are valid, such as :class:`~deepnotes.network.network.PreparedFit`."""
+
+    @property
+    def network(self) -> Network:
+        """The network to train."""
+
+    @property
+    def training(self) -> Training:
+        """The state of the training run."""
+
+    def run(self, signals: Deferral | None = None) -> History:
+        """Train, once only, and return the history."""
 
 
 def fit_many(
@@ -130,10 +146,21 @@ def fit_many(
         raise ArgumentError.of("networks", networks, "a list of Network")
     if len({id(network) for network in networks}) < len(networks):
         raise ArgumentError("networks contains an object twice, wanted different objects; copy.deepcopy copies one")
-    prepared = _prepare(networks, X, Y, settings)
+    return run_all(_prepare(networks, X, Y, settings), on_network, progress, settings.get("checkpoint") is not None)
+
+
+def run_all(
+    prepared: Sequence[TrainingRun],
+    on_network: Callable[[FitResult], object] | None = None,
+    progress: bool = False,
+    terminate: bool = False,
+) -> list[FitResult]:
+    """Carry out the training runs of different networks; `terminate` is as for ``defer_signals``.
+
+    The other arguments, the results and errors are as for :func:`fit_many`.
+    """
     run = _Run(prepared, on_network)
     with ExitStack() as stack:
-        terminate = settings.get("checkpoint") is not None
         run.signals = SharedDeferral(stack.enter_context(defer_signals(terminate)))
         if progress:
             from deepnotes.network.training.progress import ManyProgress
@@ -142,7 +169,7 @@ def fit_many(
         for backend, tasks in run.tasks_by_backend():
             backend.run_each(tasks)
         run.end()
-    return [run.results[i] for i in range(len(networks))]
+    return [run.results[i] for i in range(len(prepared))]
 
 
 def _prepare(networks: Sequence[Network], X: Any, Y: Any, settings: dict[str, Any]) -> list[PreparedFit]:
@@ -179,11 +206,11 @@ def _by_network(settings: dict[str, Any], networks: int) -> Iterator[dict[str, A
 
 
 class _Run:
-    """The training runs of one call of :func:`fit_many`."""
+    """The training runs of one call of :func:`run_all`."""
 
     signals: SharedDeferral
 
-    def __init__(self, prepared: list[PreparedFit], on_network: Callable[[FitResult], object] | None) -> None:
+    def __init__(self, prepared: Sequence[TrainingRun], on_network: Callable[[FitResult], object] | None) -> None:
         self._prepared, self._on_network = prepared, on_network
         self._lock = threading.Lock()
         self.results: dict[int, FitResult] = {}
@@ -226,11 +253,11 @@ class _Run:
             raise FitManyInterrupt(results, len(self._prepared)) from None
 
 
-def _work(fit: PreparedFit) -> int:
+def _work(fit: TrainingRun) -> int:
     """Return a number that is roughly proportional to the time of a training run."""
     return fit.training.epochs * fit.training.samples * fit.training.plan.layout.decaying
 
 
 @exclusive
-def _run_exclusively(network: Network, fit: PreparedFit, signals: Deferral) -> History:
+def _run_exclusively(network: Network, fit: TrainingRun, signals: Deferral) -> History:
     return fit.run(signals)

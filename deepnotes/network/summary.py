@@ -1,5 +1,7 @@
-"""The table that ``net.summary()`` returns."""
+"""The tables that the method ``summary`` of networks and ensembles returns."""
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from deepnotes.nn.layers import Dense, Dropout, Layer
@@ -20,12 +22,39 @@ def summary(network: "NetworkLike") -> str:
     widths = [max(len(row[c]) for row in rows) for c in range(4)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
     rule = "-" * (sum(widths) + 6)
-    kilobytes = layout.size * (4 if network.dtype == "float32" else 8) / 1e3
+    return "\n".join([lines[0], rule, *lines[1:], rule, _total(network, layout.size)])
+
+
+def ensemble_summary(networks: "Sequence[NetworkLike]") -> str:
+    """Return a table with the layers and the number of parameters of each kind of network in an ensemble."""
+    rows = [("networks", "layers", "parameters each")]
+    for layers, group in groupby(enumerate(networks), lambda item: _layers_of(item[1])):
+        indices = [i for i, _ in group]
+        numbers = str(indices[0]) if len(indices) == 1 else f"{indices[0]} to {indices[-1]}"
+        rows.append((numbers, layers, f"{networks[indices[0]].layout.size:,}"))
+    widths = [max(len(row[c]) for row in rows) for c in range(3)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+    rule = "-" * (sum(widths) + 4)
+    total = _total(networks[0], sum(network.layout.size for network in networks))
+    count = f"{len(networks)} network{'s' * (len(networks) > 1)}"
+    return "\n".join([lines[0], rule, *lines[1:], rule, f"the mean of {count}, {total}"])
+
+
+def _total(network: "NetworkLike", parameters: int) -> str:
+    """Return the last line of a table, for a network or for all networks like it."""
+    kilobytes = parameters * (4 if network.dtype == "float32" else 8) / 1e3
     size = f"{kilobytes / 1e3:,.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:,.1f} kB"
-    total = f"{layout.size:,} parameters, {network.dtype}, {size}, backend {one_line(network.backend.name)}"
-    if network.dialect != "notes":
-        total += f", defaults of {network.dialect}"
-    return "\n".join([lines[0], rule, *lines[1:], rule, total])
+    total = f"{parameters:,} parameters, {network.dtype}, {size}, backend {one_line(network.backend.name)}"
+    return total if network.dialect == "notes" else f"{total}, defaults of {network.dialect}"
+
+
+def _layers_of(network: "NetworkLike") -> str:
+    """Return the layers of a network on one line."""
+    descriptions = [f"{network.inputs} inputs"]
+    for i, layer in enumerate(network.layers):
+        kind = f"dropout {layer.rate:g}" if isinstance(layer, Dropout) else None
+        descriptions.append(kind or f"{network.layout.sizes[i + 1]} {_describe(layer)}".strip())
+    return ", ".join(descriptions)
 
 
 def _describe(layer: Layer) -> str:

@@ -1,8 +1,8 @@
-"""Chain: a network in the form that other file formats can represent."""
+"""Chain and ChainMean: a network or an ensemble in the form that other file formats can represent."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -48,8 +48,30 @@ class Target(NamedTuple):
     scale: float
 
 
+class Described:
+    """The description of the inputs and outputs that a chain and a mean of chains have in common."""
+
+    target: Target | None
+    metadata: dict[str, Any]
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder that converts the columns of a table to inputs; None if the columns are the inputs."""
+        try:
+            encoder = Encoder.from_metadata(self.metadata["columns"])
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            return None
+        return encoder if encoder.inputs == self.metadata.get("features") and not encoder.is_plain else None
+
+    def output_metadata(self) -> dict[str, Any]:
+        """Return the metadata for outputs in the target's original units."""
+        if self.target is None:
+            return self.metadata
+        return self.metadata | {key: value for key, value in NO_TARGET.items() if key in self.metadata}
+
+
 @dataclass(frozen=True, eq=False)
-class Chain:
+class Chain(Described):
     """Dense layers, with the preprocessing of their inputs and the scaling of their outputs.
 
     Parameters
@@ -71,15 +93,6 @@ class Chain:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def encoder(self) -> Encoder | None:
-        """The encoder that converts the columns of a table to inputs; None if the columns are the inputs."""
-        try:
-            encoder = Encoder.from_metadata(self.metadata["columns"])
-        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-            return None
-        return encoder if encoder.inputs == self.metadata.get("features") and not encoder.is_plain else None
-
-    @property
     def inputs(self) -> int:
         """``n[0]``, the number of features."""
         return int(self.links[0].W.shape[1])
@@ -88,6 +101,16 @@ class Chain:
     def outputs(self) -> int:
         """``n[L]``, the number of outputs."""
         return len(self.links[-1].W)
+
+    @property
+    def members(self) -> "list[tuple[str, Chain]]":
+        """The chain itself, with an empty prefix for names; see :attr:`ChainMean.members`."""
+        return [("", self)]
+
+    @staticmethod
+    def combine(outputs: Sequence[Any]) -> Any:
+        """Return the outputs of the only member."""
+        return outputs[0]
 
     @classmethod
     def of(cls, network: "NetworkLike", target: Target | None = None) -> "Chain":
@@ -140,12 +163,6 @@ class Chain:
         last = Link(*scale_layer(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
         return replace(self, links=(*before, last), target=None, metadata=self.output_metadata())
 
-    def output_metadata(self) -> dict[str, Any]:
-        """Return the metadata for outputs in the target's original units."""
-        if self.target is None:
-            return self.metadata
-        return self.metadata | {key: value for key, value in NO_TARGET.items() if key in self.metadata}
-
     def forward(self, ops: Ops, A: Array, parameter: Any) -> Array:
         """Return ``A[L]``, shape (n[L], m), for preprocessed inputs, on any namespace.
 
@@ -170,6 +187,72 @@ class Chain:
     def __str__(self) -> str:
         layers = ", ".join(f"{len(link.W)} {link.name}" for link in self.links)
         return f"{self.inputs} features, dense {layers}"
+
+
+@dataclass(frozen=True, eq=False)
+class ChainMean(Described):
+    """The mean of the outputs of several chains, which have the same inputs, outputs and dtype.
+
+    Parameters
+    ----------
+    chains : sequence of Chain
+        Their metadata and targets are ignored.
+    target : Target, optional
+    metadata : dict
+        As for :class:`Chain`.
+    """
+
+    chains: Sequence[Chain]
+    target: Target | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, networks: "Sequence[NetworkLike]", metadata: dict[str, Any], target: Target | None = None
+    ) -> "ChainMean":
+        """Return the mean of the chains of some networks.
+
+        Raises
+        ------
+        ModelFileError
+            As for :meth:`Chain.of`.
+        """
+        if not isinstance(metadata, dict):
+            raise ModelFileError(f"metadata is {brief(repr(metadata))}, wanted a dict of JSON values")
+        return cls(tuple(map(Chain.of, networks)), target, metadata)
+
+    @property
+    def members(self) -> list[tuple[str, Chain]]:
+        """The chains, each with a prefix for the names of what belongs to it."""
+        return [(f"network{i}", chain) for i, chain in enumerate(self.chains)]
+
+    @staticmethod
+    def combine(outputs: Sequence[Any]) -> Any:
+        """Return the mean of the outputs of the members, in any namespace."""
+        return sum(outputs[1:], start=outputs[0]) / float(len(outputs))
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of the parameters and of the computation."""
+        return self.chains[0].dtype
+
+    @property
+    def inputs(self) -> int:
+        """``n[0]``, the number of features."""
+        return self.chains[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        """``n[L]``, the number of outputs."""
+        return self.chains[0].outputs
+
+    def __str__(self) -> str:
+        kinds = list(dict.fromkeys(map(str, self.chains)))
+        count = f"{len(self.chains)} network{'s' * (len(self.chains) > 1)}"
+        return f"the mean of {count}: {kinds[0]}{' and others' if len(kinds) > 1 else ''}"
+
+
+Exportable: TypeAlias = Chain | ChainMean
 
 
 def _exported(layer: Dense, number: int, dtype: str) -> Activation | FormulaActivation:

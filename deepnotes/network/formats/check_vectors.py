@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, excess, gamma
-from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.chain import Exportable
 
 ROWS = 8
 """The number of samples in the test vectors."""
@@ -35,7 +35,7 @@ class Vectors:
     allowed: np.ndarray
 
 
-def vectors_of(chain: Chain) -> Vectors:
+def vectors_of(chain: Exportable) -> Vectors:
     """Return test vectors: eight samples, drawn from a normal distribution with the standardizer's mean and scale.
 
     One sample is zero after standardization, and one contains a NaN. The result is always the same for the same chain.
@@ -44,9 +44,10 @@ def vectors_of(chain: Chain) -> Vectors:
     X = rng.normal(size=(chain.inputs, ROWS))
     X[:, -2] = 0
     X[rng.integers(chain.inputs), -1] = np.nan
-    if chain.standardizer is not None:
+    standardizer = chain.members[0][1].standardizer
+    if standardizer is not None:
         with np.errstate(all="ignore"):
-            X = X * chain.standardizer.scale + chain.standardizer.mean
+            X = X * standardizer.scale + standardizer.mean
     with np.errstate(all="ignore"):
         X = X.astype(chain.dtype)
     A = expected(chain, X)
@@ -55,12 +56,12 @@ def vectors_of(chain: Chain) -> Vectors:
     return Vectors(X.T, A.value.astype(np.float64).T, np.where(may_overflow, np.inf, allowed).T)
 
 
-def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
+def expected(chain: Exportable, X: np.ndarray, random: bool = False) -> BoundedArray:
     """Return the outputs for X, with the error bounds of a correct result.
 
     Parameters
     ----------
-    chain : Chain
+    chain : Chain or ChainMean
     X : ndarray, shape (n[0], m)
     random : bool, default False
         Whether parameters and inputs are random; see :func:`~deepnotes.backends.bounds.sum_factor`. The parameters of a
@@ -68,9 +69,15 @@ def expected(chain: Chain, X: np.ndarray, random: bool = False) -> BoundedArray:
     """
     bounds = Bounds(chain.dtype, random=random)
     # Standardization needs no error bound: IEEE 754 determines the results of its two operations in double precision.
-    preprocessed = bounds.from_numpy(chain.preprocess(X))
     with np.errstate(all="ignore"):
-        A: BoundedArray = chain.forward(bounds.ops, preprocessed, lambda name, W: bounds.from_numpy(W))  # type: ignore
+        A: BoundedArray = chain.combine(
+            [
+                member.forward(
+                    bounds.ops, bounds.from_numpy(member.preprocess(X)), lambda name, W: bounds.from_numpy(W)
+                )
+                for _, member in chain.members
+            ]
+        )
         if chain.target is None:
             return A
         mean, scale = chain.target

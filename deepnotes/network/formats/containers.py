@@ -20,7 +20,8 @@ from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ArgumentError, ModelFileError
 from deepnotes.utils.wording import brief, reason
 
-FORMAT = 1
+FORMAT = 2
+"""The newest format that is read. Files of one network have format 1, and files of an ensemble have format 2."""
 HEADER_LIMIT = 16 << 20
 """The largest header that is read, in bytes: enough for the names of more than 100,000 features."""
 
@@ -85,7 +86,7 @@ def write(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     ----------
     path : Path
     header : mapping
-        The header, which must consist of JSON values.
+        The header, which must consist of JSON values. The entry ``format`` is by default 1.
     tensors : mapping of str to ndarray
 
     Raises
@@ -134,7 +135,7 @@ def _as_stored(tensor: np.ndarray) -> np.ndarray:
 def _encode_header(header: Mapping[str, Any], digests: Mapping[str, str], limit: int) -> str:
     """Return a header as JSON, after a check that the JSON and safetensors' own entries fit into `limit` bytes."""
     try:
-        content = {"format": FORMAT, **header, "digests": digests}
+        content = {"format": 1, **header, "digests": digests}
         content = json.loads(json.dumps(content, allow_nan=False))  # as read later: keys are strings, tuples are lists
         text = json.dumps(content | {"digest": digest_of_header(content)})
     except (TypeError, ValueError, RecursionError) as error:

@@ -4,9 +4,12 @@ The tensors are the parameters ``W1``, ``b1``, ..., and also ``input_mean`` and 
 standardized. The header contains the architecture, dtype, seed and metadata. Names in the header are looked up in fixed
 tables, and formulas consist of operations from a fixed table, so loading a file cannot import or run other code. A
 checkpoint is a model file that also contains the state of training, in tensors whose names begin with ``training.``.
+
+The file of an ensemble has format 2. Its header has the entry ``ensemble``, a list with the entries ``network`` and
+``metadata`` of each network, and the names of the tensors of the network with the index i begin with ``networks.i.``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,6 +32,11 @@ TRAINING = "training."
 """The prefix of the names of the tensors that hold the state of training."""
 
 
+def member_prefix(index: int) -> str:
+    """Return the prefix of the names of the tensors of one network of an ensemble."""
+    return f"networks.{index}."
+
+
 Describe: TypeAlias = Callable[[Layer, str], dict[str, Any]]
 """Returns the description of a layer in a network of a dtype."""
 
@@ -36,6 +44,11 @@ Describe: TypeAlias = Callable[[Layer, str], dict[str, Any]]
 def save(network: "NetworkLike", path: str | PathLike[str]) -> None:
     """Write `network` to `path` atomically; see :meth:`deepnotes.Network.save`."""
     containers.write(containers.as_path(path), *content(network))
+
+
+def save_ensemble(networks: "Sequence[NetworkLike]", metadata: dict[str, Any], path: str | PathLike[str]) -> None:
+    """Write the networks and the metadata of an ensemble; see :meth:`deepnotes.Ensemble.save`."""
+    containers.write(containers.as_path(path), *ensemble_content(networks, metadata))
 
 
 def describe(layer: Layer, dtype: str) -> dict[str, Any]:
@@ -109,6 +122,17 @@ def content(network: "NetworkLike", describe: Describe = describe) -> tuple[dict
     return header, tensors
 
 
+def ensemble_content(
+    networks: "Sequence[NetworkLike]", metadata: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header and the tensors of an ensemble for a file; see :func:`content`."""
+    if not isinstance(metadata, dict):
+        raise ModelFileError(f"metadata is {metadata!r}, wanted a dict of JSON values")
+    contents = [content(network) for network in networks]
+    tensors = {member_prefix(i) + name: W for i, (_, own) in enumerate(contents) for name, W in own.items()}
+    return {"format": 2, "ensemble": [header for header, _ in contents], "metadata": metadata}, tensors
+
+
 def check(network: "NetworkLike", describe: Describe = describe) -> None:
     """Check before training that the network can be written afterwards; see :func:`content`.
 
@@ -120,8 +144,10 @@ def check(network: "NetworkLike", describe: Describe = describe) -> None:
     containers.check_header(header, tensors)
 
 
-def flat(file: Container, layout: Layout, dtype: np.dtype[Any]) -> np.ndarray:
+def flat(file: Container, layout: Layout, dtype: np.dtype[Any], prefix: str = "") -> np.ndarray:
     """Return the parameters in a file as a flat buffer with this `layout`, shape (p,).
+
+    The names of the tensors begin with `prefix`.
 
     Raises
     ------
@@ -129,9 +155,9 @@ def flat(file: Container, layout: Layout, dtype: np.dtype[Any]) -> np.ndarray:
         If a tensor is missing, or has a different shape or dtype.
     """
     for entry in layout.entries.values():  # check all shapes before memory is allocated
-        if file.shapes.get(entry.name) != entry.parameter.shape:
-            file.tensor(entry.name, entry.parameter.shape, dtype)  # raises the error
+        if file.shapes.get(prefix + entry.name) != entry.parameter.shape:
+            file.tensor(prefix + entry.name, entry.parameter.shape, dtype)  # raises the error
     theta = np.empty(layout.size, dtype)
     for entry in layout.entries.values():
-        theta[entry.start : entry.stop] = file.tensor(entry.name, entry.parameter.shape, dtype).ravel()
+        theta[entry.start : entry.stop] = file.tensor(prefix + entry.name, entry.parameter.shape, dtype).ravel()
     return theta

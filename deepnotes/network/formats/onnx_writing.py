@@ -1,4 +1,4 @@
-"""Export of networks to ONNX files."""
+"""Export of networks and ensembles to ONNX files."""
 
 import json
 from os import PathLike
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes.equations.ops import Ops
-from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.chain import Chain, Exportable
 from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.tracing import KERNELS, FormulaTrace, Trace, Value
@@ -27,7 +27,7 @@ LIMIT = (1 << 31) - (1 << 20)
 smaller than 2 GiB."""
 
 
-def to_onnx(chain: Chain) -> bytes:
+def to_onnx(chain: Exportable) -> bytes:
     """Return the bytes of an ONNX file for `chain`, checked by ``onnx.checker``.
 
     The input ``X`` has shape (m, n[0]), and the output ``A`` has shape (m, n[L]). Both have the chain's dtype, but
@@ -53,29 +53,41 @@ def to_onnx(chain: Chain) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def trace_chain(chain: Chain) -> tuple[Trace, Any]:
+def trace_chain(chain: Exportable) -> tuple[Trace, Any]:
     """Return the trace of the computation of a chain's outputs from the input ``X``, and the traced outputs."""
     trace = Trace(chain.dtype)
-    ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
-    formula_ops = Ops(FormulaTrace(trace), {})  # type: ignore[arg-type]
-    A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
-    if chain.standardizer is not None:
-        trace.scope = "standardize/"
-        constants = (
-            trace.constant(name, x.reshape(1, -1))
-            for name, x in (("input_mean", chain.standardizer.mean), ("input_scale", chain.standardizer.scale))
-        )
-        A = trace.cast(ops.standardize(trace.cast(A, "float64"), *constants), chain.dtype)
-    for number, link in enumerate(chain.links, 1):
-        trace.scope = f"layer{number}/"
-        W, b = trace.constant(f"W{number}", link.W), trace.constant(f"b{number}", link.b.reshape(-1))
-        Z: Any = ops.linear(W, A, b)
-        Z.shape = (len(link.W),)
-        A = link.g.forward(ops if type(link.g) is Activation else formula_ops, Z)
+    parts = [_trace_member(trace, member, prefix and f"{prefix}/") for prefix, member in chain.members]
+    trace.scope = "mean/"
+    A = chain.combine(parts)
     if chain.target is not None:
         trace.scope = "target/"
         A = trace.cast(A, "float64") * chain.target.scale + chain.target.mean
     return trace, A
+
+
+def _trace_member(trace: Trace, chain: Chain, prefix: str) -> Any:
+    """Trace the computation of a chain's outputs, before they are scaled to the units of a target.
+
+    The names of all nodes and constants begin with `prefix`.
+    """
+    ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
+    formula_ops = Ops(FormulaTrace(trace), {})  # type: ignore[arg-type]
+    A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
+    if chain.standardizer is not None:
+        trace.scope = f"{prefix}standardize/"
+        constants = (
+            trace.constant(prefix + name, x.reshape(1, -1))
+            for name, x in (("input_mean", chain.standardizer.mean), ("input_scale", chain.standardizer.scale))
+        )
+        A = trace.cast(ops.standardize(trace.cast(A, "float64"), *constants), chain.dtype)
+    for number, link in enumerate(chain.links, 1):
+        trace.scope = f"{prefix}layer{number}/"
+        W = trace.constant(f"{prefix}W{number}", link.W)
+        b = trace.constant(f"{prefix}b{number}", link.b.reshape(-1))
+        Z: Any = ops.linear(W, A, b)
+        Z.shape = (len(link.W),)
+        A = link.g.forward(ops if type(link.g) is Activation else formula_ops, Z)
+    return A
 
 
 def write(path: str | PathLike[str], content: bytes | str) -> Path:
@@ -110,7 +122,7 @@ def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
     return outputs, f"onnxruntime {runtime.__version__}"
 
 
-def _model(onnx: Any, chain: Chain, trace: Trace, result: np.dtype[Any]) -> Any:
+def _model(onnx: Any, chain: Exportable, trace: Trace, result: np.dtype[Any]) -> Any:
     """Return the ONNX model of a traced chain; its outputs have the dtype `result`."""
     helper = onnx.helper
     kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in ("float32", "float64")}

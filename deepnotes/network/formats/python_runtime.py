@@ -37,8 +37,6 @@ FORMAT: dict[str, Any] = {}
 CLASSES: list[str] | None = None
 INPUTS = OUTPUTS = 0
 DTYPE = "float32"
-MEAN: Array | None = None
-SCALE: Array | None = None
 NUMBERS: dict[str, tuple[tuple[int, ...], str, str]] = {}
 DIGEST = ""
 standardize: Callable[..., Array] = EQUATIONS["standardize"]
@@ -111,14 +109,14 @@ def numbers(name: str) -> Array:
     return np.frombuffer(b64decode(text), dtype).reshape(shape).astype(dtype[1:])
 
 
-def samples(X: object) -> Array:
-    """Return the rows of X as columns in the network's dtype, standardized if the network has a standardizer."""
+def samples(X: object, mean: Array | None = None, scale: Array | None = None) -> Array:
+    """Return the rows of X as columns in the network's dtype, standardized if a mean and a scale are given."""
     rows = np.asarray(X)
     if rows.ndim != 2 or rows.shape[1] != INPUTS or rows.dtype.kind not in "biuf":
         raise ValueError(
             f"X has dtype {rows.dtype} and shape {rows.shape}, wanted real numbers of shape (rows, {INPUTS})"
         )
-    A: Array = rows.T if MEAN is None else standardize(np, rows.T.astype(np.float64), MEAN, SCALE)
+    A: Array = rows.T if mean is None else standardize(np, rows.T.astype(np.float64), mean, scale)
     return A.astype(DTYPE)
 
 

@@ -1,6 +1,6 @@
-"""Export of a network to a single Python file that needs only NumPy.
+"""Export of a network or an ensemble to a single Python file that needs only NumPy.
 
-The file contains unchanged copies of the functions in :mod:`deepnotes.equations` that the network needs, and of
+The file contains unchanged copies of the functions in :mod:`deepnotes.equations` that the networks need, and of
 everything that they refer to. It also contains the parameters, test vectors with error bounds, and a copy of
 :mod:`deepnotes.network.formats.python_runtime` with the library's functions that read and write CSV.
 """
@@ -22,7 +22,7 @@ import numpy as np
 from deepnotes.datasets.encoding import Encoder, Feature
 from deepnotes.datasets.reading import Format
 from deepnotes.equations import EQUATIONS
-from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.chain import Chain, Exportable
 from deepnotes.network.formats.check_vectors import vectors_of
 from deepnotes.nn.activations import Activation, FormulaActivation
 from deepnotes.nn.expressions import NUMBER, Expression
@@ -33,7 +33,7 @@ WIDTH = 118  # the width of the text in the file, and of the dashed lines in pyt
 RUNTIME = "deepnotes.network.formats.python_runtime"
 
 
-def to_python(chain: Chain) -> str:
+def to_python(chain: Exportable) -> str:
     """Return the source of a Python file for `chain`.
 
     Raises
@@ -42,7 +42,7 @@ def to_python(chain: Chain) -> str:
         If deepnotes is installed without its source.
     """
     runtime = Runtime.from_source()
-    functions, imports = equations_of(["standardize"] * (chain.standardizer is not None) + _functions(chain))
+    functions, imports = equations_of(_functions(chain))
     numbers = {name: _encode(x) for name, x in _arrays(chain).items()}
     content = "".join(f"{name} {numbers[name]} " for name in sorted(numbers))
     return "\n".join(
@@ -64,7 +64,6 @@ def to_python(chain: Chain) -> str:
             *(_entry(name, *entry) for name, entry in numbers.items()),
             "}",
             *(f'{name} = numbers("{name}")' for name in numbers if name.isidentifier()),
-            *(["MEAN = SCALE = None"] if chain.standardizer is None else []),
             '\nif __name__ == "__main__":\n    sys.exit(main(sys.argv[1:]))\n',
         ]
     )
@@ -161,9 +160,12 @@ def _text(lines: list[str], statement: ast.stmt) -> str:
     return "\n".join(lines[start : statement.end_lineno])
 
 
-def _functions(chain: Chain) -> list[str]:
-    """Return the names of the equations that the layers need."""
-    return ["linear", *{link.g.name: None for link in chain.links if type(link.g) is Activation}]
+def _functions(chain: Exportable) -> list[str]:
+    """Return the names of the equations that the networks need."""
+    members = [member for _, member in chain.members]
+    activations = [link.g.name for member in members for link in member.links if type(link.g) is Activation]
+    standardized = any(member.standardizer is not None for member in members)
+    return [*["standardize"] * standardized, "linear", *dict.fromkeys(activations)]
 
 
 OPERATORS = {
@@ -176,24 +178,25 @@ OPERATORS = {
 """The operations of formulas in Python; the others are functions of the namespace."""
 
 
-def formulas_of(chain: Chain) -> list[str]:
-    """Return the source lines of the user-defined activations of a chain."""
+def formulas_of(chain: Exportable) -> list[str]:
+    """Return the source lines of the user-defined activations."""
     lines = []
-    for number, (W, _, g) in enumerate(chain.links, 1):
-        if isinstance(g, FormulaActivation):
-            lines += [
-                "",
-                f"def {_formula_name(number)}(xp, Z):",
-                f'    """Return the activation {g.name} of layer {number}."""',
-                *_formula_body(g.formula, np.empty((len(W), 0), chain.dtype)),
-                "",
-            ]
+    for prefix, member in chain.members:
+        for number, (W, _, g) in enumerate(member.links, 1):
+            if isinstance(g, FormulaActivation):
+                lines += [
+                    "",
+                    f"def {_name(prefix, f'activation{number}')}(xp, Z):",
+                    f'    """Return the activation {g.name} of layer {number}."""',
+                    *_formula_body(g.formula, np.empty((len(W), 0), chain.dtype)),
+                    "",
+                ]
     return [_heading("the formulas of user-defined activations"), *lines] if lines else []
 
 
-def _formula_name(number: int) -> str:
-    """Return the name of the function for the user-defined activation of a layer."""
-    return f"activation{number}"
+def _name(prefix: str, name: str) -> str:
+    """Return the name in the file of something that belongs to the network with this prefix."""
+    return f"{prefix}_{name}" if prefix else name
 
 
 def _formula_body(formula: Expression, like: np.ndarray) -> list[str]:
@@ -350,9 +353,10 @@ def _without_linter_comments(text: str) -> str:
     return re.sub(r"  # (?:type: ignore|noqa|fmt: skip).*", "", text)
 
 
-def _docstring(chain: Chain) -> str:
+def _docstring(chain: Exportable) -> str:
     """Return the module docstring of the exported file."""
-    summary = f"A network exported by deepnotes {__version__}: {chain}, in {chain.dtype}."
+    kind = "A network" if isinstance(chain, Chain) else "An ensemble"
+    summary = f"{kind} exported by deepnotes {__version__}: {chain}, in {chain.dtype}."
     return "\n".join(
         [
             f'"""{wrap(summary, WIDTH - 3)[0]}',
@@ -369,13 +373,13 @@ def _docstring(chain: Chain) -> str:
     )
 
 
-def _python(chain: Chain) -> str:
+def _python(chain: Exportable) -> str:
     """Return the oldest Python version that can run the file; Python 3.10 cannot parse every kind of ISO 8601 date."""
     format, dates = _data_format(chain.metadata)
     return "3.11" if dates and format.get("date_format") is None else "3.10"
 
 
-def _constants(chain: Chain) -> dict[str, Any]:
+def _constants(chain: Exportable) -> dict[str, Any]:
     """Return the values of the constants at the top of the file, by name."""
 
     def names(key: str, count: int) -> list[str] | None:  # the names in the metadata, if there are `count` of them
@@ -383,18 +387,21 @@ def _constants(chain: Chain) -> dict[str, Any]:
         valid = isinstance(value, list) and len(value) == count and all(isinstance(name, str) for name in value)
         return value if valid else None
 
-    encoder, features, last = chain.encoder, names("features", chain.inputs), chain.links[-1]
+    encoder, features = chain.encoder, names("features", chain.inputs)
     if encoder is None and features is not None:
         encoder = Encoder(tuple(map(Feature, features)))
     columns = encoder and [(feature.name, feature.categories, feature.fill) for feature in encoder.features]
     format, dates = _data_format(chain.metadata)
-    is_binary = last.has("sigmoid") and chain.outputs == 1  # the output is the probability of the second class
+    last = [member.links[-1] for _, member in chain.members]
+    is_softmax = all(link.has("softmax") for link in last)
+    # The output is the probability of the second class:
+    is_binary = all(link.has("sigmoid") for link in last) and chain.outputs == 1
     return {
         "FEATURES": features,
         "COLUMNS": columns,
         "DATES": [name for name in dates if encoder is not None and name in encoder.names],
         "FORMAT": format,
-        "CLASSES": names("classes", 2 if is_binary else chain.outputs) if is_binary or last.has("softmax") else None,
+        "CLASSES": names("classes", 2 if is_binary else chain.outputs) if is_binary or is_softmax else None,
         "INPUTS": chain.inputs,
         "OUTPUTS": chain.outputs,
         "DTYPE": chain.dtype,
@@ -413,31 +420,50 @@ def _data_format(metadata: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return format, dates
 
 
-def _predict(chain: Chain) -> list[str]:
-    """Return the source lines of the function ``predict``."""
+def _predict(chain: Exportable) -> list[str]:
+    """Return the source lines of the function ``predict``, and of one function for each network of an ensemble."""
     lines = [
         "",
         "def predict(X):",
         f'    """Return the outputs, shape (rows, {chain.outputs}), for X of shape (rows, {chain.inputs})."""',
-        "    A = samples(X)  # samples are columns from here on",
     ]
-    for number, (_, _, g) in enumerate(chain.links, 1):
-        name, options = (g.name, g.options) if type(g) is Activation else (_formula_name(number), ())
-        arguments = "".join(f", {option}={value!r}" for option, value in options)
-        lines.append(f"    A = {name}(np, linear(np, W{number}, A, b{number}){arguments})")
+    if isinstance(chain, Chain):
+        lines += _outputs("", chain)
+    else:
+        calls = [f"        {prefix}(X)," for prefix, _ in chain.members]
+        lines += ["    outputs = [", *calls, "    ]", "    A = sum(outputs[1:], start=outputs[0]) / len(outputs)"]
+        for prefix, member in reversed(chain.members):
+            text = f'    """Return the outputs of one network, shape ({chain.outputs}, rows)."""'
+            lines = ["", f"def {prefix}(X):", text, *_outputs(prefix, member), "    return A", "", *lines]
     if chain.target is None:
         return [*lines, "    return A.T\n"]
     mean, scale = chain.target
     return [*lines, f"    return A.T.astype(np.float64) * {scale!r} + {mean!r}\n"]
 
 
-def _arrays(chain: Chain) -> dict[str, np.ndarray]:
+def _outputs(prefix: str, chain: Chain) -> list[str]:
+    """Return the source lines that compute the outputs A of one network, shape (n[L], rows)."""
+    constants = "" if chain.standardizer is None else f", {_name(prefix, 'MEAN')}, {_name(prefix, 'SCALE')}"
+    lines = [f"    A = samples(X{constants})  # samples are columns from here on"]
+    for number, (_, _, g) in enumerate(chain.links, 1):
+        if type(g) is Activation:
+            name, options = g.name, g.options
+        else:
+            name, options = _name(prefix, f"activation{number}"), ()
+        arguments = "".join(f", {option}={value!r}" for option, value in options)
+        W, b = _name(prefix, f"W{number}"), _name(prefix, f"b{number}")
+        lines.append(f"    A = {name}(np, linear(np, {W}, A, {b}){arguments})")
+    return lines
+
+
+def _arrays(chain: Exportable) -> dict[str, np.ndarray]:
     """Return the arrays in the file, by name."""
     arrays: dict[str, np.ndarray] = {}
-    if chain.standardizer is not None:
-        arrays |= {"MEAN": chain.standardizer.mean, "SCALE": chain.standardizer.scale}
-    for number, (W, b, _) in enumerate(chain.links, 1):
-        arrays |= {f"W{number}": W, f"b{number}": b}
+    for prefix, member in chain.members:
+        if (standardizer := member.standardizer) is not None:
+            arrays |= {_name(prefix, "MEAN"): standardizer.mean, _name(prefix, "SCALE"): standardizer.scale}
+        for number, (W, b, _) in enumerate(member.links, 1):
+            arrays |= {_name(prefix, f"W{number}"): W, _name(prefix, f"b{number}"): b}
     tests = vectors_of(chain)
     return arrays | {"test inputs": tests.X, "test outputs": tests.A, "test bounds": tests.allowed}
 

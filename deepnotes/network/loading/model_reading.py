@@ -1,15 +1,16 @@
-"""Loading of networks from model files and checkpoints."""
+"""Loading of networks and ensembles from model files and checkpoints."""
 
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.network.formats import containers
-from deepnotes.network.formats.model_files import STANDARDIZER, TRAINING, flat
+from deepnotes.network.formats.containers import Container
+from deepnotes.network.formats.model_files import STANDARDIZER, TRAINING, flat, member_prefix
 from deepnotes.network.network import Network
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
 from deepnotes.nn.expressions import Expression
@@ -24,14 +25,18 @@ RANGES = ("real", "positive", "unit", "simplex")
 """The ranges of outputs that an activation may have."""
 
 
-def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Network":
-    """Return the network in a model file or a checkpoint.
+def load(path: str | PathLike[str], backend: str | Backend | None = None) -> Network | Any:
+    """Return the network in a model file or a checkpoint, or the ensemble in a model file.
 
     Parameters
     ----------
     path : path
     backend : str or Backend, optional
         The backend to run on, by default the selected one. It may differ from the backend that trained the network.
+
+    Returns
+    -------
+    Network or Ensemble
 
     Raises
     ------
@@ -42,36 +47,89 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> "Ne
     """
     path = containers.as_path(path)
     with containers.open_container(path) as file:
-        layers, description, standardized = _architecture(path, file.header, set(file.shapes))
-        layout = Layout(description["inputs"], layers)
-        expected = {*layout.entries, *(STANDARDIZER if standardized else ())}
-        tensors = {name for name in file.shapes if "training" not in file.header or not name.startswith(TRAINING)}
-        if tensors != expected:
-            differences = tensors - expected, expected - tensors
-            unknown, missing = (brief(", ".join(sorted(names))) or "nothing" for names in differences)
-            raise ModelFileError(
-                f"{path}: the tensors do not match the architecture: unknown: {unknown}; missing: {missing}"
-            )
-        dtype = np.dtype(description["dtype"])
-        theta = flat(file, layout, dtype)
-        shape = (description["inputs"], 1)
-        constants = [file.tensor(name, shape, np.dtype(np.float64)) for name in STANDARDIZER] if standardized else []
-        metadata = file.header["metadata"]
+        contents = _contents(path, file)
+    networks = [_network(path, content, backend) for content in contents]
+    if "ensemble" not in file.header:
+        return networks[0]
+    from deepnotes.network.ensemble import Ensemble
+
     try:
-        standardizer = Standardizer(*constants) if constants else None
+        ensemble = Ensemble(networks)
+    except DeepnotesError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    ensemble.metadata = file.header["metadata"]
+    return ensemble
+
+
+class _Content(NamedTuple):
+    """The content of a file for one network."""
+
+    layers: list[Layer]
+    description: dict[str, Any]
+    metadata: dict[str, Any]
+    theta: np.ndarray
+    constants: list[np.ndarray]
+
+
+def _contents(path: Path, file: Container) -> list[_Content]:
+    """Return the content of a file for each of its networks, after a check that the file has exactly these tensors."""
+    header, shapes = file.header, set(file.shapes)
+    if "ensemble" in header:
+        members = _members(path, header)
+        prefixes = [member_prefix(i) for i in range(len(members))]
+    else:
+        members, prefixes = [header], [""]
+    tensors = {name for name in shapes if "training" not in header or not name.startswith(TRAINING)}
+    expected: set[str] = set()
+    architectures = []
+    for prefix, member in zip(prefixes, members, strict=True):
+        names = STANDARDIZER if {prefix + name for name in STANDARDIZER} <= shapes else ()
+        layers, description = _architecture(path, member)
+        layout = Layout(description["inputs"], layers)
+        expected |= {prefix + name for name in (*layout.entries, *names)}
+        architectures.append((layers, description, layout, names))
+    if tensors != expected:
+        differences = tensors - expected, expected - tensors
+        unknown, missing = (brief(", ".join(sorted(names))) or "nothing" for names in differences)
+        raise ModelFileError(
+            f"{path}: the tensors do not match the architecture: unknown: {unknown}; missing: {missing}"
+        )
+    contents = []
+    for prefix, member, (layers, description, layout, names) in zip(prefixes, members, architectures, strict=True):
+        theta = flat(file, layout, np.dtype(description["dtype"]), prefix)
+        shape = (description["inputs"], 1)
+        constants = [file.tensor(prefix + name, shape, np.dtype(np.float64)) for name in names]
+        contents.append(_Content(layers, description, member["metadata"], theta, constants))
+    return contents
+
+
+def _members(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the headers of the networks of an ensemble."""
+    members = header["ensemble"]
+    valid = isinstance(members, list) and members and all(isinstance(member, dict) for member in members)
+    if not valid or "network" in header or not isinstance(header.get("metadata"), dict):
+        raise ModelFileError(f"{path}: its header is invalid")
+    return members  # type: ignore[no-any-return]
+
+
+def _network(path: Path, content: _Content, backend: str | Backend | None) -> Network:
+    """Return a network with the content of a file."""
+    description = content.description
+    try:
+        standardizer = Standardizer(*content.constants) if content.constants else None
     except DeepnotesError as error:
         raise ModelFileError(f"{path}: {error}") from None
     with in_dialect(description.get("dialect", "notes")):
         network = Network(
-            layers,
+            content.layers,
             description["inputs"],
             backend=backend,
-            dtype=dtype.name,
+            dtype=description["dtype"],
             seed=description["seed"],
             standardizer=standardizer,
-            theta=theta,
+            theta=content.theta,
         )
-    network.metadata = metadata
+    network.metadata = content.metadata
     return network
 
 
@@ -102,17 +160,8 @@ def _activation(path: Path, description: Any, dtype: str) -> ActivationFunction:
     return FormulaActivation(name, formula, derivative, outputs, initializer)
 
 
-def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tuple[list[Layer], dict[str, Any], bool]:
-    """Return the layers, the description of the network, and whether the file has a standardizer.
-
-    Parameters
-    ----------
-    path : Path
-    header : dict
-        The header of the file.
-    tensors : set of str
-        The names of the tensors in the file.
-    """
+def _architecture(path: Path, header: dict[str, Any]) -> tuple[list[Layer], dict[str, Any]]:
+    """Return the layers and the description of a network; `header` is that of the file, or of one network in it."""
     try:
         description = header["network"]
         layers = [_layer(path, layer, description["dtype"]) for layer in description["layers"]]
@@ -133,4 +182,4 @@ def _architecture(path: Path, header: dict[str, Any], tensors: set[str]) -> tupl
         raise
     except (DeepnotesError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path}: its header is invalid ({brief(error)})") from None
-    return layers, description, set(STANDARDIZER) <= tensors
+    return layers, description

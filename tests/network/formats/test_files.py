@@ -189,10 +189,10 @@ def test_every_altered_byte_is_refused_or_harmless(path: Path) -> None:
 
 
 def test_the_error_for_a_newer_format_suggests_an_upgrade(path: Path) -> None:
-    rewrite(path, lambda header: header.update(format=2))
+    rewrite(path, lambda header: header.update(format=3))
     with pytest.raises(
         dn.ModelFileError,
-        match=r"has format 2, but this version of deepnotes reads formats up to 1; pip install --upgrade",
+        match=r"has format 3, but this version of deepnotes reads formats up to 2; pip install --upgrade",
     ):
         dn.load(path)
 
@@ -234,7 +234,7 @@ def test_an_altered_header_is_refused(path: Path, change: Any) -> None:
         (lambda h: h["network"].update(dtype="object"), "header is invalid"),
         (lambda h: h.update(metadata=[]), "header is invalid"),
         (lambda h: h.pop("network"), "header is invalid"),
-        (lambda h: h.update(format="1"), "unknown format '1', wanted a number from 1 to 1"),
+        (lambda h: h.update(format="1"), "unknown format '1', wanted a number from 1 to 2"),
         (lambda h: h.pop("format"), "its header is damaged"),
         (lambda h: "{" * 100_000, "its header is damaged"),
         (lambda h: "[" * 100_000 + "]" * 100_000, "its header is damaged"),
