@@ -44,6 +44,8 @@ __all__ = ["HELP", "configure", "run"]
 
 HELP = "Search for good settings of a network for a table, and write a network trained with the best to a model file."
 TRIALS = 60
+TOGETHER = 64
+"""The number of trials that one call trains if there is no time limit; all of them are in memory."""
 SHOWN = 20
 """The number of trials in the printed table."""
 PART = number("a number above 0 and less than 1", lambda value: 0 < value < 1)
@@ -277,7 +279,7 @@ class Search:
         """Run all trials, until the time limit or Ctrl-C."""
         settings = enumerate(islice(draw_settings(self._args, self._task.kind), self._args.trials), 1)
         # One call trains the largest networks first, so with a time limit, small ones would often not be tried.
-        together = self._args.trials if self._end == inf else 2 * cores()
+        together = max(TOGETHER, 2 * cores()) if self._end == inf else 2 * cores()
         try:
             with self._output.progress() as show:
                 while round_of_trials := list(islice(settings, together)):
