@@ -59,15 +59,23 @@ class Model:
     def save(self, path: Path, **more: Any) -> None:
         """Write the model file, with `more` as additional metadata."""
         self.set_metadata(**more)
+        for member in self.network if isinstance(self.network, Ensemble) else ():
+            member.metadata = {}  # the file has the metadata once
         self.network.save(path)
 
     def set_metadata(self, **more: Any) -> None:
-        """Store the description of the inputs and outputs, and `more`, as the metadata of the network or ensemble."""
+        """Store the description of the inputs and outputs, and `more`, as the metadata of the network or ensemble.
+
+        The members of an ensemble get the same metadata, so that their checkpoints contain it.
+        """
         names = {"features": self.features, "target": self.target}
         columns = {} if self.encoder.is_plain else {"columns": self.encoder.as_metadata()}
         dates = {"dates": list(self.dates)} if self.dates else {}
         reading = {"format": dict(self.format)} if self.format else {}
-        self.network.metadata = names | columns | dates | reading | as_metadata(self.task) | replace_nonfinite(more)
+        metadata = names | columns | dates | reading | as_metadata(self.task) | replace_nonfinite(more)
+        self.network.metadata = metadata
+        for member in self.network if isinstance(self.network, Ensemble) else ():
+            member.metadata = metadata
 
     def check(self) -> None:
         """Check before training that the model file can be written afterwards.

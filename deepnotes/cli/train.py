@@ -21,6 +21,7 @@ from deepnotes.cli.training_data import TrainingData
 from deepnotes.cli.training_runs import (
     FoldScores,
     Run,
+    describe_folds,
     mean_history,
     prepare,
     train_alone,
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     source.report_encoding(final.encoder, output)
     predictor, features = final.predictor, final.encoder.inputs
     held = f"{len(train):,} to train on, {len(held_out):,} held out"
-    rows = f"{held}; {FoldScores([], [len(fold) for fold in folds])}" if folds else held
+    rows = f"{held}; {describe_folds(folds)}" if folds else held
     table = source.table
     output.facts(
         [
@@ -81,11 +82,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
     else:
         train_alone(args, final, task, source, output)
     seconds = time.perf_counter() - start
-    tested = FoldScores(
-        [run.scores(task, source, fold) for run, fold in zip(fold_runs, folds, strict=True)], list(map(len, folds))
-    )
+    tested = FoldScores([run.scores(task, source, fold) for run, fold in zip(fold_runs, folds, strict=True)])
     part, rows_of_part = ("validation", held_out) if len(held_out) else ("training", train)
     scores = final.scores(task, source, rows_of_part)
+    members = _describe_members(final, task, source, rows_of_part)
     saved = {part: {"rows": len(rows_of_part), **scores}} | ({"folds": tested.as_dict()} if folds else {})
     try:
         model.save(path, **saved)
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         trained_on = f", trained on {format_count(len(train), 'row')}"
     else:
         of_rows = format_count(len(rows_of_part), "held-out row" if len(held_out) else "training row")
-        facts = [*task.facts(scores, of_rows), *_member_facts(final, task, source, rows_of_part, of_rows)]
+        facts = [*task.facts(scores, of_rows), *_member_facts(members, task, of_rows)]
         trained_on = ""
     output.facts(
         [
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "metrics": scores,
             "metrics_of": part,
             "folds": tested.as_dict() if folds else None,
-            "members": None if single else _describe_members(final, task, source, rows_of_part),
+            "members": members or None,
             "history": single and _curves(single),
             "model": str(path),
             "plot": None if plot_path is None else str(plot_path),
@@ -156,18 +156,20 @@ def _describe_training(final: Run, fold_runs: list[Run]) -> str:
     return f"{format_count(history.epochs, 'epoch')}{best}"
 
 
-def _member_facts(run: Run, task: Task, source: TrainingData, rows: np.ndarray, of_rows: str) -> list[tuple[str, str]]:
+def _member_facts(members: list[dict[str, Any]], task: Task, of_rows: str) -> list[tuple[str, str]]:
     """Return the mean score of the members of an ensemble, to compare with that of the ensemble."""
-    if isinstance(run.predictor, Network):
+    if not members:
         return []
-    scores = [entry["metrics"] for entry in _describe_members(run, task, source, rows)]
+    scores = [member["metrics"] for member in members]
     mean = {name: float(np.mean([one[name] for one in scores])) for name in scores[0]}
     name, text = task.facts(mean, of_rows)[0]
-    return [("members", f"{len(scores)}; each alone, on average: {name} {text}")]
+    return [("members", f"{len(members)}; each alone, on average: {name} {text}")]
 
 
 def _describe_members(run: Run, task: Task, source: TrainingData, rows: np.ndarray) -> list[dict[str, Any]]:
-    """Return the seed, the scores and the history of each member of an ensemble, as JSON values."""
+    """Return the seed, the scores and the history of each member of an ensemble, as JSON values; [] for a network."""
+    if isinstance(run.predictor, Network):
+        return []
     members = []
     for network, history in zip(run.networks, run.histories, strict=True):
         alone = Run(network, run.encoder, run.X, run.train, run.held_out)

@@ -265,7 +265,6 @@ class FoldScores:
     """The scores of one run for each fold, on rows that took no part in its training."""
 
     scores: Sequence[Mapping[str, float]]
-    rows: Sequence[int]
 
     def over_folds(self, function: Callable[..., Any]) -> dict[str, float]:
         """Return a function of the scores of all folds, by the name of the score."""
@@ -285,9 +284,17 @@ class FoldScores:
         """Return the scores as JSON values."""
         return {"number": len(self.scores), "mean": self.mean, "std": self.std, "scores": list(map(dict, self.scores))}
 
-    def __str__(self) -> str:
-        sizes = sorted({min(self.rows), max(self.rows)})
-        return f"{len(self.rows)} folds of {' or '.join(f'{size:,}' for size in sizes)} rows"
+
+def describe_folds(folds: Sequence[np.ndarray]) -> str:
+    """Return the number of folds and their sizes, which differ by at most one.
+
+    Examples
+    --------
+    >>> describe_folds([np.arange(3), np.arange(2)])
+    '2 folds of 2 or 3 rows'
+    """
+    sizes = sorted({len(fold) for fold in folds})
+    return f"{len(folds)} folds of {' or '.join(f'{size:,}' for size in sizes)} rows"
 
 
 def mean_history(histories: Sequence[History]) -> History:

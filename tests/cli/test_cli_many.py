@@ -218,6 +218,7 @@ def test_members_are_saved_in_one_model_file(run, flowers):
     ensemble = load_ensemble("flowers.safetensors")
     assert [net.seed for net in ensemble] == [0, 1, 2, 3]
     assert ensemble.metadata["classes"] == list(KINDS)
+    assert [net.metadata for net in ensemble] == [{}] * 4
     assert set(ensemble.metadata["validation"]) == {"rows", "accuracy", "loss"}
 
 
@@ -264,7 +265,8 @@ def test_members_are_resumed_from_their_checkpoints(run, flowers):
     run(*command)
     content = Path("flowers.safetensors").read_bytes()
     for name in ("run/0000", "run/0001"):
-        assert list(Path(name).glob("step-*.safetensors"))
+        (checkpoint, *_) = Path(name).glob("step-*.safetensors")
+        assert run("predict", checkpoint, "flowers.csv")[0].startswith("prediction,p_daisy")
     out, _ = run(*(argument for argument in command if argument != "--quiet"), "--resume")
     assert "resumed   network 0, after" in out
     assert Path("flowers.safetensors").read_bytes() == content
