@@ -110,7 +110,7 @@ def add_unknown(parser: argparse._ActionsContainer) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the argument MODEL."""
-    parser.add_argument("model", metavar="MODEL", help="a model file written by 'deepnotes train' or 'deepnotes search'")
+    parser.add_argument("model", metavar="MODEL", help="a model file written by 'deepnotes train' or 'search'")
 
 
 def add_backend(parser: argparse._ActionsContainer) -> None:
