@@ -37,7 +37,7 @@ from deepnotes.network.fit_many import FitResult, fit_many
 from deepnotes.network.network import Network
 from deepnotes.network.training.state import Callback, Training
 from deepnotes.testing.bench.machine import cores
-from deepnotes.utils.errors import DeepnotesError
+from deepnotes.utils.errors import DeepnotesError, NonFiniteLossError
 from deepnotes.utils.streams import stderr
 
 __all__ = ["HELP", "configure", "run"]
@@ -163,12 +163,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
             ("data", f"{table.source}: {format_count(table.n_rows, 'row')}, {features}"),
             ("target", f"{source.target!r}: {task}"),
             ("rows", f"{len(train):,} to train trials on, {len(validation):,} to compare them, {len(test):,} for test"),
-            (
-                "search",
-                format_count(args.trials, "trial") + limit,
-            ),
+            ("search", format_count(args.trials, "trial") + limit),
         ]
     )
+    _model_of(first, task, source).check()  # before the search, so that the model can be written afterwards
     start = time.perf_counter()
     search = Search(args, backend, source, task, first, output)
     search.run()
@@ -177,19 +175,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
     if csv_path is not None:
         with writing(csv_path):
             write_table(csv_path, *_as_columns(trials))
-    best = trials[0]
-    final, final_task = _refit(args, backend, source, others, best, output)
+    best, final, final_task = _refit_best(args, backend, source, others, trials, output)
     scores = final.scores(final_task, source, test)
-    model = Model(
-        final.predictor,
-        final.encoder.inputs,
-        source.target,
-        final_task,
-        final.encoder,
-        source.dates,
-        as_metadata(source.format),
-    )
-    model.save(path, test={"rows": len(test), **scores}, search=best.as_dict())
+    _model_of(final, final_task, source).save(path, test={"rows": len(test), **scores}, search=best.as_dict())
     if plot_path is not None:
         save_plot(lambda: _figure(trials), plot_path, path)
     seconds = time.perf_counter() - start
@@ -370,21 +358,41 @@ def _with(args: argparse.Namespace, settings: Settings | None = None) -> argpars
     return argparse.Namespace(**{**vars(args), **settings})
 
 
-def _refit(
+def _model_of(run: Run, task: Task, source: TrainingData) -> Model:
+    """Return the model of a run, with its metadata."""
+    model = Model(
+        run.predictor, run.encoder.inputs, source.target, task, run.encoder, source.dates, as_metadata(source.format)
+    )
+    model.set_metadata()
+    return model
+
+
+def _refit_best(
     args: argparse.Namespace,
     backend: Backend,
     source: TrainingData,
     rows: np.ndarray,
-    best: Trial,
+    trials: Sequence[Trial],
     output: Output,
-) -> tuple[Run, Task]:
-    """Train a network with the best settings on all rows except the test rows."""
-    arguments = _with(args, best.settings)
+) -> tuple[Trial, Run, Task]:
+    """Train a network with the best settings on all rows except the test rows; return its trial, the run and the task.
+
+    If the loss becomes NaN or infinite, the next best settings are used.
+    """
     with np.errstate(all="ignore"):
         task = source.kind.of(source.y[rows], args.loss)
-    final = prepare(arguments, backend, source, task, (rows, rows[:0]))
-    train_alone(arguments, final, task, source, output)
-    return final, task
+    for trial in trials:
+        arguments = _with(args, trial.settings)
+        final = prepare(arguments, backend, source, task, (rows, rows[:0]))
+        try:
+            train_alone(arguments, final, task, source, output)
+        except DeepnotesError as error:
+            if not isinstance(error.__cause__, NonFiniteLossError):
+                raise
+            output.log(f"trial {trial.number}: {error}; the next best settings are used")
+            continue
+        return trial, final, task
+    raise with_hint(DeepnotesError("the loss became NaN or infinite with all settings"), "try --clip-norm 1")
 
 
 def _report(trials: Sequence[Trial], task: Task, output: Output) -> None:

@@ -20,7 +20,7 @@ from deepnotes.cli import main
 from deepnotes.cli import search as search_command
 from deepnotes.cli.search_space import as_options, draw_settings
 from deepnotes.cli.training_data import TrainingData
-from deepnotes.cli.training_runs import mean_history
+from deepnotes.cli.training_runs import mean_history, train_alone
 from deepnotes.datasets.splits import folds, train_validation_split
 from deepnotes.datasets.tables import read_table, write_table
 from deepnotes.network.training.history import History
@@ -396,6 +396,28 @@ def test_trials_that_diverge_come_last(run, flowers, monkeypatch):
     assert [row[0] for row in rows] == ["2", "1", "3"]
     assert rows[1][1:3] == ["not", "finite"]
     assert Path("t.png").exists()
+
+
+def test_if_the_best_settings_diverge_on_more_rows_the_next_best_are_used(run, flowers, monkeypatch):
+    calls = []
+
+    def first_with_a_large_rate(args, *others):
+        calls.append(args.learning_rate)
+        args.learning_rate = 1e30 if len(calls) == 1 else args.learning_rate
+        train_alone(args, *others)
+
+    monkeypatch.setattr(search_command, "train_alone", first_with_a_large_rate)
+    out, err = run("search", *flowers, *SEARCH)
+    best, second = table_rows(out)[:2]
+    assert f"trial {best[0]}: training stopped before update" in err
+    assert f"best      trial {second[0]}:" in out
+    assert dn.load("flowers.safetensors").metadata["search"]["trial"] == int(second[0])
+
+
+def test_a_header_that_is_too_long_is_refused_before_the_search(fails, flowers, monkeypatch):
+    monkeypatch.setattr("deepnotes.network.formats.containers.HEADER_LIMIT", 1 << 16)
+    monkeypatch.setattr(search_command, "fit_many", None)
+    assert "make a header of" in fails("search", *flowers, *SEARCH, status=1)
 
 
 def test_if_no_trial_is_finite_nothing_is_written(fails, flowers, monkeypatch):
