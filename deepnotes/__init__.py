@@ -50,6 +50,7 @@ from deepnotes.utils.errors import (
     UnknownNameError,
     UnknownParameterError,
 )
+from deepnotes.utils.extras import is_installed
 from deepnotes.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -84,8 +85,6 @@ __all__ = [
     "DataError",
     "DeepnotesError",
     "Dense",
-    "DenseClassifier",
-    "DenseRegressor",
     "DeviceMemoryError",
     "Dropout",
     "EarlyStopping",
@@ -127,12 +126,14 @@ __all__ = [
     "load",
     "open_table",
     "read_table",
-    "register_skl2onnx",
     "registered_backends",
     "set_backend",
     "use_backend",
     "write_table",
 ]
+
+if is_installed("sklearn"):
+    __all__ += ["DenseClassifier", "DenseRegressor", "register_skl2onnx"]
 
 _LAZY = {
     "Checkpoints": "deepnotes.network.training.checkpoints",
@@ -156,5 +157,22 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = getattr(import_module(_LAZY[name]), name)
-    return globals()[name]
+    try:
+        value = getattr(import_module(_LAZY[name]), name)
+    except MissingExtraError as error:
+        if _is_import_statement():
+            raise
+        raise AttributeError(str(error), name=name) from None
+    globals()[name] = value
+    return value
+
+
+def _is_import_statement() -> bool:
+    """Return whether the attribute is read by ``from deepnotes import name``, which reports only an ImportError."""
+    import sys
+
+    return sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap"
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

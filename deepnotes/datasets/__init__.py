@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from deepnotes.datasets.synthetic import make_spirals as make_spirals
     from deepnotes.datasets.synthetic import make_teacher as make_teacher
 
-__all__ = ["Digits", "Points", "Samples", "load_digits", "make_blobs", "make_moons", "make_spirals", "make_teacher"]
+__all__ = [
+    "DIGITS",
+    "Digits",
+    "Points",
+    "Samples",
+    "load_digits",
+    "make_blobs",
+    "make_moons",
+    "make_spirals",
+    "make_teacher",
+]
 
 _LAZY = {
     "DIGITS": "deepnotes.datasets.digits",
@@ -36,3 +46,7 @@ def __getattr__(name: str) -> Any:
 
     globals()[name] = getattr(import_module(_LAZY[name]), name)
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
