@@ -14,8 +14,10 @@ from deepnotes.utils.errors import ArgumentError, unknown_name
 from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
-COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
+COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup", "data")
 """The commands. Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
+MODULES = {"data": "built_in_data"}
+"""The modules of the commands whose module has another name."""
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"deepnotes {deepnotes.__version__}")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"deepnotes.cli.{name}")
+        module = importlib.import_module(f"deepnotes.cli.{MODULES.get(name, name)}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
         module.configure(command)
         getattr(module, "add_json", add_json)(command)
@@ -82,8 +84,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or the name of a built-in data set: digits, moons, "
-        "spirals, blobs, teacher",
+        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or the name of a built-in data set: digits, iris, "
+        "moons, spirals, blobs, teacher",
     )
 
 
