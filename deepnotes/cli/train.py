@@ -11,7 +11,7 @@ from deepnotes import plots
 from deepnotes.cli import data, train_defaults
 from deepnotes.cli.arguments import chosen_backend, with_hint
 from deepnotes.cli.models import Model
-from deepnotes.cli.output import Output, format_count
+from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.cli.reading_options import as_metadata, format_of
 from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
@@ -264,7 +264,8 @@ def _report_encoding(encoder: Encoder, table: Table, output: Output) -> None:
             output.log(f"column {feature.name!r}: one-hot, {categories}")
         if feature.name in table.gaps:
             missing = format_count(table.gaps[feature.name].count, "missing value")
-            output.log(f"column {feature.name!r}: {missing} filled with {feature.fill!r}")
+            fill = format_number(feature.fill) if isinstance(feature.fill, float) else repr(feature.fill)
+            output.log(f"column {feature.name!r}: {missing} filled with {fill}")
     for name, count in encoder.count_unknown(table).items():
         rows = format_count(count, "held-out row")
         output.log(f"column {name!r}: {rows} with a category that no training row has, encoded as zeros")
