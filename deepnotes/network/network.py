@@ -418,6 +418,12 @@ class Network:
             f"seed={self.seed}{dialect})"
         )
 
+    def _repr_html_(self) -> str:
+        """Return the table of :meth:`summary` as HTML, for IPython."""
+        from deepnotes.network.summary import summary
+
+        return summary(self)._repr_html_()
+
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""
         copy = aligned(x.size, self.host_dtype).reshape(x.shape)

@@ -3,13 +3,29 @@
 from typing import TYPE_CHECKING
 
 from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.utils import html
 from deepnotes.utils.wording import one_line
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
 
 
-def summary(network: "NetworkLike") -> str:
+class Summary(str):
+    """The text of a summary, which a console prints as it is, and a notebook shows as a table."""
+
+    __slots__ = ("_table",)
+    _table: tuple[list[tuple[str, ...]], str]
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table as HTML, for IPython."""
+        (header, *rows), total = self._table
+        return html.table(header, rows, total, text_columns=3)
+
+
+def summary(network: "NetworkLike") -> Summary:
     """Return a table with the output shape, activation and number of parameters of each layer of `network`."""
     layout = network.layout
     rows = [("layer", "output", "activation", "parameters"), ("input", f"({network.inputs}, m)", "", "")]
@@ -17,15 +33,22 @@ def summary(network: "NetworkLike") -> str:
         count = sum(e.stop - e.start for e in layout.entries.values() if e.layer == i)
         kind = type(layer).__name__.lower()
         rows.append((kind, f"({layout.sizes[i + 1]}, m)", _describe(layer), f"{count:,}" if count else ""))
+    total = _describe_total(network)
     widths = [max(len(row[c]) for row in rows) for c in range(4)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
     rule = "-" * (sum(widths) + 6)
+    text = Summary("\n".join([lines[0], rule, *lines[1:], rule, total]))
+    text._table = rows, total
+    return text
+
+
+def _describe_total(network: "NetworkLike") -> str:
+    """Return the number of parameters, their dtype and size, and the backend."""
+    layout = network.layout
     kilobytes = layout.size * (4 if network.dtype == "float32" else 8) / 1e3
     size = f"{kilobytes / 1e3:,.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:,.1f} kB"
     total = f"{layout.size:,} parameters, {network.dtype}, {size}, backend {one_line(network.backend.name)}"
-    if network.dialect != "notes":
-        total += f", defaults of {network.dialect}"
-    return "\n".join([lines[0], rule, *lines[1:], rule, total])
+    return total if network.dialect == "notes" else f"{total}, defaults of {network.dialect}"
 
 
 def _describe(layer: Layer) -> str:
