@@ -28,8 +28,7 @@ def load_iris() -> Points:
     >>> iris.X.shape, iris.feature_names, iris.classes
     ((150, 4), ['sepal_length', 'sepal_width', 'petal_length', 'petal_width'], ['setosa', 'versicolor', 'virginica'])
     """
-    with IRIS.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+    header, *rows = csv.reader(IRIS.read_text(encoding="utf-8").splitlines())
     classes, y = np.unique([row[-1] for row in rows], return_inverse=True)
     X = np.array([row[:-1] for row in rows], dtype=np.float64)
     return Points(X, y.astype(np.int64), header[:-1], classes.tolist())

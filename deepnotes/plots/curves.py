@@ -123,7 +123,7 @@ def _draw_panel(
     values = np.concatenate(series)
     values = values[np.isfinite(values)]
     if name == "loss" and values.size and values.min() > 0 and values.max() > MAX_RATIO_OF_LINEAR_SCALE * values.min():
-        _set_logarithmic_scale(ax, float(values.max() / values.min()))
+        _set_logarithmic_scale(ax, float(values.min()), float(values.max()))
     if not values.size:
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes, color=INK)
         ax.set_yticks([])
@@ -168,13 +168,14 @@ def _mark_nonfinite(ax: "Axes", series: Sequence[np.ndarray]) -> None:
         )
 
 
-def _set_logarithmic_scale(ax: "Axes", ratio: float) -> None:
-    """Make the vertical scale logarithmic; `ratio` is the largest value divided by the smallest."""
+def _set_logarithmic_scale(ax: "Axes", low: float, high: float) -> None:
+    """Make the vertical scale logarithmic, for values from `low` to `high`."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 300 else (1.0,)))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
+    in_full = 1e-4 <= low and high < 1e6
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}" if in_full else "{x:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
