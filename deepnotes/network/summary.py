@@ -28,7 +28,10 @@ class Summary(str):
 def summary(network: "NetworkLike") -> Summary:
     """Return a table with the output shape, activation and number of parameters of each layer of `network`."""
     layout = network.layout
-    rows: list[tuple[str, ...]] = [("layer", "output", "activation", "parameters"), ("input", f"({network.inputs}, m)", "", "")]
+    rows: list[tuple[str, ...]] = [
+        ("layer", "output", "activation", "parameters"),
+        ("input", f"({network.inputs}, m)", "", ""),
+    ]
     for i, layer in enumerate(network.layers):
         count = sum(e.stop - e.start for e in layout.entries.values() if e.layer == i)
         kind = type(layer).__name__.lower()

@@ -174,7 +174,7 @@ def _set_logarithmic_scale(ax: "Axes", low: float, high: float) -> None:
 
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-    in_full = 1e-4 <= low and high < 1e6
+    in_full = low >= 1e-4 and high < 1e6
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}" if in_full else "{x:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
 
