@@ -91,7 +91,12 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
         options = selected | options
     else:
         name = backend
-    return _load_first(_by_priority(), options) if name == "auto" else load(name, options)
+    return _load_first(by_priority(), options) if name == "auto" else load(name, options)
+
+
+def is_selected() -> bool:
+    """Return whether a backend is selected: by :func:`use_backend`, :func:`set_backend` or ``DEEPNOTES_BACKEND``."""
+    return bool(_selected.get() or _process_default or os.environ.get("DEEPNOTES_BACKEND"))
 
 
 def set_backend(name: str | None, **options: Any) -> None:
@@ -242,8 +247,8 @@ def _format_options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{option}={value!r}" for option, value in options.items())
 
 
-def _by_priority() -> list[str]:
-    """Return the names of the backends that have a priority, the highest first."""
+def by_priority() -> list[str]:
+    """Return the names of the backends that ``"auto"`` tries, the highest priority first."""
     priorities = _priorities()
     ranked = [(-priorities[entry.value], name) for name, entry in _entry_points().items() if entry.value in priorities]
     return [name for _, name in sorted(ranked)]

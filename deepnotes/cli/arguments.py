@@ -8,7 +8,7 @@ from typing import NoReturn, TypeVar
 
 import deepnotes
 from deepnotes.backends.base import Backend
-from deepnotes.backends.registry import get_backend
+from deepnotes.backends.registry import get_backend, is_selected
 from deepnotes.cli.output import stdout_error, write_stdout
 from deepnotes.utils.errors import ArgumentError, unknown_name
 from deepnotes.utils.safe_text import NUMBER
@@ -120,7 +120,8 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--backend",
         metavar="NAME",
-        help="the backend to compute with (default: the selected one; 'deepnotes backends' marks it with *)",
+        help="the backend to compute with (default: the selected one, which 'deepnotes backends' marks with *; if none "
+        "is selected, 'train' takes auto)",
     )
 
 
@@ -135,7 +136,7 @@ def add_threads(parser: argparse._ActionsContainer) -> None:
 
 
 def chosen_backend(args: argparse.Namespace) -> Backend:
-    """Return the backend that --backend and --threads select.
+    """Return the backend that --backend and --threads select, or else the default of the command.
 
     Raises
     ------
@@ -143,10 +144,12 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
     ArgumentError
         If the backend has no option for the number of threads, or refuses the given number.
     """
+    default = getattr(args, "default_backend", None)
+    name = default if args.backend is None and not is_selected() else args.backend
     if args.threads is None:
-        return get_backend(args.backend)
+        return get_backend(name)
     try:
-        return get_backend(args.backend, threads=args.threads)
+        return get_backend(name, threads=args.threads)
     except ArgumentError as error:
         raise ArgumentError(f"argument --threads: {error}") from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepnotes import plots
+from deepnotes.backends.registry import by_priority, is_selected
 from deepnotes.cli import data, train_defaults
 from deepnotes.cli.arguments import chosen_backend, with_hint
 from deepnotes.cli.models import Model
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             ("data", f"{table.source}: {format_count(table.n_rows, 'row')}, {format_count(len(features), 'feature')}"),
             ("target", f"{target!r}: {task}"),
             ("rows", f"{len(train):,} to train on, {len(held_out):,} held out"),
+            ("backend", f"{backend.name}, {_why(args)}"),
         ]
     )
     output.report(f"\n{network.summary()}\n")
@@ -143,6 +145,15 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "plot": None if plot_path is None else str(plot_path),
         }
     )
+
+
+def _why(args: argparse.Namespace) -> str:
+    """Return the reason for the choice of the backend."""
+    if args.backend not in (None, "auto"):
+        return "as --backend says"
+    if args.backend is None and is_selected():
+        return "as DEEPNOTES_BACKEND says"
+    return f"the first of {', '.join(by_priority())} that works here; --backend NAME chooses another"
 
 
 def _model_path(args: argparse.Namespace) -> Path:

@@ -119,6 +119,7 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         "--dtype", choices=("float32", "float64"), default="float32", help="the dtype to compute in (default float32)"
     )
     add_backend(group)
+    group.set_defaults(default_backend="auto")
     add_threads(group)
 
 
