@@ -107,6 +107,9 @@ class Network:
         self.dialect, self.layers = current_dialect(), with_default_initializers(self.layers)
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
+        if self.dtype not in self.backend.dtypes:
+            has, name = " or ".join(d for d in self.backend.dtypes if d.startswith("float")), self.backend.name
+            raise ArgumentError(f"dtype={self.dtype!r}: backend {name!r} has no {self.dtype}, wanted {has}")
         self.layout = Layout(self.inputs, self.layers)
         self._rng = np.random.default_rng(self.seed)
         refuse_masked(theta, "theta")

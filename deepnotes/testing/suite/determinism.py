@@ -7,7 +7,7 @@ import numpy as np
 from deepnotes.backends.program import Batches, Data, State
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.optimizers import Adam
-from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.checks import Trial, check
 from deepnotes.testing.suite.programs import small
 from deepnotes.testing.training_cases import (
     TrainingCase,
@@ -22,7 +22,7 @@ from deepnotes.testing.training_cases import (
 def determinism(trial: Trial) -> None:
     """Training twice gives the same bits; a different seed gives different bits."""
     layers: list[Layer] = [Dense(7, "tanh"), Dropout(0.3), Dense(3)]
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         results = [
             train_on_backend(trial, TrainingCase(layers, dtype, optimizer=Adam(), seed=seed)) for seed in (0, 0, 1)
         ]
@@ -35,7 +35,7 @@ def determinism(trial: Trial) -> None:
 @check("determinism.predictions")
 def determinism_of_predictions(trial: Trial) -> None:
     """Predicting twice gives the same bits."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype, samples=300)
         inference = compile_inference(trial.backend, training.plan)
         state, data = place_on(trial.backend, training)
@@ -46,7 +46,7 @@ def determinism_of_predictions(trial: Trial) -> None:
 @check("determinism.chunks")
 def determinism_of_chunks(trial: Trial) -> None:
     """Parameters, slots and sums of losses have the same bits, however a training run is split into calls."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype, optimizer=Adam(), samples=61, call_sizes=(61,), weighted=True)
         (order,) = training.orders()
         rates, batch = training.rates(order), training.batch
@@ -69,7 +69,7 @@ def determinism_of_chunks(trial: Trial) -> None:
 @check("determinism.programs")
 def determinism_of_programs(trial: Trial) -> None:
     """Two Programs compiled from one plan do not share state or buffers."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype, optimizer=Adam())
         expected, _ = train_on_backend(trial, training)
         programs = [compile_program(trial.backend, training.plan) for _ in range(2)]
