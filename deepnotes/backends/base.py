@@ -4,6 +4,7 @@ The namespace alone (level 1) is enough. Level 2 is a table of kernels, each of 
 name and signature. Level 3 is :meth:`Backend.compile`. Each level falls back to the one before it.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -223,6 +224,8 @@ class Backend:
     def describe(self) -> str:
         """Describe the backend in one line, for ``deepnotes backends``: the library, its version and its device."""
         version = getattr(self.xp, "__version__", "")
+        if not version and "." in (name := getattr(self.xp, "__name__", "")):  # such as jax.numpy
+            version = getattr(sys.modules.get(name.partition(".")[0]), "__version__", "")
         return f"{getattr(self.xp, '__name__', type(self.xp).__name__)} {version}".strip()
 
     def __deepcopy__(self, memo: object) -> "Backend":
