@@ -50,6 +50,7 @@ from deepnotes.utils.errors import (
     UnknownNameError,
     UnknownParameterError,
 )
+from deepnotes.utils.extras import is_installed
 from deepnotes.utils.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -93,11 +94,6 @@ __all__ = [
     "DataError",
     "DeepnotesError",
     "Dense",
-    "DenseClassifier",
-    "DenseEnsembleClassifier",
-    "DenseEnsembleRegressor",
-    "DenseRegressor",
-    "DenseSearchCV",
     "DeviceMemoryError",
     "Dropout",
     "EarlyStopping",
@@ -133,7 +129,6 @@ __all__ = [
     "UnknownParameterError",
     "available_backends",
     "check",
-    "cross_validate",
     "defaults",
     "fit_many",
     "from_onnx",
@@ -142,12 +137,22 @@ __all__ = [
     "load",
     "open_table",
     "read_table",
-    "register_skl2onnx",
     "registered_backends",
     "set_backend",
     "use_backend",
     "write_table",
 ]
+
+if is_installed("sklearn"):
+    __all__ += [
+        "DenseClassifier",
+        "DenseEnsembleClassifier",
+        "DenseEnsembleRegressor",
+        "DenseRegressor",
+        "DenseSearchCV",
+        "cross_validate",
+        "register_skl2onnx",
+    ]
 
 _LAZY = {
     "Checkpoints": "deepnotes.network.training.checkpoints",
@@ -177,5 +182,22 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = getattr(import_module(_LAZY[name]), name)
-    return globals()[name]
+    try:
+        value = getattr(import_module(_LAZY[name]), name)
+    except MissingExtraError as error:
+        if _is_import_statement():
+            raise
+        raise AttributeError(str(error), name=name) from None
+    globals()[name] = value
+    return value
+
+
+def _is_import_statement() -> bool:
+    """Return whether the attribute is read by ``from deepnotes import name``, which reports only an ImportError."""
+    import sys
+
+    return sys._getframe(2).f_globals.get("__name__") == "importlib._bootstrap"
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -99,9 +99,9 @@ def _ctrl_c():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Change to an empty directory and unset ``DEEPNOTES_BACKEND``."""
+    """Change to an empty directory and select NumPy, which compiles nothing; ``train`` would take "auto"."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DEEPNOTES_BACKEND", raising=False)
+    monkeypatch.setenv("DEEPNOTES_BACKEND", "numpy")
     return tmp_path
 
 

@@ -36,6 +36,7 @@ import numpy as np
 from numba.core.caching import _Cache
 
 from deepnotes.backends import cache_folder, replacing
+from deepnotes_numba.progress import CompileProgress
 
 numba: Any = import_module("numba")  # imported in this way since its type stubs are incomplete
 
@@ -45,6 +46,7 @@ SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "DEBUGINFO_
 """Settings of Numba that change the generated code."""
 
 _log = logging.getLogger("deepnotes")
+_progress = CompileProgress()
 _announced: set[str] = set()
 _warned: set[str] = set()
 
@@ -184,6 +186,7 @@ def _announce(description: str, folder: Path | None, fault: str | None = None) -
 
     If the cause is a fault of a file, this is always logged, but only the first fault is logged as a warning.
     """
+    _progress.announce(description)
     if fault is not None:
         fault, level = f"{fault}; ", logging.INFO if "fault" in _warned else logging.WARNING
         _warned.add("fault")
@@ -192,7 +195,19 @@ def _announce(description: str, folder: Path | None, fault: str | None = None) -
     else:
         fault, level = "", logging.WARNING
     _announced.add(description)
-    _log.log(level, "numba: %scompiling %s takes a few seconds, %s", fault, description, _describe_folder(folder))
+    _log.log(
+        level,
+        "numba: %scompiling %s takes %s, %s",
+        fault,
+        description,
+        _duration(description),
+        _describe_folder(folder),
+    )
+
+
+def _duration(description: str) -> str:
+    """Return how long a compilation takes, in words: training is one large function."""
+    return "half a minute or more" if description.startswith("training") else "a few seconds"
 
 
 def _describe_folder(folder: Path | None) -> str:

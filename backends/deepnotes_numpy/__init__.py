@@ -1,10 +1,22 @@
 """The NumPy backend: it runs everywhere, trains in place, and in float64 is the reference for other backends."""
 
 import logging
+from itertools import pairwise
 
 import numpy as np
 
-from deepnotes.backends import Backend, HostBackend, Plan, Program, RecordedProgram, recordable
+from deepnotes.backends import (
+    Backend,
+    Batches,
+    Chunk,
+    HostBackend,
+    Plan,
+    Program,
+    RecordedProgram,
+    State,
+    recordable,
+)
+from deepnotes_numpy.blas_threads import threads_for
 
 __all__ = ["NumpyBackend", "create"]
 
@@ -27,6 +39,17 @@ def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
         out[...] = X[:, indices]
 
 
+class NumpyProgram(RecordedProgram):
+    """A recorded Program whose products use as many threads as suit their size."""
+
+    def train(self, state: State, batches: Batches) -> Chunk:
+        """Make one update per mini-batch; see :meth:`Program.train`."""
+        sizes = self.plan.layout.sizes
+        largest = max((n * k for n, k in pairwise(sizes)), default=0)
+        with threads_for(largest * batches.batch_size):
+            return super().train(state, batches)
+
+
 class NumpyBackend(HostBackend):
     """NumPy as a backend."""
 
@@ -40,7 +63,7 @@ class NumpyBackend(HostBackend):
         if not recordable(plan):
             logging.getLogger("deepnotes").debug("numpy: %s is partly user-defined, so it runs eagerly", plan)
             return None
-        return RecordedProgram(self, plan, gather_into)
+        return NumpyProgram(self, plan, gather_into)
 
 
 def create() -> Backend:

@@ -117,3 +117,7 @@ def __getattr__(name: str) -> Any:
 
     globals()[name] = getattr(program, name)
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

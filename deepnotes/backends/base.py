@@ -4,6 +4,7 @@ The namespace alone (level 1) is enough. Level 2 is a table of kernels, each of 
 name and signature. Level 3 is :meth:`Backend.compile`. Each level falls back to the one before it.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from deepnotes.nn.plan import Layout, Plan
 
 
+DTYPES = ("float32", "float64", "int64")
+"""The dtypes that networks and indices use."""
 PROMISES = {
     "any threads": "every run gives the same bits, with any number of threads",
     "same threads": "every run with the same number of threads gives the same bits",
@@ -54,6 +57,10 @@ class Backend:
     matmul_precision : {"highest", "high", "bfloat16", "float16"}
         How float32 products are computed: in float32 ("highest"), or with factors that are rounded on purpose, to TF32
         ("high") or to the 16-bit format of that name. The error bounds of the conformance checks depend on it.
+    dtypes : sequence of str
+        Those of "float32", "float64" and "int64" that its arrays can have. By default, each is tried. Without float64,
+        a network in this dtype is refused, and conformance checks the other dtypes. Without int64, indices and steps
+        are int32, and dropout masks are computed in uint32.
     determinism : {"any threads", "same threads", "none"}
         What is guaranteed if training or prediction is repeated, possibly in another process, on the same processor
         with the same versions and the same seed: the same bits for any number of threads, the same bits for the same
@@ -77,6 +84,7 @@ class Backend:
     matmul_precision = "highest"
     determinism = "none"
     known_gaps: Mapping[str, str] = {}
+    dtypes: Sequence[str] = ()
     _load: ClassVar[Callable[..., "Backend"]]  # loads a backend by name and options; set by the registry
 
     def __init__(self, name: str, namespace: object, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
@@ -86,8 +94,14 @@ class Backend:
         self.kernels = dict(kernels or {})
         _check_signatures(name, self.kernels)
         self.ops = Ops(self.xp, self.kernels)
+        self.dtypes = tuple(self.dtypes) or _available_dtypes(self.xp)
         sample = self.xp.zeros((1,))
         self._array_type, self.dlpack_device = type(sample), device_of(sample)
+
+    @property
+    def integer(self) -> DType:
+        """The dtype of indices and of the number of updates: int64, or int32 if the library lacks int64."""
+        return getattr(self.xp, "int64" if "int64" in self.dtypes else "int32")
 
     def compile(self, plan: "Plan") -> "Program | None":
         """Return a Program for `plan` (level 3), or None to use the eager Program."""
@@ -226,6 +240,8 @@ class Backend:
     def describe(self) -> str:
         """Describe the backend in one line, for ``deepnotes backends``: the library, its version and its device."""
         version = getattr(self.xp, "__version__", "")
+        if not version and "." in (name := getattr(self.xp, "__name__", "")):  # such as jax.numpy
+            version = getattr(sys.modules.get(name.partition(".")[0]), "__version__", "")
         return f"{getattr(self.xp, '__name__', type(self.xp).__name__)} {version}".strip()
 
     def __deepcopy__(self, memo: object) -> "Backend":
@@ -236,6 +252,23 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<deepnotes backend {self.name!r}: {self.describe()}>"
+
+
+def _available_dtypes(xp: Namespace) -> tuple[str, ...]:
+    """Return those of `DTYPES` in which the library makes an array, without replacing the dtype by another one."""
+    import warnings
+
+    available = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some libraries warn, and then use another dtype
+        for name in DTYPES:
+            try:
+                dtype = getattr(xp, name)
+                if xp.zeros((1,), dtype=dtype).dtype == dtype:
+                    available.append(name)
+            except (AttributeError, TypeError, ValueError, RuntimeError):
+                continue
+    return tuple(available)
 
 
 def _check_signatures(backend: str, kernels: Mapping[str, Callable[..., Any]]) -> None:

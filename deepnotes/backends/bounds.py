@@ -36,7 +36,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deepnotes.backends.base import Backend
+from deepnotes.backends.base import DTYPES, Backend
 
 
 class BoundedArray:
@@ -508,6 +508,8 @@ class Bounds(Backend):
     >>> Z.value.item(), Z.error.item() < 4 * 2.0**-24 * 11.5
     (11.5, True)
     """
+
+    dtypes = DTYPES
 
     def __init__(self, dtype: str, products: str | None = None, random: builtins.bool = True) -> None:
         self.rules = Rules(dtype, products, random)

@@ -79,7 +79,7 @@ class EagerProgram:
 
     def gradients(self, state: State, data: Data) -> Gradient:
         """Return the cost and gradient of `data` as one batch; see :meth:`Program.gradients`."""
-        step = self.ops.xp.asarray(state.step, dtype=self.ops.xp.int64)
+        step = self.ops.xp.asarray(state.step, dtype=self.backend.integer)
         return gradient_step(self.ops, self.plan, state.theta, self.decays, step, *data)
 
     def update(self, state: State, g: Array, rate: float) -> None:

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from deepnotes.backends.base import Backend
+from deepnotes.backends.base import DTYPES, Backend
 from deepnotes.equations.array import Array, Namespace
 
 
@@ -32,6 +32,7 @@ class HostBackend(Backend):
     """
 
     on_host = True
+    dtypes = DTYPES
 
     def __init__(self, name: str, kernels: Mapping[str, Callable[..., Any]] | None = None) -> None:
         super().__init__(name, np, {"gather": gather} | dict(kernels or {}))

@@ -91,7 +91,12 @@ def get_backend(backend: str | Backend | None = None, **options: Any) -> Backend
         options = selected | options
     else:
         name = backend
-    return _load_first(_by_priority(), options) if name == "auto" else load(name, options)
+    return _load_first(by_priority(), options) if name == "auto" else load(name, options)
+
+
+def is_selected() -> bool:
+    """Return whether a backend is selected: by :func:`use_backend`, :func:`set_backend` or ``DEEPNOTES_BACKEND``."""
+    return bool(_selected.get() or _process_default or os.environ.get("DEEPNOTES_BACKEND"))
 
 
 def set_backend(name: str | None, **options: Any) -> None:
@@ -210,16 +215,43 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
         if isinstance(error, BackendUnavailable) or (options and isinstance(error, ArgumentError)):
             raise
         owner = entry.dist.name if entry.dist else name
-        raise BackendUnavailable(
-            name, f"{type(error).__name__}: {error}", f"pip install --force-reinstall {owner}"
-        ) from error
+        installed_badly = isinstance(error, ImportError | OSError)  # such as a shared library that is missing
+        fix = f"pip install --force-reinstall {owner}" if installed_badly else f"report this to the authors of {owner}"
+        raise BackendUnavailable(name, f"{type(error).__name__}: {error}", fix) from error
     if not isinstance(backend, Backend):
         raise BackendUnavailable(
             name,
             f"its entry point {entry.value} returned {type(backend).__name__}, not a deepnotes Backend",
             "report this to the authors of the backend",
         )
+    if backend.name != name:
+        raise BackendUnavailable(
+            name,
+            f"its entry point {entry.value} returned a backend of the name {backend.name!r}",
+            f"give both the same name, or report this to the authors of {entry.dist.name if entry.dist else name}",
+        )
     return backend
+
+
+def describe_stranger(error: BaseException) -> str | None:
+    """Return the name and the package of a third party's backend whose code or library raised `error`, or None.
+
+    The modules in the traceback are compared with those of the backends that are in use.
+    """
+    modules = set()
+    trace = error.__traceback__
+    while trace is not None:
+        modules.add(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
+        trace = trace.tb_next
+    for name, entry in _entry_points().items():
+        package = entry.dist.name if entry.dist else entry.module
+        backends = [backend for key, backend in _loaded.items() if key[0] == name]
+        if not backends or package == "deepnotes":
+            continue
+        libraries = {str(getattr(backend.xp, "__name__", "")).partition(".")[0] for backend in backends} - {"numpy", ""}
+        if modules & ({entry.module.partition(".")[0]} | libraries):
+            return f"backend {name!r} of {package}"
+    return None
 
 
 def _check_options(name: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -242,8 +274,8 @@ def _format_options(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{option}={value!r}" for option, value in options.items())
 
 
-def _by_priority() -> list[str]:
-    """Return the names of the backends that have a priority, the highest first."""
+def by_priority() -> list[str]:
+    """Return the names of the backends that ``"auto"`` tries, the highest priority first."""
     priorities = _priorities()
     ranked = [(-priorities[entry.value], name) for name, entry in _entry_points().items() if entry.value in priorities]
     return [name for _, name in sorted(ranked)]

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from deepnotes.backends.registry import describe_stranger
 from deepnotes.cli.arguments import parser
 from deepnotes.cli.output import Output, write_stderr
 from deepnotes.utils.errors import (
@@ -76,7 +77,9 @@ def _error_lines(error: BaseException) -> list[str]:
     elif isinstance(error, MemoryError):
         text = "out of memory"
     elif not isinstance(error, DeepnotesError):
-        text = f"this is a bug in deepnotes ({type(error).__name__}: {error}); --debug shows the traceback"
+        stranger = describe_stranger(error)
+        problem = f"the {stranger} failed" if stranger else "this is a bug in deepnotes"
+        text = f"{problem} ({type(error).__name__}: {error}); --debug shows the traceback"
     if isinstance(error, BackendUnavailable | MissingExtraError) or not isinstance(error, DeepnotesError):
         text = " ".join(text.split())  # messages of other libraries may span several lines
     notes = getattr(error, "__notes__", []) if isinstance(error, DeepnotesError) else []

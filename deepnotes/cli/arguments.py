@@ -8,14 +8,16 @@ from typing import NoReturn, TypeVar
 
 import deepnotes
 from deepnotes.backends.base import Backend
-from deepnotes.backends.registry import get_backend
+from deepnotes.backends.registry import get_backend, is_selected
 from deepnotes.cli.output import stdout_error, write_stdout
 from deepnotes.utils.errors import ArgumentError, unknown_name
 from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
-COMMANDS = ("train", "search", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
+COMMANDS = ("train", "search", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup", "data")
 """The commands. Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
+MODULES = {"data": "built_in_data"}
+"""The modules of the commands whose module has another name."""
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"deepnotes {deepnotes.__version__}")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"deepnotes.cli.{name}")
+        module = importlib.import_module(f"deepnotes.cli.{MODULES.get(name, name)}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
         module.configure(command)
         getattr(module, "add_json", add_json)(command)
@@ -82,8 +84,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or the name of a built-in data set: digits, moons, "
-        "spirals, blobs, teacher",
+        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or the name of a built-in data set: digits, iris, "
+        "moons, spirals, blobs, teacher",
     )
 
 
@@ -118,7 +120,8 @@ def add_backend(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--backend",
         metavar="NAME",
-        help="the backend to compute with (default: the selected one; 'deepnotes backends' marks it with *)",
+        help="the backend to compute with (default: the selected one, which 'deepnotes backends' marks with *; if none "
+        "is selected, 'train' takes auto)",
     )
 
 
@@ -133,7 +136,7 @@ def add_threads(parser: argparse._ActionsContainer) -> None:
 
 
 def chosen_backend(args: argparse.Namespace) -> Backend:
-    """Return the backend that --backend and --threads select.
+    """Return the backend that --backend and --threads select, or else the default of the command.
 
     Raises
     ------
@@ -141,10 +144,12 @@ def chosen_backend(args: argparse.Namespace) -> Backend:
     ArgumentError
         If the backend has no option for the number of threads, or refuses the given number.
     """
+    default = getattr(args, "default_backend", None)
+    name = default if args.backend is None and not is_selected() else args.backend
     if args.threads is None:
-        return get_backend(args.backend)
+        return get_backend(name)
     try:
-        return get_backend(args.backend, threads=args.threads)
+        return get_backend(name, threads=args.threads)
     except ArgumentError as error:
         raise ArgumentError(f"argument --threads: {error}") from None
 

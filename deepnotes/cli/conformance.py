@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepnotes.cli.arguments import add_backend, add_threads, chosen_backend
 from deepnotes.cli.arguments import add_json_to_file as add_json
-from deepnotes.cli.output import Output, cell, replace_nonfinite
+from deepnotes.cli.output import Output, cell, format_count, replace_nonfinite
 from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import DeepnotesError
@@ -66,6 +66,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
         report = run_checks(backend, checks=args.check, quick=args.quick, on_result=on_result)
     _show(report, output)
+    if args.debug:
+        for result in report.results:
+            if result.traceback:
+                output.report(f"\n{result.check}\n{result.traceback.rstrip()}")
     content = {"command": "conformance", **report.as_dict()}
     if path is not None:
         with writing(path), replacing(path, text=True) as file:
@@ -88,6 +92,8 @@ def _show(report: "Report", output: Output) -> None:
     for result in report.results:
         mark, style = MARKS.get(result.verdict, ("n/a", "dim"))
         description = one_line(result.message or result.where)
+        if result.causes:
+            description = f"may follow from {', '.join(result.causes)}: {description}"
         table.add_row(cell(mark, style), cell(result.check), _format_ratio(result), cell(description))
     output.show(table)
     seconds = sum(result.seconds for result in report.results)
@@ -96,10 +102,28 @@ def _show(report: "Report", output: Output) -> None:
     output.report("")
     summary = f"{', '.join(counts)}; {compared:,} numbers in {seconds:.1f} s{', quick' if report.quick else ''}"
     output.facts([*report.environment.items(), ("checks", summary)])
+    _list_failures(report, output)
+
+
+def _list_failures(report: "Report", output: Output) -> None:
+    """Report each failed check that no other failure explains, and how many others it may explain."""
+    causes = report.causes()
+    if not causes:
+        return
+    messages = {result.check: one_line(result.message) for result in report.results}
+    output.report("\nfailed checks, causes first:")
+    for check, effects in causes.items():
+        output.report(f"  {check}: {messages[check]}")
+        if effects:
+            output.report(f"    may explain {format_count(len(effects), 'other failure')}: {', '.join(effects)}")
+    if any(result.traceback for result in report.results):
+        output.report("--debug shows the tracebacks of errors that the backend raised")
 
 
 def _format_ratio(result: "Result") -> str:
     """Format the worst error of a check as a multiple of its bound."""
     if result.verdict == "not applicable":
         return ""
+    if result.verdict == "failed" and result.traceback:
+        return "raised"
     return "exact" if result.worst == 0 else f"{result.worst:.2f}" if result.worst < 1e6 else "wrong"

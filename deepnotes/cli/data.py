@@ -18,8 +18,10 @@ from deepnotes.utils.errors import ArgumentError, TableError, unknown_name
 from deepnotes.utils.wording import join_names
 
 DIGITS = "digits"
-SETS = {DIGITS: "digit", "moons": "moon", "spirals": "spiral", "blobs": "blob", "teacher": "y"}
+SETS = {DIGITS: "digit", "iris": "species", "moons": "moon", "spirals": "spiral", "blobs": "blob", "teacher": "y"}
 """The target column of each built-in data set."""
+SHIPPED = {DIGITS: lambda: datasets.DIGITS, "iris": lambda: datasets.IRIS}
+"""The files of the built-in data sets that are not synthetic."""
 
 FILES = ("FILE.csv", "FILE.parquet", "FILE.npz", "FILE.npy")
 """The other forms of DATA, listed in the error message for an unknown name."""
@@ -28,7 +30,7 @@ FILES = ("FILE.csv", "FILE.parquet", "FILE.npz", "FILE.npy")
 def files(data: str) -> list[Path]:
     """Return the paths of the files that are opened to read `data`, or an empty list if they cannot be determined."""
     if data in SETS:
-        return [Path(str(datasets.DIGITS))] if data == DIGITS else []
+        return [Path(str(SHIPPED[data]()))] if data in SHIPPED else []
     try:
         return files_to_read(Path(data))
     except OSError:  # for example a name that is too long, which is reported when the file is read
@@ -165,7 +167,7 @@ def _require_file(data: str) -> None:
 
 
 def _read_built_in(name: str, request: Request) -> Table:
-    dataset = datasets.load_digits() if name == DIGITS else getattr(datasets, f"make_{name}")()
+    dataset = getattr(datasets, f"{'load' if name in SHIPPED else 'make'}_{name}")()
     y = dataset.y if dataset.y.dtype.kind == "f" else np.array(dataset.classes)[dataset.y]
     columns = dict(zip(dataset.feature_names, dataset.X.T, strict=True)) | {SETS[name]: y}
     content = select(columns, request, list(columns), name)

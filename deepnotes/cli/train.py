@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes import plots
+from deepnotes.backends.registry import by_priority, is_selected
 from deepnotes.cli import data
 from deepnotes.cli.arguments import chosen_backend, with_hint
 from deepnotes.cli.models import Model
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             ("data", f"{table.source}: {format_count(table.n_rows, 'row')}, {format_count(len(features), 'feature')}"),
             ("target", f"{source.target!r}: {task}"),
             ("rows", rows),
+            ("backend", f"{backend.name}, {_why(args)}"),
         ]
     )
     output.report(f"\n{predictor.summary()}\n")
@@ -137,6 +139,15 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "plot": None if plot_path is None else str(plot_path),
         }
     )
+
+
+def _why(args: argparse.Namespace) -> str:
+    """Return the reason for the choice of the backend."""
+    if args.backend not in (None, "auto"):
+        return "as --backend says"
+    if args.backend is None and is_selected():
+        return "as DEEPNOTES_BACKEND says"
+    return f"the first of {', '.join(by_priority())} that works here; --backend NAME chooses another"
 
 
 def _share(args: argparse.Namespace) -> float:

@@ -132,6 +132,7 @@ def add_computation(group: argparse._ArgumentGroup) -> None:
         "--dtype", choices=("float32", "float64"), default="float32", help="the dtype to compute in (default float32)"
     )
     add_backend(group)
+    group.set_defaults(default_backend="auto")
     add_threads(group)
 
 

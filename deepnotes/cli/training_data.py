@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepnotes.cli import data
-from deepnotes.cli.output import Output, format_count
+from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.reading_options import format_of
 from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
 from deepnotes.cli.train_options import target_as_feature_error
@@ -143,7 +143,8 @@ class TrainingData:
                 output.log(f"column {feature.name!r}: one-hot, {categories}")
             if feature.name in self.table.gaps:
                 missing = format_count(self.table.gaps[feature.name].count, "missing value")
-                output.log(f"column {feature.name!r}: {missing} filled with {feature.fill!r}")
+                fill = format_number(feature.fill) if isinstance(feature.fill, float) else repr(feature.fill)
+                output.log(f"column {feature.name!r}: {missing} filled with {fill}")
         for name, count in encoder.count_unknown(self.table).items():
             rows = format_count(count, "held-out row")
             output.log(f"column {name!r}: {rows} with a category that no training row has, encoded as zeros")

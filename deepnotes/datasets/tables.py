@@ -50,6 +50,9 @@ PANDAS = {
 }  # fmt: skip
 """The pandas functions that read unsupported formats, by suffix."""
 
+SHOWN = 5
+"""The number of rows that a notebook shows."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -109,6 +112,18 @@ class Table:
                 raise ShapeError.of(
                     f"column {name!r}", column.shape, "(m,) with the same m of at least 1 for all columns"
                 )
+
+    def _repr_html_(self) -> str:
+        """Return the first rows as HTML, for IPython."""
+        from deepnotes.utils import html
+
+        rows = min(self.n_rows, SHOWN)
+        cells = [
+            [f"{value:.6g}" for value in column[:rows]] if column.dtype.kind == "f" else [*map(str, column[:rows])]
+            for column in self.columns.values()
+        ]
+        notes = f"{self.source}: {self.n_rows:,} rows, {len(self.names):,} columns"
+        return html.table(self.names, zip(*cells, strict=True), notes, text_columns=0)
 
     @property
     def n_rows(self) -> int:

@@ -56,6 +56,7 @@ class Namespace(Protocol):
 
     bool: DType
     int64: DType
+    uint32: DType  # only for libraries that lack int64
     float32: DType
     float64: DType
 

@@ -4,6 +4,7 @@ Parameters and gradients are flat buffers of shape (p,), as in :mod:`deepnotes.e
 """
 
 from math import ceil
+from typing import Any
 
 from deepnotes.equations.array import Array, Namespace
 
@@ -68,7 +69,8 @@ def dropout_mask(
     seed : int
         The 64-bit key of the generator.
     step : Array of int64, 0-d
-        The number of updates made so far.
+        The number of updates made so far. If it is an int32, since the library lacks int64, words are computed in
+        uint32, with the same result.
     layer : int
         The index of the layer, from 1.
     dtype : dtype
@@ -80,40 +82,55 @@ def dropout_mask(
         Elements are numbered sample by sample, so the mask of a sample does not depend on how many samples follow it.
     """
     n, m = shape
-    blocks = xp.arange(ceil(n * m / 4), dtype=xp.int64)
-    word_arrays = philox(xp, (blocks, layer, step & 0xFFFFFFFF, step >> 32), seed)
-    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in word_arrays], axis=1), (-1,))
-    keep = words[: n * m] >= round(rate * 2**32)
+    if _is_int64(xp, step):
+        blocks, low, high = xp.arange(ceil(n * m / 4), dtype=xp.int64), step & 0xFFFFFFFF, step >> 32
+    else:
+        low = xp.astype(step, xp.uint32)
+        blocks, high = xp.arange(ceil(n * m / 4), dtype=xp.uint32), xp.zeros_like(low)
+    word_arrays = philox(xp, (blocks, layer, low, high), seed)
+    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in word_arrays], axis=1), (-1,))[: n * m]
+    threshold = round(rate * 2**32)
+    keep = words >= _constant(xp, threshold, words) if threshold < 2**32 else words < 0
     return xp.astype(xp.reshape(keep, (m, n)).T, dtype)
 
 
 def philox(xp: Namespace, counter: tuple[Array, int, Array, Array], seed: int) -> tuple[Array, Array, Array, Array]:
-    """Return four random 32-bit words, as int64 arrays, for each counter: Philox-4x32-10 (Salmon et al., SC'11).
+    """Return four random 32-bit words for each counter, in its dtype: Philox-4x32-10 (Salmon et al., SC'11).
 
     Parameters
     ----------
     counter : (Array, int, Array, Array)
-        The four words of the counter, each below 2^32. The arrays have the dtype int64 and are broadcast against each
-        other.
+        The four words of the counter, each below 2^32. The arrays have the dtype int64 or all uint32, and are broadcast
+        against each other.
     seed : int
         The 64-bit key.
 
     Notes
     -----
     The product of two 32-bit words has 64 unsigned bits. One factor is split into halves, so that every intermediate
-    result is below 2^49 and fits into int64, which every library has.
+    result is below 2^49 and fits into int64. In uint32, for libraries that lack int64, both factors are.
     """
     word = 0xFFFFFFFF
     key0, key1 = seed & word, seed >> 32 & word
     c0, c1, c2, c3 = counter
+    product = _product if _is_int64(xp, c0) else _product_of_halves
     x0, x2 = c0, c2 + xp.zeros_like(c0)
     x1, x3 = c1 + xp.zeros_like(c0), c3 + xp.zeros_like(c0)
     for _ in range(10):
-        high0, low0 = _product(x0, 0xD2511F53)
-        high2, low2 = _product(x2, 0xCD9E8D57)
-        x0, x1, x2, x3 = high2 ^ x1 ^ key0, low2, high0 ^ x3 ^ key1, low0
+        high0, low0 = product(x0, 0xD2511F53)
+        high2, low2 = product(x2, 0xCD9E8D57)
+        x0, x1, x2, x3 = high2 ^ x1 ^ _constant(xp, key0, c0), low2, high0 ^ x3 ^ _constant(xp, key1, c0), low0
         key0, key1 = key0 + 0x9E3779B9 & word, key1 + 0xBB67AE85 & word
     return x0, x1, x2, x3
+
+
+def _is_int64(xp: Namespace, x: Array) -> bool:
+    return bool(x.dtype == getattr(xp, "int64", None))
+
+
+def _constant(xp: Namespace, value: int, x: Array) -> Any:
+    """Return a number to compute with the elements of x; libraries that lack int64 take Python's for an int32."""
+    return value if _is_int64(xp, x) else xp.asarray(value, dtype=xp.uint32)
 
 
 def _product(x: Array, factor: int) -> tuple[Array, Array]:
@@ -121,3 +138,13 @@ def _product(x: Array, factor: int) -> tuple[Array, Array]:
     upper = (x >> 16) * factor
     lower = (x & 0xFFFF) * factor + ((upper & 0xFFFF) << 16)
     return (upper >> 16) + (lower >> 32), lower & 0xFFFFFFFF
+
+
+def _product_of_halves(x: Array, factor: int) -> tuple[Array, Array]:
+    """Return what :func:`_product` returns, with all intermediate results below 2^32."""
+    x0, x1, f0, f1 = x & 0xFFFF, x >> 16, factor & 0xFFFF, factor >> 16
+    low, upper = x0 * f0, x1 * f0
+    middle = x0 * f1 + (low >> 16)
+    middle_sum = (middle & 0xFFFF) + (upper & 0xFFFF)
+    high = x1 * f1 + (upper >> 16) + (middle >> 16) + (middle_sum >> 16)
+    return high, ((middle_sum & 0xFFFF) << 16) + (low & 0xFFFF)

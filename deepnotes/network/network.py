@@ -108,6 +108,9 @@ class Network:
         self.dialect, self.layers = current_dialect(), with_default_initializers(self.layers)
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
+        if self.dtype not in self.backend.dtypes:
+            has, name = " or ".join(d for d in self.backend.dtypes if d.startswith("float")), self.backend.name
+            raise ArgumentError(f"dtype={self.dtype!r}: backend {name!r} has no {self.dtype}, wanted {has}")
         self.layout = Layout(self.inputs, self.layers)
         self._rng = np.random.default_rng(self.seed)
         refuse_masked(theta, "theta")
@@ -460,6 +463,12 @@ class Network:
             f"Network({list(self.layers)}, inputs={self.inputs}, backend={self.backend.name!r}, dtype={self.dtype!r}, "
             f"seed={self.seed}{dialect})"
         )
+
+    def _repr_html_(self) -> str:
+        """Return the table of :meth:`summary` as HTML, for IPython."""
+        from deepnotes.network.summary import summary
+
+        return summary(self)._repr_html_()
 
     def from_host(self, x: np.ndarray) -> Array:
         """Return a copy of `x` on the backend, in the network's dtype."""

@@ -5,29 +5,51 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.utils import html
 from deepnotes.utils.wording import one_line
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
 
 
-def summary(network: "NetworkLike") -> str:
+class Summary(str):
+    """The text of a summary, which a console prints as it is, and a notebook shows as a table."""
+
+    __slots__ = ("_table",)
+    _table: tuple[list[tuple[str, ...]], str]
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table as HTML, for IPython."""
+        (header, *rows), total = self._table
+        return html.table(header, rows, total, text_columns=len(header) - 1)
+
+
+def summary(network: "NetworkLike") -> Summary:
     """Return a table with the output shape, activation and number of parameters of each layer of `network`."""
     layout = network.layout
-    rows = [("layer", "output", "activation", "parameters"), ("input", f"({network.inputs}, m)", "", "")]
+    rows: list[tuple[str, ...]] = [
+        ("layer", "output", "activation", "parameters"),
+        ("input", f"({network.inputs}, m)", "", ""),
+    ]
     for i, layer in enumerate(network.layers):
         count = sum(e.stop - e.start for e in layout.entries.values() if e.layer == i)
         kind = type(layer).__name__.lower()
         rows.append((kind, f"({layout.sizes[i + 1]}, m)", _describe(layer), f"{count:,}" if count else ""))
+    total = _total(network, layout.size)
     widths = [max(len(row[c]) for row in rows) for c in range(4)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
     rule = "-" * (sum(widths) + 6)
-    return "\n".join([lines[0], rule, *lines[1:], rule, _total(network, layout.size)])
+    text = Summary("\n".join([lines[0], rule, *lines[1:], rule, total]))
+    text._table = rows, total
+    return text
 
 
-def ensemble_summary(networks: "Sequence[NetworkLike]") -> str:
+def ensemble_summary(networks: "Sequence[NetworkLike]") -> Summary:
     """Return a table with the layers and the number of parameters of each kind of network in an ensemble."""
-    rows = [("networks", "layers", "parameters each")]
+    rows: list[tuple[str, ...]] = [("networks", "layers", "parameters each")]
     for layers, group in groupby(enumerate(networks), lambda item: _layers_of(item[1])):
         indices = [i for i, _ in group]
         numbers = str(indices[0]) if len(indices) == 1 else f"{indices[0]} to {indices[-1]}"
@@ -36,8 +58,10 @@ def ensemble_summary(networks: "Sequence[NetworkLike]") -> str:
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
     rule = "-" * (sum(widths) + 4)
     total = _total(networks[0], sum(network.layout.size for network in networks))
-    count = f"{len(networks)} network{'s' * (len(networks) > 1)}"
-    return "\n".join([lines[0], rule, *lines[1:], rule, f"the mean of {count}, {total}"])
+    total = f"the mean of {len(networks)} network{'s' * (len(networks) > 1)}, {total}"
+    text = Summary("\n".join([lines[0], rule, *lines[1:], rule, total]))
+    text._table = rows, total
+    return text
 
 
 def _total(network: "NetworkLike", parameters: int) -> str:

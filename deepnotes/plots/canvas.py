@@ -59,9 +59,9 @@ def new_figure(width: float, height: float) -> "Figure":
         If matplotlib cannot be imported.
     """
     require_matplotlib()
-    from matplotlib.figure import Figure
+    from deepnotes.plots.figure import PlotFigure
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    return PlotFigure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def get_axes(ax: Any, width: float, height: float) -> "Axes":

@@ -123,7 +123,7 @@ def _draw_panel(
     values = np.concatenate(series)
     values = values[np.isfinite(values)]
     if name == "loss" and values.size and values.min() > 0 and values.max() > MAX_RATIO_OF_LINEAR_SCALE * values.min():
-        set_logarithmic_scale(ax, float(values.max() / values.min()))
+        set_logarithmic_scale(ax, float(values.min()), float(values.max()))
     if not values.size:
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes, color=INK)
         ax.set_yticks([])
@@ -168,14 +168,15 @@ def _mark_nonfinite(ax: "Axes", series: Sequence[np.ndarray]) -> None:
         )
 
 
-def set_logarithmic_scale(ax: "Axes", ratio: float, which: Literal["x", "y"] = "y") -> None:
-    """Make the scale of an axis logarithmic; `ratio` is the largest value divided by the smallest."""
+def set_logarithmic_scale(ax: "Axes", low: float, high: float, which: Literal["x", "y"] = "y") -> None:
+    """Make the scale of an axis logarithmic, for values from `low` to `high`."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set(**{f"{which}scale": "log"})
     axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 300 else (1.0,)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
+    in_full = low >= 1e-4 and high < 1e6
+    axis.set_major_formatter(StrMethodFormatter("{x:,.12g}" if in_full else "{x:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -70,7 +70,7 @@ def _draw_panel(ax: "Axes", name: str, values: Sequence[Any], y: np.ndarray) -> 
         ax.plot(x[best], y[best], "*", color=VALIDATION, markersize=12, linestyle="none", label="best trial")
         low, high = y[finite].min(), y[finite].max()
         if low > 0 and high > MAX_RATIO_OF_LINEAR_SCALE * low:
-            set_logarithmic_scale(ax, float(high / low))
+            set_logarithmic_scale(ax, float(low), float(high))
     if not finite.all():
         ax.plot(
             x[~finite],
@@ -101,7 +101,7 @@ def _positions(ax: "Axes", values: Sequence[Any]) -> np.ndarray:
     if positive.size and (x >= 0).all() and positive.max() >= MIN_RATIO_OF_LOG_SCALE * positive.min():
         low, high = float(positive.min()), float(positive.max())
         if positive.size == x.size:
-            set_logarithmic_scale(ax, 10 * high / low, "x")  # labels are wider than high
+            set_logarithmic_scale(ax, low, 10 * high, "x")  # labels are wider than high
         else:  # zeros have a place of their own on the left
             ax.set_xscale("symlog", linthresh=low, linscale=0.5)
             ax.set_xlim(-0.3 * low, 3 * high)

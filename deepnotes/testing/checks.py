@@ -73,6 +73,16 @@ class Trial:
         self.rng = np.random.default_rng(zlib.crc32(check.encode()))
         self.worst, self.where, self.compared = 0.0, "", 0
 
+    @property
+    def dtypes(self) -> list[str]:
+        """Those of float32 and float64 that the backend has."""
+        return [dtype for dtype in DTYPES if dtype in self.backend.dtypes]
+
+    @property
+    def has_int64(self) -> bool:
+        """Whether the backend has int64; if not, its integers are int32."""
+        return "int64" in self.backend.dtypes
+
     def bounds(self, dtype: str, random: bool = True) -> Bounds:
         """Return the reference for computations in `dtype`; its bounds are smaller if the inputs are `random`."""
         return Bounds(dtype, self.products(dtype), random)
@@ -169,6 +179,8 @@ class Trial:
             elif isinstance(x, np.ndarray | np.generic):
                 x = np.asarray(x)
                 x = layout(x.astype(dtype) if x.dtype.kind == "f" else x)
+                if x.dtype == np.int64 and not self.has_int64:
+                    x = x % 2**31  # so that int32 can hold it
                 reference_arguments.append(reference.from_numpy(x))
             else:
                 reference_arguments.append(getattr(reference.xp, dtype) if x is DTYPE else x)
@@ -237,8 +249,9 @@ class Trial:
             raise Failure(f"{where}: {type(caught).__name__} ({caught}), wanted {error.__name__}") from caught
         raise Failure(f"{where}: no error, wanted {error.__name__}")
 
-    @staticmethod
-    def _check_dtype_and_shape(host: np.ndarray, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+    def _check_dtype_and_shape(self, host: np.ndarray, dtype: Any, shape: tuple[int, ...], where: str) -> None:
+        if dtype == np.int64 and not self.has_int64:
+            dtype = np.dtype(np.int32)
         if host.dtype != dtype or host.shape != shape:
             raise Failure(f"{where}: got {host.dtype} of shape {host.shape}, wanted {dtype} of shape {shape}")
 

@@ -109,7 +109,7 @@ def check_part(part: Part, backends: Iterable[Backend | str] | None = None) -> P
         raise ArgumentError(f"part: got {type(part).__name__}, wanted an activation, a loss or an optimizer")
     results = []
     for backend in map(get_backend, available_backends() if backends is None else backends):
-        for dtype in DTYPES:
+        for dtype in (dtype for dtype in DTYPES if dtype in backend.dtypes):
             trial = Trial(backend, type(part).__name__)
             compare = partial(compare_part, part=part, dtype=dtype)
             results.append(attempt(trial, f"{backend.name} {dtype}", compare))

@@ -4,7 +4,9 @@ import importlib
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +16,7 @@ import numpy as np
 
 from deepnotes.backends.base import PROMISES, Backend
 from deepnotes.backends.registry import get_backend
+from deepnotes.equations.ops import Ops
 from deepnotes.testing.checks import REGISTERED, Check, CheckFunction, Failure, NotApplicable, Trial
 from deepnotes.utils.errors import ArgumentError, unknown_name
 
@@ -54,6 +57,10 @@ class Result:
     compared : int
         The number of values that were compared.
     seconds : float
+    traceback : str
+        The traceback, if the backend raised an error that the check did not expect.
+    causes : tuple of str
+        If the check failed, the ids of other checks that failed before, of equations that this check computes with.
     """
 
     check: str
@@ -63,6 +70,8 @@ class Result:
     message: str
     compared: int
     seconds: float
+    traceback: str = ""
+    causes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,18 @@ class Report:
     def count(self, verdict: Verdict) -> int:
         """Return the number of checks with this verdict."""
         return sum(result.verdict == verdict for result in self.results)
+
+    def causes(self) -> dict[str, list[str]]:
+        """Return the failed checks that no other failure explains, each with the failed checks that it may explain.
+
+        A check may occur several times, if it computes with several equations whose checks fail.
+        """
+        failed = [result for result in self.results if result.verdict == "failed"]
+        return {
+            first.check: [result.check for result in failed if first.check in result.causes]
+            for first in failed
+            if not first.causes
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as a dict that can be written as JSON."""
@@ -150,9 +171,21 @@ def run_check(
         Checks that are known to fail, with the reasons; by default those that the backend declares. If such a check
         passes, the result is a failure.
     """
-    backend = get_backend(backend)
+    return _run_check(get_backend(backend), check, quick, known_gaps)[0]
+
+
+def _run_check(
+    backend: Backend, check: str, quick: bool, known_gaps: Mapping[str, str] | None
+) -> tuple[Result, set[str]]:
+    """Return the result of a check, and the names of the equations that it computed with on the backend."""
     gaps = backend.known_gaps if known_gaps is None else known_gaps
-    result = attempt(Trial(backend, check, quick), check, all_checks()[check].function)
+    with _recorded_equations(backend) as equations:
+        result = attempt(Trial(backend, check, quick), check, all_checks()[check].function)
+    return _consider_gaps(result, gaps), equations
+
+
+def _consider_gaps(result: Result, gaps: Mapping[str, str]) -> Result:
+    check = result.check
     if check in gaps and result.verdict == "failed":
         return replace(result, verdict="known gap", message=f"{gaps[check]} ({result.message})")
     if check in gaps and result.verdict == "passed":
@@ -161,10 +194,28 @@ def run_check(
     return result
 
 
+@contextmanager
+def _recorded_equations(backend: Backend) -> Iterator[set[str]]:
+    """Yield a set, to which the names of the equations are added that the backend computes in the ``with`` block."""
+    names: set[str] = set()
+
+    class RecordingOps(Ops):
+        def __getattr__(self, name: str) -> Callable[..., Any]:
+            names.add(name)
+            return super().__getattr__(name)
+
+    before = backend.ops
+    backend.ops = RecordingOps(before.xp, backend.kernels)
+    try:
+        yield names
+    finally:
+        backend.ops = before
+
+
 def attempt(trial: Trial, name: str, function: CheckFunction) -> Result:
     """Return the result of a function that compares a backend with the reference; errors count as failures."""
     verdict: Verdict = "passed"
-    message = ""
+    message = trace = ""
     start = time.perf_counter()
     try:
         with np.errstate(all="ignore"):
@@ -174,8 +225,10 @@ def attempt(trial: Trial, name: str, function: CheckFunction) -> Result:
     except Failure as failure:
         verdict, message = "failed", str(failure)
     except Exception as error:
-        verdict, message = "failed", f"{type(error).__name__}: {error}"
-    return Result(name, verdict, trial.worst, trial.where, message, trial.compared, time.perf_counter() - start)
+        verdict, message = "failed", f"raised {type(error).__name__}: {error}"
+        trace = traceback.format_exc()
+    seconds = time.perf_counter() - start
+    return Result(name, verdict, trial.worst, trial.where, message, trial.compared, seconds, trace)
 
 
 def run(
@@ -215,9 +268,15 @@ def run(
     """
     backend = get_backend(backend)
     check_gaps(backend.known_gaps if known_gaps is None else known_gaps)
-    ids, results = select_checks(checks), []
+    ids, results = select_checks(checks), list[Result]()
+    failed: set[str] = set()
     for number, id in enumerate(ids, 1):
-        results.append(run_check(backend, id, quick=quick, known_gaps=known_gaps))
+        result, equations = _run_check(backend, id, quick, known_gaps)
+        if result.verdict == "failed":
+            used = {f"equations.{name}" for name in equations} - {id}
+            result = replace(result, causes=tuple(sorted(used & failed)))
+            failed.add(id)
+        results.append(result)
         if on_result is not None:
             on_result(results[-1], number, len(ids))
     return Report(backend.name, environment(backend, results), quick, results)
@@ -232,6 +291,7 @@ def environment(backend: Backend, results: Iterable[Result] = ()) -> dict[str, s
     return {
         "backend": f"{backend.name}: {backend.describe()}",
         "options": options or "none",
+        "dtypes": ", ".join(backend.dtypes),
         "products": f"{backend.matmul_precision} precision",
         "determinism": PROMISES[backend.determinism],
         "subnormals": treatments.get(subnormals or "", "not checked"),

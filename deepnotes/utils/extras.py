@@ -1,9 +1,32 @@
 """Import optional libraries, with an error that says how to install them."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from deepnotes.utils.errors import MissingExtraError
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a top-level module can be found; it is not imported.
+
+    Parameters
+    ----------
+    module : str
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_installed("no_such")
+    False
+    """
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):  # an import hook refuses it, or a module of this name was made by hand
+        return False
 
 
 def import_optional(module: str, extra: str, what: str) -> Any:

@@ -15,7 +15,7 @@ import pytest
 import deepnotes as dn
 from deepnotes.backends import registry
 
-ENTRY_POINTS, BY_PRIORITY = registry._entry_points, registry._by_priority
+ENTRY_POINTS, BY_PRIORITY = registry._entry_points, registry.by_priority
 
 
 def strict() -> dn.Backend:
@@ -147,7 +147,7 @@ def test_auto_selects_the_first_backend_that_works(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     names = ["missing", "without_device", "strict", "numpy"]
-    monkeypatch.setattr(registry, "_by_priority", lambda: names)
+    monkeypatch.setattr(registry, "by_priority", lambda: names)
     with caplog.at_level("INFO", logger="deepnotes"):
         assert dn.get_backend("auto").name == "strict"
     assert "chose strict" in caplog.text
@@ -183,7 +183,7 @@ def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 @pytest.mark.usefixtures("third_party")
 def test_auto_tries_backends_by_priority_and_imports_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert registry._by_priority() == ["swift", "cupy", "numba", "equal", "numpy", "steady"]
+    assert registry.by_priority() == ["swift", "cupy", "numba", "equal", "numpy", "steady"]
     assert not {"swift_backend", "steady_backend", "equal_backend", "odd_backend"} & set(sys.modules)
     assert dn.get_backend("auto").name == "swift"
     assert "steady_backend" not in sys.modules
@@ -191,11 +191,11 @@ def test_auto_tries_backends_by_priority_and_imports_no_others(monkeypatch: pyte
 
 
 def test_auto_raises_if_no_backend_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_by_priority", lambda: ["missing"])
+    monkeypatch.setattr(registry, "by_priority", lambda: ["missing"])
     with pytest.raises(dn.BackendUnavailable, match="none of missing works"):
         dn.get_backend("auto")
     monkeypatch.setattr(registry, "_priorities", dict)  # as with an old installation of deepnotes without priorities
-    monkeypatch.setattr(registry, "_by_priority", BY_PRIORITY)
+    monkeypatch.setattr(registry, "by_priority", BY_PRIORITY)
     with pytest.raises(dn.BackendUnavailable, match=r"no backend has a priority.*pip install --force-reinstall"):
         dn.get_backend("auto")
 

@@ -154,7 +154,7 @@ def test_an_invalid_selection_is_refused_and_changes_nothing(name: Any, options:
 def test_auto_skips_backends_without_the_option(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(registry, "_by_priority", lambda: ["plain", "tuned", "accepts_all"])
+    monkeypatch.setattr(registry, "by_priority", lambda: ["plain", "tuned", "accepts_all"])
     assert dn.get_backend("auto").name == "plain"
     with caplog.at_level("INFO", logger="deepnotes"):
         assert dn.get_backend("auto", threads=2) is dn.get_backend("tuned", threads=2)
@@ -164,7 +164,7 @@ def test_auto_skips_backends_without_the_option(
 
 
 def test_auto_raises_if_no_backend_has_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_by_priority", lambda: ["plain", "numpy"])
+    monkeypatch.setattr(registry, "by_priority", lambda: ["plain", "numpy"])
     with pytest.raises(dn.ArgumentError, match=r"none of plain, numpy works here with threads=2 \(.*'plain' has"):
         dn.get_backend("auto", threads=2)
 

@@ -237,7 +237,7 @@ def test_the_error_without_scikit_learn_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['sklearn'] = None\n"
         "import deepnotes as dn\n"
-        "try:\n    dn.DenseClassifier\n"
+        "try:\n    from deepnotes import DenseClassifier\n"
         "except dn.MissingExtraError as error:\n    print(error, isinstance(error, ImportError))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,7 +1,6 @@
 # ruff: noqa: E402
 """Features that scikit-learn's estimators lack: backends, an activation per layer, dropout, losses, callbacks."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -261,16 +260,6 @@ def test_the_history_records_the_loss_score_and_learning_rate_of_each_epoch() ->
     assert history.metrics["val_score"] == model.validation_scores_
     assert history.learning_rate == pytest.approx([0.1, *(0.1 / (135 * k + 1) ** 0.5 for k in range(1, 6))])
     assert model._live_network.rate.rate == 0.1 / (135 * 6 + 1) ** 0.5
-
-
-@pytest.mark.filterwarnings("error")
-def test_the_examples_of_the_documentation_run() -> None:
-    page = Path(__file__).parents[2] / "docs" / "estimators.md"
-    names: dict[str, Any] = {}
-    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-        exec(code, names)
-    assert names["search"].best_score_ > 0.9
-    assert names["model"].loss_ < 0.6
 
 
 def test_the_benchmark_checks_that_results_agree(monkeypatch: pytest.MonkeyPatch) -> None:

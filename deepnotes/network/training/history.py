@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ROWS = 10
+"""The largest number of epochs that a notebook shows."""
+
 
 @dataclass
 class History:
@@ -48,6 +51,20 @@ class History:
     def as_dict(self) -> dict[str, Any]:
         """Return the whole history as a dict of plain lists and numbers."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """Return a table of the epochs as HTML, for IPython; of many epochs, some at equal distances."""
+        from deepnotes.utils import html
+
+        series = {"loss": self.loss, "val_loss": self.val_loss, **self.metrics, "learning rate": self.learning_rate}
+        series |= {"seconds": self.seconds}
+        named = {name: values for name, values in series.items() if len(values) == self.epochs}
+        last = self.epochs - 1
+        chosen = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)}) if last >= ROWS else range(self.epochs)
+        rows = [[str(i + 1), *(f"{values[i]:.4g}" for values in named.values())] for i in chosen]
+        best = "" if self.best_epoch is None else f"; the parameters of epoch {self.best_epoch} were restored"
+        notes = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}{best}"
+        return html.table(["epoch", *named], rows, notes, text_columns=0)
 
     def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
         """Plot losses and metrics in `ax` or a new figure and return the figure; see :func:`deepnotes.plots.curves`."""

@@ -1,5 +1,6 @@
 """Plots of measurements, drawn with matplotlib (extra ``plot``), which is imported only when a plot is drawn."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -57,12 +58,23 @@ def crossover(panels: Mapping[str, Panel], x_labels: Mapping[str, str], title: s
             _plot_panel(ax, name, x_labels[name], panel, contenders, ticks)
         for ax in grid[len(panels) :]:
             ax.set_axis_off()
+        _set_ticks_of_times(grid[0], panels.values())
         for ax in grid[::across]:
             ax.set_ylabel("one training step, µs")
         handles = {text: handle for ax in grid for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
         figure.suptitle(title)
         return figure
+
+
+def _set_ticks_of_times(ax: Any, panels: Iterable[Panel]) -> None:
+    """Mark 1, 2, 5, 10, ... on the shared y axis if the times span less than three powers of ten."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    times = [time for panel in panels for points in panel.values() for _, time in points]
+    if times and max(times) < 1000 * min(times):
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.12g}"))
 
 
 def _x_coordinates(panels: Iterable[Panel]) -> list[int]:
@@ -76,17 +88,20 @@ def _plot_panel(ax: Any, title: str, x_label: str, panel: Panel, contenders: Seq
         i = contenders.index(name)
         style = {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": LINE_STYLES[i % 4], "markersize": 4}
         ax.plot(*zip(*points, strict=True), label=name, linewidth=1.3, **style)
-    ax.set(xscale="log", yscale="log", xlabel=x_label, title=title)
+    ax.set(xscale="log", yscale="log", xlabel=x_label)
     ax.grid(True, which="major", color="#dddddd", linewidth=0.5)
-    ax.set_xticks(ticks, [_short(tick) for tick in ticks])
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     ax.minorticks_off()
     ax.tick_params(labelbottom=True)
-    for change in overtakings(panel):
+    changes = overtakings(panel)
+    for change in changes:
         ax.axvline(change.x, color="#888888", linewidth=0.8, linestyle=":")
-        ax.annotate(
-            _label(change), (change.x, 0.03), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right",
-            color="#444444", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},
-        )  # fmt: skip
+    fastest = textwrap.wrap(_describe_changes(changes), 66)  # above the panel, where it hides no line
+    ax.set_title(title, pad=6 + 9 * len(fastest))
+    ax.annotate(
+        "\n".join(fastest), (0.5, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", ha="center",
+        va="bottom", fontsize=7, color="#444444",
+    )  # fmt: skip
 
 
 def bars(
@@ -138,11 +153,15 @@ def svg(figure: "Figure") -> bytes:
     return stream.getvalue()
 
 
-def _label(change: Overtaking) -> str:
-    """Return the label of the point at which the fastest contender changes."""
-    return f"from {_short(change.x)} on: {change.after}"
+def _describe_changes(changes: Sequence[Overtaking]) -> str:
+    """Return a line that says where the fastest contender changes, or an empty one if it does not.
 
-
-def _short(x: float) -> str:
-    """Return a short label for a number, such as 66k for 65,536."""
-    return f"{x / 1000:.0f}k" if x >= 10_000 else f"{x / 1000:.3g}k" if x >= 1000 else f"{x:.3g}"
+    Examples
+    --------
+    >>> _describe_changes([Overtaking(84.1, "numba", "numpy"), Overtaking(2171.0, "numpy", "cupy")])
+    'fastest: numba; from about 84, numpy; from about 2,200, cupy'
+    """
+    if not changes:
+        return ""
+    later = [f"from about {float(f'{change.x:.2g}'):,.0f}, {change.after}" for change in changes]
+    return "; ".join([f"fastest: {changes[0].before}", *later])

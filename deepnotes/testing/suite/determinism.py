@@ -8,7 +8,7 @@ import numpy as np
 from deepnotes.backends.program import Batches, Chunk, Data, EpochProgram, Program, State
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.optimizers import Adam
-from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.checks import Trial, check
 from deepnotes.testing.suite.programs import small
 from deepnotes.testing.training_cases import (
     TrainingCase,
@@ -23,7 +23,7 @@ from deepnotes.testing.training_cases import (
 def determinism(trial: Trial) -> None:
     """Training twice gives the same bits; a different seed gives different bits."""
     layers: list[Layer] = [Dense(7, "tanh"), Dropout(0.3), Dense(3)]
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         results = [
             train_on_backend(trial, TrainingCase(layers, dtype, optimizer=Adam(), seed=seed)) for seed in (0, 0, 1)
         ]
@@ -36,7 +36,7 @@ def determinism(trial: Trial) -> None:
 @check("determinism.predictions")
 def determinism_of_predictions(trial: Trial) -> None:
     """Predicting twice gives the same bits."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype, samples=300)
         inference = compile_inference(trial.backend, training.plan)
         state, data = place_on(trial.backend, training)
@@ -47,7 +47,7 @@ def determinism_of_predictions(trial: Trial) -> None:
 @check("determinism.chunks")
 def determinism_of_chunks(trial: Trial) -> None:
     """Parameters, slots and sums of losses have the same bits, however a training run is split into calls."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype, optimizer=Adam(), samples=61, call_sizes=(61,), weighted=True)
         (order,) = training.orders()
         rates, batch = training.rates(order), training.batch
@@ -70,7 +70,7 @@ def determinism_of_chunks(trial: Trial) -> None:
 @check("determinism.epochs")
 def determinism_of_epochs(trial: Trial) -> None:
     """If a Program can train several epochs in one call, the bits are those of one call for each epoch."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         layers: list[Layer] = [Dense(7, "tanh"), Dropout(0.3), Dense(3)]
         training = TrainingCase(
             layers, dtype, optimizer=Adam(), clip=0.5, weighted=True, samples=61, call_sizes=(61,) * 4
@@ -116,7 +116,7 @@ def _train_row_by_row(program: Program, state: State, batches: Batches) -> list[
 @check("determinism.tasks")
 def determinism_of_tasks(trial: Trial) -> None:
     """Training runs that the backend runs as tasks have the bits that each of them has alone."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         cases = [TrainingCase([Dense(n, "tanh"), Dropout(0.3), Dense(3)], dtype, seed=n) for n in (3, 9, 5, 7)]
         results: dict[int, tuple[State, list[Chunk]]] = {}
 
@@ -133,7 +133,7 @@ def determinism_of_tasks(trial: Trial) -> None:
 @check("determinism.programs")
 def determinism_of_programs(trial: Trial) -> None:
     """Two Programs compiled from one plan do not share state or buffers."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype, optimizer=Adam())
         expected, _ = train_on_backend(trial, training)
         programs = [compile_program(trial.backend, training.plan) for _ in range(2)]

@@ -124,7 +124,7 @@ for _kind in CASES:
 @check("errors.divergence")
 def divergence(trial: Trial) -> None:
     """Training that diverges raises an error and leaves finite parameters."""
-    for dtype in ("float32", "float64"):
+    for dtype in trial.dtypes:
         net = Network([Dense(5, "relu"), Dense(5, "relu"), Dense(1)], 4, backend=trial.backend, dtype=dtype, seed=0)
         with trial.raises(NonFiniteLossError, f"{dtype}: a learning rate of 1e30"):
             net.fit(X, Y[:1], optimizer=SGD(1e30), epochs=100)

@@ -6,7 +6,7 @@ from deepnotes.backends.eager import EagerInference
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
+from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 from deepnotes.testing.suite.programs import OUTPUT_ACTIVATIONS, TARGETS, small
 from deepnotes.testing.training_cases import TrainingCase, compile_inference, place_on
@@ -34,7 +34,7 @@ def make_prediction_check(name: str) -> CheckFunction:
     """Return the check of predictions for one activation."""
 
     def run(trial: Trial) -> None:
-        for dtype in DTYPES:
+        for dtype in trial.dtypes:
             layers: list[Layer] = [Dense(n, name) for n in (9, 33, 3)]
             for samples in (1, 40):
                 check_predictions(trial, TrainingCase(layers, dtype, samples=samples), f"{dtype} {samples} samples")
@@ -49,7 +49,7 @@ for _name in ACTIVATIONS:
 @check("inference.samples")
 def sample_counts(trial: Trial) -> None:
     """Predictions are correct for 0 samples, 1, many, and numbers of samples close to the width of a register."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for m in (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 200 if trial.quick else 5000):
             check_predictions(
                 trial,
@@ -61,7 +61,7 @@ def sample_counts(trial: Trial) -> None:
 @check("inference.layouts")
 def inference_layouts(trial: Trial) -> None:
     """Predictions are correct for samples in any memory layout."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for name, layout in LAYOUTS.items():
             for m in (1, 23):
                 check_predictions(
@@ -72,7 +72,7 @@ def inference_layouts(trial: Trial) -> None:
 @check("inference.losses")
 def losses(trial: Trial) -> None:
     """The loss of each sample is correct, for every loss function."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for name, traits in LOSSES.items():
             for activation in OUTPUT_ACTIVATIONS.get(name, ["identity", "softmax"]):
                 layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
@@ -83,7 +83,7 @@ def losses(trial: Trial) -> None:
 @check("inference.new_parameters")
 def new_parameters(trial: Trial) -> None:
     """Each prediction uses the parameters passed to the call, not the parameters of an earlier call."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype)
         inference, bounds = compile_inference(trial.backend, training.plan), trial.bounds(dtype)
         reference = compile_inference(bounds, training.plan)

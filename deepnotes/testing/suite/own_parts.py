@@ -3,7 +3,7 @@
 from deepnotes.nn.activations import ActivationFunction
 from deepnotes.nn.layers import Dense, Layer
 from deepnotes.nn.losses import LossFunction
-from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
+from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.own_parts import OWN_PARTS
 from deepnotes.testing.parts import Part, compare_part
 from deepnotes.testing.suite.programs import TARGETS
@@ -16,7 +16,7 @@ def make_part_check(part: Part) -> CheckFunction:
     """Return the check of one part: its values and derivatives, or its updates; and the training of a network."""
 
     def run(trial: Trial) -> None:
-        for dtype in DTYPES:
+        for dtype in trial.dtypes:
             compare_part(trial, part, dtype)
             check_training(trial, _case(part, dtype), f"{dtype} network")
 

@@ -9,7 +9,7 @@ from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSProp
 from deepnotes.nn.plan import Objective
-from deepnotes.testing.checks import DTYPES, CheckFunction, Trial, check
+from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 from deepnotes.testing.training_cases import TrainingCase, check_gradients, check_training, compile_program, place_on
 
@@ -47,7 +47,7 @@ def make_activation_check(name: str) -> CheckFunction:
     """Return the check of gradients for one activation."""
 
     def run(trial: Trial) -> None:
-        for dtype in DTYPES:
+        for dtype in trial.dtypes:
             for activation in [
                 Activation(name),
                 *([Activation(name, **_option_values(name))] if _option_values(name) else []),
@@ -67,7 +67,7 @@ def make_loss_check(name: str) -> CheckFunction:
 
     def run(trial: Trial) -> None:
         targets = TARGETS[LOSSES[name].targets]
-        for dtype in DTYPES:
+        for dtype in trial.dtypes:
             for activation in OUTPUT_ACTIVATIONS.get(name, ["identity", "softmax", "sigmoid"]):
                 for weighted in (False, True):
                     layers: list[Layer] = [Dense(6, "tanh"), Dense(3, activation)]
@@ -87,7 +87,7 @@ def make_optimizer_check(name: str) -> CheckFunction:
     """Return the check of parameters, slots and losses after six updates with one optimizer."""
 
     def run(trial: Trial) -> None:
-        for dtype in DTYPES:
+        for dtype in trial.dtypes:
             check_training(trial, TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name]), dtype)
             decayed = TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
             check_training(trial, decayed, f"{dtype}, with L2, clipping and weights")
@@ -106,7 +106,7 @@ for _name in OPTIMIZERS:
 @check("programs.ragged_batch")
 def ragged_batch(trial: Trial) -> None:
     """A smaller last batch (of 1 sample, 2, or one less than the others) is averaged over its own samples."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for samples in (9, 10, 15):
             check_training(
                 trial,
@@ -118,7 +118,7 @@ def ragged_batch(trial: Trial) -> None:
 @check("programs.batches")
 def batches(trial: Trial) -> None:
     """Training is correct for batches of one sample, of all samples, and larger than the number of samples."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for batch, call_sizes in [(1, (5,)), (23, (23, 23)), (100, (23,)), (33, (70,))]:
             check_training(
                 trial, TrainingCase(small(), dtype, batch=batch, call_sizes=call_sizes), f"{dtype} batches of {batch}"
@@ -128,7 +128,7 @@ def batches(trial: Trial) -> None:
 @check("programs.chunks")
 def chunks(trial: Trial) -> None:
     """Splitting a training run into calls changes nothing, and no batch affects the next one through reused buffers."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for call_sizes in [(46,), (8, 8, 30), (16, 7, 1, 23)]:
             training = TrainingCase(
                 [Dense(7, "tanh"), Dropout(0.3), Dense(3)], dtype, optimizer=Adam(), call_sizes=call_sizes
@@ -139,7 +139,7 @@ def chunks(trial: Trial) -> None:
 @check("programs.sizes_in_turn")
 def sizes_in_turn(trial: Trial) -> None:
     """One Program is correct for a sequence of batches of different sizes."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype)
         program = compile_program(trial.backend, training.plan)
         state, data = place_on(trial.backend, training)
@@ -156,7 +156,7 @@ def sizes_in_turn(trial: Trial) -> None:
 @check("programs.sample_weights")
 def sample_weights(trial: Trial) -> None:
     """Gradients are divided by the number of samples; weights of 1 change nothing; weights of 0 give no gradient."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         check_training(trial, TrainingCase(small(), dtype, weighted=True), f"{dtype} random weights")
         training = TrainingCase(small(), dtype)
         state, data = place_on(trial.backend, training)
@@ -175,7 +175,7 @@ def sample_weights(trial: Trial) -> None:
 @check("programs.objective")
 def objective(trial: Trial) -> None:
     """The cost may be a multiple of the mean loss, or a weighted mean, and L2 may be divided like the losses."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for name, objective in {
             "scaled": Objective(3.0, 0.25),
             "shared L2": Objective(1.5, 1.5, share_l2=True),
@@ -194,7 +194,7 @@ def objective(trial: Trial) -> None:
 @check("programs.class_indices")
 def class_indices(trial: Trial) -> None:
     """Training on class indices equals training on one-hot columns."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         layers: list[Layer] = [Dense(7, "relu"), Dense(4, "softmax")]
         check_training(trial, TrainingCase(layers, dtype, "categorical_cross_entropy", targets="labels"), dtype)
 
@@ -202,7 +202,7 @@ def class_indices(trial: Trial) -> None:
 @check("programs.dropout")
 def dropout(trial: Trial) -> None:
     """Dropout masks match the equation, differ for each step, layer and seed, and do not depend on the batch."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for seed in (0, 2**63 + 11):
             layers: list[Layer] = [Dropout(0.2), Dense(9, "tanh"), Dropout(0.5), Dense(3)]
             check_training(
@@ -213,7 +213,7 @@ def dropout(trial: Trial) -> None:
 @check("programs.layouts")
 def layouts(trial: Trial) -> None:
     """Samples in any memory layout give the same results and stay unchanged."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for name, layout in LAYOUTS.items():
             random = name != "broadcast"
             check_training(trial, TrainingCase(small(), dtype, layout=layout), f"{dtype} {name}", random)
@@ -228,7 +228,7 @@ def layouts(trial: Trial) -> None:
 @check("programs.widths")
 def widths(trial: Trial) -> None:
     """Training is correct for one layer or several, of 1 neuron, a prime number, a power of two, or many."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for sizes in [(1,), (1, 1), (31, 37, 2), (64, 128, 10), (130, 3)]:
             layers: list[Layer] = [*(Dense(n, "tanh") for n in sizes[:-1]), Dense(sizes[-1])]
             training = TrainingCase(layers, dtype, inputs=67, samples=40, batch=17, call_sizes=(40,))
@@ -250,7 +250,7 @@ def large(trial: Trial) -> None:
 @check("programs.update")
 def update(trial: Trial) -> None:
     """``Program.update`` applies a gradient that the caller supplies."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for name, optimizer in OPTIMIZERS.items():
             training = TrainingCase(small(), dtype, optimizer=optimizer, clip=0.5)
             g = np.random.default_rng(3).normal(size=training.plan.layout.size).astype(dtype)
@@ -267,7 +267,7 @@ def update(trial: Trial) -> None:
 @check("programs.not_finite")
 def not_finite(trial: Trial) -> None:
     """A cost or gradient that is not finite stops training before it changes the parameters."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for value in (np.nan, np.inf):
             training = TrainingCase(small(), dtype)
             state, data = place_on(trial.backend, training)

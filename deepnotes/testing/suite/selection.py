@@ -11,7 +11,7 @@ import numpy as np
 from deepnotes.backends.registry import get_backend, registered_backends, use_backend
 from deepnotes.network.network import Network
 from deepnotes.nn.layers import Dense, Dropout
-from deepnotes.testing.checks import DTYPES, NotApplicable, Trial, check
+from deepnotes.testing.checks import NotApplicable, Trial, check
 from deepnotes.utils.errors import BackendUnavailable
 
 
@@ -103,7 +103,7 @@ def copies(trial: Trial) -> None:
         copiers["pickle"] = lambda net: pickle.loads(pickle.dumps(net))
     except NotApplicable:
         pass
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         X, y = _data(trial)
         net = _network(trial, dtype)
         net.fit(X, y, epochs=1)

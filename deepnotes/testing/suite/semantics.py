@@ -9,7 +9,7 @@ from deepnotes.backends.bounds import UNIT
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.testing.calls import Draw, call
-from deepnotes.testing.checks import DTYPES, CheckFunction, Derived, NotApplicable, Trial, check
+from deepnotes.testing.checks import CheckFunction, Derived, NotApplicable, Trial, check
 from deepnotes.testing.suite.programs import small
 from deepnotes.testing.training_cases import TrainingCase, compile_inference, compile_program, place_on
 
@@ -18,7 +18,7 @@ def make_nan_check(name: str) -> CheckFunction:
     """Return the check that an activation propagates NaN forward and backward, as its equation does."""
 
     def run(trial: Trial) -> None:
-        for dtype in DTYPES:
+        for dtype in trial.dtypes:
             Z = Draw(trial.rng, special=False).real(5, 7)
             Z[3, 2] = np.nan
             trial.check(call(name, {}), [Z], dtype, f"{dtype} forward")
@@ -40,7 +40,7 @@ def make_extremes_check(name: str) -> CheckFunction:
     """Return the check of an activation at infinity, and at large numbers for which a naive formula gives NaN."""
 
     def run(trial: Trial) -> None:
-        for dtype in DTYPES:
+        for dtype in trial.dtypes:
             largest = float(np.finfo(dtype).max)
             values = [1e4, -1e4, 0.25 * largest, -0.25 * largest]
             if name not in {"softmax", "gelu", "gelu_tanh", "silu"}:  # their formulas multiply infinity by 0
@@ -76,7 +76,7 @@ def nan_in_namespace(trial: Trial) -> None:
             xp.sqrt(abs(x)), xp.tanh(x), xp.log(abs(x)), xp.log1p(abs(x)), xp.expm1(x), x @ y.T,
         )  # fmt: skip
 
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         x, y = Draw(trial.rng, special=False).real(4, 6), Draw(trial.rng, special=False).real(4, 6)
         x[1, 2] = y[3, 3] = np.nan
         trial.check(functions, [x, y], dtype, dtype)
@@ -85,7 +85,7 @@ def nan_in_namespace(trial: Trial) -> None:
 @check("semantics.logits")
 def logits(trial: Trial) -> None:
     """Losses from logits of 1e4 and -1e4 are finite and correct."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         Z = np.array([[1e4, -1e4, 1e4, -1e4, 0, 40.0]])
         Y = np.array([[1.0, 0, 0, 1, 1, 0]])
         trial.check(call("sigmoid_cross_entropy", {}), [Z, Y], dtype, f"{dtype} sigmoid")
@@ -97,7 +97,7 @@ def logits(trial: Trial) -> None:
 @check("semantics.empty")
 def empty(trial: Trial) -> None:
     """Without samples, activations, products, gather and predictions return empty arrays of the right shape."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for name in ACTIVATIONS:
             trial.check(call(name, {}), [np.zeros((3, 0))], dtype, f"{dtype} {name}")
         trial.check(call("linear", {}), [np.ones((2, 3)), np.ones((3, 0)), np.ones((2, 1))], dtype, f"{dtype} linear")
@@ -116,7 +116,7 @@ DERIVATIVES_AT_KINKS = {"relu": [0, 0, 2], "leaky_relu": [0.002, 0.002, 2], "elu
 @check("semantics.ties")
 def ties(trial: Trial) -> None:
     """Derivatives at kinks follow the notes: 0 for relu, slope for leaky_relu, alpha for elu, 0 for losses."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         Z, dA = np.array([[0.0, -0.0, 1.0, -1.0]]), np.full((1, 4), 2.0)
         A = np.array([[0.0, 0, 1, -1]])
         for name, expected in DERIVATIVES_AT_KINKS.items():
@@ -138,7 +138,7 @@ def ties(trial: Trial) -> None:
 @check("semantics.subnormals")
 def subnormals(trial: Trial) -> None:
     """Subnormal numbers are kept; a backend that flushes them to 0 lists this check in its known gaps."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         tiny = np.finfo(dtype).tiny
         x = np.array([[tiny / 2, -tiny / 4, np.finfo(dtype).smallest_subnormal]], dtype)
         on_backend = trial.backend.from_numpy(x)
@@ -161,7 +161,7 @@ def _converter(trial: Trial, dtype: str) -> Callable[[np.ndarray], Any]:
 @check("semantics.lattice")
 def lattice(trial: Trial) -> None:
     """Products, sums and means of small integers are exact, since all their partial sums are exact."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for n, k, m in [(1, 1, 1), (3, 5, 8), (17, 33, 64), (64, 129, 16), (130, 64, 256)]:
             W, A, b, dZ = (_draw_small_integers(trial.rng, *shape) for shape in [(n, k), (k, m), (n, 1), (n, m)])
             ops, put = trial.backend.ops, _converter(trial, dtype)
@@ -225,7 +225,7 @@ def bias(trial: Trial) -> None:
             4,
         ),
     }
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         u = UNIT[dtype]
         for name, (function, arguments, roundings) in cases.items():
             hosts = [x.astype(dtype) for x in arguments]
@@ -244,7 +244,7 @@ def bias(trial: Trial) -> None:
 @check("semantics.stale")
 def stale(trial: Trial) -> None:
     """Each call uses its own data, and later calls do not overwrite earlier results."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         training = TrainingCase(small(), dtype)
         program = compile_program(trial.backend, training.plan)
         inference = compile_inference(trial.backend, training.plan)

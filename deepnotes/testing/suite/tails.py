@@ -9,7 +9,7 @@ from deepnotes.backends.program import Batches, Data, State
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.optimizers import SGD
 from deepnotes.testing.calls import call
-from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.checks import Trial, check
 from deepnotes.testing.inputs import round_to_7_bits
 from deepnotes.testing.training_cases import (
     TrainingCase,
@@ -50,7 +50,7 @@ def _softmax_inputs() -> tuple[np.ndarray, np.ndarray]:
 @check("semantics.tails")
 def tails(trial: Trial) -> None:
     """Small results are accurate: logits from -100 to 100, and outputs close to 0, to 1 and to the target."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         eps = float(np.finfo(dtype).eps)
         for name in ACTIVATIONS:
             trial.check(call(name, {}), [LOGITS[None]], dtype, f"{dtype} {name}")
@@ -93,7 +93,7 @@ def _identity_cases(trial: Trial, dtype: str) -> Any:
 @check("inference.tails")
 def inference_tails(trial: Trial) -> None:
     """Losses are accurate for logits from -100 to 100, and for right and wrong targets, one-hot or as class indices."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for where, training, theta, X, Y, expected in _identity_cases(trial, dtype):
             put = trial.backend.from_numpy
             inference = compile_inference(trial.backend, training.plan)
@@ -103,7 +103,7 @@ def inference_tails(trial: Trial) -> None:
 @check("programs.tails")
 def programs_tails(trial: Trial) -> None:
     """Costs of batches of one sample are accurate for logits from -100 to 100, and for right and wrong targets."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for where, training, theta, X, Y, expected in _identity_cases(trial, dtype):
             put = trial.backend.from_numpy
             program = compile_program(trial.backend, training.plan)
@@ -123,7 +123,7 @@ def _sample_count(trial: Trial) -> int:
 def many_samples(trial: Trial) -> None:
     """Sums of many equal terms, whose rounding errors do not cancel, are within their error bounds."""
     m = _sample_count(trial)
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         dZ, A = (np.array(x)[:, None] + np.zeros(m) for x in ([0.7, -0.1, 1 / 3], [1.0, 0.3]))
         for name, arguments in {
             "weight_gradient": [dZ, A], "bias_gradient": [dZ], "mean_loss": [dZ[:1]], "total_weight": [dZ[:1]],
@@ -145,7 +145,7 @@ class EqualSamples(TrainingCase):
 def programs_many_samples(trial: Trial) -> None:
     """An update on a large batch of equal samples is within its error bound, with and without weights."""
     m = _sample_count(trial)
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         for weighted in (False, True):
             training = EqualSamples(
                 [Dense(3)], dtype, inputs=2, samples=m, batch=m, call_sizes=(m,), rate=1.0, weighted=weighted

@@ -4,7 +4,7 @@ import numpy as np
 
 from deepnotes.network.network import Network
 from deepnotes.nn.layers import Dense
-from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.checks import Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 
 
@@ -15,14 +15,14 @@ def round_trip(trial: Trial) -> None:
     for shape in [(), (1,), (0,), (3, 0), (4, 5), (2, 3, 4)]:
         x = trial.rng.normal(0, 1e3, shape)
         for name, array in [
-            *((dtype, x.astype(dtype)) for dtype in DTYPES), ("int64", x.astype(np.int64)), ("bool", x > 0)
+            *((dtype, x.astype(dtype)) for dtype in trial.dtypes), ("int64", x.astype(np.int64)), ("bool", x > 0)
         ]:  # fmt: skip
             on_backend = backend.from_numpy(np.asarray(array))
             trial.that(backend.is_array(on_backend), f"from_numpy gives an array of the backend ({name}, {shape})")
             trial.that(tuple(on_backend.shape) == shape, f"from_numpy keeps the shape {shape} ({name})")
             trial.same(on_backend, array, f"{name} {shape}")
     special = np.array([[np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5]])
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         trial.same(backend.from_numpy(special.astype(dtype)), special.astype(dtype), f"{dtype} NaN and infinity")
         for layout, to_layout in LAYOUTS.items():
             x = to_layout(trial.rng.normal(size=(6, 11)).astype(dtype))
@@ -32,8 +32,8 @@ def round_trip(trial: Trial) -> None:
 @check("transfers.dtype")
 def dtype_conversion(trial: Trial) -> None:
     """``from_numpy`` converts to the requested dtype."""
-    for dtype in DTYPES:
-        for other in DTYPES:
+    for dtype in trial.dtypes:
+        for other in trial.dtypes:
             x = trial.rng.normal(size=(3, 4)).astype(dtype)
             kind = getattr(trial.backend.xp, other)
             trial.same(trial.backend.from_numpy(x, kind), x.astype(other), f"{dtype} as {other}")
@@ -42,7 +42,7 @@ def dtype_conversion(trial: Trial) -> None:
 @check("transfers.views")
 def views(trial: Trial) -> None:
     """Slices and transposes of arrays on the backend are copied to the host with the right elements."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         x = trial.rng.normal(size=(6, 11)).astype(dtype)
         on_backend = trial.backend.from_numpy(x)
         for name, result, expected in [
@@ -59,7 +59,7 @@ def views(trial: Trial) -> None:
 def write(trial: Trial) -> None:
     """``Backend.write`` writes values to a whole buffer or to a part of it."""
     backend = trial.backend
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         flat, values = np.arange(9).astype(dtype), np.array([-1, -2, -3], dtype)
         for start in (0, 4, 6):
             expected = flat.copy()
@@ -74,7 +74,7 @@ def write(trial: Trial) -> None:
 def ownership(trial: Trial) -> None:
     """Training and prediction do not change the user's arrays; changing these arrays does not change the network."""
     rng = trial.rng
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         X, Y, w = rng.normal(size=(4, 30)).astype(dtype), rng.normal(size=(2, 30)).astype(dtype), rng.uniform(1, 2, 30)
         before = [a.copy() for a in (X, Y, w)]
         net = Network([Dense(5, "tanh"), Dense(2)], 4, backend=trial.backend, dtype=dtype, seed=0)
@@ -98,7 +98,7 @@ def ownership(trial: Trial) -> None:
 @check("transfers.identity")
 def identity(trial: Trial) -> None:
     """A network with an identity matrix returns its input in a new array."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         net = Network([Dense(4)], 4, backend=trial.backend, dtype=dtype, seed=0)
         net.parameters["W1"] = np.eye(4, dtype=dtype)
         X = trial.rng.normal(size=(4, 9)).astype(dtype)
@@ -116,7 +116,7 @@ def identity(trial: Trial) -> None:
 @check("transfers.native")
 def native(trial: Trial) -> None:
     """For arrays of the backend, predictions are arrays of the backend, and results equal those for host arrays."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         net = Network([Dense(5, "tanh"), Dense(2)], 4, backend=trial.backend, dtype=dtype, seed=0)
         X, Y = trial.rng.normal(size=(4, 9)).astype(dtype), trial.rng.normal(size=(2, 9)).astype(dtype)
         on_backend = trial.backend.from_numpy(X)

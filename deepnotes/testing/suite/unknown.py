@@ -10,7 +10,7 @@ from deepnotes.nn.activations import ActivationFunction
 from deepnotes.nn.layers import Dense, Layer
 from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.optimizers import Adam, Optimizer
-from deepnotes.testing.checks import DTYPES, Trial, check
+from deepnotes.testing.checks import Trial, check
 from deepnotes.testing.training_cases import TrainingCase, check_training
 
 
@@ -89,7 +89,7 @@ class Doubled(Dense):
 @check("programs.unknown_parts")
 def unknown_parts(trial: Trial) -> None:
     """Parts without a kernel, including classes derived from parts with a kernel, train with their equations."""
-    for dtype in DTYPES:
+    for dtype in trial.dtypes:
         layers: list[Layer] = [Dense(5, "tanh"), Dense(3)]
         for optimizer in (SignDescent(), SlowAdam(epsilon=1e-3)):
             check_training(
