@@ -9,8 +9,9 @@ The contenders take turns in one process. All of them train the same networks fo
 - ``64 equal networks``: networks with 20-24-1 neurons and different seeds, trained by ``fit_many``, and by ``vmap`` of
   JAX over all networks, compiled as one program for the whole training run. Without JAX, that contender is left out.
 - ``grid search``: 24 candidates and 5 folds of a network with 30-64-32-1 neurons on the breast cancer data, trained for
-  60 epochs and scored by accuracy. ``fit_many`` is compared with scikit-learn's ``GridSearchCV`` of a
-  ``DenseClassifier`` in one process, and of an ``MLPClassifier`` in as many processes as there are cores.
+  60 epochs and scored by accuracy. ``fit_many`` and ``DenseSearchCV`` of a ``DenseClassifier`` are compared with
+  scikit-learn's ``GridSearchCV`` of a ``DenseClassifier`` in one process, and of an ``MLPClassifier`` in as many
+  processes as there are cores.
 - ``memory``: the most memory that ``fit_many`` uses for data, as a multiple of the size of X.
 
 The benchmark requires the extra ``sklearn``.
@@ -145,10 +146,10 @@ def grid_search(name: str) -> dict[str, Callable[[], object]]:
     cv = StratifiedKFold(FOLDS)
     several, single = backends(name)
 
-    def by_sklearn(estimator: Any, processes: int) -> float:
+    def by_search(kind: Any, estimator: Any, processes: int) -> float:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            search = GridSearchCV(estimator, grid, cv=cv, n_jobs=processes, refit=False).fit(X, y)
+            search = kind(estimator, grid, cv=cv, n_jobs=processes, refit=False).fit(X, y)
         return float(search.cv_results_["mean_test_score"].mean())
 
     def by_fit_many() -> float:
@@ -169,8 +170,9 @@ def grid_search(name: str) -> dict[str, Callable[[], object]]:
 
     return {
         "fit_many": by_fit_many,
-        "DenseClassifier": partial(by_sklearn, dn.DenseClassifier(**shared, backend=single), 1),
-        "MLPClassifier": partial(by_sklearn, MLPClassifier(**shared), CORES),
+        "DenseSearchCV": partial(by_search, dn.DenseSearchCV, dn.DenseClassifier(**shared, backend=several), 1),
+        "DenseClassifier": partial(by_search, GridSearchCV, dn.DenseClassifier(**shared, backend=single), 1),
+        "MLPClassifier": partial(by_search, GridSearchCV, MLPClassifier(**shared), CORES),
     }
 
 

@@ -197,7 +197,8 @@ def cross_validate(  # noqa: PLR0913 - scikit-learn's signature
     >>> from sklearn.datasets import load_iris
     >>> from deepnotes import DenseClassifier
     >>> X, y = load_iris(return_X_y=True)
-    >>> result = cross_validate(DenseClassifier(16, max_iter=300, tol=0.01, random_state=0), X, y, cv=3)
+    >>> model = DenseClassifier(16, learning_rate_init=0.01, tol=0.001, random_state=0)
+    >>> result = cross_validate(model, X, y, cv=3)
     >>> bool(result["test_score"].mean() > 0.9)
     True
     """

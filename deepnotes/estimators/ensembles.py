@@ -252,7 +252,8 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> model = DenseEnsembleClassifier(3, hidden_layer_sizes=16, max_iter=300, tol=0.01, random_state=0).fit(X, y)
+    >>> settings = {"hidden_layer_sizes": 16, "learning_rate_init": 0.01, "tol": 0.001, "random_state": 0}
+    >>> model = DenseEnsembleClassifier(3, **settings).fit(X, y)
     >>> bool(model.score(X, y) > 0.95), model.disagreement(X).shape
     (True, (150,))
     """
@@ -429,7 +430,8 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
     --------
     >>> from sklearn.datasets import load_iris
     >>> X, y = load_iris(return_X_y=True)
-    >>> model = DenseEnsembleRegressor(3, hidden_layer_sizes=16, max_iter=300, tol=0.01, random_state=0)
+    >>> settings = {"hidden_layer_sizes": 16, "learning_rate_init": 0.01, "tol": 0.001, "random_state": 0}
+    >>> model = DenseEnsembleRegressor(3, **settings)
     >>> mean, std = model.fit(X[:, :3], X[:, 3]).predict(X[:, :3], return_std=True)
     >>> mean.shape, std.shape
     ((150,), (150,))
