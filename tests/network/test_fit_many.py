@@ -247,6 +247,26 @@ def test_progress_without_a_terminal_is_a_line_for_some_networks(capsys: pytest.
     assert lines[-1] == f"networks 4/4  best loss {lowest:.4g}"
 
 
+def test_progress_counts_only_networks_whose_training_has_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupt(dn.Callback):
+        def on_epoch(self, training: Any) -> None:
+            raise KeyboardInterrupt
+
+    rates, callbacks = [dn.SGD(1e30), dn.SGD(0.1), dn.SGD(0.1), dn.SGD(0.1)], [[], [], [Interrupt()], []]
+    with pytest.raises(FitManyInterrupt) as raised:
+        dn.fit_many(
+            networks(dn.get_backend("numpy")),
+            *data(),
+            epochs=[1000, 1000, 10, 1],  # those with the most work come first
+            batch_size=300,
+            optimizer=rates,
+            callbacks=callbacks,
+            progress=True,
+        )
+    assert [result.index for result in raised.value.results] == [0, 1]
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == ["1/4", "2/4"]
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Progress bars for training, on stderr: of one network, and of many."""
 
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from deepnotes.network.training.state import Callback, Training
+from deepnotes.utils.errors import NonFiniteLossError
 from deepnotes.utils.safe_text import escaped
 from deepnotes.utils.streams import stderr
 
@@ -121,9 +123,10 @@ class _Report(Callback):
         self._reported = done
 
     def on_end(self, training: Training) -> None:
-        """Report that training has ended; work that is left after early stopping counts as done."""
-        self._progress.end(training)
-        self._progress.advance(self.work - self._reported)
+        """Report that training has ended, unless it was interrupted; work left after early stopping counts as done."""
+        if isinstance(sys.exc_info()[1], NonFiniteLossError | None):
+            self._progress.end(training)
+            self._progress.advance(self.work - self._reported)
 
 
 def _bar(console: Console, unit: str) -> Bar:
