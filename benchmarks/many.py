@@ -6,6 +6,8 @@ The contenders take turns in one process. All of them train the same networks fo
 
 - ``64 networks``: different networks of about the same size, trained by ``fit_many`` with all threads, by ``fit_many``
   with one thread, and by one call of ``fit`` after another.
+- ``64 equal networks``: networks with 20-24-1 neurons and different seeds, trained by ``fit_many``, and by ``vmap`` of
+  JAX over all networks, compiled as one program for the whole training run. Without JAX, that contender is left out.
 - ``grid search``: 24 candidates and 5 folds of a network with 30-64-32-1 neurons on the breast cancer data, trained for
   60 epochs and scored by accuracy. ``fit_many`` and ``DenseSearchCV`` of a ``DenseClassifier`` are compared with
   scikit-learn's ``GridSearchCV`` of a ``DenseClassifier`` in one process, and of an ``MLPClassifier`` in as many
@@ -20,6 +22,7 @@ import tracemalloc
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 
 import deepnotes as dn
+from benchmarks.jax_training import adam_step
 from benchmarks.options import Options, parser
 from benchmarks.report import publish
 from deepnotes.testing.bench.timing import seconds, summarize_ratios, turns
@@ -72,6 +76,62 @@ def sixty_four_networks(name: str) -> dict[str, Callable[[], object]]:
         "fit_many, one thread": partial(together, single),
         "fit": partial(one_by_one, single),
     }
+
+
+def equal_networks(name: str) -> dict[str, Callable[[], object]]:
+    """Return the contenders that train 64 networks of the same shape."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 1984)).astype(np.float32)  # 62 batches of 32, since each step of JAX has the same shape
+    y = (X[:5].sum(axis=0) > 0).astype(np.float32)[None]
+    backend = backends(name)[0]
+
+    def by_fit_many() -> None:
+        layers = [dn.Dense(24, "relu"), dn.Dense(1, "sigmoid")]
+        networks = [dn.Network(layers, 20, backend=backend, seed=i) for i in range(64)]
+        dn.fit_many(networks, X, y, epochs=20, batch_size=32)
+
+    contenders: dict[str, Callable[[], object]] = {"fit_many": by_fit_many}
+    if find_spec("jax"):
+        contenders["jax.vmap"] = _jax_training(X, y, 64, 24, 20, 32)
+    return contenders
+
+
+def _jax_training(
+    X: np.ndarray, y: np.ndarray, networks: int, units: int, epochs: int, batch_size: int
+) -> Callable[[], object]:
+    """Return a function that trains networks of the same shape, each with its own order of the samples, by JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    def cost(layers: Any, A: Any, Y: Any) -> Any:
+        (W1, b1), (W2, b2) = layers
+        Z = W2 @ jax.nn.relu(W1 @ A + b1) + b2
+        return jnp.mean(jnp.maximum(Z, 0) - Z * Y + jnp.log1p(jnp.exp(-jnp.abs(Z))))
+
+    step = adam_step(cost, 0.001, 0.9, 0.999, 1e-8)
+    data, m = (jnp.asarray(X), jnp.asarray(y)), X.shape[1]
+
+    def initial(key: Any) -> Any:
+        first, second = jax.random.split(key)
+        W1 = jax.random.normal(first, (units, X.shape[0])) * (2 / X.shape[0]) ** 0.5
+        W2 = jax.random.normal(second, (1, units)) * (1 / units) ** 0.5
+        return [(W1, jnp.zeros((units, 1))), (W2, jnp.zeros((1, 1)))]
+
+    def train(key: Any, order: Any) -> Any:
+        layers = initial(key)
+        zeros = jax.tree.map(jnp.zeros_like, layers)
+        state = layers, zeros, zeros, jnp.float32(0)
+        return jax.lax.scan(lambda state, batch: step(state, *(x[:, batch] for x in data)), state, order)
+
+    run, rng = jax.jit(jax.vmap(train)), np.random.default_rng(0)
+    keys = jax.random.split(jax.random.key(0), networks)
+
+    def by_jax() -> None:
+        # NumPy draws an order faster than jax.random on a CPU.
+        order = np.stack([rng.permutation(m) for _ in range(networks * epochs)]).astype(np.int32)
+        jax.block_until_ready(run(keys, order.reshape(networks, -1, batch_size)))
+
+    return by_jax
 
 
 def grid_search(name: str) -> dict[str, Callable[[], object]]:
@@ -144,7 +204,7 @@ def measure(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 def main() -> None:
     """Run all cases on all backends, print a table, and write the results if requested."""
     options = Options(parser(__doc__, rounds=5))
-    cases = {"64 networks": sixty_four_networks, "grid search": grid_search}
+    cases = {"64 networks": sixty_four_networks, "64 equal networks": equal_networks, "grid search": grid_search}
     results: dict[str, Any] = {}
     for name in options.with_progress([f"{b}, {case}" for b in options.backends for case in (*cases, "memory")]):
         backend, case = name.split(", ")

@@ -260,32 +260,39 @@ class Optimizer(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """The mini-batches of a call.
+    """The mini-batches of one or several epochs, and which of them to train on.
 
     Attributes
     ----------
     order : ndarray of int64
         The indices of the samples of all batches.
+    per_epoch : int
+        The number of samples in an epoch.
     size : int
-        The number of samples of a batch; the last may have fewer.
+        The number of samples of a batch; the last of an epoch may have fewer.
+    first, end : int
+        The first update to make, and the one after the last.
     rates : ndarray, shape (updates,)
     scalars : ndarray, shape (scalars, updates)
         The optimizer's scalars, such as the rate.
     seed : uint64
     step : int
-        The number of updates before this call.
-    loss_sum, weight_sum : float
-        The sums of losses and weights before this call.
+        The number of updates before the update 0.
+    sums : ndarray, shape (epochs, 3)
+        For each epoch, the sum of the losses and the sum of the weights, to which those of the batches are added, and
+        the cost of the last batch.
     """
 
     order: np.ndarray
+    per_epoch: int
     size: int
+    first: int
+    end: int
     rates: np.ndarray
     scalars: np.ndarray
     seed: int
     step: int
-    loss_sum: float
-    weight_sum: float
+    sums: np.ndarray
 
 
 class Training(NamedTuple):

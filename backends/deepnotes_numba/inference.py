@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.backends import CHUNK_SECONDS, EagerInference, Layer, Layout, LossFunction, aligned
+from deepnotes.backends import CHUNK_SECONDS, EagerInference, Layer, Layout, LossFunction, aligned, fuses
 from deepnotes_numba import thread_count
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
-from deepnotes_numba.kernels import Kernel, loss_kernel
-from deepnotes_numba.lowering import block_of, lower_network
+from deepnotes_numba.kernels import loss_kernel
+from deepnotes_numba.lowering import Lowered, block_of, lower_network
 from deepnotes_numba.prediction import predict, predict_one
 from deepnotes_numba.thread_team import run
 
@@ -46,17 +46,13 @@ class NumbaInference(EagerInference):
     def __init__(self, backend: ThreadedBackend, layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
         super().__init__(backend, layers, layout, dtype)
         self._threads, self._dtype = backend.threads, np.dtype(dtype)
-        self._lowered = {
-            class_indices: lower_network(layers, layout, self._dtype, class_indices, False)
-            for class_indices in (False, True)
-        }
-        self._table = self._lowered[False].tables[0]
+        self._lowered: dict[bool, Lowered] = {}
+        self._table = self._lower(class_indices=False).tables[0]
         self._outputs = layout.sizes[-1]
         self._stride = -(-max(layout.sizes) // 64) * 64
         # In narrow layers, the activations dominate: each takes as long as several multiplications.
         self._first_chunk = FIRST_CHUNK_WORK // (layout.decaying + 16 * sum(layout.sizes))
         self._no_losses, self._no_loss = np.empty((0, 0), self._dtype), (False, 0, 0)
-        self._last_loss: tuple[LossFunction, Kernel] | None = None
         self._thread_state = threading.local()
 
     def predict(self, theta: Any, X: Any) -> Any:
@@ -79,15 +75,15 @@ class NumbaInference(EagerInference):
         out = np.empty((self._outputs, X.shape[1]), self._dtype)
         losses = np.empty((1, X.shape[1]), self._dtype)
         class_indices = Y.shape[0] != out.shape[0]
-        self._predict(theta, X, out, losses, Y, (class_indices, *self._loss_kernel(loss).addresses))
+        kernel = loss_kernel(loss, fuses(self.layers[-1], loss), self._dtype.name, self._outputs)
+        self._predict(theta, X, out, losses, Y, (class_indices, *kernel.addresses))
         return out, losses
 
-    def _loss_kernel(self, loss: LossFunction) -> Kernel:
-        """Return the kernel of a loss; that of the last call, if it is the same loss, since it cannot change."""
-        last = self._last_loss
-        if last is None or last[0] is not loss:
-            self._last_loss = last = loss, loss_kernel(loss, self.layers[-1], self._dtype.name, self._outputs)
-        return last[1]
+    def _lower(self, class_indices: bool) -> Lowered:
+        """Return the tables for targets that are class indices or arrays."""
+        if class_indices not in self._lowered:
+            self._lowered[class_indices] = lower_network(self.layers, self.layout, self._dtype, class_indices, False)
+        return self._lowered[class_indices]
 
     def _prepare_one(self, theta: np.ndarray) -> None:
         """Create this thread's workspace for single samples, and keep the addresses that `predict_one` needs."""
@@ -102,7 +98,7 @@ class NumbaInference(EagerInference):
     ) -> None:  # fmt: skip
         """Fill `out` and `losses`, chunk by chunk, since Ctrl-C is handled only between compiled calls."""
         S = block_of(self._dtype)
-        tables, units, *_ = self._lowered[loss[0]]
+        tables, units, *_ = self._lower(loss[0])
         samples = out.shape[1]
         blocks = max(1, -(-samples // S))
         size, split = thread_count.choose(self._threads, blocks, self.layout.decaying * blocks * S)

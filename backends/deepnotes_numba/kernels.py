@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from deepnotes.backends import PER_SAMPLE, Activation, Layer, Loss, LossFunction, Optimizer, formulas, fuses
+from deepnotes.backends import PER_SAMPLE, Activation, Loss, LossFunction, Optimizer, formulas
 from deepnotes_numba import codes, generated
 from deepnotes_numba.generated import Kernel as Kernel
 
@@ -15,6 +15,7 @@ class ActivationKernels(NamedTuple):
     backward: Kernel
 
 
+@formulas.cached
 def activation_kernels(g: Any, dtype: str, outputs: int, in_place: bool) -> ActivationKernels | None:
     """Return the kernels of an activation, or None for the identity, which needs none.
 
@@ -39,18 +40,20 @@ def activation_kernels(g: Any, dtype: str, outputs: int, in_place: bool) -> Acti
     return ActivationKernels(code, kernel, generated.activation_backward(backward, options))
 
 
-def loss_kernel(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> Kernel:
-    """Return the kernel of a loss after a layer; it computes dZ if the loss is fused with the layer, else dA.
+@formulas.cached
+def loss_kernel(loss: LossFunction, fused: bool, dtype: str, outputs: int) -> Kernel:
+    """Return the kernel of a loss; it computes dZ if the loss is `fused` with the last layer, else dA.
 
     Raises
     ------
     NotAnExpressionError
         If its formulas cannot be traced.
     """
-    describe = formulas.fused_loss if fuses(last, loss) else formulas.loss_and_derivative
+    describe = formulas.fused_loss if fused else formulas.loss_and_derivative
     return generated.loss(describe(loss, dtype, _traced_outputs(loss, outputs)), formulas.options(loss))
 
 
+@formulas.cached
 def update_kernel(optimizer: Optimizer, dtype: str) -> Kernel:
     """Return the kernel of an optimizer's update; errors as for :func:`loss_kernel`."""
     step = formulas.update(optimizer, dtype)

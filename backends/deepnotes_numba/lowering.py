@@ -49,7 +49,8 @@ def lower_network(
         sizes = layout.sizes[index : index + 2]
         if type(layer) is Dense:
             # A fused loss needs Z of the last layer.
-            kernels = activation_kernels(layer.g, dtype.name, sizes[1], in_place=index < len(layers) - 1)
+            in_place = index < len(layers) - 1
+            kernels = activation_kernels(layer.g, dtype.name, sizes[1], in_place)
             place = starts[index, "W"], starts[index, "b"]
             code, addresses = codes.IDENTITY, (0, 0, 0)
             if kernels:
@@ -85,7 +86,8 @@ class LoweredLoss(NamedTuple):
 
 def lower_loss(loss: LossFunction, last: Layer, outputs: int, dtype: np.dtype) -> LoweredLoss:
     """Return a loss that follows the layer `last`, with this number of outputs."""
-    return LoweredLoss(loss_kernel(loss, last, dtype.name, outputs), fuses(last, loss))
+    fused = fuses(last, loss)
+    return LoweredLoss(loss_kernel(loss, fused, dtype.name, outputs), fused)
 
 
 def lower_objective(plan: Plan, loss: LoweredLoss) -> tuple[Any, ...]:

@@ -49,28 +49,56 @@ class NumbaProgram(EagerProgram):
 
     def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`deepnotes.backends.Program.train`."""
-        order, samples = to_writable(batches.order, INDICES), batches.data.X.shape[1]
+        return self.train_epochs(state, batches._replace(order=batches.order[None], rates=batches.rates[None]))[0]
+
+    def train_epochs(self, state: State, batches: Batches) -> list[Chunk]:
+        """Make the updates of several epochs; see :meth:`deepnotes.backends.EpochProgram.train_epochs`."""
+        (epochs, per_epoch), updates = batches.order.shape, batches.rates.shape[1]
+        order, samples = to_writable(batches.order, INDICES).ravel(), batches.data.X.shape[1]
         # The compiled code does not check the indices. As an unsigned integer, a negative index is a large one.
         if len(order) and order.view(np.uint64).max() >= samples:
             raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
-        remaining = batches._replace(order=order)
-        updates, compiled = 0, True
-        while True:
+        sums = np.array([(*batches.sums, 0.0)] * epochs)
+        batches = batches._replace(order=order, rates=batches.rates.ravel())
+        done, total = 0, epochs * updates
+        while done < total:
+            done = self._train(state, batches, per_epoch, done, sums)
             # The compiled code stops before an update that may overflow; the eager Program then makes or reports it.
-            chunk = self._train(state, remaining) if compiled else super().train(state, remaining.first(1))
-            updates += chunk.steps
-            if updates == len(batches.rates) or not isfinite(chunk.cost) or not (compiled or chunk.steps):
-                return chunk if updates == chunk.steps else chunk._replace(steps=updates)
-            remaining = remaining.after(chunk)
-            compiled = not compiled
+            if done < total and not self._update_eagerly(state, batches, per_epoch, done, sums[done // updates]):
+                break
+            done += done < total
+        started = epochs if done == total else done // updates + 1
+        return [
+            Chunk(loss_sum, weight_sum, min(updates, done - epoch * updates), cost)
+            for epoch, (loss_sum, weight_sum, cost) in enumerate(sums[:started].tolist())
+        ]
 
-    def _train(self, state: State, batches: Batches) -> Chunk:
-        """Make all updates, or those before the first that the compiled code does not make."""
-        data, order, batch_size, rates, sums = batches
+    def _update_eagerly(self, state: State, batches: Batches, per_epoch: int, update: int, sums: np.ndarray) -> bool:
+        """Make one update with the eager Program unless the cost in `sums` is not finite; return whether it was made.
+
+        The batch is added to `sums`: the sum of the losses, the sum of the weights, and the last cost.
+        """
+        if not isfinite(sums[2]):
+            return False
+        epoch, index = divmod(update, -(-per_epoch // batches.batch_size))
+        start = epoch * per_epoch + index * batches.batch_size
+        order = batches.order[start : min(start + batches.batch_size, (epoch + 1) * per_epoch)]
+        rates, before = batches.rates[update : update + 1], (float(sums[0]), float(sums[1]))
+        chunk = super().train(state, batches._replace(order=order, rates=rates, sums=before))
+        sums[:] = *chunk.sums, chunk.cost
+        return chunk.steps == 1
+
+    def _train(self, state: State, batches: Batches, per_epoch: int, first: int, sums: np.ndarray) -> int:
+        """Make the updates from `first` on, or those before one that the compiled code does not make.
+
+        The batches are added to `sums`, shape (epochs, 3): the sums of the losses and of the weights, and the last
+        cost, of each epoch. Return the number of the update not made, or else of updates.
+        """
+        data, order, batch_size, rates, _ = batches
         X, by_sample = to_c_order(data.X)
         Y = to_writable(data.Y, self._dtype)  # class indices as well, so that the code is compiled for one dtype only
         w = self._no_weights if data.w is None else to_writable(data.w, self._dtype)
-        batch_size = min(batch_size, len(order))
+        batch_size = min(batch_size, per_epoch)
         blocks = -(-batch_size // self._block)
         capacity = max(
             1, min(blocks, ELEMENTS // (self._units * self._block))
@@ -83,30 +111,29 @@ class NumbaProgram(EagerProgram):
         prefer_rows = thread_count.rows_move_less_data(
             min(batch_size, capacity * self._block), self.plan.layout.sizes, self.plan.layout.size
         )
-        scalars = self._scalar_table(state.step, rates)
+        step = state.step - first
+        scalars = self._scalar_table(step, rates)
         slots = np.array([np.asarray(x).ctypes.data for x in state.slots], np.int64)
         optimizer = *self._optimizer, slots.ctypes.data, self.safe, self.safe_norm
         errors = self._errors if compensated else self._empty
         buffers = state.theta, self._g, errors, self._squares
-        done = 0
-        while True:
-            size, split, count = self._pace.choose(self._threads, capacity, work, len(rates) - done, prefer_rows)
-            part = slice(done, done + count)
-            part_scalars = scalars if count == len(rates) else np.ascontiguousarray(scalars[:, part])
-            start_time = perf_counter()
+        done, total = first, len(rates)
+        while done < total:
+            size, split, count = self._pace.choose(self._threads, capacity, work, total - done, prefer_rows)
+            start_time, end = perf_counter(), done + count
             workspace = self._workspace(capacity, size if split else 1), capacity, split
-            *new_sums, updates, cost = run(
+            stop = run(
                 size, training.train, self._tables, buffers, workspace,
                 (X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None),
-                (order[done * batch_size : (done + count) * batch_size], batch_size, rates[part], part_scalars,
-                 np.uint64(self.plan.seed), state.step, *sums),
+                (order, per_epoch, batch_size, done, end, rates, scalars, np.uint64(self.plan.seed), step, sums),
                 self._objective, optimizer,
             )  # fmt: skip
-            self._pace.record(size, updates * work, perf_counter() - start_time)
-            state.step += updates
-            sums, done = tuple(new_sums), done + updates
-            if updates < count or done == len(rates):
-                return Chunk(*sums, done, cost)
+            self._pace.record(size, (stop - done) * work, perf_counter() - start_time)
+            state.step += stop - done
+            done = stop
+            if stop < end:
+                break
+        return done
 
     def _scalar_table(self, step: int, rates: np.ndarray) -> np.ndarray:
         """Return the optimizer's scalars for some updates, shape (scalars, updates)."""

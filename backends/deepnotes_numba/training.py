@@ -49,11 +49,11 @@ TRAINING = np.bool_(True)
 
 @entry("training")
 def train(team, tables, buffers, workspace, data, batches, objective, optimizer):
-    """Train on consecutive batches; return the sums of losses and weights, the number of updates, and the last cost.
+    """Train on consecutive batches, add up their losses and weights, and return the number of updates done.
 
     Training stops before the first update whose cost or gradient is not finite, or so large that the update may
     overflow (beyond the limits `optimizer.safe_step` and `optimizer.safe_norm`). All threads of a team return the same
-    numbers.
+    number: that of the first update not made.
 
     Parameters
     ----------
@@ -77,32 +77,35 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
     order, rates, scalars = view_vector(batches.order), view_vector(batches.rates), view_matrix(batches.scalars)
     X, parameters = matrix_at(place, shape, theta), theta.shape[0]
     call = _prepare(team, tables, buffers, workspace, Targets(view_matrix(Y), weights, weighted), objective)
-    loss_sum, weight_sum = batches.loss_sum, batches.weight_sum
-    cost = 0.0
-    for index in range(rates.shape[0]):
-        start = index * batches.size
+    sums, updates = view_matrix(batches.sums), (batches.per_epoch + batches.size - 1) // batches.size
+    for update in range(batches.first, batches.end):
+        epoch = update // updates
+        start = epoch * batches.per_epoch + (update - epoch * updates) * batches.size
         samples = Samples(X, by_sample, view(order, start, order.shape[0] - start))
-        m = min(batches.size, samples.order.shape[0])
+        m = min(batches.size, (epoch + 1) * batches.per_epoch - start)
         total = divisor(weights, weighted and objective.weighted_mean, view(samples.order, 0, m))
         l2 = objective.l2 / total if objective.share_l2 and total > 0 else objective.l2
-        counters = DropoutCounters(TRAINING, batches.seed, batches.step + index, INT_ZERO)
+        counters = DropoutCounters(TRAINING, batches.seed, batches.step + update, INT_ZERO)
         complete, cost = _differentiate(call, samples, m, total / objective.scale, l2, counters)
         if not complete:
-            return loss_sum, weight_sum, index, cost
+            return update
         square, squared_weights = _total_squares(call.squares)
         cost *= objective.reported_scale / objective.scale
         if objective.share_l2:
             cost += 0.5 * l2 * squared_weights
+        if call.team.rank == 0:
+            sums[epoch, 2] = cost
         norm = sqrt(square)
         clipping = optimizer.clip_norm / norm if 0 < optimizer.clip_norm < norm else 1.0
-        if not _is_safe(cost, rates[index] * max(norm, 1.0), norm * clipping, optimizer):
-            return loss_sum, weight_sum, index, cost
-        _update(call, optimizer, address(scalars, index), rates.shape[0], clipping, parameters)
+        if not _is_safe(cost, rates[update] * max(norm, 1.0), norm * clipping, optimizer):
+            return update
+        _update(call, optimizer, address(scalars, update), rates.shape[0], clipping, parameters)
         if not wait(call.team):
-            return loss_sum, weight_sum, index, cost
-        loss_sum += cost * m
-        weight_sum += m
-    return loss_sum, weight_sum, rates.shape[0], cost
+            return update
+        if call.team.rank == 0:
+            sums[epoch, 0] += cost * m
+            sums[epoch, 1] += m
+    return batches.end
 
 
 @inline_source

@@ -14,7 +14,7 @@ from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import ELEMENTS, EagerInference, EagerProgram
 from deepnotes.backends.host import HostBackend, aligned
 from deepnotes.backends.inference import Inference
-from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, Program, State, Sums
+from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, EpochProgram, Program, State, Sums
 from deepnotes.backends.samples import Indices, Samples
 from deepnotes.equations.array import Array, DType, Namespace, Shape
 from deepnotes.equations.ops import Ops
@@ -67,6 +67,7 @@ __all__ = [
     "Dropout",
     "EagerInference",
     "EagerProgram",
+    "EpochProgram",
     "Expression",
     "ForkedProcessError",
     "Gradient",

@@ -1,7 +1,7 @@
 """Program: the interface for running the training steps of a plan, and the types of their inputs and results."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -68,6 +68,11 @@ class Chunk(NamedTuple):
         """The sums of losses and weights, to which those of the next chunk are added."""
         return self.loss_sum, self.weight_sum
 
+    @property
+    def mean_loss(self) -> float:
+        """The weighted mean of the losses; 0 if all weights are 0."""
+        return self.loss_sum / self.weight_sum if self.weight_sum else 0.0
+
 
 class Batches(NamedTuple):
     """The mini-batches of one call of :meth:`Program.train`.
@@ -124,6 +129,31 @@ class Program(Protocol):
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update with the gradient `g`, shape (p,), and change `state`."""
+
+
+@runtime_checkable
+class EpochProgram(Program, Protocol):
+    """A Program that also trains for several epochs in one call.
+
+    This is worthwhile if epochs are so short that the time between two calls matters.
+    """
+
+    def train_epochs(self, state: State, batches: Batches) -> list[Chunk]:
+        """Make the updates of several epochs, as :meth:`Program.train` does for one after the other.
+
+        Parameters
+        ----------
+        state : State
+        batches : Batches
+            With one row for each epoch: `order` has the shape (epochs, k) and `rates` the shape (epochs, updates). The
+            sums of each epoch start with `sums`.
+
+        Returns
+        -------
+        list of Chunk
+            One for each epoch. If a cost or gradient is not finite, the last one is that of the epoch in which training
+            stops, and there are none for the epochs after it.
+        """
 
 
 CHUNK_SECONDS = 0.075

@@ -111,7 +111,7 @@ def fit_many(
         Whether to show how many networks are trained, the lowest loss so far and the remaining time on stderr.
     **settings : object
         The keyword arguments of :meth:`Network.fit`. **A list contains one value for each network**; any other value is
-        for all networks. So ``metrics=("accuracy", "mse")``, a tuple, stands for two metrics of all networks. Subsets
+        for all networks. So ``metrics=("accuracy", "r2")``, a tuple, stands for two metrics of all networks. Subsets
         are arrays of indices: ``samples=[train_1, train_2], validation=[test_1, test_2]``. Each network gets a shallow
         copy of each callback. With ``checkpoint=DIRECTORY``, each network has the subdirectory of its index:
         ``0000``, ``0001`` and so on.

@@ -64,6 +64,11 @@ def updates_in_memory(data: Data, batch_size: int) -> int:
     return max(1, min((x.most for x in _streamed(data)), default=sys.maxsize) // batch_size)
 
 
+def is_streamed(data: Data) -> bool:
+    """Return whether a Program gets a part of the data at a time, because it cannot read all of them."""
+    return bool(_streamed(data))
+
+
 def _streamed(data: Iterable[object]) -> list[Samples]:
     """Return the arrays in `data` that a Program cannot read, because they are on disk or only on the host."""
     return [x for x in data if isinstance(x, Samples) and not x.read_by_programs]

@@ -120,7 +120,7 @@ class Expression:
             kinds.append(_kind(node, [kinds[i] for i in node.arguments], self.arrays))
         return tuple(kinds)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The largest number of operations of a kernel, which may compute all values anew for each reduction."""
         return len(self.nodes) * (1 + sum(node.operation in REDUCTIONS for node in self.nodes))

@@ -2,26 +2,34 @@
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.derivatives import pullback
 from deepnotes.nn.expressions import FULL, Expression, trace
 from deepnotes.utils.errors import NotAnExpressionError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def _cached(describe: Callable[..., Expression]) -> Callable[..., Expression]:
-    """Return a function that describes a part which cannot change only once."""
+
+def cached(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Decorate a function of a part, and of hashable arguments, so that it keeps its results.
+
+    For a part that may change, they are computed at each call, see :func:`is_fixed`. The method ``cache_clear`` of the
+    decorated function discards all results.
+    """
 
     @lru_cache(maxsize=256)
-    def kept(key: _Exactly, *arguments: Any) -> Expression:
-        return describe(key.part, *arguments)
+    def kept(key: _Exactly, *arguments: Any) -> R:
+        return function(key.part, *arguments)  # type: ignore[call-arg]
 
-    @wraps(describe)
-    def call(part: Any, *arguments: Any) -> Expression:
-        return kept(_Exactly(part), *arguments) if is_fixed(part) else describe(part, *arguments)
+    @wraps(function)
+    def call(part: Any, *arguments: Any) -> R:
+        return kept(_Exactly(part), *arguments) if is_fixed(part) else function(part, *arguments)  # type: ignore[call-arg]
 
-    return call
+    call.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    return cast(Callable[Concatenate[Any, P], R], call)
 
 
 class _Exactly:
@@ -40,7 +48,7 @@ class _Exactly:
         return hash(self._key)
 
 
-@_cached
+@cached
 def activation(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``A = g(Z)`` of an activation for an argument Z."""
     return trace(lambda xp, Z: _full(xp, part.forward(Ops(xp, {}), Z), Z), ["Z"], dtype, outputs)
@@ -51,7 +59,7 @@ def loss(part: Any, dtype: str, outputs: int) -> Expression:
     return trace(lambda xp, A, Y: _per_sample(xp, part.value(Ops(xp, {}), A, Y), outputs), ["A", "Y"], dtype, outputs)
 
 
-@_cached
+@cached
 def backward(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``dZ = dA * g'(Z)`` (N12) of an activation for arguments dA, Z and A, by its own method ``backward``."""
 
@@ -61,7 +69,7 @@ def backward(part: Any, dtype: str, outputs: int) -> Expression:
     return trace(derivative, ["dA", "Z", "A"], dtype, outputs)
 
 
-@_cached
+@cached
 def loss_and_derivative(part: Any, dtype: str, outputs: int) -> Expression:
     """Return the losses and ``dA = ∂L/∂A`` for arguments A and Y, by the loss's own methods."""
 
@@ -72,7 +80,7 @@ def loss_and_derivative(part: Any, dtype: str, outputs: int) -> Expression:
     return trace(both, ["A", "Y"], dtype, outputs)
 
 
-@_cached
+@cached
 def fused_loss(part: Any, dtype: str, outputs: int) -> Expression:
     """Return the losses and ``dZ = ∂L/∂Z`` (N11) for arguments Z, A and Y, by the methods of a fused loss."""
 
@@ -83,7 +91,7 @@ def fused_loss(part: Any, dtype: str, outputs: int) -> Expression:
     return trace(both, ["Z", "A", "Y"], dtype, outputs)
 
 
-@_cached
+@cached
 def update(optimizer: Any, dtype: str) -> Expression:
     """Return the next θ and slots of an optimizer for arrays theta, g, slot0, slot1, ..., and numbers.
 
@@ -141,13 +149,13 @@ def has_formula(describe: Callable[..., Expression], part: Any, *arguments: Any)
         return False
 
 
-@_cached
+@cached
 def activation_backward(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``dZ = dA * g'(Z)`` (N12) for arguments dA, Z and A, derived from ``forward``."""
     return _derived(part, "forward", "backward", lambda: _pullback(activation, part, dtype, outputs, "Z", "dA", "A"))
 
 
-@_cached
+@cached
 def loss_derivative(part: Any, dtype: str, outputs: int) -> Expression:
     """Return ``dA = ∂L/∂A`` for arguments A and Y, derived from ``value``."""
     return _derived(part, "value", "derivative", lambda: _pullback(loss, part, dtype, outputs, "A"))

@@ -20,7 +20,7 @@ from deepnotes.testing.own_parts import OWN_PARTS
 
 pytest.importorskip("numba", reason='the extra "numba" is not installed')
 
-from deepnotes_numba import generated
+from deepnotes_numba import generated, kernels
 from deepnotes_numba.program import NumbaProgram
 
 
@@ -101,6 +101,13 @@ def test_special_values_pass_through_generated_kernels_as_through_the_equations(
     np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
+def forget_kernels() -> None:
+    """Generate all kernels anew when they are needed next."""
+    functions: list[Any] = [kernels.activation_kernels, kernels.loss_kernel, kernels.update_kernel]
+    for function in functions:
+        function.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("operation", "fault", "part"),
     [
@@ -110,10 +117,12 @@ def test_special_values_pass_through_generated_kernels_as_through_the_equations(
     ],
 )
 def test_a_wrong_operation_in_generated_code_is_found(
-    operation: str, fault: str, part: str, monkeypatch: pytest.MonkeyPatch
+    operation: str, fault: str, part: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     assert check_part(OWN_PARTS[part], ["numba"]).passed
     monkeypatch.setitem(generated.OPERATIONS, operation, fault)
+    request.addfinalizer(forget_kernels)
+    forget_kernels()
     report = check_part(OWN_PARTS[part], [dn.get_backend("numba", threads=1)])
     assert [result.verdict for result in report.results] == ["failed", "failed"]
     assert "wanted" in report.results[0].message

@@ -87,6 +87,7 @@ class Checkpoints(Callback):
     ) -> None:
         self.directory = containers.as_path(directory)
         self.epochs, self.seconds = interval(every)
+        self.every_epoch = self.epochs is not None
         self.resume, self.keep = bool(resume), whole("keep", keep)
 
     def on_start(self, training: Training) -> None:

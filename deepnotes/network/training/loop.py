@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from deepnotes.backends.program import CHUNK_SECONDS, Batches, Program
-from deepnotes.network.streaming import data_for_program, updates_in_memory
+from deepnotes.backends.program import CHUNK_SECONDS, Batches, EpochProgram, Program
+from deepnotes.network.streaming import data_for_program, is_streamed, updates_in_memory
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
 from deepnotes.network.training.orders import Orders
@@ -22,6 +22,9 @@ from deepnotes.utils.errors import ArgumentError, BusyError, NonFiniteLossError
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
 
+
+GROWTH = 8
+"""The largest ratio of the numbers of updates of two successive chunks."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -89,8 +92,15 @@ def fit(
     max_updates = updates_in_memory(training.data, training.batch_size)
     orders = Orders(training.rng, training.samples, ahead=not training.network.backend.on_host)
     terminate = any(callback.saves for callback in training.callbacks)
+    epoch_program = program if isinstance(program, EpochProgram) and _are_epochs_unwatched(training, schedule) else None
     with defer_signals(terminate) if signals is None else nullcontext(signals) as signals:
         while training.position.order is not None or (training.epoch < training.epochs and not training.stop):
+            if epoch_program is not None and (epochs := _whole_epochs_in_chunk(training)) > 1:
+                _train_epochs(training, epoch_program, orders, schedule, epochs)
+                _notify(training, "on_chunk")
+                _notify(training, "on_epoch")
+                signals.check()
+                continue
             start = time.perf_counter() - training.position.seconds
             for _ in _chunks(training, program, orders, schedule, max_updates):
                 training.position.seconds = time.perf_counter() - start
@@ -179,7 +189,7 @@ def _chunks(
         updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), max_updates)
         rates = _rates(schedule, state.step, updates, position.memory)
         if position.order is None:  # only now: if computing the rates fails, nothing has changed yet
-            position.order = orders.draw(another=training.epoch + 1 < training.epochs)
+            position.order = orders.draw(1, training.epochs - training.epoch - 1)[0]
             training.epoch += 1
         chunk_order = position.order[position.done : position.done + updates * batch_size]
         start = time.perf_counter()
@@ -192,10 +202,66 @@ def _chunks(
         training.at_rest = True
         if chunk.steps < updates:
             raise _non_finite_error(training, chunk.cost)
-        seconds = (time.perf_counter() - start) / updates
-        training.loss = chunk.loss_sum / chunk.weight_sum if chunk.weight_sum else 0.0
-        training.per_chunk = max(1, min(2 * training.per_chunk, int(CHUNK_SECONDS / max(seconds, 1e-7))))
+        training.loss = chunk.mean_loss
+        _adapt_chunks(training, (time.perf_counter() - start) / updates)
         yield
+
+
+def _adapt_chunks(training: Training, seconds: float) -> None:
+    """Choose the number of updates in the next chunk, given the duration of one update."""
+    training.per_chunk = max(1, min(GROWTH * training.per_chunk, int(CHUNK_SECONDS / max(seconds, 1e-7))))
+
+
+def _are_epochs_unwatched(training: Training, schedule: Schedule) -> bool:
+    """Return whether several epochs may be trained at once, because nothing happens between two of them."""
+    return (
+        training.held_out is None
+        and training.watched == ("loss",)
+        and not _is_overridden(schedule.observe, Schedule.observe)
+        and not any(c.every_epoch and _is_overridden(c.on_epoch, Callback.on_epoch) for c in training.callbacks)
+        and not is_streamed(training.data)
+    )
+
+
+def _is_overridden(method: object, base: object) -> bool:
+    return getattr(method, "__func__", None) is not base
+
+
+def _whole_epochs_in_chunk(training: Training) -> int:
+    """Return the number of whole epochs in the next chunk."""
+    if training.position.order is not None:
+        return 0
+    return min(training.per_chunk // -(-training.samples // training.batch_size), training.epochs - training.epoch)
+
+
+def _train_epochs(training: Training, program: EpochProgram, orders: Orders, schedule: Schedule, epochs: int) -> None:
+    """Train for several epochs in one chunk."""
+    start, state, rng = time.perf_counter(), training.state, training.rng
+    memory, drawn_so_far = training.position.memory, {} if rng is None else rng.bit_generator.state
+    updates = -(-training.samples // training.batch_size)
+    rates = _rates(schedule, state.step, epochs * updates, memory).reshape(epochs, updates)
+    training.at_rest = False
+    order = orders.draw(epochs, training.epochs - training.epoch - epochs)
+    data, program_order = data_for_program(training.network.backend, training.data, order)
+    chunks = program.train_epochs(state, Batches(data, program_order, training.batch_size, rates))
+    seconds = (time.perf_counter() - start) / max(1, sum(chunk.steps for chunk in chunks))
+    for chunk, rate in zip(chunks, rates[:, -1].tolist(), strict=False):
+        training.epoch += 1
+        training.step += chunk.steps
+        if chunk.steps < updates:
+            if rng is not None:  # so that it has the state that belongs to the epoch in which training stops
+                rng.bit_generator.state = drawn_so_far
+                orders.draw(len(chunks), 0)
+            done = chunk.steps * training.batch_size
+            training.position = Position(order[len(chunks) - 1], done, chunk.sums, chunk.steps * seconds, rate, memory)
+            training.at_rest = True
+            raise _non_finite_error(training, chunk.cost)
+        training.loss = chunk.mean_loss
+        training.history.loss.append(training.loss)
+        training.history.learning_rate.append(rate)
+        training.history.seconds.append(updates * seconds)
+    training.at_rest = True
+    _adapt_chunks(training, seconds)
 
 
 def validate_memory(memory: Any) -> dict[str, float]:

@@ -1,7 +1,8 @@
-"""The order of the samples in each epoch, drawn while the epoch before it trains on a device."""
+"""The orders of the samples in each epoch, drawn while earlier epochs train on a device."""
 
+from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -9,13 +10,21 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
 WORTH_A_THREAD = 1 << 12
-"""The smallest number of samples whose order is drawn in a thread: for fewer, that would take longer."""
+"""The smallest number of indices to draw in a thread: for fewer, that would take longer."""
+
+
+class Drawn(NamedTuple):
+    """An order, and the state of the generator before and after it was drawn."""
+
+    before: Any
+    order: np.ndarray
+    after: Any
 
 
 class Orders:
     """Draws the orders of the samples.
 
-    A thread draws the next order with a second generator, whose state the first adopts when that order is used. So the
+    A thread draws the next orders with a second generator, whose state the first adopts when an order is used. So the
     first generator always has the state that belongs to the orders used so far, and the orders are the same as without
     a thread.
 
@@ -30,34 +39,61 @@ class Orders:
     """
 
     def __init__(self, rng: "np.random.Generator | None", samples: int, ahead: bool) -> None:
-        self._rng, self._samples = rng, samples
-        self._next: tuple[Any, Future[tuple[np.ndarray, Any]]] | None = None
+        self._rng, self._samples, self._ahead = rng, samples, ahead and rng is not None
+        self._ready: deque[Drawn] = deque()
+        self._future: Future[list[Drawn]] | None = None
         self._executor: Executor | None = None
-        if rng is not None and ahead and samples >= WORTH_A_THREAD:
-            self._second = np.random.Generator(type(rng.bit_generator)())
-            with suppress(RuntimeError):  # no thread can start while the interpreter shuts down
-                from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely used
 
-                self._executor = ThreadPoolExecutor(1, "deepnotes-order")
+    def draw(self, epochs: int, remaining: int) -> np.ndarray:
+        """Return the indices of the samples in the order of the next epochs.
 
-    def draw(self, another: bool) -> np.ndarray:
-        """Return the indices of the samples in the order of the next epoch, int64; `another` if an epoch follows it."""
+        As many orders are then drawn in the thread, but no more than for the `remaining` epochs after these.
+
+        Returns
+        -------
+        ndarray of int64, shape (epochs, samples)
+        """
+        orders = [self._draw() for _ in range(epochs)]
+        if self._ahead:
+            self._draw_ahead(min(epochs, remaining) - len(self._ready))
+        return orders[0][None] if epochs == 1 else np.stack(orders)  # a large order is not copied
+
+    def _draw(self) -> np.ndarray:
+        """Return the order of one epoch."""
         rng = self._rng
         if rng is None:
             return np.arange(self._samples)
-        before, drawn = self._next or (None, None)
-        if drawn is not None and before == rng.bit_generator.state:  # a callback may have changed it
-            order, rng.bit_generator.state = drawn.result()
-        else:
-            order = rng.permutation(self._samples)
-        self._next = None
-        if another and self._executor is not None:
-            state = self._second.bit_generator.state = rng.bit_generator.state
-            with suppress(RuntimeError):  # as above
-                self._next = state, self._executor.submit(_draw, self._second, self._samples)
-        return order
+        if self._future is not None and not self._ready:
+            self._ready.extend(self._future.result())
+            self._future = None
+        if self._ready:
+            drawn = self._ready.popleft()
+            if drawn.before == rng.bit_generator.state:
+                rng.bit_generator.state = drawn.after
+                return drawn.order
+            self._ready.clear()  # a callback has changed the state
+        return rng.permutation(self._samples)
+
+    def _draw_ahead(self, epochs: int) -> None:
+        """Draw the orders of some more epochs in the thread, if that is worthwhile."""
+        if self._future is not None or epochs * self._samples < WORTH_A_THREAD:
+            return
+        assert self._rng is not None
+        with suppress(RuntimeError):  # no thread can start while the interpreter shuts down
+            if self._executor is None:
+                from concurrent.futures import ThreadPoolExecutor  # slow to import, and rarely used
+
+                self._executor = ThreadPoolExecutor(1, "deepnotes-order")
+                self._second = np.random.Generator(type(self._rng.bit_generator)())
+            self._second.bit_generator.state = self._ready[-1].after if self._ready else self._rng.bit_generator.state
+            self._future = self._executor.submit(_draw, self._second, self._samples, epochs)
 
 
-def _draw(rng: "np.random.Generator", samples: int) -> tuple[np.ndarray, Any]:
-    """Return an order, and the state of the generator after it."""
-    return rng.permutation(samples), rng.bit_generator.state
+def _draw(rng: "np.random.Generator", samples: int, epochs: int) -> list[Drawn]:
+    """Return the orders of some epochs."""
+    drawn = []
+    for _ in range(epochs):
+        before = rng.bit_generator.state
+        order = rng.permutation(samples)
+        drawn.append(Drawn(before, order, rng.bit_generator.state))
+    return drawn

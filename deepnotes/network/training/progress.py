@@ -22,9 +22,12 @@ class Progress(Callback):
     Output that cannot be written is discarded, so training continues even if stderr is closed.
     """
 
+    every_epoch = False
+
     def __init__(self) -> None:
         self._console = Console(file=stderr())
         self._bar: Bar | None = None
+        self._epoch = 0
 
     def on_chunk(self, training: Training) -> None:
         """Update the bar."""
@@ -44,9 +47,11 @@ class Progress(Callback):
     def on_epoch(self, training: Training) -> None:
         """Write a line every few epochs if stderr is not a terminal."""
         every = max(1, training.epochs // 10)
-        if not self._console.is_terminal and (training.epoch % every == 0 or training.epoch in {1, training.epochs}):
+        is_due = training.epoch // every > self._epoch // every or training.epoch in {1, training.epochs}
+        if not self._console.is_terminal and is_due:
             line = f"epoch {training.epoch}/{training.epochs}  {format_figures(training)}"
             self._console.print(Text(line), highlight=False)
+            self._epoch = training.epoch
 
     def on_end(self, training: Training) -> None:
         """Stop updating the bar, and leave it on the terminal."""

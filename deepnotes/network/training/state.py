@@ -26,9 +26,13 @@ class Callback:
     ----------
     saves : bool
         Whether the callback writes checkpoints. If so, SIGTERM ends the training only after the current chunk.
+    every_epoch : bool
+        Whether :meth:`on_epoch`, if overridden, must be called after each epoch. If no callback needs that, several
+        short epochs may be trained at once, and :meth:`on_epoch` is called after the last of them only.
     """
 
     saves = False
+    every_epoch = True
 
     def on_start(self, training: "Training") -> None:
         """Called once, before anything changes; raise an error to refuse to train."""

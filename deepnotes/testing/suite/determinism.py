@@ -1,10 +1,11 @@
 """Determinism: the same seed gives the same bits."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
-from deepnotes.backends.program import Batches, Data, State
+from deepnotes.backends.program import Batches, Chunk, Data, EpochProgram, Program, State
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.optimizers import Adam
 from deepnotes.testing.checks import DTYPES, Trial, check
@@ -64,6 +65,69 @@ def determinism_of_chunks(trial: Trial) -> None:
             for i, (slot, expected) in enumerate(zip(state.slots, whole.slots, strict=True)):
                 trial.same(slot, trial.host(expected), f"{where}: slot {i}")
             trial.that(sums == (chunk.loss_sum, chunk.weight_sum), f"{where}: the same sums as in one call")
+
+
+@check("determinism.epochs")
+def determinism_of_epochs(trial: Trial) -> None:
+    """If a Program can train several epochs in one call, the bits are those of one call for each epoch."""
+    for dtype in DTYPES:
+        layers: list[Layer] = [Dense(7, "tanh"), Dropout(0.3), Dense(3)]
+        training = TrainingCase(
+            layers, dtype, optimizer=Adam(), clip=0.5, weighted=True, samples=61, call_sizes=(61,) * 4
+        )
+        order = np.stack(training.orders())
+        _, data = place_on(trial.backend, training)
+        _compare_epochs(trial, training, data, order, dtype)
+        # NaN occurs first in the second batch of the third epoch.
+        X, last = training.data()[0].copy(), order[2, 8]
+        X[:, last] = np.nan
+        order[:2][order[:2] == last] = order[2, 0]
+        _compare_epochs(trial, training, data._replace(X=trial.backend.from_numpy(X)), order, f"{dtype} NaN")
+
+
+def _compare_epochs(trial: Trial, case: TrainingCase, data: Data, order: np.ndarray, where: str) -> None:
+    """Train on the rows of `order` with two Programs: row by row, and in one call if the Program can."""
+    (state, _), (expected, _) = (place_on(trial.backend, case) for _ in range(2))
+    batches = Batches(data, order, case.batch, np.stack([case.rates(row) for row in order]))
+    program = compile_program(trial.backend, case.plan)
+    with np.errstate(all="ignore"):
+        chunks = _train_row_by_row(compile_program(trial.backend, case.plan), expected, batches)
+        if isinstance(program, EpochProgram):
+            together = program.train_epochs(state, batches)
+        else:
+            together = _train_row_by_row(program, state, batches)
+    trial.that(repr(together) == repr(chunks), f"{where}: {chunks}, got {together}")
+    trial.that(state.step == expected.step, f"{where}: {expected.step} updates, got {state.step}")
+    trial.same(state.theta, trial.host(expected.theta), f"{where}: θ")
+    for i, (slot, expected_slot) in enumerate(zip(state.slots, expected.slots, strict=True)):
+        trial.same(slot, trial.host(expected_slot), f"{where}: slot {i}")
+
+
+def _train_row_by_row(program: Program, state: State, batches: Batches) -> list[Chunk]:
+    """Train with one call for each epoch, up to the first that is not complete."""
+    chunks = []
+    for order, rates in zip(batches.order, batches.rates, strict=True):
+        chunks.append(program.train(state, batches._replace(order=order, rates=rates)))
+        if chunks[-1].steps < len(rates):
+            break
+    return chunks
+
+
+@check("determinism.tasks")
+def determinism_of_tasks(trial: Trial) -> None:
+    """Training runs that the backend runs as tasks have the bits that each of them has alone."""
+    for dtype in DTYPES:
+        cases = [TrainingCase([Dense(n, "tanh"), Dropout(0.3), Dense(3)], dtype, seed=n) for n in (3, 9, 5, 7)]
+        results: dict[int, tuple[State, list[Chunk]]] = {}
+
+        def task(i: int, case: TrainingCase, results: dict[int, tuple[State, list[Chunk]]] = results) -> None:
+            results[i] = train_on_backend(trial, case)
+
+        trial.backend.run_each([partial(task, i, case) for i, case in enumerate(cases)])
+        for i, case in enumerate(cases):
+            state, chunks = train_on_backend(trial, case)
+            trial.same(results[i][0].theta, trial.host(state.theta), f"{dtype}, task {i}: θ")
+            trial.that(results[i][1] == chunks, f"{dtype}, task {i}: {chunks}, got {results[i][1]}")
 
 
 @check("determinism.programs")
