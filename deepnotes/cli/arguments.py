@@ -14,7 +14,7 @@ from deepnotes.utils.errors import ArgumentError, unknown_name
 from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
-COMMANDS = ("train", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
+COMMANDS = ("train", "search", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup")
 """The commands. Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def add_unknown(parser: argparse._ActionsContainer) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the argument MODEL."""
-    parser.add_argument("model", metavar="MODEL", help="a model file written by 'deepnotes train'")
+    parser.add_argument("model", metavar="MODEL", help="a model file written by 'deepnotes train' or 'search'")
 
 
 def add_backend(parser: argparse._ActionsContainer) -> None:

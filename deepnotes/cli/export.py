@@ -9,12 +9,13 @@ from deepnotes.cli.arguments import add_model, with_hint
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.tasks import Regression, from_metadata
+from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
 from deepnotes.utils.wording import join_names
 
 if TYPE_CHECKING:
-    from deepnotes.network.formats.chain import Chain, Target
+    from deepnotes.network.formats.chain import Exportable, Target
 
 HELP = "Export a model, with the preprocessing of its inputs, to a file that can be used without deepnotes."
 
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Convert the model, check the result with test vectors, and write the requested files."""
-    from deepnotes.network.formats.chain import Chain
+    from deepnotes.network.formats.chain import Chain, ChainMean
     from deepnotes.network.formats.onnx_writing import write
 
     paths = {name: Path(path) for name in ("onnx", "python") if (path := getattr(args, name)) is not None}
@@ -41,7 +42,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
     network = deepnotes.load(args.model, "numpy")
-    chain = Chain.of(network, _target(args.model, network))
+    target = _target(args.model, network)
+    if isinstance(network, Ensemble):
+        chain: Exportable = ChainMean.of(network.networks, network.metadata, target)
+    else:
+        chain = Chain.of(network, target)
     if "onnx" in paths:
         _require_no_encoding(args.model, chain)
     converters: dict[str, Any] = {"onnx": _convert_to_onnx, "python": _convert_to_python}
@@ -66,7 +71,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
 
 
-def _require_no_encoding(path: str, chain: "Chain") -> None:
+def _require_no_encoding(path: str, chain: "Exportable") -> None:
     """Raise ArgumentError if the model encodes or imputes columns, since an ONNX file is exported without this step."""
     if chain.encoder is None:
         return
@@ -80,7 +85,7 @@ def _require_no_encoding(path: str, chain: "Chain") -> None:
     )
 
 
-def _target(path: str, network: Network) -> "Target | None":
+def _target(path: str, network: Network | Ensemble) -> "Target | None":
     """Return the scaling that converts a regression's outputs to the units of the target; None for other networks."""
     from deepnotes.network.formats.chain import Target
 
@@ -95,7 +100,7 @@ def _target(path: str, network: Network) -> "Target | None":
     return Target(task.mean, task.scale) if isinstance(task, Regression) else None
 
 
-def _convert_to_onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, Any], str]:
+def _convert_to_onnx(chain: "Exportable", output: Output) -> tuple[bytes, dict[str, Any], str]:
     """Return the content of the ONNX file, and the result of its check, both as JSON values and as text.
 
     Raises
@@ -123,7 +128,7 @@ def _convert_to_onnx(chain: "Chain", output: Output) -> tuple[bytes, dict[str, A
     return content, check, f"{description}, and run by {runtime}: no error exceeds {worst:.2g} times its bound"
 
 
-def _convert_to_python(chain: "Chain", output: Output) -> tuple[str, dict[str, Any], str]:
+def _convert_to_python(chain: "Exportable", output: Output) -> tuple[str, dict[str, Any], str]:
     """Return the content of the Python file, and the result of its check, both as JSON values and as text."""
     from deepnotes.network.formats import python_writing
 

@@ -17,6 +17,8 @@ from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import Format, Request
 from deepnotes.datasets.tables import Table
+from deepnotes.network.ensemble import Ensemble
+from deepnotes.network.formats import model_files
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ModelFileError
 
@@ -27,7 +29,7 @@ class Model:
 
     Parameters
     ----------
-    network : Network
+    network : Network or Ensemble
     features : list of str
         The names of the network's inputs, in order: columns, or ``COLUMN=CATEGORY``.
     target : str
@@ -42,7 +44,7 @@ class Model:
         :mod:`deepnotes.cli.reading_options`.
     """
 
-    network: Network
+    network: Network | Ensemble
     features: list[str]
     target: str
     task: Task
@@ -57,15 +59,35 @@ class Model:
     def save(self, path: Path, **more: Any) -> None:
         """Write the model file, with `more` as additional metadata."""
         self.set_metadata(**more)
+        for member in self.network if isinstance(self.network, Ensemble) else ():
+            member.metadata = {}  # the file has the metadata once
         self.network.save(path)
 
     def set_metadata(self, **more: Any) -> None:
-        """Store the description of the inputs and outputs, and `more`, as the network's metadata."""
+        """Store the description of the inputs and outputs, and `more`, as the metadata of the network or ensemble.
+
+        The members of an ensemble get the same metadata, so that their checkpoints contain it.
+        """
         names = {"features": self.features, "target": self.target}
         columns = {} if self.encoder.is_plain else {"columns": self.encoder.as_metadata()}
         dates = {"dates": list(self.dates)} if self.dates else {}
         reading = {"format": dict(self.format)} if self.format else {}
-        self.network.metadata = names | columns | dates | reading | as_metadata(self.task) | replace_nonfinite(more)
+        metadata = names | columns | dates | reading | as_metadata(self.task) | replace_nonfinite(more)
+        self.network.metadata = metadata
+        for member in self.network if isinstance(self.network, Ensemble) else ():
+            member.metadata = metadata
+
+    def check(self) -> None:
+        """Check before training that the model file can be written afterwards.
+
+        Raises
+        ------
+        ModelFileError
+        """
+        if isinstance(self.network, Ensemble):
+            model_files.check_ensemble(self.network.networks, self.network.metadata)
+        else:
+            model_files.check(self.network)
 
     @classmethod
     def load(cls, path: str, backend: Backend) -> "Model":
@@ -152,7 +174,8 @@ class Model:
         """Describe the model for :meth:`Output.facts`; `path` is the file that it was loaded from."""
         network = self.network
         features = format_count(len(self.features), "feature")
+        kind = f"{format_count(len(network), 'network')}, " if isinstance(network, Ensemble) else ""
         return [
-            ("model", f"{path}: {features}, backend {network.backend.name}, {network.dtype}"),
+            ("model", f"{path}: {kind}{features}, backend {network.backend.name}, {network.dtype}"),
             ("target", f"{self.target!r}: {self.task}"),
         ]

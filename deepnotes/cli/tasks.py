@@ -1,5 +1,6 @@
 """Classification and regression: how a target column becomes Y, and outputs become predictions and scores."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
@@ -13,6 +14,7 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import labels_of
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.datasets.tables import Column
+from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.network import Network
 from deepnotes.nn import metrics
 from deepnotes.nn.layers import Dense
@@ -91,16 +93,28 @@ class Classification:
         prediction = np.array(self.classes)[A.argmax(axis=0)]
         return {"prediction": prediction, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
 
-    def evaluate(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
+    def evaluate(self, network: Network | Ensemble, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
         """Return the scores of the network on X, shape (n, m), by name; `column` holds the true classes."""
         values = network.evaluate(X, self.encode(column), loss=self.loss, metrics="accuracy")
         return {"accuracy": values["accuracy"], "loss": values["loss"]}
 
-    def facts(self, scores: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Describe the scores for :meth:`Output.facts`; `rows` describes the samples, such as "20 held-out rows"."""
+    def facts(
+        self, scores: Mapping[str, float], rows: str, spread: Mapping[str, float] | None = None
+    ) -> list[tuple[str, str]]:
+        """Describe the scores for :meth:`Output.facts`.
+
+        Parameters
+        ----------
+        scores : mapping of str to float
+        rows : str
+            The samples, such as "20 held-out rows".
+        spread : mapping of str to float, optional
+            The standard deviation of each score.
+        """
+        deviation = "" if spread is None else f" ± {spread['accuracy']:.2%}"
         return [
-            ("accuracy", f"{scores['accuracy']:.2%} of {rows}"),
-            ("loss", f"{format_number(scores['loss'])} ({self.loss})"),
+            ("accuracy", f"{scores['accuracy']:.2%}{deviation} of {rows}"),
+            ("loss", f"{format_with_spread('loss', scores, spread)} ({self.loss})"),
         ]
 
     def __str__(self) -> str:
@@ -153,7 +167,7 @@ class Regression:
         """Return the columns of a table of predictions for the outputs A, shape (1, m)."""
         return {"prediction": A[0].astype(np.float64) * self.scale + self.mean}
 
-    def evaluate(self, network: Network, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
+    def evaluate(self, network: Network | Ensemble, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
         """Return the scores of the network on X, shape (n, m), by name; `column` holds the true values.
 
         RMSE and MAE are in the units of the target; the loss is computed for the scaled target.
@@ -167,13 +181,16 @@ class Regression:
             "loss": network.evaluate(X, self.encode(column), loss=self.loss)["loss"],
         }
 
-    def facts(self, scores: Mapping[str, float], rows: str) -> list[tuple[str, str]]:
-        """Describe the scores for :meth:`Output.facts`; `rows` describes the samples, such as "20 held-out rows"."""
+    def facts(
+        self, scores: Mapping[str, float], rows: str, spread: Mapping[str, float] | None = None
+    ) -> list[tuple[str, str]]:
+        """Describe the scores for :meth:`Output.facts`; see :meth:`Classification.facts`."""
+        deviation = "" if spread is None else f" ± {spread['r2']:.4f}"
         return [
-            ("RMSE", f"{format_number(scores['rmse'])} on {rows}"),
-            ("MAE", format_number(scores["mae"])),
-            ("R²", f"{scores['r2']:.4f}"),
-            ("loss", f"{format_number(scores['loss'])} ({self.loss} of the scaled target)"),
+            ("RMSE", f"{format_with_spread('rmse', scores, spread)} on {rows}"),
+            ("MAE", format_with_spread("mae", scores, spread)),
+            ("R²", f"{scores['r2']:.4f}{deviation}"),
+            ("loss", f"{format_with_spread('loss', scores, spread)} ({self.loss} of the scaled target)"),
         ]
 
     @staticmethod
@@ -187,6 +204,25 @@ class Regression:
 
     def __str__(self) -> str:
         return "a quantity"
+
+
+def format_with_spread(name: str, scores: Mapping[str, float], spread: Mapping[str, float] | None) -> str:
+    """Return a score as text; with its spread, to two significant digits of the spread.
+
+    Examples
+    --------
+    >>> format_with_spread("loss", {"loss": 0.123456}, None)
+    '0.12346'
+    >>> format_with_spread("loss", {"loss": 0.123456}, {"loss": 0.0123})
+    '0.123 ± 0.012'
+    """
+    if spread is None:
+        return format_number(scores[name])
+    value, deviation = scores[name], spread[name]
+    if not 1e-4 <= deviation < 1e9:
+        return f"{format_number(value)} ± {deviation:.2g}"
+    digits = max(0, 1 - math.floor(math.log10(deviation)))
+    return f"{value:,.{digits}f} ± {deviation:,.{digits}f}"
 
 
 Task: TypeAlias = Classification | Regression

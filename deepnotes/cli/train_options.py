@@ -29,13 +29,27 @@ POSITIVE = number("a number above 0", lambda value: value > 0)
 NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
 
 
+VALIDATION = 0.2
+"""The default share of rows to hold out."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``train``."""
     add_data(parser)
-    _add_data_options(parser.add_argument_group("data"))
+    group = parser.add_argument_group("data")
+    add_data_options(group)
+    group.add_argument(
+        "--validation",
+        type=SHARE,
+        metavar="SHARE",
+        help=f"the share of rows to hold out for validation, or 0 to hold out none (default {VALIDATION:g}; with "
+        "--folds, 0 unless --early-stopping is given)",
+    )
     add_reading(parser.add_argument_group("format of DATA"))
     _add_network_options(parser.add_argument_group("network"))
-    _add_training_options(parser.add_argument_group("training"))
+    training = parser.add_argument_group("training")
+    add_training_options(training)
+    _add_many_options(training)
     _add_checkpoint_options(parser.add_argument_group("checkpoints"))
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the model file (default: the name of DATA, ending in .safetensors)"
@@ -48,7 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
 
 
-def _add_data_options(group: argparse._ArgumentGroup) -> None:
+def add_data_options(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say which columns to train on, and how."""
     option = group.add_argument
     option(
         "--target",
@@ -84,13 +99,6 @@ def _add_data_options(group: argparse._ArgumentGroup) -> None:
         help="classification, regression or auto (default): classification if the target is text, or whole numbers "
         f"with at most {MOST_CLASSES} distinct values",
     )
-    option(
-        "--validation",
-        type=SHARE,
-        default=0.2,
-        metavar="SHARE",
-        help="the share of rows to hold out for validation (default 0.2), or 0 to hold out none",
-    )
 
 
 def _add_network_options(group: argparse._ArgumentGroup) -> None:
@@ -115,14 +123,20 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         metavar="RATE",
         help=f"the dropout rate after each hidden layer (default {_list_defaults(train_defaults.DROPOUT)})",
     )
-    option(
+    add_computation(group)
+
+
+def add_computation(group: argparse._ArgumentGroup) -> None:
+    """Add the options that say how to compute."""
+    group.add_argument(
         "--dtype", choices=("float32", "float64"), default="float32", help="the dtype to compute in (default float32)"
     )
     add_backend(group)
     add_threads(group)
 
 
-def _add_training_options(group: argparse._ArgumentGroup) -> None:
+def add_training_options(group: argparse._ArgumentGroup, *, searching: bool = False) -> None:
+    """Add the options of training; if `searching` is true, without those whose values ``search`` tries out."""
     option = group.add_argument
     defaults = {"categorical_cross_entropy", "mean_squared_error"}
     option(
@@ -139,12 +153,13 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         metavar="NAME",
         help=f"the optimizer: {_list_choices(OPTIMIZERS, 'adam')}",
     )
-    option(
-        "--learning-rate",
-        type=POSITIVE,
-        metavar="RATE",
-        help=f"the highest learning rate of the schedule (default {_list_defaults(train_defaults.RATES)})",
-    )
+    if not searching:
+        option(
+            "--learning-rate",
+            type=POSITIVE,
+            metavar="RATE",
+            help=f"the highest learning rate of the schedule (default {_list_defaults(train_defaults.RATES)})",
+        )
     option("--momentum", type=SHARE, metavar="SHARE", help=f"the momentum of sgd (default {train_defaults.MOMENTUM})")
     option(
         "--schedule",
@@ -167,26 +182,47 @@ def _add_training_options(group: argparse._ArgumentGroup) -> None:
         metavar="ROWS",
         help=f"the number of rows in a mini-batch (default {train_defaults.BATCH_SIZE})",
     )
-    option("--l2", type=NOT_NEGATIVE, default=0.0, metavar="FACTOR", help="the factor of the L2 penalty (default 0)")
+    if not searching:
+        option(
+            "--l2", type=NOT_NEGATIVE, default=0.0, metavar="FACTOR", help="the factor of the L2 penalty (default 0)"
+        )
     option(
         "--clip-norm",
         type=POSITIVE,
         metavar="NORM",
         help="scale down gradients whose norm is larger than this (default: no clipping)",
     )
-    option(
-        "--early-stopping",
-        type=whole_number(0),
-        metavar="PATIENCE",
-        help="stop after this number of epochs without improvement, and restore the best epoch (default: train all "
-        "epochs)",
-    )
+    if not searching:
+        option(
+            "--early-stopping",
+            type=whole_number(0),
+            metavar="PATIENCE",
+            help="stop after this number of epochs without improvement, and restore the best epoch (default: train all "
+            "epochs)",
+        )
     option(
         "--seed",
         type=whole_number(0),
         default=0,
         metavar="NUMBER",
         help="the seed of all random numbers (default 0)",
+    )
+
+
+def _add_many_options(group: argparse._ArgumentGroup) -> None:
+    option = group.add_argument
+    option(
+        "--folds",
+        type=whole_number(2),
+        metavar="NUMBER",
+        help="cross-validate the settings: train one more network without each of this number of folds of the rows, "
+        "and report the scores on these folds (default: no cross-validation)",
+    )
+    option(
+        "--members",
+        type=whole_number(2),
+        metavar="NUMBER",
+        help="train an ensemble of this number of networks, which differ in their seeds (default: one network)",
     )
 
 

@@ -1,4 +1,4 @@
-"""Split samples into a training set and a validation set."""
+"""Split samples into a training set and a validation set, or into folds."""
 
 from numbers import Integral, Real
 
@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError
 
-__all__ = ["train_validation_split"]
+__all__ = ["folds", "train_validation_split"]
 
 Indices = NDArray[np.int64]
 
@@ -74,6 +74,47 @@ def train_validation_split(
     rank_in_class = np.arange(m) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     chosen = rank_in_class < np.repeat(counts, sizes)
     return np.sort(by_class[~chosen]), np.sort(by_class[chosen])
+
+
+def folds(m: int, k: int, rng: np.random.Generator, stratify: ArrayLike | None = None) -> list[Indices]:
+    """Divide the samples 0 .. m-1 at random into k folds for cross-validation.
+
+    Parameters
+    ----------
+    m : int
+        The number of samples.
+    k : int
+        The number of folds, at least 2 and at most m.
+    rng : numpy.random.Generator
+        The source of randomness; the same seed gives the same folds.
+    stratify : integer array, shape (m,), optional
+        The class of each sample. The numbers of samples of a class then differ by at most one between folds.
+
+    Returns
+    -------
+    list of int64 arrays
+        The indices of the samples in each fold, sorted. The sizes of the folds differ by at most one.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is outside its range.
+
+    Examples
+    --------
+    >>> [fold.size for fold in folds(11, 3, np.random.default_rng(0))]
+    [4, 4, 3]
+    """
+    if not isinstance(m, Integral) or m < 2:
+        raise ArgumentError.of("m", m, "an integer of at least 2")
+    if not isinstance(k, Integral) or not 2 <= k <= m:
+        raise ArgumentError.of("k", k, f"an integer from 2 to the number of samples, {m}")
+    if not isinstance(rng, np.random.Generator):
+        raise ArgumentError.of("rng", rng, "a numpy.random.Generator")
+    order = rng.permutation(m)
+    if stratify is not None:
+        order = order[np.argsort(_labels(stratify, m)[order], kind="stable")]
+    return [np.sort(order[i::k]) for i in range(k)]
 
 
 def _labels(stratify: ArrayLike, m: int) -> NDArray[np.integer]:

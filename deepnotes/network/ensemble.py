@@ -7,7 +7,7 @@ from typing import Any, overload
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.network.evaluation import compute_ensemble_metrics, outputs
+from deepnotes.network.evaluation import compute_ensemble_metrics, mean_output, outputs
 from deepnotes.network.inputs import Converted, as_data, is_native
 from deepnotes.network.network import Network
 from deepnotes.nn.layers import Dense
@@ -112,11 +112,11 @@ class Ensemble(Sequence[Network]):
         parts = [network.predict(X) for network in self.networks]
         native = is_native(self.networks[0], X)
         with np.errstate(all="ignore"), self.backend.execution_context():
-            mean = _mean(parts)
+            mean = mean_output(parts)
             if not return_std:
                 return mean
             xp: Any = self.backend.xp if native else np
-            return mean, xp.sqrt(_mean([(A - mean) * (A - mean) for A in parts]))
+            return mean, xp.sqrt(mean_output([(A - mean) * (A - mean) for A in parts]))
 
     def evaluate(
         self,
@@ -140,7 +140,7 @@ class Ensemble(Sequence[Network]):
             data, _ = as_data(network, X, Y, function, sample_weight, converted=converted)
             parts.append(self.backend.to_numpy(outputs(network, data.X)))
         with np.errstate(all="ignore"):
-            return compute_ensemble_metrics(self.networks[0], data, _mean(parts), function, metric_functions)
+            return compute_ensemble_metrics(self.networks[0], data, mean_output(parts), function, metric_functions)
 
     def summary(self) -> str:
         """Return a table of the layers and the number of parameters of each kind of network."""
@@ -198,11 +198,6 @@ class Ensemble(Sequence[Network]):
             f"Ensemble({len(self)} network{'s' * (len(self) > 1)}, inputs={self.inputs}, outputs={self.outputs}, "
             f"backend={self.backend.name!r}, dtype={self.dtype!r})"
         )
-
-
-def _mean(parts: Sequence[Any]) -> Any:
-    """Return the mean of arrays, added one after the other: exported files add them in the same order."""
-    return sum(parts[1:], start=parts[0]) / float(len(parts))
 
 
 def _last_activation(network: Network) -> Any:

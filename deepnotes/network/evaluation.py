@@ -1,6 +1,6 @@
 """Outputs, losses and metrics of a network on data that may be arrays or Samples."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -80,6 +80,11 @@ def outputs(network: "NetworkLike", X: Array) -> Array:
     if not isinstance(X, Samples):
         return infer.predict(theta, X)
     return _concatenate(network, (infer.predict(theta, columns(X, span)) for span in spans(X)))
+
+
+def mean_output(outputs: Sequence[Any]) -> Any:
+    """Return the mean of the outputs of several networks, in any namespace, added one after the other."""
+    return sum(outputs[1:], start=outputs[0]) / float(len(outputs))
 
 
 def _concatenate(network: "NetworkLike", parts: Iterable[Array]) -> Array:

@@ -11,6 +11,7 @@ from deepnotes.plots.confusions import confusion, confusion_of
 from deepnotes.plots.curves import curves
 from deepnotes.plots.diagrams import diagram
 from deepnotes.plots.images import weights
+from deepnotes.plots.searches import trials
 
 __all__ = [
     "boundary",
@@ -21,5 +22,6 @@ __all__ = [
     "diagram",
     "require_matplotlib",
     "save",
+    "trials",
     "weights",
 ]

@@ -1,7 +1,7 @@
 """Plot the losses and metrics of a training run over the epochs."""
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def _draw_panel(
     values = np.concatenate(series)
     values = values[np.isfinite(values)]
     if name == "loss" and values.size and values.min() > 0 and values.max() > MAX_RATIO_OF_LINEAR_SCALE * values.min():
-        _set_logarithmic_scale(ax, float(values.max() / values.min()))
+        set_logarithmic_scale(ax, float(values.max() / values.min()))
     if not values.size:
         ax.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=ax.transAxes, color=INK)
         ax.set_yticks([])
@@ -168,14 +168,15 @@ def _mark_nonfinite(ax: "Axes", series: Sequence[np.ndarray]) -> None:
         )
 
 
-def _set_logarithmic_scale(ax: "Axes", ratio: float) -> None:
-    """Make the vertical scale logarithmic; `ratio` is the largest value divided by the smallest."""
+def set_logarithmic_scale(ax: "Axes", ratio: float, which: Literal["x", "y"] = "y") -> None:
+    """Make the scale of an axis logarithmic; `ratio` is the largest value divided by the smallest."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 300 else (1.0,)))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.set(**{f"{which}scale": "log"})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if ratio < 300 else (1.0,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _has_isolated_value(finite: np.ndarray) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from checkpointed import BACKENDS
 
 import deepnotes as dn
+from deepnotes.datasets import load_digits
 from deepnotes.network.formats import containers
 
 STRICT = dn.Backend("strict", array_api_strict)
@@ -159,6 +160,32 @@ def test_it_can_be_copied_and_pickled() -> None:
     for twin in (copy.deepcopy(members), pickle.loads(pickle.dumps(members))):
         np.testing.assert_array_equal(twin.predict(X), members.predict(X))
         assert twin.metadata == members.metadata
+
+
+@pytest.mark.parametrize("data_set", ["digits", "breast cancer"])
+def test_eight_networks_beat_their_mean_accuracy_and_loss(data_set: str) -> None:
+    if data_set == "digits":
+        digits = load_digits()
+        X, y = digits.X.T, digits.y
+    else:
+        sets = pytest.importorskip("sklearn.datasets", reason='the extra "sklearn" is not installed')
+        rows, y = sets.load_breast_cancer(return_X_y=True)
+        X = rows.T
+    order = np.random.default_rng(0).permutation(X.shape[1])
+    train, test = np.split(order, [len(order) // 2])
+    standardizer, k = dn.Standardizer.fit(X[:, train]), int(y.max()) + 1
+    members = dn.Ensemble(
+        [
+            dn.Network([dn.Dense(16, "relu"), dn.Dense(k, "softmax")], len(X), seed=i, standardizer=standardizer)
+            for i in range(8)
+        ]
+    )
+    bootstrap = np.random.default_rng(1)
+    dn.fit_many(members, X, y, epochs=15, samples=[bootstrap.choice(train, len(train)) for _ in members])
+    together = members.evaluate(X[:, test], y[test], metrics="accuracy")
+    alone = [net.evaluate(X[:, test], y[test], metrics="accuracy") for net in members]
+    assert together["accuracy"] > np.mean([scores["accuracy"] for scores in alone])
+    assert together["loss"] < np.mean([scores["loss"] for scores in alone])
 
 
 # --- model files ------------------------------------------------------------------------------------------------------

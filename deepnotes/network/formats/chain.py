@@ -10,6 +10,7 @@ from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
+from deepnotes.network.evaluation import mean_output
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation, as_formula
 from deepnotes.nn.layers import Context, Dense, Dropout
 from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
@@ -229,7 +230,7 @@ class ChainMean(Described):
     @staticmethod
     def combine(outputs: Sequence[Any]) -> Any:
         """Return the mean of the outputs of the members, in any namespace."""
-        return sum(outputs[1:], start=outputs[0]) / float(len(outputs))
+        return mean_output(outputs)
 
     @property
     def dtype(self) -> str:

@@ -144,6 +144,11 @@ def check(network: "NetworkLike", describe: Describe = describe) -> None:
     containers.check_header(header, tensors)
 
 
+def check_ensemble(networks: "Sequence[NetworkLike]", metadata: dict[str, Any]) -> None:
+    """Check before training that an ensemble can be written afterwards; see :func:`check`."""
+    containers.check_header(*ensemble_content(networks, metadata))
+
+
 def flat(file: Container, layout: Layout, dtype: np.dtype[Any], prefix: str = "") -> np.ndarray:
     """Return the parameters in a file as a flat buffer with this `layout`, shape (p,).
 

@@ -75,7 +75,7 @@ def _contents(path: Path, file: Container) -> list[_Content]:
     """Return the content of a file for each of its networks, after a check that the file has exactly these tensors."""
     header, shapes = file.header, set(file.shapes)
     if "ensemble" in header:
-        members = _members(path, header)
+        members = _members(path, header, len(shapes))
         prefixes = [member_prefix(i) for i in range(len(members))]
     else:
         members, prefixes = [header], [""]
@@ -103,12 +103,14 @@ def _contents(path: Path, file: Container) -> list[_Content]:
     return contents
 
 
-def _members(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the headers of the networks of an ensemble."""
+def _members(path: Path, header: dict[str, Any], tensors: int) -> list[dict[str, Any]]:
+    """Return the headers of the networks of an ensemble, in a file with this number of tensors."""
     members = header["ensemble"]
     valid = isinstance(members, list) and members and all(isinstance(member, dict) for member in members)
     if not valid or "network" in header or not isinstance(header.get("metadata"), dict):
         raise ModelFileError(f"{path}: its header is invalid")
+    if len(members) > tensors:  # each network has at least one
+        raise ModelFileError(f"{path}: its header has {len(members):,} networks, but the file has {tensors:,} tensors")
     return members  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,204 @@
+"""The table that a command trains on: its target, its features, their encoding, and splits of its rows."""
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepnotes.cli import data
+from deepnotes.cli.output import Output, format_count
+from deepnotes.cli.reading_options import format_of
+from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
+from deepnotes.cli.train_options import target_as_feature_error
+from deepnotes.datasets import splits
+from deepnotes.datasets.disk_tables import DiskTable
+from deepnotes.datasets.encoding import IMPUTE_THEM, Encoder
+from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.reading import Format, Request, split_names
+from deepnotes.datasets.tables import Column, Table
+from deepnotes.utils.errors import ArgumentError, DataError
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A table, and the roles of its columns.
+
+    Parameters
+    ----------
+    table : Table or DiskTable
+    target : str
+        The name of the target column.
+    names, categorical : list of str
+        The names of the feature columns, and of the columns to encode one-hot.
+    impute : str or None
+        How to fill missing numbers.
+    y : array, shape (m,)
+        The target column; text for a classification.
+    kind : type
+        The class of the task.
+    dates : list of str
+        The names of the columns that are read as dates.
+    format : Format
+        The options for reading the file.
+    """
+
+    table: Table | DiskTable
+    target: str
+    names: list[str]
+    categorical: list[str]
+    impute: str | None
+    y: Column
+    kind: type[Task]
+    dates: list[str]
+    format: Format
+
+    @classmethod
+    def read(cls, args: argparse.Namespace, output: Output) -> "TrainingData":
+        """Read the data that the arguments describe, and report what was decided about its columns."""
+        file_format = format_of(args)
+        table = (data.read_from_disk if args.from_disk else data.read)(args.data, _request(args, file_format))
+        for note in table.notes:
+            output.log(note)
+        target = data.target_of(table, args.target)
+        known = {*table.names, *getattr(table, "others", ())}
+        names, categorical = _feature_columns(args, table, target, known)
+        y = data.target_column(table, target)
+        kind = _choose_task(args.task, target, y, output)
+        if kind is Classification:
+            y = table.labels(target)
+        dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
+        return cls(table, target, names, categorical, args.impute, y, kind, dates, file_format)
+
+    def split(
+        self,
+        share: float,
+        seed: int,
+        rows: np.ndarray | None = None,
+        hint: str = "to hold out no rows, use --validation 0",
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the rows to train on and of the rows to hold out, by default of all rows.
+
+        The split is stratified by the classes, if there are any.
+
+        Parameters
+        ----------
+        share : float
+            The share of rows to hold out.
+        seed : int
+        rows : ndarray of int, optional
+            The rows to split.
+        hint : str
+            The advice in the error message for a share that is too large or too small.
+        """
+        rows = np.arange(self.table.n_rows) if rows is None else rows
+        if len(rows) < 2:
+            raise DataError(f"{self.table.source} has only one row, but training needs at least 2")
+        if share == 0:
+            return rows, rows[:0]
+        strata = self._strata()
+        if strata is not None:
+            strata = strata[rows]
+        try:
+            train, held_out = splits.train_validation_split(len(rows), share, np.random.default_rng(seed), strata)
+        except ArgumentError as error:
+            raise DataError(f"{self.table.source}: {error}; {hint}") from None
+        return rows[train], rows[held_out]
+
+    def folds(self, number: int, seed: int) -> list[np.ndarray]:
+        """Return the indices of the rows in each fold, stratified by the classes, if there are any."""
+        if number > self.table.n_rows:
+            rows = format_count(self.table.n_rows, "row")
+            raise DataError(f"{self.table.source} has {rows}, but --folds {number} needs at least {number}")
+        return splits.folds(self.table.n_rows, number, np.random.default_rng(seed), self._strata())
+
+    def _strata(self) -> np.ndarray | None:
+        """Return the number of the class of each row; None for a regression."""
+        if self.kind is not Classification:
+            return None
+        strata: np.ndarray = np.unique(self.y, return_inverse=True)[1]
+        if strata.max() + 1 == self.table.n_rows:
+            raise DataError(
+                f"{self.table.source}: each row has a different class; if the target is a quantity, use "
+                "--task regression"
+            )
+        return strata
+
+    def encoder(self, rows: np.ndarray) -> Encoder:
+        """Return the encoder of the feature columns, fitted to `rows`; samples on disk are not encoded."""
+        if isinstance(self.table, DiskTable):
+            return data.plain_encoder(self.names)
+        return Encoder.fit(self.table, self.names, rows=rows, categorical=self.categorical, impute=self.impute)
+
+    def samples(self, encoder: Encoder) -> np.ndarray | OnDisk:
+        """Return X, shape (n, m), for all rows; unknown categories are encoded as zeros."""
+        return data.samples(self.table, encoder, unknown="zeros")
+
+    def report_encoding(self, encoder: Encoder, output: Output) -> None:
+        """Report which columns are encoded or imputed."""
+        if isinstance(self.table, DiskTable):
+            return
+        for feature in encoder.features:
+            if feature.categories is not None:
+                categories = format_count(len(feature.categories), "category", "categories")
+                output.log(f"column {feature.name!r}: one-hot, {categories}")
+            if feature.name in self.table.gaps:
+                missing = format_count(self.table.gaps[feature.name].count, "missing value")
+                output.log(f"column {feature.name!r}: {missing} filled with {feature.fill!r}")
+        for name, count in encoder.count_unknown(self.table).items():
+            rows = format_count(count, "held-out row")
+            output.log(f"column {name!r}: {rows} with a category that no training row has, encoded as zeros")
+
+
+def _request(args: argparse.Namespace, file_format: Format) -> Request:
+    """Return the request for the columns of the data, as the options describe it."""
+    target = [] if args.target is None else [args.target]
+    as_text = target if args.task == "classification" else []
+    return Request(
+        exclude=args.exclude,
+        text=[*args.categorical, *as_text],
+        numeric=args.numeric,
+        dates=args.dates,
+        spelled=target,
+        drop_missing=target if args.drop_missing_target else (),
+        format=file_format,
+        lists=True,
+    )
+
+
+def _feature_columns(
+    args: argparse.Namespace, table: Table | DiskTable, target: str, known: set[str]
+) -> tuple[list[str], list[str]]:
+    """Return the names of the feature columns, and the names of the columns to encode one-hot.
+
+    Parameters
+    ----------
+    args : Namespace
+    table : Table or DiskTable
+    target : str
+        The name of the target column.
+    known : set of str
+        The names of all columns of the data, including those that were not read.
+
+    Raises
+    ------
+    ArgumentError
+        If the target is among the columns to encode.
+    TableError
+        If there is no feature column, or a feature has a missing value that is not to be imputed.
+    """
+    exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
+    if target in categorical:
+        raise target_as_feature_error(target)
+    names = data.feature_names(table, target, exclude)
+    if isinstance(table, Table) and args.impute is None:
+        table.require_complete(names, IMPUTE_THEM)
+    return names, categorical
+
+
+def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:
+    """Return the requested task; for "auto", choose a task by the values of the target, `y`, and report it."""
+    if requested != "auto":
+        return TASKS[requested]
+    task, reason = suggest_task(y)
+    output.log(f"task: {task.kind}, since the target {target!r} {reason}")
+    return task
