@@ -51,6 +51,8 @@ class StochasticFit:
             with callback_lifecycle(self.training), np.errstate(all="ignore"):
                 program, self.training.state = self.start()
                 run_fit(self.training, program, self.evaluate, signals)
+            if signals is not None:
+                _ = self.network.inference  # for the predictions that follow, while other training runs go on
         except KeyboardInterrupt as interrupt:
             if signals is not None:
                 raise

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from sklearn.datasets import load_iris
 from sklearn.preprocessing import StandardScaler
 
+from deepnotes.network.training.orders import WORTH_A_THREAD
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.losses import LIBRARY as LOSSES
 
@@ -63,6 +64,18 @@ def test_a_backend_that_is_only_a_namespace_trains_to_the_same_parameters(estima
             np.testing.assert_array_equal(model.predict(samples).round(6), expected.predict(samples).round(6))
     with pytest.raises(ValueError, match="read-only"):
         model.coefs_[0][0, 0] = 1
+
+
+def test_many_samples_train_on_a_backend_whose_arrays_are_not_on_the_host() -> None:
+    strict = pytest.importorskip("array_api_strict", reason="needs array-api-strict")
+    samples = np.random.default_rng(0).normal(size=(WORTH_A_THREAD, 3))
+    targets = samples[:, 0] > 0
+    model, expected = (
+        dn.DenseClassifier(4, backend=backend, max_iter=3, random_state=0).fit(samples, targets)
+        for backend in (dn.Backend("strict", strict), "numpy")
+    )
+    for a, b in zip(model.coefs_, expected.coefs_, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

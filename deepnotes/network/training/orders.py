@@ -31,7 +31,8 @@ class Orders:
     Parameters
     ----------
     rng : Generator or None
-        If None, the samples stay in their order.
+        If None, the samples stay in their order. The orders of any other object with the method ``permutation``, such
+        as that of scikit-learn's estimators, are drawn when they are needed.
     samples : int
         The number of samples.
     ahead : bool
@@ -39,7 +40,7 @@ class Orders:
     """
 
     def __init__(self, rng: "np.random.Generator | None", samples: int, ahead: bool) -> None:
-        self._rng, self._samples, self._ahead = rng, samples, ahead and rng is not None
+        self._rng, self._samples, self._ahead = rng, samples, ahead and isinstance(rng, np.random.Generator)
         self._ready: deque[Drawn] = deque()
         self._future: Future[list[Drawn]] | None = None
         self._executor: Executor | None = None
