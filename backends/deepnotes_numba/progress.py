@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
+from importlib import import_module
 from typing import Any
 
-from numba.core import event
+event: Any = import_module("numba.core.event")  # imported in this way since its type stubs are incomplete
 
 INTERVAL = 10.0
 """The number of seconds between two messages; a shorter compilation has none."""

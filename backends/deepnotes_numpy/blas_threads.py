@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-
-import numpy as np
+from importlib import import_module
 
 SMALL = 1 << 24
 """The largest number of multiplications in a product for which one thread is used."""
@@ -83,8 +82,8 @@ def threads_for(multiplications: int) -> Iterator[None]:
 def openblas() -> BlasThreads | None:
     """Return the number of threads of NumPy's OpenBLAS, or None if NumPy uses another BLAS, or one thread."""
     try:
-        library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # its symbols include those of the BLAS
-    except (AttributeError, OSError):
+        library = ctypes.CDLL(import_module("numpy._core._multiarray_umath").__file__)  # it includes the BLAS's symbols
+    except (ImportError, OSError):
         return None
     for name in NAMES:
         prefix, _, suffix = name.partition("{}")

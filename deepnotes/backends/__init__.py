@@ -14,6 +14,7 @@ from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import ELEMENTS, EagerInference, EagerProgram
 from deepnotes.backends.host import HostBackend, aligned
 from deepnotes.backends.inference import Inference
+from deepnotes.backends.jit import JitProgram
 from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, EpochProgram, Program, State, Sums
 from deepnotes.backends.samples import Indices, Samples
 from deepnotes.equations.array import Array, DType, Namespace, Shape
@@ -75,6 +76,7 @@ __all__ = [
     "HostBackend",
     "Indices",
     "Inference",
+    "JitProgram",
     "Layer",
     "Layout",
     "Loss",
