@@ -67,7 +67,7 @@ def _kernels(name: str, dtype: str, option: tuple[float, ...], options: dict[str
 
 @cache
 def _activation_kernels(name: str, dtype: str, options: tuple[tuple[str, float], ...]) -> ActivationKernels:
-    kernels = activation_kernels(Activation(name, **dict(options)), dtype, 2, in_place=False)
+    kernels = activation_kernels(Activation(name, **dict(options)), dtype, 2, False)
     assert kernels is not None  # the identity has none, see `eager_kernels`
     return kernels
 

@@ -404,7 +404,7 @@ class DenseEstimator(BaseEstimator, ABC):
             self.n_iter_, self.history_ = 0, training.history
             return started
 
-        return StochasticFit(network, training, evaluate, rules, start)
+        return StochasticFit(network, training, evaluate, rules, self._live_network, start)
 
     def _conclude(self, fit: StochasticFit, incremental: bool) -> None:
         """Set the final parameters, and raise the error or give the warning that is the result of a training run."""

@@ -118,6 +118,13 @@ class LiveNetwork:
             state.step = step
         return program, state
 
+    def release_program(self) -> None:
+        """Release the Program and its workspace, but keep what training needs to continue."""
+        assert self._network is not None
+        if self._network._training is not None:
+            self._moments = _moments(self._network)
+            self._network._training = None
+
     def _exposes(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> bool:
         """Return whether these are the very objects that the last call of :meth:`expose` returned."""
         arrays = [*coefs, *intercepts]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepnotes.backends.program import Program, State
+from deepnotes.estimators.live_network import LiveNetwork
 from deepnotes.estimators.sklearn_rules import Rules
 from deepnotes.network.network import Network
 from deepnotes.network.training.history import History
@@ -26,6 +27,8 @@ class StochasticFit:
     evaluate : callable
         See :func:`deepnotes.network.training.loop.fit`.
     rules : Rules
+    live_network : LiveNetwork
+        That of the estimator.
     start : callable
         Returns the Program and the state with which training starts.
     error : Exception, KeyboardInterrupt or None
@@ -36,6 +39,7 @@ class StochasticFit:
     training: Training
     evaluate: Callable[[], dict[str, float]]
     rules: Rules
+    live_network: LiveNetwork
     start: Callable[[], tuple[Program, State]]
     error: BaseException | None = None
 
@@ -53,6 +57,7 @@ class StochasticFit:
                 run_fit(self.training, program, self.evaluate, signals)
             if signals is not None:
                 _ = self.network.inference  # for the predictions that follow, while other training runs go on
+                self.live_network.release_program()
         except KeyboardInterrupt as interrupt:
             if signals is not None:
                 raise

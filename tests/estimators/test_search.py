@@ -173,6 +173,18 @@ def test_a_fold_without_one_of_the_classes_gets_the_bits_of_fit_on_a_copy(backen
         assert ours.classes_.tolist() == theirs.classes_.tolist()
 
 
+@pytest.mark.parametrize("settings", [{}, {"solver": "sgd", "learning_rate": "invscaling"}], ids=str)
+def test_a_trained_fold_continues_as_if_it_had_been_trained_alone(
+    settings: dict[str, Any], backend: dn.Backend
+) -> None:
+    model = classifier(backend, **settings)
+    results = [f(model, X, y, cv=3, return_estimator=True) for f in (dn.cross_validate, sklearn_cross_validate)]
+    for ours, theirs in zip(results[0]["estimator"], results[1]["estimator"], strict=True):
+        for estimator in (ours, theirs):
+            estimator.partial_fit(X, y).partial_fit(X, y)
+        assert parameters(ours) == parameters(theirs)
+
+
 def test_masks_and_negative_indices_are_accepted() -> None:
     mask = np.arange(len(y)) % 3 > 0
     cv = [(mask, ~mask), (np.arange(-100, 0), np.arange(50))]
