@@ -262,7 +262,7 @@ def test_a_list_of_grids_with_several_solvers_equals_scikit_learns(trained: list
         {"cv": ShuffleSplit(3, random_state=0)},
         {"cv": StratifiedKFold(3, shuffle=True, random_state=1)},
     ],
-    ids=str,
+    ids=["names", "scorers", "dict of a function", "function", "name", "random splits", "shuffled folds"],
 )
 def test_scoring_and_splitters_are_those_of_scikit_learn(settings: dict[str, Any]) -> None:
     settings = {"cv": 3} | settings

@@ -105,7 +105,7 @@ def assert_same(one: tuple[dn.Network, Any, dn.History], other: tuple[dn.Network
         {"sample_weight": np.arange(50), "l2": 0.1, "clip_norm": 0.5},
         {"optimizer": dn.Adam(dn.CosineDecay(0.01, 90, warmup=10))},
     ],
-    ids=str,
+    ids=["", "one batch", "large batch", "in order", "subset", "weights", "schedule"],
 )
 def test_the_results_are_those_of_one_epoch_after_the_other(backend: str, settings: dict[str, Any]) -> None:
     if backend == "numba":
