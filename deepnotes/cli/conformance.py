@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_backend(parser)
     add_threads(parser)
     parser.add_argument(
-        "--quick", action="store_true", help="use fewer and smaller inputs, to finish in less than a minute"
+        "--quick",
+        action="store_true",
+        help="use fewer and smaller inputs, to finish in less than a minute, compilation aside",
     )
     parser.add_argument(
         "--check",

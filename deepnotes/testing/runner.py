@@ -247,7 +247,7 @@ def run(
     checks : iterable of str, optional
         Patterns of ids, such as ``"equations.*"``.
     quick : bool, default False
-        Whether to use fewer and smaller inputs, with which a run takes less than a minute.
+        Whether to use fewer and smaller inputs, with which a run takes less than a minute, compilation aside.
     known_gaps : mapping of str to str, optional
         As for :func:`run_check`.
     on_result : callable, optional
