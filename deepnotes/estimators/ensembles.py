@@ -134,7 +134,7 @@ class DenseEnsemble(BaseEstimator, ABC):
         if not bootstrap:
             return np.arange(samples)
         # PCG64, while the member draws its initial weights by the Mersenne Twister with the same seed
-        return np.random.default_rng(seed).integers(samples, size=samples)
+        return cast(np.ndarray, np.random.default_rng(seed).integers(samples, size=samples))
 
     def _tasks(self) -> list[Task]:
         """Return the members to train, each with its seed and its samples."""
