@@ -8,7 +8,7 @@ from deepnotes.utils.errors import MissingExtraError
 try:
     import sklearn  # noqa: F401
 except ImportError as error:
-    raise MissingExtraError("DenseClassifier and DenseRegressor", "sklearn", error) from error
+    raise MissingExtraError("deepnotes.estimators", "sklearn", error) from error
 
 from deepnotes.estimators.classifier import DenseClassifier
 from deepnotes.estimators.cross_validation import cross_validate

@@ -105,7 +105,8 @@ class DenseEnsemble(BaseEstimator, ABC):
             y = column_or_1d(y, warn=True)
         self._prepare_targets(y)
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, ensure_non_negative=True)
-        tasks = self._tasks(y.shape[0])
+        self._drawn = y.shape[0], self.bootstrap
+        tasks = self._tasks()
         train_together(tasks, X, y, weights, progress=bool(self.verbose))
         for task in tasks:
             if task.is_trained:
@@ -115,14 +116,27 @@ class DenseEnsemble(BaseEstimator, ABC):
                 task.estimator.fit(X[task.indices], y[task.indices], own)
             self._complete_member(task.estimator)
         self.estimators_ = [task.estimator for task in tasks]
-        self.estimators_samples_ = [task.indices for task in tasks]
         self.n_outputs_ = self.estimators_[0].n_outputs_
         self.n_iter_ = max(member.n_iter_ for member in self.estimators_)
         if self.oob_score:
             self._compute_oob(X, y)
         return self
 
-    def _tasks(self, samples: int) -> list[Task]:
+    @property
+    def estimators_samples_(self) -> list[np.ndarray]:
+        """The indices of the samples that each member was trained on."""
+        check_is_fitted(self, "estimators_")
+        return [self._indices(member.random_state) for member in self.estimators_]
+
+    def _indices(self, seed: int) -> np.ndarray:
+        """Return the indices of the samples of a member."""
+        samples, bootstrap = self._drawn
+        if not bootstrap:
+            return np.arange(samples)
+        # PCG64, while the member draws its initial weights by the Mersenne Twister with the same seed
+        return cast(np.ndarray, np.random.default_rng(seed).integers(samples, size=samples))
+
+    def _tasks(self) -> list[Task]:
         """Return the members to train, each with its seed and its samples."""
         random_state = check_random_state(self.random_state)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=self.n_members)
@@ -134,9 +148,7 @@ class DenseEnsemble(BaseEstimator, ABC):
                 own["callbacks"] = [copy.copy(callback) for callback in self.callbacks]
             member = self.member_class(**shared | own)
             self._prepare_member(member)
-            # A generator of its own: with the member's, the indices would be those of its initial weights.
-            draws = np.random.default_rng([seed, samples]).integers(samples, size=samples) if self.bootstrap else None
-            tasks.append(Task(member, np.arange(samples) if draws is None else draws))
+            tasks.append(Task(member, self._indices(seed)))
         return tasks
 
     def _prepare_member(self, member: Any) -> None:

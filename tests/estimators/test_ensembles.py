@@ -159,7 +159,7 @@ def test_a_binary_ensemble_predicts_two_probabilities() -> None:
 @pytest.mark.parametrize("sparse", [False, True])
 def test_several_labels_are_predicted(sparse: bool) -> None:
     labels = np.stack([y == 0, y > 0], axis=1).astype(int)
-    ensemble = small(dn.DenseEnsembleClassifier, bootstrap=True, oob_score=True, n_members=10)
+    ensemble = small(dn.DenseEnsembleClassifier, bootstrap=True, oob_score=True, n_members=20)
     ensemble.fit(X, csr_array(labels) if sparse else labels)
     predicted = ensemble.predict(X)
     predicted = predicted.toarray() if sparse else predicted
@@ -219,7 +219,7 @@ def test_an_ensemble_of_8_beats_its_members(load: Any) -> None:
 
 
 def test_out_of_bag_probabilities_are_those_of_members_that_have_not_seen_the_sample() -> None:
-    ensemble = small(dn.DenseEnsembleClassifier, 12, bootstrap=True, oob_score=True, max_iter=30).fit(X, y)
+    ensemble = small(dn.DenseEnsembleClassifier, 20, bootstrap=True, oob_score=True, max_iter=30).fit(X, y)
     for i in (0, 70, 149):
         unseen = [
             member.predict_proba(X[[i]])[0]
@@ -231,10 +231,10 @@ def test_out_of_bag_probabilities_are_those_of_members_that_have_not_seen_the_sa
 
 
 def test_out_of_bag_predictions_of_a_regressor_are_scored() -> None:
-    ensemble = small(dn.DenseEnsembleRegressor, 12, bootstrap=True, oob_score=True, max_iter=30).fit(X[:, :3], X[:, 3])
+    ensemble = small(dn.DenseEnsembleRegressor, 20, bootstrap=True, oob_score=True, max_iter=30).fit(X[:, :3], X[:, 3])
     assert ensemble.oob_prediction_.shape == (150,)
     assert ensemble.oob_score_ == r2_score(X[:, 3], ensemble.oob_prediction_)
-    own = small(dn.DenseEnsembleRegressor, 12, bootstrap=True, oob_score=lambda y, p: np.abs(y - p).max(), max_iter=30)
+    own = small(dn.DenseEnsembleRegressor, 20, bootstrap=True, oob_score=lambda y, p: np.abs(y - p).max(), max_iter=30)
     own.fit(X[:, :3], X[:, 3])
     assert own.oob_score_ == np.abs(X[:, 3] - own.oob_prediction_).max()
 
