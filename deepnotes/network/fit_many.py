@@ -146,6 +146,8 @@ def fit_many(
         raise ArgumentError.of("networks", networks, "a list of Network")
     if len({id(network) for network in networks}) < len(networks):
         raise ArgumentError("networks contains an object twice, wanted different objects; copy.deepcopy copies one")
+    if on_network is not None and not callable(on_network):
+        raise ArgumentError.of("on_network", on_network, "a function of a FitResult, or None")
     return run_all(_prepare(networks, X, Y, settings), on_network, progress, settings.get("checkpoint") is not None)
 
 

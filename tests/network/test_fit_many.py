@@ -306,6 +306,7 @@ def test_ctrl_c_raises_the_results_so_far_and_keeps_all_parameters(backend: dn.B
             dn.DataError,
             r"samples\[0\] is 999",
         ),
+        ({"on_network": "print"}, dn.ArgumentError, "on_network='print', wanted a function"),
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_trained(
@@ -316,6 +317,15 @@ def test_invalid_settings_are_refused_before_anything_is_trained(
     with pytest.raises(error, match=message):
         dn.fit_many(all_networks, *data(), **changes)
     assert all(np.array_equal(network.flat(), theta) for network, theta in zip(all_networks, before, strict=True))
+
+
+@pytest.mark.parametrize("inputs", [3, 9])
+def test_a_network_with_other_inputs_than_the_first_is_refused(backend: dn.Backend, inputs: int) -> None:
+    X = np.ones((5, 20))
+    own = [dn.Network([dn.Dense(1)], n, backend=backend, seed=0) for n in (5, inputs)]
+    with pytest.raises(dn.ShapeError, match=rf"wanted \({inputs}, m\)") as raised:
+        dn.fit_many(own, X, X[:1])
+    assert raised.value.__notes__ == ["in the settings of networks[1]"]
 
 
 def test_a_network_that_occurs_twice_is_refused() -> None:
