@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol
 
 from deepnotes.backends.base import Backend
@@ -184,7 +185,23 @@ def _prepare(networks: Sequence[Network], X: Any, Y: Any, settings: dict[str, An
         except Exception as error:
             error.add_note(f"in the settings of networks[{i}]")
             raise
+    _require_own_directories(prepared)
     return prepared
+
+
+def _require_own_directories(prepared: Sequence[PreparedFit]) -> None:
+    """Raise ArgumentError if the checkpoints of two networks would be written to the same directory."""
+    owners: dict[Path, int] = {}
+    for i, fit in enumerate(prepared):
+        for callback in fit.training.callbacks:
+            directory = getattr(callback, "directory", None)
+            if callback.saves and isinstance(directory, Path):
+                first = owners.setdefault(directory.absolute(), i)
+                if first != i:
+                    raise ArgumentError(
+                        f"checkpoint: networks[{first}] and networks[{i}] both have the directory {directory}, wanted "
+                        "one for each network; checkpoint=DIRECTORY gives each its own subdirectory"
+                    )
 
 
 def _by_network(settings: dict[str, Any], networks: int) -> Iterator[dict[str, Any]]:

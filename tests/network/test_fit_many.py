@@ -328,6 +328,20 @@ def test_a_network_with_other_inputs_than_the_first_is_refused(backend: dn.Backe
     assert raised.value.__notes__ == ["in the settings of networks[1]"]
 
 
+def test_a_directory_for_the_checkpoints_of_two_networks_is_refused(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [
+        {"checkpoint": [tmp_path, None, tmp_path / "other", tmp_path]},
+        {"callbacks": (dn.Checkpoints(tmp_path),)},
+    ]
+    for setting in settings:
+        all_networks = networks(dn.get_backend("numpy"))
+        before = [network.flat() for network in all_networks]
+        with pytest.raises(dn.ArgumentError, match=r"networks\[0\] and networks\[\d\] both have the directory"):
+            dn.fit_many(all_networks, *data(), **setting)
+        assert all(np.array_equal(net.flat(), theta) for net, theta in zip(all_networks, before, strict=True))
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_network_that_occurs_twice_is_refused() -> None:
     net = networks(dn.get_backend("numpy"))[0]
     with pytest.raises(dn.ArgumentError, match="networks contains an object twice"):
