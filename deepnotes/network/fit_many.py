@@ -114,8 +114,8 @@ def fit_many(
         The keyword arguments of :meth:`Network.fit`. **A list contains one value for each network**; any other value is
         for all networks. So ``metrics=("accuracy", "r2")``, a tuple, stands for two metrics of all networks. Subsets
         are arrays of indices: ``samples=[train_1, train_2], validation=[test_1, test_2]``. Each network gets a shallow
-        copy of each callback. With ``checkpoint=DIRECTORY``, each network has the subdirectory of its index:
-        ``0000``, ``0001`` and so on.
+        copy of each callback; a :class:`~deepnotes.TensorBoard` needs a directory for each network, so a list. With
+        ``checkpoint=DIRECTORY``, each network has the subdirectory of its index: ``0000``, ``0001`` and so on.
 
     Returns
     -------
@@ -190,17 +190,19 @@ def _prepare(networks: Sequence[Network], X: Any, Y: Any, settings: dict[str, An
 
 
 def _require_own_directories(prepared: Sequence[PreparedFit]) -> None:
-    """Raise ArgumentError if the checkpoints of two networks would be written to the same directory."""
-    owners: dict[Path, int] = {}
+    """Raise ArgumentError if two networks would write checkpoints, or files of TensorBoard, to the same directory."""
+    from deepnotes.network.training.checkpoints import Checkpoints
+    from deepnotes.network.training.tensorboard import TensorBoard
+
+    owners: dict[tuple[type, Path], int] = {}
     for i, fit in enumerate(prepared):
         for callback in fit.training.callbacks:
-            directory = getattr(callback, "directory", None)
-            if callback.saves and isinstance(directory, Path):
-                first = owners.setdefault(directory.absolute(), i)
+            if isinstance(callback, Checkpoints | TensorBoard):
+                first = owners.setdefault((type(callback), callback.directory.absolute()), i)
                 if first != i:
                     raise ArgumentError(
-                        f"checkpoint: networks[{first}] and networks[{i}] both have the directory {directory}, wanted "
-                        "one for each network; checkpoint=DIRECTORY gives each its own subdirectory"
+                        f"{type(callback).__name__}: networks[{first}] and networks[{i}] both have the directory "
+                        f"{callback.directory}, wanted one for each network"
                     )
 
 

@@ -328,10 +328,11 @@ def test_a_network_with_other_inputs_than_the_first_is_refused(backend: dn.Backe
     assert raised.value.__notes__ == ["in the settings of networks[1]"]
 
 
-def test_a_directory_for_the_checkpoints_of_two_networks_is_refused(tmp_path: Path) -> None:
+def test_a_directory_for_the_files_of_two_networks_is_refused(tmp_path: Path) -> None:
     settings: list[dict[str, Any]] = [
         {"checkpoint": [tmp_path, None, tmp_path / "other", tmp_path]},
         {"callbacks": (dn.Checkpoints(tmp_path),)},
+        {"callbacks": (dn.TensorBoard(tmp_path),)},
     ]
     for setting in settings:
         all_networks = networks(dn.get_backend("numpy"))
