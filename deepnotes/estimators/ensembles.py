@@ -30,6 +30,7 @@ OWN = {
     "oob_score": ["boolean", callable],
 }
 """The constraints on the parameters that are not those of the members."""
+OOB_ATTRIBUTES = {"oob_score_", "oob_decision_function_", "oob_prediction_"}
 
 
 class DenseEnsemble(BaseEstimator, ABC):
@@ -118,6 +119,8 @@ class DenseEnsemble(BaseEstimator, ABC):
         self.estimators_ = [task.estimator for task in tasks]
         self.n_outputs_ = self.estimators_[0].n_outputs_
         self.n_iter_ = max(member.n_iter_ for member in self.estimators_)
+        for name in OOB_ATTRIBUTES & vars(self).keys():  # those of an earlier fit
+            delattr(self, name)
         if self.oob_score:
             self._compute_oob(X, y)
         return self

@@ -171,7 +171,7 @@ def as_indices(indices: Any, m: int, name: str) -> np.ndarray:
     host = np.asarray(indices)
     if host.dtype == np.bool_ and host.shape == (m,):
         host = np.flatnonzero(host)
-    if host.ndim != 1:
+    if host.ndim != 1 or host.dtype == np.bool_:
         raise ShapeError.of(name, host.shape, f"(k,): indices of samples, or a boolean mask of shape ({m},)")
     if not host.size:
         raise DataError(f"{name} is empty, wanted the index of at least one sample")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol
 
 from deepnotes.backends.base import Backend
@@ -113,8 +114,8 @@ def fit_many(
         The keyword arguments of :meth:`Network.fit`. **A list contains one value for each network**; any other value is
         for all networks. So ``metrics=("accuracy", "r2")``, a tuple, stands for two metrics of all networks. Subsets
         are arrays of indices: ``samples=[train_1, train_2], validation=[test_1, test_2]``. Each network gets a shallow
-        copy of each callback. With ``checkpoint=DIRECTORY``, each network has the subdirectory of its index:
-        ``0000``, ``0001`` and so on.
+        copy of each callback; a :class:`~deepnotes.TensorBoard` needs a directory for each network, so a list. With
+        ``checkpoint=DIRECTORY``, each network has the subdirectory of its index: ``0000``, ``0001`` and so on.
 
     Returns
     -------
@@ -146,6 +147,8 @@ def fit_many(
         raise ArgumentError.of("networks", networks, "a list of Network")
     if len({id(network) for network in networks}) < len(networks):
         raise ArgumentError("networks contains an object twice, wanted different objects; copy.deepcopy copies one")
+    if on_network is not None and not callable(on_network):
+        raise ArgumentError.of("on_network", on_network, "a function of a FitResult, or None")
     return run_all(_prepare(networks, X, Y, settings), on_network, progress, settings.get("checkpoint") is not None)
 
 
@@ -182,7 +185,25 @@ def _prepare(networks: Sequence[Network], X: Any, Y: Any, settings: dict[str, An
         except Exception as error:
             error.add_note(f"in the settings of networks[{i}]")
             raise
+    _require_own_directories(prepared)
     return prepared
+
+
+def _require_own_directories(prepared: Sequence[PreparedFit]) -> None:
+    """Raise ArgumentError if two networks would write checkpoints, or files of TensorBoard, to the same directory."""
+    from deepnotes.network.training.checkpoints import Checkpoints
+    from deepnotes.network.training.tensorboard import TensorBoard
+
+    owners: dict[tuple[type, Path], int] = {}
+    for i, fit in enumerate(prepared):
+        for callback in fit.training.callbacks:
+            if isinstance(callback, Checkpoints | TensorBoard):
+                first = owners.setdefault((type(callback), callback.directory.absolute()), i)
+                if first != i:
+                    raise ArgumentError(
+                        f"{type(callback).__name__}: networks[{first}] and networks[{i}] both have the directory "
+                        f"{callback.directory}, wanted one for each network"
+                    )
 
 
 def _by_network(settings: dict[str, Any], networks: int) -> Iterator[dict[str, Any]]:

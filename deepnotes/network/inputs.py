@@ -121,7 +121,7 @@ def as_data(  # noqa: PLR0913 - the samples, targets and weights of fit, and the
     """
     backend, dtype, k = network.backend, network.dtype, network.outputs
     converted = {} if converted is None else converted
-    key: tuple[object, ...] = "X", backend, dtype, id(network.standardizer), together
+    key: tuple[object, ...] = "X", backend, dtype, network.inputs, id(network.standardizer), together
     if key not in converted:
         converted[key] = _finite_samples(network, X, names[0], together)
     samples = converted[key]

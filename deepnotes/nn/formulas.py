@@ -21,12 +21,12 @@ def cached(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[A
     """
 
     @lru_cache(maxsize=256)
-    def kept(key: _Exactly, *arguments: Any) -> R:
-        return function(key.part, *arguments)  # type: ignore[call-arg]
+    def kept(key: _Exactly, *args: Any, **kwargs: Any) -> R:
+        return function(key.part, *args, **kwargs)
 
     @wraps(function)
-    def call(part: Any, *arguments: Any) -> R:
-        return kept(_Exactly(part), *arguments) if is_fixed(part) else function(part, *arguments)  # type: ignore[call-arg]
+    def call(part: Any, *args: Any, **kwargs: Any) -> R:
+        return kept(_Exactly(part), *args, **kwargs) if is_fixed(part) else function(part, *args, **kwargs)
 
     call.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
     return cast(Callable[Concatenate[Any, P], R], call)

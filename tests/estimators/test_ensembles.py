@@ -239,6 +239,14 @@ def test_out_of_bag_predictions_of_a_regressor_are_scored() -> None:
     assert own.oob_score_ == np.abs(X[:, 3] - own.oob_prediction_).max()
 
 
+@pytest.mark.parametrize(("kind", "single"), KINDS)
+def test_a_fit_without_oob_score_removes_that_of_an_earlier_fit(kind: Any, single: Any) -> None:
+    model = small(kind, 20, bootstrap=True, oob_score=True).fit(X, y)
+    assert sum(name.startswith("oob_") and name.endswith("_") for name in vars(model)) == 2
+    model.set_params(oob_score=False).fit(X, y)
+    assert not any(name.startswith("oob_") and name.endswith("_") for name in vars(model))
+
+
 def test_samples_that_all_members_have_seen_are_reported() -> None:
     with pytest.warns(UserWarning, match="of 150 samples have no out-of-bag prediction") as warned:
         ensemble = small(dn.DenseEnsembleClassifier, 2, bootstrap=True, oob_score=True).fit(X, y)

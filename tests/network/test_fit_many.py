@@ -130,7 +130,7 @@ def test_a_mask_stands_for_the_indices_of_its_true_elements(backend: dn.Backend)
         (np.array([0.5]), dn.DTypeError, "samples: got an array of float64, wanted integers"),
         (np.array([[0]]), dn.ShapeError, r"samples has shape \(1, 1\)"),
         (np.zeros(SAMPLES, bool), dn.DataError, "samples is empty"),
-        (np.ones(3, bool), dn.DTypeError, "samples: got an array of bool, wanted integers"),
+        (np.ones(3, bool), dn.ShapeError, rf"samples has shape \(3,\), .* a boolean mask of shape \({SAMPLES},\)"),
     ],
 )
 def test_invalid_indices_are_refused(samples: np.ndarray, error: type[Exception], message: str) -> None:
@@ -326,6 +326,7 @@ def test_ctrl_c_raises_the_results_so_far_and_keeps_all_parameters(backend: dn.B
             dn.DataError,
             r"samples\[0\] is 999",
         ),
+        ({"on_network": "print"}, dn.ArgumentError, "on_network='print', wanted a function"),
     ],
 )
 def test_invalid_settings_are_refused_before_anything_is_trained(
@@ -336,6 +337,30 @@ def test_invalid_settings_are_refused_before_anything_is_trained(
     with pytest.raises(error, match=message):
         dn.fit_many(all_networks, *data(), **changes)
     assert all(np.array_equal(network.flat(), theta) for network, theta in zip(all_networks, before, strict=True))
+
+
+@pytest.mark.parametrize("inputs", [3, 9])
+def test_a_network_with_other_inputs_than_the_first_is_refused(backend: dn.Backend, inputs: int) -> None:
+    X = np.ones((5, 20))
+    own = [dn.Network([dn.Dense(1)], n, backend=backend, seed=0) for n in (5, inputs)]
+    with pytest.raises(dn.ShapeError, match=rf"wanted \({inputs}, m\)") as raised:
+        dn.fit_many(own, X, X[:1])
+    assert raised.value.__notes__ == ["in the settings of networks[1]"]
+
+
+def test_a_directory_for_the_files_of_two_networks_is_refused(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [
+        {"checkpoint": [tmp_path, None, tmp_path / "other", tmp_path]},
+        {"callbacks": (dn.Checkpoints(tmp_path),)},
+        {"callbacks": (dn.TensorBoard(tmp_path),)},
+    ]
+    for setting in settings:
+        all_networks = networks(dn.get_backend("numpy"))
+        before = [network.flat() for network in all_networks]
+        with pytest.raises(dn.ArgumentError, match=r"networks\[0\] and networks\[\d\] both have the directory"):
+            dn.fit_many(all_networks, *data(), **setting)
+        assert all(np.array_equal(net.flat(), theta) for net, theta in zip(all_networks, before, strict=True))
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_that_occurs_twice_is_refused() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
-from deepnotes.nn.formulas import activation
+from deepnotes.nn.formulas import activation, cached
 from deepnotes.utils.errors import NotAnExpressionError
 
 BACKENDS = ["numpy", "numba"]
@@ -146,3 +146,24 @@ def test_a_class_derived_from_an_activation_is_not_taken_for_it(tmp_path: Any) -
     assert loss == pytest.approx(-np.log(A[Y, np.arange(20)]).mean())
     net.save(tmp_path / "net.safetensors")
     np.testing.assert_array_equal(dn.load(tmp_path / "net.safetensors", backend="numpy").predict(X), A)
+
+
+def test_cached_functions_of_a_part_take_keyword_arguments() -> None:
+    calls = []
+
+    @cached
+    def describe(part: Any, dtype: str, in_place: bool) -> str:
+        calls.append(part)
+        return f"{part.name} {dtype} {in_place}"
+
+    for in_place in (False, True, True):
+        assert describe(dn.Activation("relu"), "float32", in_place=in_place) == f"relu float32 {in_place}"
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("name", ["relu", "softmax"])
+def test_the_numba_backend_runs_activations_eagerly(name: str) -> None:
+    pytest.importorskip("numba")
+    Z = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    A, expected = (getattr(dn.get_backend(backend).ops, name)(Z) for backend in ("numba", "numpy"))
+    np.testing.assert_allclose(A, expected, rtol=1e-6)
