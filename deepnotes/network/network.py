@@ -198,9 +198,10 @@ class Network:
             The indices of the samples to train on, or a mask; an index may occur several times. By default all samples.
             The results have the bits of training on a copy with the same memory layout, but nothing is copied. The
             other arguments describe all samples, and all are checked.
-        validation : (X_val, Y_val), (X_val, Y_val, w_val) or ndarray, optional
-            Data to evaluate the network on after each epoch; the weights `w_val` are as for `sample_weight`. An array
-            contains the indices of samples in X, or a mask, as for `samples`; the evaluation is then not weighted.
+        validation : (X_val, Y_val), (X_val, Y_val, w_val) or array, optional
+            Data to evaluate the network on after each epoch; the weights `w_val` are as for `sample_weight`. An array,
+            a Series or a range contains the indices of samples in X, or a mask, as for `samples` (a list does not: it
+            is a pair); the evaluation is then not weighted.
         sample_weight : array_like, shape (m,), optional
             Numbers of at least 0. Only their ratios matter: they are scaled to mean 1 over all samples, and the cost of
             a batch is the sum of its weighted losses divided by its number of samples. So a sample of weight 2 counts
@@ -280,7 +281,7 @@ class Network:
         data, class_indices = as_data(
             self, X, Y, loss_function, sample_weight, class_weight, subset=subset, converted=converted
         )
-        if isinstance(validation, np.ndarray):
+        if isinstance(validation, range) or getattr(validation, "ndim", None) == 1:
             held_out: Data | None = as_data(
                 self, X, Y, loss_function, subset=("validation", validation), converted=converted
             )[0]

@@ -121,6 +121,16 @@ def test_a_mask_stands_for_the_indices_of_its_true_elements(backend: dn.Backend)
     assert outcome(by_mask, history) == outcome(by_index, again)
 
 
+@pytest.mark.parametrize("kind", [range, "Series", "Index"])
+def test_series_and_ranges_are_indices(kind: Any) -> None:
+    backend = dn.get_backend("numpy")
+    convert: Any = kind if kind is range else lambda *ends: getattr(pytest.importorskip("pandas"), kind)(range(*ends))
+    given, wanted = networks(backend)[0], networks(backend)[0]
+    history = given.fit(*data(), samples=convert(5, 20), validation=convert(5), epochs=2)
+    again = wanted.fit(*data(), samples=np.arange(5, 20), validation=np.arange(5), epochs=2)
+    assert outcome(given, history) == outcome(wanted, again)
+
+
 @pytest.mark.parametrize(
     ("samples", "error", "message"),
     [
