@@ -268,7 +268,7 @@ def test_user_defined_objects_are_compiled_and_saved_as_the_page_says(examples: 
 
     plain = make_net(dn.Dense(4, examples.Mish()))
     plain.fit(*data, epochs=1, loss=examples.Quantile(0.8), optimizer=examples.Lion(0.01))
-    assert type(plain._training[1]) is RecordedProgram  # type: ignore[index]
+    assert isinstance(plain._training[1], RecordedProgram)  # type: ignore[index]
     plain.fit(*data, epochs=1, optimizer=dn.Adam(examples.WarmRestarts(0.01, 5)), callbacks=[examples.Averaging()])
     assert type(plain._training[1]) is not EagerProgram  # type: ignore[index]
 

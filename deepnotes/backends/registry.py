@@ -224,10 +224,11 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
             f"its entry point {entry.value} returned {type(backend).__name__}, not a deepnotes Backend",
             "report this to the authors of the backend",
         )
-    if backend.name != name:
+    own_name = backend.name
+    if own_name != name:
         raise BackendUnavailable(
             name,
-            f"its entry point {entry.value} returned a backend of the name {backend.name!r}",
+            f"its entry point {entry.value} returned a backend of the name {own_name!r}",
             f"give both the same name, or report this to the authors of {entry.dist.name if entry.dist else name}",
         )
     return backend

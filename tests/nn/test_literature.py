@@ -9,7 +9,7 @@ from host_device import backend as cupy_backend
 from literature_cases import PARTS, STORED, by_name, train
 
 BACKENDS = {"numpy": lambda: "numpy", "numba": lambda: "numba", "cupy": cupy_backend}
-PROGRAMS = {"numpy": "RecordedProgram", "numba": "NumbaProgram", "cupy": "CupyProgram"}
+PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "CupyProgram"}
 
 
 def test_the_cases_are_those_of_the_fixture():
