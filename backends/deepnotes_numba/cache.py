@@ -113,6 +113,7 @@ class CodeCache(_Cache):
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Save compiled code for a signature, if possible."""
+        _progress.withdraw()
         folder = self._folder
         # Without optimization, Numba's code contains addresses of this process, so other processes cannot use it.
         if not self._enabled or folder is None or data.library.has_dynamic_globals:

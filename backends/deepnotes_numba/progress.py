@@ -32,6 +32,11 @@ class CompileProgress(event.Listener):  # type: ignore[misc]
             event.register("numba:compile", self)
         self._description, self._depth, self._functions = description, 0, 0
 
+    def withdraw(self) -> None:
+        """Forget the announcement, unless a function is being compiled: callbacks compile without an event."""
+        if not self._depth:
+            self._description = None
+
     def on_start(self, event: Any) -> None:
         """Start the messages, unless the function is compiled for another one."""
         if self._description is None:

@@ -53,6 +53,14 @@ def test_the_messages_of_a_compilation_that_fails_end_as_well(messages, caplog):
     assert len(caplog.records) == before
 
 
+def test_a_compilation_without_an_event_leaves_no_announcement(messages, caplog):
+    listener = progress.CompileProgress()
+    listener.announce("activations")
+    listener.withdraw()  # as at the end of the compilation of a callback
+    assert "training for float32" in messages(4)[-1]
+    assert not any("activations" in record.getMessage() for record in caplog.records)
+
+
 def test_a_short_compilation_reports_nothing(messages):
     assert messages(0) == []
 
