@@ -24,6 +24,16 @@ class Order:
         self._random_state = random_state
         self._order: np.ndarray | None = None
 
+    @property
+    def state(self) -> tuple[Any, np.ndarray | None]:
+        """What the next orders depend on: the state of the RandomState, and the last order."""
+        return self._random_state.get_state(), self._order
+
+    @state.setter
+    def state(self, state: tuple[Any, np.ndarray | None]) -> None:
+        random_state, self._order = state
+        self._random_state.set_state(random_state)
+
     def permutation(self, samples: int) -> np.ndarray:
         """Return the order of the samples for the next epoch: the order of the last epoch, shuffled again."""
         shuffled = np.arange(samples)
@@ -53,13 +63,35 @@ class Rules(Callback):
     def __init__(self, estimator: Any, rate: EpochRate, best: np.ndarray | None) -> None:
         self.estimator, self.rate, self.best = estimator, rate, best
         self.validated = best is not None
+        self._seen = 0
+
+    def on_ready(self, training: "Training") -> None:
+        """Leave out the epochs of a training run that is resumed."""
+        self._seen = len(training.history.loss)
+
+    def next_epoch(self, training: "Training") -> float:
+        """Return the number of epochs after which training may end, or 1 if the rate changes before, for example."""
+        e = self.estimator
+        if self.validated or e.verbose or (e.solver == "sgd" and e.learning_rate == "invscaling"):
+            return 1
+        return float(max(1, e.n_iter_no_change + 1 - e._no_improvement_count))
 
     def on_epoch(self, training: "Training") -> None:
-        """Record the loss and score of the epoch, set the learning rate, and end training if nothing improves."""
+        """Record the loss and score of each epoch, set the learning rate, and end training if nothing improves."""
+        for loss in training.history.loss[self._seen :]:
+            self._apply(training, loss)
+
+    def on_end(self, training: "Training") -> None:
+        """Record the epochs before the one in which training has failed."""
+        self.on_epoch(training)
+
+    def _apply(self, training: "Training", loss: float) -> None:
+        """Apply the rules after an epoch with this loss."""
         e = self.estimator
+        self._seen += 1
         e.n_iter_ += 1
         e.t_ += training.samples
-        e.loss_ = training.loss
+        e.loss_ = loss
         e.loss_curve_.append(e.loss_)
         if e.verbose:
             self._report(f"Iteration {e.n_iter_}, loss = {e.loss_:.8f}")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -92,7 +92,8 @@ def fit(
     max_updates = updates_in_memory(training.data, training.batch_size)
     orders = Orders(training.rng, training.samples, ahead=not training.network.backend.on_host)
     terminate = any(callback.saves for callback in training.callbacks)
-    epoch_program = program if isinstance(program, EpochProgram) and _are_epochs_unwatched(training, schedule) else None
+    several = isinstance(program, EpochProgram) and _can_train_several_epochs(training, schedule)
+    epoch_program = cast(EpochProgram, program) if several else None
     with defer_signals(terminate) if signals is None else nullcontext(signals) as signals:
         while training.position.order is not None or (training.epoch < training.epochs and not training.stop):
             if epoch_program is not None and (epochs := _whole_epochs_in_chunk(training)) > 1:
@@ -212,13 +213,12 @@ def _adapt_chunks(training: Training, seconds: float) -> None:
     training.per_chunk = max(1, min(GROWTH * training.per_chunk, int(CHUNK_SECONDS / max(seconds, 1e-7))))
 
 
-def _are_epochs_unwatched(training: Training, schedule: Schedule) -> bool:
-    """Return whether several epochs may be trained at once, because nothing happens between two of them."""
+def _can_train_several_epochs(training: Training, schedule: Schedule) -> bool:
+    """Return whether several epochs may be trained at once, if the callbacks allow it: nothing else happens between."""
     return (
         training.held_out is None
         and training.watched == ("loss",)
         and not _is_overridden(schedule.observe, Schedule.observe)
-        and not any(c.every_epoch and _is_overridden(c.on_epoch, Callback.on_epoch) for c in training.callbacks)
         and not is_streamed(training.data)
     )
 
@@ -231,13 +231,15 @@ def _whole_epochs_in_chunk(training: Training) -> int:
     """Return the number of whole epochs in the next chunk."""
     if training.position.order is not None:
         return 0
-    return min(training.per_chunk // -(-training.samples // training.batch_size), training.epochs - training.epoch)
+    fitting = training.per_chunk // -(-training.samples // training.batch_size)
+    watching = [c for c in training.callbacks if _is_overridden(c.on_epoch, Callback.on_epoch)]
+    return int(min([fitting, training.epochs - training.epoch, *(c.next_epoch(training) for c in watching)]))
 
 
 def _train_epochs(training: Training, program: EpochProgram, orders: Orders, schedule: Schedule, epochs: int) -> None:
     """Train for several epochs in one chunk."""
-    start, state, rng = time.perf_counter(), training.state, training.rng
-    memory, drawn_so_far = training.position.memory, {} if rng is None else rng.bit_generator.state
+    start, state, memory = time.perf_counter(), training.state, training.position.memory
+    drawn_before = orders.state
     updates = -(-training.samples // training.batch_size)
     rates = _rates(schedule, state.step, epochs * updates, memory).reshape(epochs, updates)
     training.at_rest = False
@@ -249,9 +251,8 @@ def _train_epochs(training: Training, program: EpochProgram, orders: Orders, sch
         training.epoch += 1
         training.step += chunk.steps
         if chunk.steps < updates:
-            if rng is not None:  # so that it has the state that belongs to the epoch in which training stops
-                rng.bit_generator.state = drawn_so_far
-                orders.draw(len(chunks), 0)
+            orders.state = drawn_before  # so that it becomes the one that belongs to the epoch in which training stops
+            orders.draw(len(chunks), 0)
             done = chunk.steps * training.batch_size
             training.position = Position(order[len(chunks) - 1], done, chunk.sums, chunk.steps * seconds, rate, memory)
             training.at_rest = True

@@ -31,8 +31,8 @@ class Orders:
     Parameters
     ----------
     rng : Generator or None
-        If None, the samples stay in their order. The orders of any other object with the method ``permutation``, such
-        as that of scikit-learn's estimators, are drawn when they are needed.
+        If None, the samples stay in their order. The orders of any other object with the method ``permutation`` and the
+        attribute ``state``, such as that of scikit-learn's estimators, are drawn when they are needed.
     samples : int
         The number of samples.
     ahead : bool
@@ -44,6 +44,20 @@ class Orders:
         self._ready: deque[Drawn] = deque()
         self._future: Future[list[Drawn]] | None = None
         self._executor: Executor | None = None
+
+    @property
+    def state(self) -> Any:
+        """The state of the generator; orders that are drawn ahead do not count."""
+        rng: Any = self._rng
+        return None if rng is None else rng.bit_generator.state if isinstance(rng, np.random.Generator) else rng.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        rng: Any = self._rng
+        if isinstance(rng, np.random.Generator):
+            rng.bit_generator.state = state
+        elif rng is not None:
+            rng.state = state
 
     def draw(self, epochs: int, remaining: int) -> np.ndarray:
         """Return the indices of the samples in the order of the next epochs.

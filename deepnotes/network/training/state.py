@@ -28,7 +28,8 @@ class Callback:
         Whether the callback writes checkpoints. If so, SIGTERM ends the training only after the current chunk.
     every_epoch : bool
         Whether :meth:`on_epoch`, if overridden, must be called after each epoch. If no callback needs that, several
-        short epochs may be trained at once, and :meth:`on_epoch` is called after the last of them only.
+        short epochs may be trained at once, and :meth:`on_epoch` is called after the last of them only. See also
+        :meth:`next_epoch`.
     """
 
     saves = False
@@ -50,6 +51,15 @@ class Callback:
         the :meth:`memory` that the callback has ended training, and set ``training.stop`` again in
         :meth:`on_ready`.
         """
+
+    def next_epoch(self, training: "Training") -> float:
+        """Return after how many epochs :meth:`on_epoch` has to be called next, if it is overridden.
+
+        By default 1, or infinity if `every_epoch` is False. A callback that can do nothing before it has seen several
+        epochs, for example because it waits for them without an improvement, may return a larger number. It gets their
+        losses from ``training.history``.
+        """
+        return 1 if self.every_epoch else inf
 
     def on_end(self, training: "Training") -> None:
         """Called once at the end, even after an error, if ``on_start`` succeeded; last callback first."""

@@ -158,6 +158,18 @@ def test_callbacks_that_need_not_see_every_epoch_see_the_last_of_each_chunk() ->
     assert_same(one, train(EpochBackend(), callbacks=[Watch()]))
 
 
+def test_a_callback_says_when_it_has_to_see_an_epoch_next() -> None:
+    class Fifth(Watch):
+        def next_epoch(self, training: Training) -> float:
+            return 5 - training.epoch % 5
+
+    backend, fifth = EpochBackend(), Fifth()
+    one = train(backend, callbacks=[fifth, Glance()])
+    assert set(range(5, 31, 5)) <= set(fifth.epochs)
+    assert max(backend.calls) == 5
+    assert_same(one, train(EpochBackend(), callbacks=[Watch()]))
+
+
 def test_progress_shows_about_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
     backend = EpochBackend()
     train(backend, epochs=200, progress=True)
