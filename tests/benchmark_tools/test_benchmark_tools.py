@@ -283,7 +283,7 @@ def test_a_plot_is_reproducible_and_contains_the_digest_of_its_results(
     assert image == redraw.crossover(content), "the same results give the same bytes"
     text = image.decode()
     assert text.endswith(f"<!-- sweep.json {redraw.digest('crossover')} -->\n</svg>\n")
-    assert text.count("fastest: a; from about 80, b") == 2, "where b overtakes, for each batch"
+    assert len(re.findall(r"fastest: a; from about \d+, b", text)) == 2, "where b overtakes, for each batch"
     assert len(image) < 200_000
     assert "left out" in redraw.report()
     assert "<td>512-512-512</td>" in redraw.report()
