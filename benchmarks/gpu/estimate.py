@@ -20,13 +20,25 @@ from benchmarks.gpu.record import align, number
 
 PEAK = {"float32": 67e12, "tf32": 495e12, "bfloat16": 989e12}
 """Operations per second of dense products on an NVIDIA H200, from its data sheet."""
-COPY_BYTES, LAUNCH_SECONDS = 4.2e12, 1.3e-6
-"""Bytes read and written per second by a copy, and the duration of a launch in a graph: measured, see ``gpu.json``."""
 PROCESSORS = 132
+"""The number of multiprocessors of an NVIDIA H200."""
 BARRIER_SECONDS, CLUSTER_BARRIER_SECONDS = 4e-8, 2.5e-7
 """The duration of a barrier of a block, about 80 cycles, and of a cluster, about 500."""
 NUMBER = 4
 """The number of bytes of a number in float32."""
+
+
+class Device(NamedTuple):
+    """What was measured on a device: the bytes that a copy reads and writes per second, and the seconds of a launch."""
+
+    copy: float
+    launch: float
+
+    @classmethod
+    def of(cls, results: dict[str, Any]) -> "Device":
+        """Return the device of the results in ``gpu.json``."""
+        limits = results["limits"]
+        return cls(1e9 * limits["copy, GB/s"], 1e-6 * limits["launch, µs"])
 
 
 class Launch(NamedTuple):
@@ -68,9 +80,10 @@ def launches(case: Case, precision: str) -> list[Launch]:
     return result
 
 
-def by_graph(case: Case, precision: str) -> float:
+def by_graph(case: Case, precision: str, device: Device) -> float:
     """Return the estimated seconds of a step in a graph."""
-    return sum(max(LAUNCH_SECONDS, x.flops / PEAK[precision], x.bytes / COPY_BYTES) for x in launches(case, precision))
+    steps = launches(case, precision)
+    return sum(max(device.launch, x.flops / PEAK[precision], x.bytes / device.copy) for x in steps)
 
 
 def in_shared_memory(case: Case) -> float | None:
@@ -88,10 +101,11 @@ def in_shared_memory(case: Case) -> float | None:
 
 def rows(results: dict[str, Any]) -> list[list[str]]:
     """Return a table: for each case, the work of a step, the estimate, and the measured time."""
+    device = Device.of(results)
     table = [["case", "precision", "Mflop", "MB", "launches", "estimate, µs", "measured, µs"]]
     for case, precision in [*STEPS, (WIDE, "bfloat16"), (WIDE, "float32"), *MORE_STEPS]:
         steps, shared = launches(case, precision), in_shared_memory(case) if precision == "float32" else None
-        seconds = by_graph(case, precision) if shared is None else shared
+        seconds = by_graph(case, precision, device) if shared is None else shared
         measured = results.get(f"steps, {case.name}, {precision}", {}).get("microseconds", {}).get("deepnotes")
         table.append(
             [
