@@ -1,6 +1,6 @@
 // The losses of samples and their derivatives: the template for the equations of a loss.
 
-#include "losses.cuh"
+#include "targets.cuh"
 
 GENERATED
 // The losses L, and their derivative D. If the loss is computed from the logits Z (N11), b is added to Z in place, A is

@@ -2,7 +2,7 @@
 // kernels generated from the equations read them from memory once for each of the maximum, the sum and the results.
 // The functions process m samples, which begin at multiples of `stride` in Z, A and D; targets have no gaps between them.
 
-#include "losses.cuh"
+#include "targets.cuh"
 
 // The n logits of a sample, z + b; the largest of them; and `total`, the sum of e^(logit - largest). `total` is NaN if
 // a logit is NaN or the largest is infinite; a logit of minus infinity adds 0 to it. A lane keeps
