@@ -51,6 +51,13 @@ class Samples(NamedTuple):
     weights: np.ndarray | None
 
 
+def store_arguments(estimator: BaseEstimator, arguments: dict[str, Any]) -> None:
+    """Store the arguments of the constructor, its ``locals()``, unchanged, as scikit-learn requires."""
+    for name, value in arguments.items():
+        if name not in {"self", "__class__"}:
+            setattr(estimator, name, value)
+
+
 class DenseEstimator(BaseEstimator, ABC):
     """The base class of :class:`DenseClassifier` and :class:`DenseRegressor`, which declare the parameters."""
 
@@ -59,12 +66,6 @@ class DenseEstimator(BaseEstimator, ABC):
     out_activation_: str
     n_outputs_: int
     loss_curve_: list[float]
-
-    def _set(self, arguments: dict[str, Any]) -> None:
-        """Store the arguments of the constructor unchanged, as scikit-learn requires."""
-        for name, value in arguments.items():
-            if name not in {"self", "__class__"}:
-                setattr(self, name, value)
 
     target_checks: ClassVar[dict[str, bool]]
     """The arguments of scikit-learn's ``validate_data`` that concern y."""

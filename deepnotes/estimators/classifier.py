@@ -15,7 +15,7 @@ from sklearn.utils.multiclass import (
     type_of_target,
 )
 
-from deepnotes.estimators.base import DenseEstimator
+from deepnotes.estimators.base import DenseEstimator, store_arguments
 from deepnotes.estimators.constraints import CONSTRAINTS
 from deepnotes.network.array_validation import class_weights as to_class_weights
 from deepnotes.nn.losses import LIBRARY as LOSSES
@@ -157,7 +157,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         dtype: str | None = None,
         callbacks: Any = None,
     ) -> None:
-        self._set(locals())
+        store_arguments(self, locals())
 
     target_checks: ClassVar[dict[str, bool]] = {"multi_output": True}
 

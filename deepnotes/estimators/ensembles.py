@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator
+from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator, store_arguments
 from deepnotes.estimators.classifier import DenseClassifier
 from deepnotes.estimators.regressor import DenseRegressor
 from deepnotes.estimators.together import Task, train_together
@@ -38,12 +38,6 @@ class DenseEnsemble(BaseEstimator, ABC):
 
     member_class: ClassVar[type[DenseEstimator]]
     estimators_: list[Any]
-
-    def _set(self, arguments: dict[str, Any]) -> None:
-        """Store the arguments of the constructor unchanged, as scikit-learn requires."""
-        for name, value in arguments.items():
-            if name not in {"self", "__class__"}:
-                setattr(self, name, value)
 
     @abstractmethod
     def _prepare_targets(self, y: np.ndarray) -> None:
@@ -315,7 +309,7 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
         dtype: str | None = None,
         callbacks: Any = None,
     ) -> None:
-        self._set(locals())
+        store_arguments(self, locals())
 
     def predict(self, X: Any) -> Any:
         """Return the class with the largest mean probability, shape (samples,).
@@ -493,7 +487,7 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         dtype: str | None = None,
         callbacks: Any = None,
     ) -> None:
-        self._set(locals())
+        store_arguments(self, locals())
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Return the mean of the members' predictions, shape (samples,); for several outputs, (samples, outputs).

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from deepnotes.estimators.architecture import loss_of
-from deepnotes.estimators.base import DenseEstimator
+from deepnotes.estimators.base import DenseEstimator, store_arguments
 from deepnotes.estimators.constraints import CONSTRAINTS
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import LossFunction
@@ -144,7 +144,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         dtype: str | None = None,
         callbacks: Any = None,
     ) -> None:
-        self._set(locals())
+        store_arguments(self, locals())
 
     target_checks: ClassVar[dict[str, bool]] = {"multi_output": True, "y_numeric": True}
 
