@@ -331,11 +331,13 @@ class Search:
 
     def _show_progress(self, show: Callable[[str, float], None]) -> None:
         """Show how many trials have ended: on a terminal as a bar, otherwise as about ten lines of text."""
+        from deepnotes.network.training.progress import is_due  # imports rich
+
         done, total = len(self.trials), self._args.trials
         best = min(trial.loss for trial in self.trials)
         text = f"trials {done}/{total}  best loss {best:.4g}"
         show(text, done / total)
-        if not stderr().isatty() and (done % max(1, total // 10) == 0 or done in {1, total}):
+        if not stderr().isatty() and is_due(done, total):
             self._output.log(text)
 
     def _require_result(self) -> None:

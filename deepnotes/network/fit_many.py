@@ -238,7 +238,7 @@ class _Run:
 
     def tasks_by_backend(self) -> Iterator[tuple[Backend, list[Callable[[], None]]]]:
         """Yield each backend with one task for each of its networks, those with the most work first."""
-        longest_first = sorted(range(len(self._prepared)), key=lambda i: -_work(self._prepared[i]))
+        longest_first = sorted(range(len(self._prepared)), key=lambda i: -self._prepared[i].training.work)
         for backend in dict.fromkeys(self._prepared[i].network.backend for i in longest_first):
             indices = [i for i in longest_first if self._prepared[i].network.backend is backend]
             yield backend, [partial(copy_context().run, self._train, i) for i in indices]
@@ -272,11 +272,6 @@ class _Run:
                 raise error from None
             results = [self.results[i] for i in sorted(self.results)]
             raise FitManyInterrupt(results, len(self._prepared)) from None
-
-
-def _work(fit: TrainingRun) -> int:
-    """Return a number that is roughly proportional to the time of a training run."""
-    return fit.training.epochs * fit.training.samples * fit.training.plan.layout.decaying
 
 
 @exclusive

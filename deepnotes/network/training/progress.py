@@ -103,8 +103,7 @@ class ManyProgress:
             lowest = min(history.val_loss or history.loss, default=inf)
             if lowest < self._lowest:
                 self._lowest, self._best = lowest, f"best {name} {lowest:.4g}"
-            every = max(1, self._total // 10)
-            if not self._console.is_terminal and (self._done % every == 0 or self._done in {1, self._total}):
+            if not self._console.is_terminal and is_due(self._done, self._total):
                 self._console.print(Text(f"networks {self._done}/{self._total}  {self._best}"), highlight=False)
 
 
@@ -113,7 +112,7 @@ class _Report(Callback):
 
     def __init__(self, progress: ManyProgress, training: Training) -> None:
         self._progress, self._reported = progress, 0.0
-        self.work = float(training.epochs * training.samples * training.plan.layout.decaying)
+        self.work = training.work
         training.callbacks = [*training.callbacks, self]
 
     def on_chunk(self, training: Training) -> None:
@@ -127,6 +126,11 @@ class _Report(Callback):
         if isinstance(sys.exc_info()[1], NonFiniteLossError | None):
             self._progress.end(training)
             self._progress.advance(self.work - self._reported)
+
+
+def is_due(done: int, total: int) -> bool:
+    """Return whether to write a line after this item: after the first, the last, and about ten in all."""
+    return done % max(1, total // 10) == 0 or done in {1, total}
 
 
 def _bar(console: Console, unit: str) -> Bar:

@@ -172,3 +172,8 @@ class Training:
     def steps(self) -> int:
         """The total number of updates."""
         return self.epochs * -(-self.samples // self.batch_size)
+
+    @property
+    def work(self) -> int:
+        """A number that is roughly proportional to the duration of the training run, to compare it with others."""
+        return self.epochs * self.samples * self.plan.layout.decaying
