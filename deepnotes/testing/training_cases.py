@@ -151,6 +151,16 @@ def train_on_backend(trial: Trial, case: TrainingCase) -> tuple[State, list[Chun
     return state, chunks
 
 
+def train_by_epoch(program: Program, state: State, batches: Batches) -> list[Chunk]:
+    """Do what :meth:`~deepnotes.backends.EpochProgram.train_epochs` does, with one call of ``train`` for each epoch."""
+    chunks = []
+    for order, rates in zip(batches.order, batches.rates, strict=True):
+        chunks.append(program.train(state, batches._replace(order=order, rates=rates)))
+        if chunks[-1].steps < len(rates):
+            break
+    return chunks
+
+
 def check_training(trial: Trial, case: TrainingCase, where: str, random: bool = True) -> None:
     """Check the parameters, slots and reported losses of a whole training run against the equations.
 

@@ -10,6 +10,7 @@ from plans import blobs
 import deepnotes as dn
 from deepnotes.backends import Batches, Chunk, Data, State
 from deepnotes.network.training import loop
+from deepnotes.testing.training_cases import train_by_epoch
 from deepnotes_cupy import program as cupy_program
 from deepnotes_cupy.program import CupyProgram
 
@@ -33,21 +34,11 @@ def prepare(target: Any, samples: int = SAMPLES) -> tuple[CupyProgram, State, Ba
     return program, State(net.theta, slots), Batches(data, order, BATCH, np.full((EPOCHS, UPDATES), 1e-3))
 
 
-def train_row_by_row(program: CupyProgram, state: State, batches: Batches) -> list[Chunk]:
-    """Train with one call for each epoch, up to the first that is not complete."""
-    chunks = []
-    for order, rates in zip(batches.order, batches.rates, strict=True):
-        chunks.append(program.train(state, batches._replace(order=order, rates=rates)))
-        if chunks[-1].steps < len(rates):
-            break
-    return chunks
-
-
 def assert_same(target: Any, batches_of: Any = lambda batches: batches) -> list[Chunk]:
     """Check that the results are those of one call for each epoch, and return them."""
     results = []
     with np.errstate(all="ignore"):
-        for train in (CupyProgram.train_epochs, train_row_by_row):
+        for train in (CupyProgram.train_epochs, train_by_epoch):
             program, state, batches = prepare(target)
             chunks = train(program, state, batches_of(batches))
             results.append((chunks, state.step, np.array(state.theta).tobytes()))

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from deepnotes.backends.program import Batches, Chunk, Data, EpochProgram, Program, State
+from deepnotes.backends.program import Batches, Chunk, Data, EpochProgram, State
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.optimizers import Adam
 from deepnotes.testing.checks import Trial, check
@@ -15,6 +15,7 @@ from deepnotes.testing.training_cases import (
     compile_inference,
     compile_program,
     place_on,
+    train_by_epoch,
     train_on_backend,
 )
 
@@ -91,26 +92,16 @@ def _compare_epochs(trial: Trial, case: TrainingCase, data: Data, order: np.ndar
     batches = Batches(data, order, case.batch, np.stack([case.rates(row) for row in order]))
     program = compile_program(trial.backend, case.plan)
     with np.errstate(all="ignore"):
-        chunks = _train_row_by_row(compile_program(trial.backend, case.plan), expected, batches)
+        chunks = train_by_epoch(compile_program(trial.backend, case.plan), expected, batches)
         if isinstance(program, EpochProgram):
             together = program.train_epochs(state, batches)
         else:
-            together = _train_row_by_row(program, state, batches)
+            together = train_by_epoch(program, state, batches)
     trial.that(repr(together) == repr(chunks), f"{where}: {chunks}, got {together}")
     trial.that(state.step == expected.step, f"{where}: {expected.step} updates, got {state.step}")
     trial.same(state.theta, trial.host(expected.theta), f"{where}: θ")
     for i, (slot, expected_slot) in enumerate(zip(state.slots, expected.slots, strict=True)):
         trial.same(slot, trial.host(expected_slot), f"{where}: slot {i}")
-
-
-def _train_row_by_row(program: Program, state: State, batches: Batches) -> list[Chunk]:
-    """Train with one call for each epoch, up to the first that is not complete."""
-    chunks = []
-    for order, rates in zip(batches.order, batches.rates, strict=True):
-        chunks.append(program.train(state, batches._replace(order=order, rates=rates)))
-        if chunks[-1].steps < len(rates):
-            break
-    return chunks
 
 
 @check("determinism.tasks")
