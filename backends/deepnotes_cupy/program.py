@@ -95,7 +95,8 @@ class CupyProgram(EagerProgram):
         The host waits for the device only at the end of a chunk of epochs.
         """
         order, (epochs, updates), chunks = batches.order, batches.rates.shape, list[Chunk]()
-        together = min(EPOCHS, SCALAR_STEPS // updates, MAX_INDICES // (updates * batches.batch_size))
+        per_epoch = updates * min(batches.batch_size, order.shape[1])  # with the last batch filled up
+        together = min(EPOCHS, SCALAR_STEPS // updates, MAX_INDICES // per_epoch)
         if self._factors == "float16" or any(isinstance(x, HostSamples) for x in batches.data):
             together = 1
         while len(chunks) < epochs:

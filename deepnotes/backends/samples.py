@@ -91,9 +91,8 @@ class Subset(Samples):
             return self.whole.take(self.indices[indices])
         chosen: Any = self.indices[indices]
         if isinstance(self.whole, np.ndarray) and self.whole.flags.c_contiguous:
-            return self.whole.take(
-                chosen, 1
-            )  # in the same order in memory, which the bits of NumPy's products depend on
+            # The result has the same order in memory, on which the bits of NumPy's products depend.
+            return self.whole.take(chosen, 1)
         gathered: Array = self.backend.ops.gather(self.whole, self.backend.from_numpy(chosen))
         return gathered
 
