@@ -23,13 +23,14 @@ class CompileProgress(event.Listener):  # type: ignore[misc]
     def __init__(self) -> None:
         self._description: str | None = None
         self._depth = self._functions = 0
-        self._start = 0.0
+        self._start, self._is_registered = 0.0, False
         self._ended = threading.Event()
 
     def announce(self, description: str) -> None:
         """Note what the next function to be compiled is called in messages."""
-        if self not in event._registered["numba:compile"]:
+        if not self._is_registered:
             event.register("numba:compile", self)
+            self._is_registered = True
         self._description, self._depth, self._functions = description, 0, 0
 
     def withdraw(self) -> None:
