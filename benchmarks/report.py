@@ -271,7 +271,7 @@ TABLES = {
     "memory": (memory_rows, set()),
     "threads": (threads_rows, set()),
     "own-parts": (own_parts_rows, set()),
-    "many": (many_rows, {"scikit-learn"}),
+    "many": (many_rows, {"scikit-learn", "jax"}),
     "instructions": (instructions_rows, set()),
     "gpu-steps": (gpu_steps_rows, {"torch", "jax"}),
     "gpu-steps-briefly": (gpu_steps_briefly_rows, {"torch", "jax"}),
