@@ -111,7 +111,7 @@ def lower_loss(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> Low
     if fused and type(loss) is Loss and LOSSES[loss.name].fused == ("softmax", "softmax_cross_entropy"):
         return LoweredLoss(Launch.of("softmax_cross_entropy"), True, SOFTMAX_CROSS_ENTROPY)
     outputs = _traced_outputs(loss, outputs)
-    if fused:
+    if fuses(last, loss):  # asked again, so that the type checker knows that `last` is a Dense
         both = formulas.loss_of_logits(loss, last.g, dtype, outputs)
     else:
         both = formulas.loss_and_derivative(loss, dtype, outputs)
