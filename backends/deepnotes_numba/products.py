@@ -30,6 +30,11 @@ from deepnotes_numba.vectors import (
 
 TERMS = 512
 """The number of terms of a sum that are added in one go, so that the inputs of some blocks stay in a core's cache."""
+EVEN = 8 if ROWS == 6 else 0
+"""The number of remaining rows that are better computed as 4 and 4 than as a full tile and 2.
+
+Two rows have too few sums for the processor to begin one multiplication after the other without waiting for a result.
+"""
 INT_ONE, INT_ZERO = np.int64(1), np.int64(0)
 """Variables, because Numba compiles separate functions for the literals 1 and 0."""
 RUN = 512
@@ -88,7 +93,7 @@ def _compute_narrow_tile(rows, W, factor, A, a, out, tile, extent):
 @inline_source
 def _compute_wide_tile(rows, W, factor, A, a, out, tile, extent):
     """Compute a tile that is two registers wide."""
-    if rows >= ROWS:
+    if rows >= ROWS and rows != EVEN:
         tile_full(W, factor, A, a, out, tile, extent)
         return ROWS
     if rows >= 4:
