@@ -203,6 +203,23 @@ def many_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return rows
 
 
+def c_export_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of ``c-export.json``, with a row per contender."""
+    rows = [["contender", "µs", "to numba", "accuracy, %", "bytes of parameters", "bytes of the file"]]
+    for r in results.values():
+        for contender, us in r["microseconds"].items():
+            weights = contender.split(", ")[1] if ", " in contender else contender
+            ratio, size = r["ratios"].get(f"{contender} to numba"), r["bytes"].get(weights)
+            rows.append(
+                [
+                    contender, format_number(us, contender in r["unreliable"]), _spread(ratio) if ratio else "",
+                    f"{100 * r['accuracy'][weights]:.1f}",
+                    *(f"{size[what]:,}" if size else "" for what in ("parameters", "file")),
+                ]
+            )  # fmt: skip
+    return rows
+
+
 def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``threads.json``."""
     first = next(iter(results.values()))
@@ -272,6 +289,7 @@ TABLES = {
     "threads": (threads_rows, set()),
     "own-parts": (own_parts_rows, set()),
     "many": (many_rows, {"scikit-learn", "jax"}),
+    "c-export": (c_export_rows, set()),
     "instructions": (instructions_rows, set()),
     "gpu-steps": (gpu_steps_rows, {"torch", "jax"}),
     "gpu-steps-briefly": (gpu_steps_briefly_rows, {"torch", "jax"}),

@@ -1,6 +1,7 @@
-"""``deepnotes export``: write a model as an ONNX file, or as a Python file that needs only NumPy."""
+"""``deepnotes export``: write a model as an ONNX file, a Python file that needs only NumPy, or a C99 file."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--python", metavar="FILE", help="write a Python file that needs only NumPy; 'python FILE --check' tests it"
     )
+    parser.add_argument("--c", metavar="FILE", help="write a C99 file that needs only math.h and allocates no memory")
+    parser.add_argument(
+        "--int8", action="store_true", help="store the weights in the C file in 8 bits each, times a scale per neuron"
+    )
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
@@ -34,11 +39,13 @@ def run(args: argparse.Namespace, output: Output) -> None:
     from deepnotes.network.formats.chain import Chain, ChainMean
     from deepnotes.network.formats.onnx_writing import write
 
-    paths = {name: Path(path) for name in ("onnx", "python") if (path := getattr(args, name)) is not None}
+    paths = {name: Path(path) for name in ("onnx", "python", "c") if (path := getattr(args, name)) is not None}
     if not paths:
         raise with_hint(
-            ArgumentError("no output: give --onnx FILE, --python FILE or both"), "try: deepnotes export --help"
+            ArgumentError("no output: give --onnx FILE, --python FILE or --c FILE"), "try: deepnotes export --help"
         )
+    if args.int8 and "c" not in paths:
+        raise ArgumentError("--int8 has no effect without --c FILE")
     require_output_paths({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
     network = deepnotes.load(args.model, "numpy")
@@ -47,12 +54,14 @@ def run(args: argparse.Namespace, output: Output) -> None:
         chain: Exportable = ChainMean.of(network.networks, network.metadata, target)
     else:
         chain = Chain.of(network, target)
-    if "onnx" in paths:
-        _require_no_encoding(args.model, chain)
-    converters: dict[str, Any] = {"onnx": _convert_to_onnx, "python": _convert_to_python}
+    for name in ("onnx", "c"):
+        if name in paths:
+            _require_no_encoding(f"--{name}", args.model, chain)
+    to_c = partial(_convert_to_c, path=args.c, weights="int8" if args.int8 else "exact")
+    converters: dict[str, Any] = {"onnx": _convert_to_onnx, "python": _convert_to_python, "c": to_c}
     # If a conversion fails, no file is written.
     converted: dict[str, Any] = {name: converters[name](chain, output) for name in paths}
-    details: dict[str, Any] = {"onnx": None, "python": None}
+    details: dict[str, Any] = {"onnx": None, "python": None, "c": None}
     facts = [("model", f"{args.model}: {chain}, {chain.dtype}")]
     for name, (content, check, description) in converted.items():
         size = write(paths[name], content).stat().st_size
@@ -71,17 +80,17 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
 
 
-def _require_no_encoding(path: str, chain: "Exportable") -> None:
-    """Raise ArgumentError if the model encodes or imputes columns, since an ONNX file is exported without this step."""
+def _require_no_encoding(option: str, path: str, chain: "Exportable") -> None:
+    """Raise ArgumentError if the model encodes or imputes columns, since only a Python file includes this step."""
     if chain.encoder is None:
         return
     encoded = [f.name for f in chain.encoder.features if f.categories is not None or f.fill is not None]
     raise with_hint(
         ArgumentError(
-            f"--onnx: {path} encodes or imputes columns ({join_names(encoded)}), but an ONNX file exported by "
+            f"{option}: {path} encodes or imputes columns ({join_names(encoded)}), but such a file exported by "
             "deepnotes takes columns that are already encoded"
         ),
-        "use --python, which includes the encoding, or Network.to_onnx, which exports the network without it",
+        f"use --python, which includes the encoding, or Network.to_{option[2:]}, which exports the network without it",
     )
 
 
@@ -135,3 +144,16 @@ def _convert_to_python(chain: "Exportable", output: Output) -> tuple[str, dict[s
     content = python_writing.to_python(chain)
     description = python_writing.check(content)
     return content, {"checked": description}, description
+
+
+def _convert_to_c(chain: "Exportable", output: Output, path: str, weights: str) -> tuple[str, dict[str, Any], str]:
+    """Return the content of the C file, and the result of its check, both as JSON values and as text."""
+    from deepnotes.network.formats import c_writing
+
+    content = c_writing.to_c(chain, c_writing.identifier(path), weights)
+    checked = c_writing.check(content)
+    if checked is None:
+        output.log("not compiled: there is no C compiler cc")
+        return content, {"weights": weights, "compiler": None, "checked": None}, "not compiled, as there is no compiler"
+    compiler, description = checked
+    return content, {"weights": weights, "compiler": compiler, "checked": description}, description

@@ -182,6 +182,12 @@ class Ensemble(Sequence[Network]):
 
         onnx_writing.write(path, python_writing.to_python(chain.ChainMean.of(self.networks, self.metadata)))
 
+    def to_c(self, path: str | PathLike[str], *, weights: str = "exact") -> None:
+        """Write the ensemble to a C99 file, as :meth:`Network.to_c` does."""
+        from deepnotes.network.formats import c_writing, chain
+
+        c_writing.write(path, chain.ChainMean.of(self.networks, self.metadata), weights)
+
     @overload
     def __getitem__(self, index: int) -> Network: ...
     @overload

@@ -440,6 +440,31 @@ class Network:
 
         onnx_writing.write(path, python_writing.to_python(chain.Chain.of(self)))
 
+    def to_c(self, path: str | PathLike[str], *, weights: str = "exact") -> None:
+        """Write the network to a C99 file that needs no library but the functions of ``math.h``, and allocates nothing.
+
+        The function ``NAME_predict`` in the file, where NAME is the name of the file, computes the outputs of one
+        sample. Compiled with ``-DNAME_TEST`` (in capital letters), the file is a program that checks itself with test
+        vectors. If writing fails, an existing file is left unchanged.
+
+        Parameters
+        ----------
+        path : path-like
+        weights : {"exact", "int8"}, default "exact"
+            ``"int8"`` stores each weight in one byte: as a whole number from -127 to 127, times a scale for each
+            neuron. A comment in the file says by how much this changes the outputs for the test vectors.
+
+        Raises
+        ------
+        UnknownNameError
+            If `weights` is not one of these.
+        ModelFileError
+            As for :meth:`to_onnx`; or if a weight is NaN or infinite and `weights` is "int8".
+        """
+        from deepnotes.network.formats import c_writing, chain
+
+        c_writing.write(path, chain.Chain.of(self), weights)
+
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for ``copy`` and ``pickle``: host arrays, without the Program, which can be recompiled."""
         training: tuple[Plan, list[np.ndarray], int] | None = None

@@ -103,6 +103,7 @@ def test_json_output_of_export_with_both_formats(run):
         "worst": 0,
     }
     assert result.pop("python")["bytes"] == Path("a.py").stat().st_size
+    assert result.pop("c") is None
     assert result == {"command": "export", "model": "kind.safetensors", "features": 2, "outputs": 2, "dtype": "float32"}
     assert "16 outputs for 8 test vectors are correct" in err
     assert json.loads(run("export", "kind.safetensors", "--python", "a.py", "--json")[0])["onnx"] is None
@@ -141,7 +142,7 @@ def test_export_without_onnx_or_onnxruntime_names_the_extra(missing, monkeypatch
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ([], 2, "no output: give --onnx FILE, --python FILE or both\ntry: deepnotes export --help"),
+        ([], 2, "no output: give --onnx FILE, --python FILE or --c FILE\ntry: deepnotes export --help"),
         (["--python", "kind.safetensors"], 2, "--python kind.safetensors would overwrite kind.safetensors, which"),
         (["--python", "a", "--onnx", "./a"], 2, "--python a and --onnx a are the same file"),
         (["--python", "no/a"], 1, "cannot write no/a: No such file or directory"),

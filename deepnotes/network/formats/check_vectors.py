@@ -5,12 +5,14 @@ The bounds apply to one network and these inputs, and are computed by the runnin
 operations, stays within the bounds.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, excess, gamma
-from deepnotes.network.formats.chain import Exportable
+from deepnotes.network.formats.chain import Chain, Exportable
 
 ROWS = 8
 """The number of samples in the test vectors."""
@@ -36,27 +38,44 @@ class Vectors:
 
 
 def vectors_of(chain: Exportable) -> Vectors:
-    """Return test vectors: eight samples, drawn from a normal distribution with the standardizer's mean and scale.
+    """Return test vectors for the inputs of :func:`inputs_of`."""
+    return vectors_from(chain, inputs_of(chain), forward_of)
+
+
+def inputs_of(chain: Exportable) -> np.ndarray:
+    """Return eight samples, shape (n[0], 8), drawn from a normal distribution with the standardizer's mean and scale.
 
     One sample is zero after standardization, and one contains a NaN. The result is always the same for the same chain.
     """
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(chain.inputs, ROWS))
+    X: np.ndarray = rng.normal(size=(chain.inputs, ROWS))
     X[:, -2] = 0
     X[rng.integers(chain.inputs), -1] = np.nan
     standardizer = chain.members[0][1].standardizer
-    if standardizer is not None:
-        with np.errstate(all="ignore"):
-            X = X * standardizer.scale + standardizer.mean
     with np.errstate(all="ignore"):
-        X = X.astype(chain.dtype)
-    A = expected(chain, X)
+        if standardizer is not None:
+            X = X * standardizer.scale + standardizer.mean
+        return X.astype(chain.dtype)
+
+
+Forward: TypeAlias = Callable[[Chain, Bounds, Any], Any]
+"""A function that computes a chain's outputs from its preprocessed inputs, on arrays with error bounds."""
+
+
+def forward_of(chain: Chain, bounds: Bounds, A: Any) -> Any:
+    """Return the outputs of a chain."""
+    return chain.forward(bounds.ops, A, lambda _, W: bounds.from_numpy(W))
+
+
+def vectors_from(chain: Exportable, X: np.ndarray, forward: Forward) -> Vectors:
+    """Return test vectors for inputs X, shape (n[0], rows), whose outputs `forward` computes."""
+    A = expected(chain, X, forward=forward)
     allowed = A.rules.slack * A.error
     may_overflow = np.isfinite(A.value) & (abs(A.value) + allowed > (1 - A.rules.u) * A.rules.largest)
     return Vectors(X.T, A.value.astype(np.float64).T, np.where(may_overflow, np.inf, allowed).T)
 
 
-def expected(chain: Exportable, X: np.ndarray, random: bool = False) -> BoundedArray:
+def expected(chain: Exportable, X: np.ndarray, random: bool = False, forward: Forward = forward_of) -> BoundedArray:
     """Return the outputs for X, with the error bounds of a correct result.
 
     Parameters
@@ -66,17 +85,14 @@ def expected(chain: Exportable, X: np.ndarray, random: bool = False) -> BoundedA
     random : bool, default False
         Whether parameters and inputs are random; see :func:`~deepnotes.backends.bounds.sum_factor`. The parameters of a
         trained network are not random.
+    forward : callable
+        Computes the outputs of each chain.
     """
     bounds = Bounds(chain.dtype, random=random)
     # Standardization needs no error bound: IEEE 754 determines the results of its two operations in double precision.
     with np.errstate(all="ignore"):
         A: BoundedArray = chain.combine(
-            [
-                member.forward(
-                    bounds.ops, bounds.from_numpy(member.preprocess(X)), lambda name, W: bounds.from_numpy(W)
-                )
-                for _, member in chain.members
-            ]
+            [forward(member, bounds, bounds.from_numpy(member.preprocess(X))) for _, member in chain.members]
         )
         if chain.target is None:
             return A
