@@ -67,7 +67,7 @@ if TYPE_CHECKING:
     )
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
     from deepnotes.network.ensemble import Ensemble
-    from deepnotes.network.fit_many import fit_many
+    from deepnotes.network.fit_many import FitManyInterrupt, FitResult, fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
     from deepnotes.network.training.checkpoints import Checkpoints
@@ -100,6 +100,8 @@ __all__ = [
     "Encoder",
     "Ensemble",
     "ExponentialDecay",
+    "FitManyInterrupt",
+    "FitResult",
     "ForeignArrayError",
     "ForkedProcessError",
     "History",
@@ -163,6 +165,8 @@ _LAZY = {
     "DenseSearchCV": "deepnotes.estimators",
     "Encoder": "deepnotes.datasets.encoding",
     "Ensemble": "deepnotes.network.ensemble",
+    "FitManyInterrupt": "deepnotes.network.fit_many",
+    "FitResult": "deepnotes.network.fit_many",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
     "cross_validate": "deepnotes.estimators",
