@@ -57,5 +57,10 @@ def test_a_script_writes_to_a_temporary_folder_by_default(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_readme_lists_each_script() -> None:
     scripts = {path.stem for path in FOLDER.glob("*.py")}
-    assert scripts == {*SCRIPTS, "optuna_search", "dask_search"}  # the last two: test_search_examples.py
+    assert scripts == {
+        *SCRIPTS,
+        "optuna_search",
+        "dask_search",
+        "ray_search",
+    }  # the last three: test_search_examples.py
     assert set(re.findall(r"\| \[(\w+)\.py\]\(\1\.py\) \|", README)) == scripts

@@ -1,4 +1,4 @@
-"""The examples of searches run: with Optuna, and on a local Dask cluster. Neither library belongs to an extra."""
+"""The examples of searches run: with Optuna, on a local Dask cluster and with Ray. No extra has these libraries."""
 
 import re
 import subprocess
@@ -37,3 +37,11 @@ def test_a_search_on_a_dask_cluster_has_the_same_scores() -> None:
     printed = run_example("dask_search.py")
     assert "best of 4:" in printed
     assert "the same scores without the cluster: True" in printed
+
+
+def test_a_search_with_ray_has_the_same_scores() -> None:
+    pytest.importorskip("ray", reason="needs Ray: pip install ray")
+    pytest.importorskip("sklearn", reason="needs scikit-learn")
+    printed = run_example("ray_search.py")
+    assert "best of 4:" in printed
+    assert "the same scores without Ray: True" in printed
