@@ -14,9 +14,15 @@ from deepnotes.datasets import splits
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import IMPUTE_THEM, Encoder
 from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import Format, Request, split_names
 from deepnotes.datasets.tables import Column, Table
 from deepnotes.utils.errors import ArgumentError, DataError
+
+MEND_CELLS = (
+    "correct it, or use --missing-value if it stands for a missing value, or leave the column out with --exclude"
+)
+"""The advice for cells that are not readable as numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,14 @@ class TrainingData:
     def read(cls, args: argparse.Namespace, output: Output) -> "TrainingData":
         """Read the data that the arguments describe, and report what was decided about its columns."""
         file_format = format_of(args)
-        table = (data.read_from_disk if args.from_disk else data.read)(args.data, _request(args, file_format))
+        request, problems = _request(args, file_format), Problems(args.data)
+        table = data.read_from_disk(args.data, request) if args.from_disk else data.read(args.data, request, problems)
         for note in table.notes:
             output.log(note)
         target = data.target_of(table, args.target)
         known = {*table.names, *getattr(table, "others", ())}
         names, categorical = _feature_columns(args, table, target, known)
+        _require_usable(table, target, names, categorical, args.impute, problems)
         y = data.target_column(table, target)
         kind = _choose_task(args.task, target, y, output)
         if kind is Classification:
@@ -185,15 +193,49 @@ def _feature_columns(
     ArgumentError
         If the target is among the columns to encode.
     TableError
-        If there is no feature column, or a feature has a missing value that is not to be imputed.
+        If there is no feature column.
     """
     exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
     if target in categorical:
         raise target_as_feature_error(target)
-    names = data.feature_names(table, target, exclude)
-    if isinstance(table, Table) and args.impute is None:
-        table.require_complete(names, IMPUTE_THEM)
-    return names, categorical
+    return data.feature_names(table, target, exclude), categorical
+
+
+def _require_usable(  # noqa: PLR0913 - the roles of the columns
+    table: Table | DiskTable,
+    target: str,
+    names: list[str],
+    categorical: list[str],
+    impute: str | None,
+    problems: Problems,
+) -> None:
+    """Raise TableError with all problems of the table, if it has any.
+
+    Parameters
+    ----------
+    table : Table or DiskTable
+    target : str
+        The name of the target.
+    names, categorical : list of str
+        The names of the features, and of the columns to encode one-hot.
+    impute : str or None
+        How to fill missing numbers.
+    problems : Problems
+        The problems that were found while the file was read.
+    """
+    if not isinstance(table, Table):
+        return
+    with problems.collecting():
+        data.target_column(table, target)
+    if problems or (impute is None and any(name in table.gaps for name in names)):
+        readable = [name for name in names if name not in problems.columns]
+        if impute is None:
+            with problems.collecting():
+                table.require_complete([name for name in names if name in problems.columns], IMPUTE_THEM)
+        if readable:
+            with problems.collecting():
+                Encoder.fit(table, readable, categorical=[name for name in categorical if name in readable], impute=impute)
+    problems.check(MEND_CELLS)
 
 
 def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:

@@ -43,6 +43,7 @@ from deepnotes.datasets.reading import (
     index_note,
     require_memory,
 )
+from deepnotes.datasets.problems import Problems
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import join_names, reason
@@ -205,9 +206,42 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     size = len(data)
     text = parse_text(unpack(data, source), source, request)
     del data
-    header, text = read_header(text, request)
-    names = header.names
-    request = _resolve(request, names, text)
+    problems = Problems(source)
+    try:
+        header, text = read_header(text, request)
+    except TableError as error:
+        header, text = _header_despite(error, text, request, problems)
+    try:
+        request = _resolve(request, header.names, text)
+    except TableError as error:
+        problems.note(str(error))
+        problems.check()
+        raise
+    return read_rows(text, header, request, size, problems)
+
+
+def read_rows(text: Text, header: Header, request: Request, size: int, problems: Problems) -> Content:
+    """Read the requested columns from the rows below the header.
+
+    Parameters
+    ----------
+    text : Text
+        The text below the header.
+    header : Header
+    request : Request
+        The request, resolved for the columns of this file.
+    size : int
+        The size of the file in bytes.
+    problems : Problems
+        Gets the problems of cells and rows, and becomes part of the content. A column with unreadable cells has zeros
+        in their place.
+
+    Raises
+    ------
+    TableError
+        If the text cannot be split into rows and cells.
+    """
+    names, source = header.names, text.source
     notes = [
         index_note(name)
         for name in header.index_names
@@ -219,45 +253,135 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
         raise TableError(f"{source}:{header.line}: no row follows the header")
     known = [name for name in names if name]
     if not chosen:
-        return Content({}, {}, {}, known, {}, notes)
-    columns, rows = _read_columns(text, names, chosen, request.format)
+        return Content({}, {}, {}, known, {}, notes, problems)
+    try:
+        columns, rows = _read_columns(text, names, chosen, request.format)
+    except TableError as error:
+        columns, rows = _read_columns(_rows_that_fit(error, text, len(names), problems), names, chosen, request.format)
     index_of = {name: j for j, name in enumerate(names)}
     plain = plain_numbers(columns, request)
     converted: dict[str, TypedColumn] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
-    row_gaps: dict[str, Gap] = {}  # their positions are rows, counted from 0, instead of lines
+    row_gaps: dict[str, list[tuple[Gap, str]]] = {}  # with remedies; their positions are rows, counted from 0
     for name in chosen:
         cells, options = columns.pop(name), ColumnRequest(name, request, f"{source}: column {name!r}", size)
+        gaps = row_gaps[name] = []
         try:
-            column = converted[name] = plain.get(name) or convert(cells, options)
+            column = plain.get(name) or convert(cells, options)
+            if name in request.spelled:
+                spelled[name] = spelling(cells, column.missing, options)
         except CellError as error:
-            line = _find_lines(text, len(names), rows, {error.row: [index_of[name]]})[error.row, index_of[name]]
-            hint = f"; {error.hint}" if error.hint else ""
-            raise TableError(f"{source}:{line}: column {name!r} has {error.message}{hint}") from None
-        if name in request.spelled:
-            spelled[name] = spelling(cells, column.missing, options)
+            is_missing = np.zeros(rows, np.bool_) if error.missing is None else error.missing
+            column = TypedColumn(np.where(is_missing, np.nan, 0.0), is_missing)
+            gaps.append((_gap(error.invalid, error.message, "unreadable"), error.hint))
+        except TableError as error:
+            column = TypedColumn(np.zeros(rows))
+            problems.note(str(error))
+        converted[name] = column
         if column.missing is not None:
-            missing = np.flatnonzero(column.missing)
-            cell = cells[int(missing[0])].as_py().strip()
-            description = describe_missing(cell, column.column, request.format)
-            row_gaps[name] = Gap(len(missing), missing[:MAX_POSITIONS].tolist(), description, True)
+            cell = cells[int(np.argmax(column.missing))].as_py().strip()
+            gaps.append((_gap(column.missing, describe_missing(cell, column.column, request.format), "missing"), ""))
     columns_by_row: dict[int, list[int]] = {}
-    for name, gap in row_gaps.items():
-        for row in gap.positions:
+    for name, gaps in row_gaps.items():
+        for row in {row for gap, _ in gaps for row in gap.positions}:
             columns_by_row.setdefault(row, []).append(index_of[name])
     lines = _find_lines(text, len(names), rows, columns_by_row)
+    missing: dict[str, Gap] = {}
+    for name, gaps in row_gaps.items():
+        for gap, remedy in gaps:
+            gap = replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
+            if gap.state == "missing":
+                missing[name] = gap
+            else:
+                problems.add(name, gap, remedy)
     first_lines = cell_lines(first)
     return Content(
         {name: column.column for name, column in converted.items()},
         {name: first_lines[index_of[name]] for name in chosen},
-        {
-            name: replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
-            for name, gap in row_gaps.items()
-        },
+        missing,
         known,
         spelled,
         notes,
+        problems,
     )
+
+
+def _gap(mask: NDArray[np.bool_], description: str, state: str) -> Gap:
+    """Return a Gap whose positions are the rows where the mask is true, counted from 0."""
+    rows = np.flatnonzero(mask)
+    return Gap(len(rows), rows[:MAX_POSITIONS].tolist(), description, True, state)
+
+
+def _header_despite(error: TableError, text: Text, request: Request, problems: Problems) -> tuple[Header, Text]:
+    """Return a header that :func:`read_header` has refused with `error`, and the text below it, to find more problems.
+
+    This is possible if the header only has repeated names, or if some of the first rows do not fit it. Each repeated
+    name gets the number of its column, and becomes a problem; rows that do not fit are left to :func:`read_rows`.
+
+    Raises
+    ------
+    TableError
+        `error`, if the header has another fault, or may be a title or the first row of the data.
+    """
+    form = request.format
+    try:
+        first, lines = _first_row(text)
+        names, below = [cell.strip() for cell in first.cells], text.after(lines)
+        rows = first_records(below.records(len(names)))
+    except TableError:
+        raise error from None
+    fitting = sum(len(row.cells) == len(names) for row in rows)
+    first_columns = {name: j for j, name in reversed(list(enumerate(names)))}
+    repeated = list(dict.fromkeys(name for j, name in enumerate(names) if first_columns[name] != j))
+    is_header = form.header and all(names) and not any(_is_numeric(name, form) for name in names)
+    if not is_header or 2 * fitting <= len(rows) or not (repeated or _is_about_width(error, len(names))):
+        raise error
+    if repeated and (len(set(names)) == 1 or any(_are_names(row.cells, len(set(names)), form) for row in rows)):
+        raise error  # the first row may be a title
+    for name in repeated:
+        first_one = name == repeated[0]
+        problems.note(str(error) if first_one else f"{text.source}:{first.line}: two columns have the name {name!r}")
+    unique = [name if first_columns[name] == j else f"{name} (column {j + 1})" for j, name in enumerate(names)]
+    if len(set(unique)) < len(unique):
+        raise error
+    return Header(unique, [], first.line), below
+
+
+def _is_about_width(error: TableError, width: int) -> bool:
+    """Return whether an error is about a row whose width differs from that of the header."""
+    return f" where the header has {width}" in str(error)
+
+
+def _rows_that_fit(error: TableError, text: Text, width: int, problems: Problems) -> Text:
+    """Return the rows of a text that have `width` cells, and add the others to the problems.
+
+    Raises
+    ------
+    TableError
+        `error`, if it is not about the width of rows, or most rows do not fit, so that the header may be at fault.
+    """
+    if not _is_about_width(error, width):
+        raise error
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL, delimiter=text.separator)
+    fitting, others = 0, 0
+    positions: list[int] = []
+    for row in text.records(width):
+        if len(row.cells) == width:
+            writer.writerow(row.cells)
+            fitting += 1
+        else:
+            others += 1
+            positions += [row.line] if len(positions) < MAX_POSITIONS else []
+    if fitting <= others:
+        raise error
+    more = ""
+    if others > 1:
+        dots = ", ..." if others > len(positions) else ""
+        rows, unit = ("one more row does", "line") if others == 2 else (f"{others - 1:,} more rows do", "lines")
+        more = f"; {rows} not fit, in {unit} {', '.join(map(str, positions[1:]))}{dots}"
+    problems.note(f"{error}{more}; correct or remove {'this row' if others == 1 else 'these rows'}")
+    return Text(stream.getvalue().encode(), text.source, text.separator)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -822,7 +946,8 @@ def _find_lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]])
         return {(row, j): text.first_line + row for row, columns in wanted.items() for j in columns}
     lines: dict[tuple[int, int], int] = {}
     last = max(wanted, default=-1)
-    for row, record in enumerate(islice(text.records(width), last + 1)):
+    fitting = (record for record in text.records(width) if len(record.cells) == width)  # as columns have their cells
+    for row, record in enumerate(islice(fitting, last + 1)):
         if row in wanted:
             starts = cell_lines(record)
             lines |= {(row, j): starts[j] for j in wanted[row]}

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
-from deepnotes.datasets.reading import Column, first_duplicate, labels_of, missing_in
+from deepnotes.datasets.problems import Problems
+from deepnotes.datasets.reading import Column, Gap, first_duplicate, labels_of, missing_in
 from deepnotes.datasets.tables import Table
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names, quote
@@ -126,10 +127,15 @@ class Encoder:
             table.column(name)
         if not names:
             raise TableError(f"{table.source}: no column is left as a feature; columns: {join_names(table.names)}")
+        problems, chosen, features = Problems(table.source), set(categorical), []
         if impute is None:
-            table.require_complete(names, IMPUTE_THEM)
-        chosen = set(categorical)
-        encoder = cls(tuple(_fit_feature(table, name, rows, name in chosen, impute) for name in names))
+            with problems.collecting():
+                table.require_complete(names, IMPUTE_THEM)
+        for name in names:
+            with problems.collecting():
+                features.append(_fit_feature(table, name, rows, name in chosen, impute))
+        problems.check()
+        encoder = cls(tuple(features))
         if repeated := first_duplicate(encoder.inputs):
             raise TableError(f"{table.source}: two inputs would have the name {repeated!r}; exclude or rename a column")
         return encoder
@@ -178,7 +184,15 @@ class Encoder:
         if unknown not in ("error", "zeros"):
             raise ArgumentError.of("unknown", unknown, "'error' or 'zeros'")
         table.require(self.names)
-        return inputs_of(table, self.features, unknown).T
+        try:
+            return inputs_of(table, self.features, unknown).T
+        except TableError:
+            problems = Problems(table.source)
+            for feature in self.features:
+                with problems.collecting():
+                    inputs_of(table, [feature], unknown)
+            problems.check()
+            raise
 
     def count_unknown(self, table: Table) -> dict[str, int]:
         """Return the number of rows with an unknown category, for each column that has such rows."""
@@ -360,11 +374,12 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
         return np.asarray(column, np.float64).reshape(-1, 1)
     codes = _codes(feature, column)
     if unknown == "error" and (codes < 0).any():
-        row = int(np.argmax(codes < 0))
-        value = quote(column[row]) if feature.is_text else _category_name(float(column[row]))
+        first = column[np.argmax(codes < 0)]
+        value = quote(first) if feature.is_text else _category_name(float(first))
+        gap = Gap.of_rows(codes < 0, f"the unknown category {value}", "unknown")
         raise TableError(
-            f"{table.source}: row {row + 1}: column {feature.name!r} has the unknown category {value}; known "
-            f"categories: {join_names(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
+            f"{gap.message(table.source, feature.name)}; known categories: "
+            f"{join_names(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
         )
     one_hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return one_hot

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import DAY, CellError, ColumnRequest, convert, is_missing_value, replace_missing
 from deepnotes.datasets.csv_files import PANDAS_INDEX
+from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import (
     EVERYTHING,
     EXACT,
@@ -90,38 +91,42 @@ def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple
     TableError
         If a column cannot be read as numbers or text.
     """
-    import pyarrow.types as pa_types
-
     schema = file.schema_arrow
     if name := first_duplicate(schema.names):
         raise TableError(f"{source}: two columns have the name {brief(repr(name))}")
     index = {name for name in index_of(schema) if not request.mentions(name)}
     types: dict[str, str] = {}
+    problems = Problems(source)
     for field in schema:
-        name = field.name
-        if not request.includes(name) or name in index:
-            continue
-        what = f"{source}: column {brief(repr(name))} has type {brief(field.type)}"
-        kind = field.type.value_type if pa_types.is_dictionary(field.type) else field.type
-        is_number = (
-            pa_types.is_integer(kind)
-            or pa_types.is_floating(kind)
-            or pa_types.is_boolean(kind)
-            or pa_types.is_decimal(kind)
-        )
-        if _is_text(kind):
-            types[name] = "number" if name in request.numeric or name in request.dates else "text"
-            continue
-        if not (is_number or _is_date(kind) or pa_types.is_null(kind)):
-            raise TableError(f"{what}, wanted numbers or text")
-        if is_number and name in request.dates:
-            raise TableError(f"{what}, wanted dates")
-        if _is_date(kind) and name not in request.dates and name not in request.text:
-            raise TableError(
-                f"{what}, wanted numbers or text; use --dates (dates=) to read it as days since 1970-01-01"
-            )
-        types[name] = "text" if name in request.text else "number"
+        if request.includes(field.name) and field.name not in index:
+            with problems.collecting():
+                types[field.name] = _column_type(field, source, request)
+    problems.check()
     return types, schema.names, [name for name in schema.names if name in index]
+
+
+def _column_type(field: Any, source: str, request: Request) -> str:
+    """Return the type of a column, "number" or "text"; raise TableError if it can be read as neither."""
+    import pyarrow.types as pa_types
+
+    name = field.name
+    what = f"{source}: column {brief(repr(name))} has type {brief(field.type)}"
+    kind = field.type.value_type if pa_types.is_dictionary(field.type) else field.type
+    is_number = (
+        pa_types.is_integer(kind)
+        or pa_types.is_floating(kind)
+        or pa_types.is_boolean(kind)
+        or pa_types.is_decimal(kind)
+    )
+    if _is_text(kind):
+        return "number" if name in request.numeric or name in request.dates else "text"
+    if not (is_number or _is_date(kind) or pa_types.is_null(kind)):
+        raise TableError(f"{what}, wanted numbers or text")
+    if is_number and name in request.dates:
+        raise TableError(f"{what}, wanted dates")
+    if _is_date(kind) and name not in request.dates and name not in request.text:
+        raise TableError(f"{what}, wanted numbers or text; use --dates (dates=) to read it as days since 1970-01-01")
+    return "text" if name in request.text else "number"
 
 
 def index_of(schema: Any) -> list[str]:

@@ -3,13 +3,16 @@
 import codecs
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names
+
+if TYPE_CHECKING:
+    from deepnotes.datasets.problems import Problems
 
 Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table, shape (m,): numbers, or text. A missing value is NaN, or an empty string."""
@@ -248,30 +251,42 @@ def split_names(names: Iterable[str], known: Container[str]) -> list[str]:
 
 @dataclass
 class Gap:
-    """The missing values of a column.
+    """The missing values of a column, or other values that cannot be used.
 
     Attributes
     ----------
     count : int
-        The number of missing values.
+        The number of these values.
     positions : list of int
-        The lines of the first few missing values, or their rows, counted from 1, if the file has no lines.
+        The lines of the first few of them, or their rows, counted from 1, if the file has no lines.
     description : str
-        The content of the cell of the first missing value, and what was expected instead.
+        The content of the first of these cells, and what was expected instead.
     by_line : bool
         Whether the positions are lines.
+    state : str
+        What the values are: missing, unreadable or unknown.
     """
 
     count: int
     positions: list[int]
     description: str
     by_line: bool = False
+    state: str = "missing"
 
     @classmethod
-    def of_rows(cls, missing: NDArray[np.bool_], description: str) -> "Gap":
-        """Return a Gap from the mask of missing values, shape (m,), which must have at least one True."""
+    def of_rows(cls, missing: NDArray[np.bool_], description: str, state: str = "missing") -> "Gap":
+        """Return a Gap from the mask of the values, shape (m,), which must have at least one True."""
         rows = np.flatnonzero(missing)
-        return cls(len(rows), [int(row) + 1 for row in rows[:MAX_POSITIONS]], description)
+        return cls(len(rows), [int(row) + 1 for row in rows[:MAX_POSITIONS]], description, False, state)
+
+    def moved(self, rows: int) -> "Gap":
+        """Return the Gap for a part of a file that follows this number of rows; lines do not depend on it."""
+        return self if self.by_line else replace(self, positions=[row + rows for row in self.positions])
+
+    def followed_by(self, other: "Gap") -> "Gap":
+        """Return the Gap of a column of two parts of a file."""
+        positions = [*self.positions, *other.positions][:MAX_POSITIONS]
+        return replace(self, count=self.count + other.count, positions=positions)
 
     def message(self, source: str, name: str) -> str:
         """Return the error message about the missing values of the column `name`."""
@@ -283,9 +298,9 @@ class Gap:
             return message
         unit = "line" if self.by_line else "row"
         if more == 1:
-            return f"{message}; one more is missing, in {unit} {rest[0]}"
+            return f"{message}; one more is {self.state}, in {unit} {rest[0]}"
         dots = ", ..." if more > len(rest) else ""
-        return f"{message}; {more:,} more are missing, in {unit}s {', '.join(map(str, rest))}{dots}"
+        return f"{message}; {more:,} more are {self.state}, in {unit}s {', '.join(map(str, rest))}{dots}"
 
 
 @dataclass
@@ -306,6 +321,8 @@ class Content:
         The values as they are spelled in the file, for the columns whose spelling was requested.
     notes : list of str
         Notes on columns that were left out automatically.
+    problems : Problems, optional
+        What prevents the file from being used; the content is then complete enough to look for further problems only.
     """
 
     columns: dict[str, Column]
@@ -314,6 +331,7 @@ class Content:
     names: list[str] = field(default_factory=list)
     spelled: dict[str, NDArray[np.str_]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    problems: "Problems | None" = None
 
 
 def index_note(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import (
     Column,
     Content,
@@ -204,11 +205,13 @@ class Table:
         hint : str
             Advice to append to the message.
         """
+        problems = Problems(self.source)
         for name in names:
             missing = missing_in(self.column(name))
             if missing.any():
                 gap = self.gaps.get(name) or Gap.of_rows(missing, "no value where one was expected")
-                raise TableError(f"{gap.message(self.source, name)}{f'; {hint}' if hint else ''}")
+                problems.add(name, gap, hint)
+        problems.check()
 
     def place(self, name: str) -> str:
         """Return the position of the first value of a column, for error messages: ``FILE:LINE``, or the file alone."""
@@ -336,14 +339,26 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
         missing_values=missing_values,
         date_format=date_format,
     )
-    table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, file_format))
+    problems = Problems(one_line(as_path(path)))
+    request = Request(columns, exclude, text, numeric, dates, spelled, drop_missing, file_format)
+    table = read(path, request, problems)
     if missing == "error":
-        table.require_complete(table.names)
+        with problems.collecting():
+            table.require_complete(table.names)
+    problems.check()
     return table
 
 
-def read(path: str | os.PathLike[str], request: Request) -> Table:
+def read(path: str | os.PathLike[str], request: Request, problems: Problems | None = None) -> Table:
     """Read the requested columns of a data file, keeping missing values.
+
+    Parameters
+    ----------
+    path : path
+    request : Request
+    problems : Problems, optional
+        Gets the problems of columns, so that the caller can look for more of them, and then has to check it. By
+        default, they are an error.
 
     Raises
     ------
@@ -365,6 +380,11 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
+    if content.problems is not None:
+        if problems is None:
+            content.problems.check()
+        else:
+            problems.update(content.problems)
     if not content.columns:
         raise TableError(f"{source}: no column is left to read; columns: {join_names(content.names)}")
     return _drop_rows(content, request.resolve(source, content.names).drop_missing, source)
