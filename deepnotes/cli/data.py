@@ -1,6 +1,6 @@
 """Read the file or the built-in data set that the argument DATA names, and choose the target and the features."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,20 @@ def read(data: str, request: Request = EVERYTHING, problems: Problems | None = N
     if data in SETS:
         return _read_built_in(data, request)
     _require_file(data)
-    return tables.read(data, request, problems)
+    return tables.read(data, request, problems=problems)
+
+
+def read_parts(data: str, request: Request, problems: Problems) -> Iterator[Table]:
+    """Yield the table that `data` names in parts; see :func:`tables.read_parts`.
+
+    Raises
+    ------
+    UnknownNameError, TableError
+    """
+    if data in SETS:
+        return iter([_read_built_in(data, request)])
+    _require_file(data)
+    return tables.read_parts(data, request, problems)
 
 
 def read_from_disk(data: str, request: Request = EVERYTHING) -> DiskTable:

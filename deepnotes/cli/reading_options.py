@@ -12,6 +12,9 @@ from deepnotes.utils.errors import ArgumentError
 FIELDS = tuple(field.name for field in fields(Format))
 """The names of the options, as attributes of the parsed arguments and as keys of the metadata."""
 
+MEND_CELLS = "correct it, or use --missing-value if it stands for a missing value"
+"""The advice for a cell that is not a number."""
+
 
 def add_reading(group: argparse._ActionsContainer) -> None:
     """Add the options that describe the format of a data file."""

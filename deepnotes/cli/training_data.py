@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes.cli import data
 from deepnotes.cli.output import Output, format_count, format_number
-from deepnotes.cli.reading_options import format_of
+from deepnotes.cli.reading_options import MEND_CELLS, format_of
 from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
 from deepnotes.cli.train_options import target_as_feature_error
 from deepnotes.datasets import splits
@@ -18,11 +18,6 @@ from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import Format, Request, split_names
 from deepnotes.datasets.tables import Column, Table
 from deepnotes.utils.errors import ArgumentError, DataError
-
-MEND_CELLS = (
-    "correct it, or use --missing-value if it stands for a missing value, or leave the column out with --exclude"
-)
-"""The advice for cells that are not readable as numbers."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +196,7 @@ def _feature_columns(
     return data.feature_names(table, target, exclude), categorical
 
 
-def _require_usable(  # noqa: PLR0913 - the roles of the columns
+def _require_usable(
     table: Table | DiskTable,
     target: str,
     names: list[str],
@@ -234,8 +229,10 @@ def _require_usable(  # noqa: PLR0913 - the roles of the columns
                 table.require_complete([name for name in names if name in problems.columns], IMPUTE_THEM)
         if readable:
             with problems.collecting():
-                Encoder.fit(table, readable, categorical=[name for name in categorical if name in readable], impute=impute)
-    problems.check(MEND_CELLS)
+                Encoder.fit(
+                    table, readable, categorical=[name for name in categorical if name in readable], impute=impute
+                )
+    problems.check(f"{MEND_CELLS}, or leave the column out with --exclude")
 
 
 def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:

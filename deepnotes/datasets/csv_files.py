@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +30,7 @@ from deepnotes.datasets.cells import (
     plain_numbers,
     spelling,
 )
+from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import (
     EVERYTHING,
     MAX_POSITIONS,
@@ -43,12 +43,10 @@ from deepnotes.datasets.reading import (
     index_note,
     require_memory,
 )
-from deepnotes.datasets.problems import Problems
-from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import join_names, reason
 
-__all__ = ["NEEDS", "TextStream", "name_fault", "number_of", "read", "write_file", "write_rows"]
+__all__ = ["NEEDS", "TextStream", "name_fault", "number_of", "read", "write_rows"]
 
 NEEDS = 'pip install "deepnotes[data]"'
 """The command that installs pyarrow."""
@@ -138,12 +136,15 @@ class Text:
         The separator of cells.
     first_line : int
         The line of the file on which `data` begins.
+    is_continued : bool
+        Whether the header is in an earlier part of the file, and so cannot be at fault.
     """
 
     data: bytes
     source: str
     separator: str
     first_line: int = 1
+    is_continued: bool = False
 
     def records(self, width: int = 0) -> Iterator[Record]:
         """Yield the rows, except blank ones; if `width` is 1, a line of white space is a row with one cell.
@@ -177,7 +178,8 @@ class Text:
         for number, row in enumerate(records):
             if len(row.cells) != width:
                 count = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
-                hint = title_advice(self, width, number - len(last), [*last, row, *first_records(records)])
+                rest = [*last, row, *first_records(records)]
+                hint = "" if self.is_continued else title_advice(self, width, number - len(last), rest)
                 raise TableError(f"{self.source}:{row.line}: {count} where the header has {width}{hint}")
             yield row
             last = [row]
@@ -199,25 +201,51 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     TableError
         If the file has an error; the message begins with `source` and the line of the first error.
     """
+    require_pyarrow(source)
+    size = len(data)
+    problems = Problems(source)
+    header, text, request = read_start(unpack(data, source), source, request, problems)
+    del data
+    return read_rows(text, header, request, size, problems)
+
+
+def require_pyarrow(source: str) -> None:
+    """Raise TableError if pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise TableError(f"{source}: reading .csv files requires pyarrow: {NEEDS}") from error
-    size = len(data)
-    text = parse_text(unpack(data, source), source, request)
-    del data
-    problems = Problems(source)
+
+
+def read_start(data: bytes, source: str, request: Request, problems: Problems) -> tuple[Header, Text, Request]:
+    """Return the header of a text, the text below it, and the request, resolved for the columns in the header.
+
+    Parameters
+    ----------
+    data : bytes
+        The beginning of a file, or all of it.
+    source : str
+        The name of the file; error messages begin with it.
+    request : Request
+    problems : Problems
+        Gets the problems of the header.
+
+    Raises
+    ------
+    TableError
+        If the text is not valid in its encoding, or has no usable header.
+    """
+    text = parse_text(data, source, request)
     try:
         header, text = read_header(text, request)
     except TableError as error:
         header, text = _header_despite(error, text, request, problems)
     try:
-        request = _resolve(request, header.names, text)
+        return header, text, _resolve(request, header.names, text)
     except TableError as error:
         problems.note(str(error))
         problems.check()
         raise
-    return read_rows(text, header, request, size, problems)
 
 
 def read_rows(text: Text, header: Header, request: Request, size: int, problems: Problems) -> Content:
@@ -262,10 +290,9 @@ def read_rows(text: Text, header: Header, request: Request, size: int, problems:
     plain = plain_numbers(columns, request)
     converted: dict[str, TypedColumn] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
-    row_gaps: dict[str, list[tuple[Gap, str]]] = {}  # with remedies; their positions are rows, counted from 0
+    gaps: dict[str, list[tuple[Gap, str]]] = {}  # with remedies
     for name in chosen:
         cells, options = columns.pop(name), ColumnRequest(name, request, f"{source}: column {name!r}", size)
-        gaps = row_gaps[name] = []
         try:
             column = plain.get(name) or convert(cells, options)
             if name in request.spelled:
@@ -273,27 +300,16 @@ def read_rows(text: Text, header: Header, request: Request, size: int, problems:
         except CellError as error:
             is_missing = np.zeros(rows, np.bool_) if error.missing is None else error.missing
             column = TypedColumn(np.where(is_missing, np.nan, 0.0), is_missing)
-            gaps.append((_gap(error.invalid, error.message, "unreadable"), error.hint))
+            gaps.setdefault(name, []).append((_gap(error.invalid, error.message, "unreadable"), error.hint))
         except TableError as error:
             column = TypedColumn(np.zeros(rows))
             problems.note(str(error))
         converted[name] = column
         if column.missing is not None:
             cell = cells[int(np.argmax(column.missing))].as_py().strip()
-            gaps.append((_gap(column.missing, describe_missing(cell, column.column, request.format), "missing"), ""))
-    columns_by_row: dict[int, list[int]] = {}
-    for name, gaps in row_gaps.items():
-        for row in {row for gap, _ in gaps for row in gap.positions}:
-            columns_by_row.setdefault(row, []).append(index_of[name])
-    lines = _find_lines(text, len(names), rows, columns_by_row)
-    missing: dict[str, Gap] = {}
-    for name, gaps in row_gaps.items():
-        for gap, remedy in gaps:
-            gap = replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
-            if gap.state == "missing":
-                missing[name] = gap
-            else:
-                problems.add(name, gap, remedy)
+            description = describe_missing(cell, column.column, request.format)
+            gaps.setdefault(name, []).append((_gap(column.missing, description, "missing"), ""))
+    missing = _report_gaps(gaps, text, names, rows, problems)
     first_lines = cell_lines(first)
     return Content(
         {name: column.column for name, column in converted.items()},
@@ -310,6 +326,40 @@ def _gap(mask: NDArray[np.bool_], description: str, state: str) -> Gap:
     """Return a Gap whose positions are the rows where the mask is true, counted from 0."""
     rows = np.flatnonzero(mask)
     return Gap(len(rows), rows[:MAX_POSITIONS].tolist(), description, True, state)
+
+
+def _report_gaps(
+    gaps: dict[str, list[tuple[Gap, str]]], text: Text, names: list[str], rows: int, problems: Problems
+) -> dict[str, Gap]:
+    """Return the missing values of each column that has any, and add unreadable ones to the problems.
+
+    Parameters
+    ----------
+    gaps : dict of str to list of (Gap, str)
+        For each column, its gaps and their remedies; the positions are rows, counted from 0, and become lines.
+    text : Text
+        The text below the header.
+    names : list of str
+        The names of all columns.
+    rows : int
+        The number of rows.
+    problems : Problems
+    """
+    index_of = {name: j for j, name in enumerate(names)}
+    wanted: dict[int, list[int]] = {}
+    for name, of_column in gaps.items():
+        for row in {row for gap, _ in of_column for row in gap.positions}:
+            wanted.setdefault(row, []).append(index_of[name])
+    lines = _find_lines(text, len(names), rows, wanted)
+    missing: dict[str, Gap] = {}
+    for name, of_column in gaps.items():
+        for gap, remedy in of_column:
+            placed = replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
+            if gap.state == "missing":
+                missing[name] = placed
+            else:
+                problems.add(name, placed, remedy)
+    return missing
 
 
 def _header_despite(error: TableError, text: Text, request: Request, problems: Problems) -> tuple[Header, Text]:
@@ -432,7 +482,7 @@ def parse_text(data: bytes, source: str, request: Request) -> Text:
         data = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", rb"\1", data)
     if separator == WHITESPACE:
         data, separator = _replace_whitespace(data), "\t"
-    return Text(data, source, separator or _detect_separator(data, source, form), line)
+    return Text(data, source, separator or detect_separator(data, source, form), line)
 
 
 def _replace_whitespace(data: bytes) -> bytes:
@@ -482,7 +532,7 @@ def require_text(data: bytes, source: str, first_line: int) -> None:
         )
 
 
-def _detect_separator(data: bytes, source: str, form: Format) -> str:
+def detect_separator(data: bytes, source: str, form: Format) -> str:
     """Return the separator that splits the first rows into equal numbers of cells.
 
     Of several such separators, return the one with which the header has the most cells.
@@ -816,7 +866,7 @@ def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format)
     body, index_of = text.data, {name: j for j, name in enumerate(names)}
     nameless = range(count_named(names), len(names))
     begins_with_mark = body.startswith(codecs.BOM_UTF8)  # part of the first cell here, but pyarrow would drop it
-    if begins_with_mark or (b'"' in body and _unambiguous_quotes(text.separator).fullmatch(body) is None):
+    if begins_with_mark or (b'"' in body and unambiguous_quotes(text.separator).fullmatch(body) is None):
         body = _quote_all(text, len(names))
     longest = _longest_line(body)
     numbers = [*(index_of[name] for name in chosen), *nameless]
@@ -879,7 +929,7 @@ def _parse(body: bytes, separator: str, names: list[str], chosen: list[int], lon
     )
 
 
-def _unambiguous_quotes(separator: str) -> re.Pattern[bytes]:
+def unambiguous_quotes(separator: str) -> re.Pattern[bytes]:
     """Return the pattern of text in which quotes enclose whole cells only, so that all parsers read it alike."""
     mark = re.escape(separator.encode())
     return re.compile(rb'(?:[^"]++|(?<![^%b\r\n])"(?:[^"]++|"")*+"(?![^%b\r\n]))*+' % (mark, mark))
@@ -941,8 +991,7 @@ def _find_lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]])
         The line for each row and column.
     """
     data = text.data
-    ends = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
-    if ends + (not data.endswith((b"\n", b"\r"))) == rows:  # each row is one line
+    if count_lines(data) + (not data.endswith((b"\n", b"\r"))) == rows:  # each row is one line
         return {(row, j): text.first_line + row for row, columns in wanted.items() for j in columns}
     lines: dict[tuple[int, int], int] = {}
     last = max(wanted, default=-1)
@@ -952,6 +1001,11 @@ def _find_lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]])
             starts = cell_lines(record)
             lines |= {(row, j): starts[j] for j in wanted[row]}
     return lines
+
+
+def count_lines(data: bytes) -> int:
+    """Return the number of line ends in a text."""
+    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
 def cell_lines(record: Record) -> list[int]:
@@ -967,7 +1021,7 @@ def cell_lines(record: Record) -> list[int]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]]) -> None:
+def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]], header: bool = True) -> None:
     """Write a header and rows as CSV.
 
     Parameters
@@ -977,6 +1031,8 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
         The header.
     cells : list of list
         The values of each column.
+    header : bool, default True
+        Whether to write the header; rows that follow other rows have none.
     """
     # Parsers read a carriage return alone as a line end, and detect the separator by the header. Python's csv module
     # adds quotes for neither reason.
@@ -986,11 +1042,6 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
         may_be_split = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
         needs_quotes = needs_quotes or " " in names[0] or (may_be_split and len(texts) > 2)
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL)
-    writer.writerow(names)
+    if header:
+        writer.writerow(names)
     writer.writerows(zip(*cells, strict=True))
-
-
-def write_file(path: Path, names: Sequence[str], cells: list[list[object]]) -> None:
-    """Write a table to a file with :func:`write_rows`, atomically."""
-    with replacing(path, text=True) as file:
-        write_rows(file, names, cells)

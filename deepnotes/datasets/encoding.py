@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -30,6 +30,8 @@ CODE = re.compile(r"[+-]?0[0-9]")
 """The beginning of codes that look like numbers but must not be read as numbers: 007 and 7 differ."""
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
+
+NOT_IMPUTED = "the model was trained without --impute"
 
 UNKNOWN_ZEROS = "; use --unknown zeros to encode unknown categories as zeros"
 
@@ -187,12 +189,22 @@ class Encoder:
         try:
             return inputs_of(table, self.features, unknown).T
         except TableError:
-            problems = Problems(table.source)
-            for feature in self.features:
-                with problems.collecting():
-                    inputs_of(table, [feature], unknown)
-            problems.check()
+            self._problems(table, unknown).check()
             raise
+
+    def _problems(self, table: Table, unknown: str) -> Problems:
+        """Return all problems of the rows of a table, of which :func:`inputs_of` raises only the first."""
+        problems = Problems(table.source)
+        for feature in self.features:
+            with problems.collecting():
+                if feature.fill is None:
+                    with problems.collecting():
+                        table.require_complete([feature.name], NOT_IMPUTED)
+                    feature = replace(feature, fill=0.0 if feature.categories is None else feature.categories[0])
+                column = _fill_missing(table, feature)
+                if feature.categories and unknown == "error" and (codes := _codes(feature, column)).min() < 0:
+                    problems.add(feature.name, *_unknown_categories(feature, column, codes))
+        return problems
 
     def count_unknown(self, table: Table) -> dict[str, int]:
         """Return the number of rows with an unknown category, for each column that has such rows."""
@@ -364,7 +376,7 @@ def _fill_missing(table: Table, feature: Feature) -> Column:
     if not missing.any():
         return column
     if feature.fill is None:
-        table.require_complete([feature.name], "the model was trained without --impute")
+        table.require_complete([feature.name], NOT_IMPUTED)
     return np.where(missing, feature.fill, column)  # type: ignore[arg-type]
 
 
@@ -374,15 +386,19 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
         return np.asarray(column, np.float64).reshape(-1, 1)
     codes = _codes(feature, column)
     if unknown == "error" and (codes < 0).any():
-        first = column[np.argmax(codes < 0)]
-        value = quote(first) if feature.is_text else _category_name(float(first))
-        gap = Gap.of_rows(codes < 0, f"the unknown category {value}", "unknown")
-        raise TableError(
-            f"{gap.message(table.source, feature.name)}; known categories: "
-            f"{join_names(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
-        )
+        gap, remedy = _unknown_categories(feature, column, codes)
+        raise TableError(f"{gap.message(table.source, feature.name)}; {remedy}")
     one_hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return one_hot
+
+
+def _unknown_categories(feature: Feature, column: Column, codes: NDArray[np.int64]) -> tuple[Gap, str]:
+    """Return where a column has unknown categories, those with a negative code, and what to do about them."""
+    first = column[np.argmax(codes < 0)]
+    value = quote(first) if feature.is_text else _category_name(float(first))
+    known = join_names(map(_category_name, feature.categories or ()))
+    gap = Gap.of_rows(codes < 0, f"the unknown category {value}", "unknown")
+    return gap, f"known categories: {known}{UNKNOWN_ZEROS}"
 
 
 def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:

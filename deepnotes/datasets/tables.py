@@ -5,7 +5,8 @@ of a pandas DataFrame, are listed in the notes of the table.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -341,7 +342,7 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
     )
     problems = Problems(one_line(as_path(path)))
     request = Request(columns, exclude, text, numeric, dates, spelled, drop_missing, file_format)
-    table = read(path, request, problems)
+    table = read(path, request, problems=problems)
     if missing == "error":
         with problems.collecting():
             table.require_complete(table.names)
@@ -349,7 +350,7 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
     return table
 
 
-def read(path: str | os.PathLike[str], request: Request, problems: Problems | None = None) -> Table:
+def read(path: str | os.PathLike[str], request: Request, *, problems: Problems | None = None) -> Table:
     """Read the requested columns of a data file, keeping missing values.
 
     Parameters
@@ -367,23 +368,70 @@ def read(path: str | os.PathLike[str], request: Request, problems: Problems | No
     """
     path = as_path(path)
     source = one_line(path)
-    reader = find_reader(path)
+    with _as_table_errors(source):
+        content = _reader(path, source)(path, source, request)
+    return _as_table(content, request, source, problems)
+
+
+def read_parts(path: str | os.PathLike[str], request: Request, problems: Problems) -> Iterator[Table]:
+    """Yield the requested columns of a data file in parts: some thousand rows of a CSV file, all rows of another file.
+
+    Parameters
+    ----------
+    path : path
+    request : Request
+        Should contain the types of all columns, since a part may not have all values that determine a type.
+    problems : Problems
+        Gets the problems of columns; the caller has to check it after the last part.
+
+    Raises
+    ------
+    TableError, ArgumentError
+        As :func:`read_table`.
+    """
+    from deepnotes.datasets import csv_parts
+
+    path = as_path(path)
+    source = one_line(path)
+    if find_reader(path) is not _read_csv or not csv_parts.can_split(request.format):
+        yield read(path, request, problems=problems)
+        return
+    with _as_table_errors(source):
+        for content in csv_parts.read_parts(path, source, request, problems):
+            yield _as_table(content, request, source, problems)
+
+
+def _reader(path: Path, source: str) -> Callable[[Path, str, Request], Content]:
+    """Return the reader for a file; raise TableError if there is none."""
+    if reader := find_reader(path):
+        return reader
+    with path.open("rb"):  # if the file cannot be opened, report that instead of the suffix
+        pass
+    raise TableError(f"{source}: the suffix is {path.suffix!r}, wanted {SUFFIXES}{conversion_hint(path)}")
+
+
+@contextmanager
+def _as_table_errors(source: str) -> Iterator[None]:
+    """Raise TableError instead of the errors of the system; its message begins with `source`."""
     try:
-        if reader is None:
-            with path.open("rb"):  # if the file cannot be opened, report that instead of the suffix
-                pass
-            raise TableError(f"{source}: the suffix is {path.suffix!r}, wanted {SUFFIXES}{conversion_hint(path)}")
-        content = reader(path, source, request)
+        yield
     except (OSError, ValueError) as error:  # ValueError: an invalid path
         if isinstance(error, DeepnotesError):
             raise
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
+
+
+def _as_table(content: Content, request: Request, source: str, problems: Problems | None) -> Table:
+    """Return the content of a file as a table, without the rows that the request drops.
+
+    Its problems are added to `problems`, or are an error if that is None.
+    """
     if content.problems is not None:
         if problems is None:
             content.problems.check()
-        else:
+        elif problems is not content.problems:
             problems.update(content.problems)
     if not content.columns:
         raise TableError(f"{source}: no column is left to read; columns: {join_names(content.names)}")

@@ -68,7 +68,8 @@ def test_train_reports_all_problems_and_their_options_at_once(flats, capsys):
 def test_the_options_of_the_report_mend_the_file(flats, capsys):
     path = Path(flats)
     path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith("10,")))
-    options = "--missing-value 7o --missing-value 1I0 --missing-value x --impute mean --drop-missing-target".split()
+    options = [f"--missing-value={text}" for text in ("7o", "1I0", "x")]
+    options += ["--impute", "mean", "--drop-missing-target"]
     options += ["--exclude", "note", "--dates", "when"]
     assert main(["train", flats, "--target", "price", *options, *QUICK]) == 0, capsys.readouterr().err
 
