@@ -49,7 +49,7 @@ def read_parts(path: Path, source: str, request: Request, problems: Problems) ->
     csv_files.require_pyarrow(source)
     size = path.stat().st_size
     with path.open("rb") as file:
-        chunks = _Chunks(_unpacked(file, size, source), request.format)
+        chunks = _Chunks(unpacked(file, size, source), request.format)
         header, text, request = csv_files.read_start(chunks.take(), source, request, problems)
         yield csv_files.read_rows(text, header, request, size, problems)
         names = header.names
@@ -63,7 +63,7 @@ def read_parts(path: Path, source: str, request: Request, problems: Problems) ->
                 yield csv_files.read_rows(text, header, request, size, problems)
 
 
-def _unpacked(file: IO[bytes], size: int, source: str) -> Iterator[bytes]:
+def unpacked(file: IO[bytes], size: int, source: str) -> Iterator[bytes]:
     """Yield the bytes of a file, decompressed if it is a gzip file; `size` is the size of the file.
 
     Raises

@@ -35,18 +35,20 @@ __all__ = ["Column", "Table", "read_table", "write_table"]
 CSV = (".csv", ".tsv")
 """The suffixes of CSV files; a second suffix, .gz, marks a compressed file."""
 
-SUFFIXES = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+SUFFIXES = (
+    ".csv, .tsv, .jsonl, .ndjson (also with .gz), .parquet, .feather, .arrow, .npz, .npy or the name of an IDX file"
+)
 """The supported suffixes and names of files, for error messages."""
 
 COMPRESSED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz")
-"""The suffixes of archives and compressed files, which are not supported (except .csv.gz, .tsv.gz and IDX files)."""
+"""The suffixes of archives and compressed files, which are not supported (except gzip for text and IDX files)."""
 
 TEXT = (".txt", ".dat", ".data", ".tab", ".text", ".psv", ".ssv")
 """The suffixes of unsupported files that may contain a table as text."""
 
 PANDAS = {
     ".xlsx": "read_excel", ".xls": "read_excel", ".xlsm": "read_excel", ".xlsb": "read_excel", ".ods": "read_excel",
-    ".json": "read_json", ".feather": "read_feather", ".arrow": "read_feather", ".orc": "read_orc",
+    ".json": "read_json", ".orc": "read_orc",
     ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
     ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
 }  # fmt: skip
@@ -262,7 +264,11 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
         written by R. The file may be compressed by gzip: ``.csv.gz``, ``.tsv.gz``.
 
         ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas DataFrame is
-        left out.
+        left out. ``.feather`` and ``.arrow``, the files and streams of Arrow, are read in the same way.
+
+        ``.jsonl`` and ``.ndjson``, with the extra ``data``: one JSON object on each line, whose keys are the columns.
+        The values of a column are numbers, text, or true and false, which become 1 and 0. A null, and a key that a
+        line lacks, are missing values. The file may be compressed by gzip: ``.jsonl.gz``.
 
         ``.npz``: a NumPy archive with ``X`` of shape (m, n) and optionally ``y`` of shape (m,) or (m, k), in upper or
         lower case. The columns are x0, x1, ... and y, or y0, y1, ... if k > 1; other arrays are ignored. If there is no
@@ -464,17 +470,20 @@ def _drop_rows(content: Content, names: Collection[str], source: str) -> Table:
 
 def find_reader(path: Path) -> Callable[[Path, str, Request], Content] | None:
     """Return the reader for a file, chosen by the file's name, or None if the name is not supported."""
-    from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
+    from deepnotes.datasets import arrow_files, idx_files, json_lines, npy_files, npz_files, parquet_files
 
-    suffix = (Path(path.stem) if is_gzip_csv(path) else path).suffix.lower()
+    suffix = (Path(path.stem) if is_gzip_text(path) else path).suffix.lower()
     readers: dict[str, Callable[[Path, str, Request], Content]] = dict.fromkeys(CSV, _read_csv)
+    readers |= dict.fromkeys(json_lines.SUFFIXES, json_lines.read) | dict.fromkeys(
+        arrow_files.SUFFIXES, arrow_files.read
+    )
     readers |= {".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
     return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
 
 
-def is_gzip_csv(path: Path) -> bool:
-    """Return whether a file has the name of a gzip-compressed CSV file."""
-    return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in CSV
+def is_gzip_text(path: Path) -> bool:
+    """Return whether a file has the name of a gzip-compressed CSV or JSON Lines file."""
+    return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in (*CSV, ".jsonl", ".ndjson")
 
 
 def conversion_hint(path: Path) -> str:
@@ -491,8 +500,6 @@ def conversion_hint(path: Path) -> str:
     if suffix in TEXT:
         return "; if it contains a table as text, rename it to end in .csv"
     to_csv = f".to_csv({path.stem + '.csv'!r}, index=False)"
-    if suffix in (".jsonl", ".ndjson"):
-        return f"; convert it with pandas.read_json({path.name!r}, lines=True){to_csv}"
     return f"; convert it with pandas.{PANDAS[suffix]}({path.name!r}){to_csv}" if suffix in PANDAS else ""
 
 
