@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes.cli import data
 from deepnotes.cli.output import Output, format_count, format_number
-from deepnotes.cli.reading_options import MEND_CELLS, format_of
+from deepnotes.cli.reading_options import MEND_CELLS, format_of, imputation_rules
 from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
 from deepnotes.cli.train_options import target_as_feature_error
 from deepnotes.datasets import splits
@@ -31,8 +31,8 @@ class TrainingData:
         The name of the target column.
     names, categorical : list of str
         The names of the feature columns, and of the columns to encode one-hot.
-    impute : str or None
-        How to fill missing numbers.
+    impute : dict of str to str
+        How to fill missing numbers, for each column in which they are to be filled.
     y : array, shape (m,)
         The target column; text for a classification.
     kind : type
@@ -47,7 +47,7 @@ class TrainingData:
     target: str
     names: list[str]
     categorical: list[str]
-    impute: str | None
+    impute: dict[str, str]
     y: Column
     kind: type[Task]
     dates: list[str]
@@ -64,13 +64,14 @@ class TrainingData:
         target = data.target_of(table, args.target)
         known = {*table.names, *getattr(table, "others", ())}
         names, categorical = _feature_columns(args, table, target, known)
-        _require_usable(table, target, names, categorical, args.impute, problems)
+        impute = imputation_rules(args.impute, names, known)
+        _require_usable(table, target, names, categorical, impute, problems)
         y = data.target_column(table, target)
         kind = _choose_task(args.task, target, y, output)
         if kind is Classification:
             y = table.labels(target)
         dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
-        return cls(table, target, names, categorical, args.impute, y, kind, dates, file_format)
+        return cls(table, target, names, categorical, impute, y, kind, dates, file_format)
 
     def split(
         self,
@@ -201,7 +202,7 @@ def _require_usable(
     target: str,
     names: list[str],
     categorical: list[str],
-    impute: str | None,
+    impute: dict[str, str],
     problems: Problems,
 ) -> None:
     """Raise TableError with all problems of the table, if it has any.
@@ -213,8 +214,8 @@ def _require_usable(
         The name of the target.
     names, categorical : list of str
         The names of the features, and of the columns to encode one-hot.
-    impute : str or None
-        How to fill missing numbers.
+    impute : dict of str to str
+        How to fill missing numbers, by column.
     problems : Problems
         The problems that were found while the file was read.
     """
@@ -222,16 +223,16 @@ def _require_usable(
         return
     with problems.collecting():
         data.target_column(table, target)
-    if problems or (impute is None and any(name in table.gaps for name in names)):
+    if problems or any(name in table.gaps and name not in impute for name in names):
+        unreadable = [name for name in names if name in problems.columns]
         readable = [name for name in names if name not in problems.columns]
-        if impute is None:
-            with problems.collecting():
-                table.require_complete([name for name in names if name in problems.columns], IMPUTE_THEM)
+        with problems.collecting():
+            table.require_complete([name for name in unreadable if name not in impute], IMPUTE_THEM)
         if readable:
+            chosen = [name for name in categorical if name in readable]
+            rules = {name: rule for name, rule in impute.items() if name in readable}
             with problems.collecting():
-                Encoder.fit(
-                    table, readable, categorical=[name for name in categorical if name in readable], impute=impute
-                )
+                Encoder.fit(table, readable, categorical=chosen, impute=rules)
     problems.check(f"{MEND_CELLS}, or leave the column out with --exclude")
 
 

@@ -98,7 +98,7 @@ class Encoder:
         *,
         rows: NDArray[np.int64] | slice = slice(None),
         categorical: Sequence[str] = (),
-        impute: str | None = None,
+        impute: str | Mapping[str, str] | None = None,
     ) -> "Encoder":
         """Fit an encoder to some rows of a table.
 
@@ -111,31 +111,32 @@ class Encoder:
             The rows from which categories and fill values are learned; by default all.
         categorical : sequence of str
             Columns to encode one-hot even if they hold numbers, or text with more than 64 distinct values.
-        impute : {"mean", "median", "zero", "most_frequent"}, optional
-            How to replace missing numbers; a missing category is replaced by the most frequent one. By default, missing
-            values are errors.
+        impute : {"mean", "median", "zero", "most_frequent"}, or mapping of str to one of these, optional
+            How to replace missing numbers, in all columns or in those that a mapping names; a missing category is
+            replaced by the most frequent one. Other missing values are errors.
 
         Raises
         ------
         TableError
             If a value is missing, a text column has too many distinct values, or no feature is left.
         ArgumentError
-            If `impute` is none of the names above.
+            If `impute` has another rule than those above.
         """
-        if impute is not None and impute not in IMPUTE:
-            raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
+        for rule in impute.values() if isinstance(impute, Mapping) else () if impute is None else (impute,):
+            if rule not in IMPUTE:
+                raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
         names = table.names if names is None else list(names)
-        for name in (*names, *categorical):
+        rules = dict(impute) if isinstance(impute, Mapping) else dict.fromkeys(names, impute)
+        for name in (*names, *categorical, *rules):
             table.column(name)
         if not names:
             raise TableError(f"{table.source}: no column is left as a feature; columns: {join_names(table.names)}")
         problems, chosen, features = Problems(table.source), set(categorical), []
-        if impute is None:
-            with problems.collecting():
-                table.require_complete(names, IMPUTE_THEM)
+        with problems.collecting():
+            table.require_complete([name for name in names if rules.get(name) is None], IMPUTE_THEM)
         for name in names:
             with problems.collecting():
-                features.append(_fit_feature(table, name, rows, name in chosen, impute))
+                features.append(_fit_feature(table, name, rows, name in chosen, rules.get(name)))
         problems.check()
         encoder = cls(tuple(features))
         if repeated := first_duplicate(encoder.inputs):
