@@ -79,7 +79,7 @@ def add_names(group: argparse._ActionsContainer, name: str, description: str) ->
 def imputation(text: str) -> str:
     """Check the value of --impute: a rule, or rules for columns, as COLUMN=RULE, separated by commas."""
     for part in text.split(",") if "=" in text else [text]:
-        column, equals, rule = part.rpartition("=")
+        _, equals, rule = part.rpartition("=")
         if (equals or "=" not in text) and rule not in IMPUTE:
             raise argparse.ArgumentTypeError(str(unknown_name("imputation", rule, IMPUTE)))
     return text

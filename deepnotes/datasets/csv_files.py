@@ -30,15 +30,13 @@ from deepnotes.datasets.cells import (
     plain_numbers,
     spelling,
 )
-from deepnotes.datasets.problems import Problems
+from deepnotes.datasets.problems import MAX_POSITIONS, Gap, Problems
 from deepnotes.datasets.reading import (
     EVERYTHING,
-    MAX_POSITIONS,
     NAME_FIELDS,
     WHITESPACE,
     Content,
     Format,
-    Gap,
     Request,
     index_note,
     require_memory,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
-from deepnotes.datasets.problems import Problems
-from deepnotes.datasets.reading import Column, Gap, first_duplicate, labels_of, missing_in
+from deepnotes.datasets.problems import Gap, Problems
+from deepnotes.datasets.reading import Column, first_duplicate, labels_of, missing_in
 from deepnotes.datasets.tables import Table
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names, quote

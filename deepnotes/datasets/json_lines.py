@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 from deepnotes.datasets import parquet_files
 from deepnotes.datasets.cells import CellError, ColumnRequest, convert, replace_missing
 from deepnotes.datasets.csv_parts import unpacked
-from deepnotes.datasets.problems import Problems
+from deepnotes.datasets.problems import MAX_POSITIONS, Gap, Problems
 from deepnotes.datasets.reading import (
     EVERYTHING,
     EXACT,
-    MAX_POSITIONS,
     Column,
     Content,
-    Gap,
     Request,
     missing_in,
     require_distinct,
@@ -101,7 +99,7 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     spelled: dict[str, NDArray[np.str_]] = {}
     gaps: dict[str, Gap] = {}
     for name in chosen:
-        column = np.zeros(len(rows.lines))
+        column: Column = np.zeros(len(rows.lines))
         with problems.collecting():
             column, spelling = _column(rows, name, request, problems, size)
             if spelling is not None:

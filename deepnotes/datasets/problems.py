@@ -4,11 +4,70 @@ from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from deepnotes.datasets.reading import Gap
+import numpy as np
+from numpy.typing import NDArray
+
 from deepnotes.utils.errors import TableError
+
+MAX_POSITIONS = 5
+"""The largest number of missing or unreadable values whose lines or rows an error lists."""
 
 MAX_SHOWN = 20
 """The largest number of problems that an error describes; it reports the number of the others."""
+
+
+@dataclass
+class Gap:
+    """The missing values of a column, or other values that cannot be used.
+
+    Attributes
+    ----------
+    count : int
+        The number of these values.
+    positions : list of int
+        The lines of the first few of them, or their rows, counted from 1, if the file has no lines.
+    description : str
+        The content of the first of these cells, and what was expected instead.
+    by_line : bool
+        Whether the positions are lines.
+    state : str
+        What the values are: missing, unreadable or unknown.
+    """
+
+    count: int
+    positions: list[int]
+    description: str
+    by_line: bool = False
+    state: str = "missing"
+
+    @classmethod
+    def of_rows(cls, missing: NDArray[np.bool_], description: str, state: str = "missing") -> "Gap":
+        """Return a Gap from the mask of the values, shape (m,), which must have at least one True."""
+        rows = np.flatnonzero(missing)
+        return cls(len(rows), [int(row) + 1 for row in rows[:MAX_POSITIONS]], description, False, state)
+
+    def moved(self, rows: int) -> "Gap":
+        """Return the Gap for a part of a file that follows this number of rows; lines do not depend on it."""
+        return self if self.by_line else replace(self, positions=[row + rows for row in self.positions])
+
+    def followed_by(self, other: "Gap") -> "Gap":
+        """Return the Gap of a column of two parts of a file."""
+        positions = [*self.positions, *other.positions][:MAX_POSITIONS]
+        return replace(self, count=self.count + other.count, positions=positions)
+
+    def message(self, source: str, name: str) -> str:
+        """Return the error message about the missing values of the column `name`."""
+        first, *rest = self.positions
+        place = f"{source}:{first}:" if self.by_line else f"{source}: row {first}:"
+        message = f"{place} column {name!r} has {self.description}"
+        more = self.count - 1
+        if not more:
+            return message
+        unit = "line" if self.by_line else "row"
+        if more == 1:
+            return f"{message}; one more is {self.state}, in {unit} {rest[0]}"
+        dots = ", ..." if more > len(rest) else ""
+        return f"{message}; {more:,} more are {self.state}, in {unit}s {', '.join(map(str, rest))}{dots}"
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,14 @@
 import codecs
 from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepnotes.datasets.problems import Gap, Problems
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names
-
-if TYPE_CHECKING:
-    from deepnotes.datasets.problems import Problems
 
 Column = NDArray[np.float64] | NDArray[np.str_]
 """One column of a table, shape (m,): numbers, or text. A missing value is NaN, or an empty string."""
@@ -22,9 +20,6 @@ RATIO, FREE = 64, 1 << 30
 
 MAX_COMPARED = 5000
 """If there are more names than this, an error does not suggest the nearest match, since the search would be slow."""
-
-MAX_POSITIONS = 5
-"""The largest number of missing values whose lines or rows an error lists."""
 
 EXACT = 2**53
 """The number up to which float64 represents every integer."""
@@ -250,60 +245,6 @@ def split_names(names: Iterable[str], known: Container[str]) -> list[str]:
 
 
 @dataclass
-class Gap:
-    """The missing values of a column, or other values that cannot be used.
-
-    Attributes
-    ----------
-    count : int
-        The number of these values.
-    positions : list of int
-        The lines of the first few of them, or their rows, counted from 1, if the file has no lines.
-    description : str
-        The content of the first of these cells, and what was expected instead.
-    by_line : bool
-        Whether the positions are lines.
-    state : str
-        What the values are: missing, unreadable or unknown.
-    """
-
-    count: int
-    positions: list[int]
-    description: str
-    by_line: bool = False
-    state: str = "missing"
-
-    @classmethod
-    def of_rows(cls, missing: NDArray[np.bool_], description: str, state: str = "missing") -> "Gap":
-        """Return a Gap from the mask of the values, shape (m,), which must have at least one True."""
-        rows = np.flatnonzero(missing)
-        return cls(len(rows), [int(row) + 1 for row in rows[:MAX_POSITIONS]], description, False, state)
-
-    def moved(self, rows: int) -> "Gap":
-        """Return the Gap for a part of a file that follows this number of rows; lines do not depend on it."""
-        return self if self.by_line else replace(self, positions=[row + rows for row in self.positions])
-
-    def followed_by(self, other: "Gap") -> "Gap":
-        """Return the Gap of a column of two parts of a file."""
-        positions = [*self.positions, *other.positions][:MAX_POSITIONS]
-        return replace(self, count=self.count + other.count, positions=positions)
-
-    def message(self, source: str, name: str) -> str:
-        """Return the error message about the missing values of the column `name`."""
-        first, *rest = self.positions
-        place = f"{source}:{first}:" if self.by_line else f"{source}: row {first}:"
-        message = f"{place} column {name!r} has {self.description}"
-        more = self.count - 1
-        if not more:
-            return message
-        unit = "line" if self.by_line else "row"
-        if more == 1:
-            return f"{message}; one more is {self.state}, in {unit} {rest[0]}"
-        dots = ", ..." if more > len(rest) else ""
-        return f"{message}; {more:,} more are {self.state}, in {unit}s {', '.join(map(str, rest))}{dots}"
-
-
-@dataclass
 class Content:
     """The columns that a reader has read from a file.
 
@@ -331,7 +272,7 @@ class Content:
     names: list[str] = field(default_factory=list)
     spelled: dict[str, NDArray[np.str_]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    problems: "Problems | None" = None
+    problems: Problems | None = None
 
 
 def index_note(name: str) -> str:

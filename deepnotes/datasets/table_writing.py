@@ -139,7 +139,8 @@ def _writing(name: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except TableError as error:
-        raise TableError(f"{name}: cannot be written: {reason(error.__cause__ or error)}") from error
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise TableError(f"{name}: cannot be written: {reason(cause)}") from error
     except (OSError, ValueError) as error:  # ValueError: invalid path, or text that UTF-8 cannot encode
         if isinstance(error, DeepnotesError):
             raise

@@ -13,18 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.datasets.problems import Problems
-from deepnotes.datasets.reading import (
-    Column,
-    Content,
-    Format,
-    Gap,
-    Request,
-    gaps_of,
-    labels_of,
-    missing_in,
-    require_names,
-)
+from deepnotes.datasets.problems import Gap, Problems
+from deepnotes.datasets.reading import Column, Content, Format, Request, gaps_of, labels_of, missing_in, require_names
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError

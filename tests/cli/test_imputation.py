@@ -30,17 +30,7 @@ def present(values):
 
 
 def test_each_column_is_filled_by_its_rule():
-    rules = (
-        "--impute",
-        "mean",
-        "--impute",
-        "area=zero",
-        "--impute",
-        "rooms, all=median,",
-        "--impute",
-        "kind=most_frequent",
-    )
-    found = fills(*[rule.rstrip(",") for rule in rules])
+    found = fills(*[f"--impute={rule}" for rule in ("mean", "area=zero", "rooms, all=median", "kind=most_frequent")])
     assert found["area"] == 0
     assert found["rooms, all"] == np.median(present([i * i for i in range(30)]))
     assert found["floor"] == pytest.approx(present([i % 4 for i in range(30)]).mean())

@@ -106,7 +106,7 @@ def test_a_line_may_lack_keys_and_blank_lines_have_no_row():
 
 
 def test_all_values_that_do_not_fit_are_reported_with_their_lines(capsys):
-    rows = [{"a": i, "b": i, "c": i, "y": i % 2} for i in range(20)]
+    rows: list[dict[str, object]] = [{"a": i, "b": i, "c": i, "y": i % 2} for i in range(20)]
     rows[3]["a"], rows[7]["a"], rows[4]["b"], rows[5]["c"] = "x", "z", [1], float("inf")
     Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["train", "a.jsonl", "--target", "y"]) == 1
