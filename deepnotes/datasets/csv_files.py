@@ -419,6 +419,9 @@ def _rows_that_fit(error: TableError, text: Text, width: int, problems: Problems
             writer.writerow(row.cells)
             fitting += 1
         else:
+            if others == 0 and fitting > 1:  # there is a header with rows below it, so that is not a title
+                cut = str(error).rindex(f" where the header has {width}") + len(f" where the header has {width}")
+                error = TableError(str(error)[:cut])
             others += 1
             positions += [row.line] if len(positions) < MAX_POSITIONS else []
     if fitting <= others:

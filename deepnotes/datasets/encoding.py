@@ -135,6 +135,8 @@ class Encoder:
         with problems.collecting():
             table.require_complete([name for name in names if rules.get(name) is None], IMPUTE_THEM)
         for name in names:
+            if name in problems.columns and missing_in(table.column(name)).all():
+                continue  # this has been reported
             with problems.collecting():
                 features.append(_fit_feature(table, name, rows, name in chosen, rules.get(name)))
         problems.check()

@@ -175,8 +175,9 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     ------
     TableError
     """
+    size = path.stat().st_size
     with open_file(path, source) as file:
-        return read_columns(file, source, request, file.metadata.num_rows, path.stat().st_size)
+        return read_columns(file, source, request, file.metadata.num_rows, size)
 
 
 def read_columns(file: Any, source: str, request: Request, rows: int, size: int) -> Content:
