@@ -224,15 +224,15 @@ def _require_usable(
     with problems.collecting():
         data.target_column(table, target)
     if problems or any(name in table.gaps and name not in impute for name in names):
-        unreadable = [name for name in names if name in problems.columns]
-        readable = [name for name in names if name not in problems.columns]
+        unreadable = problems.columns
+        readable = {name: None for name in names if name not in unreadable}
         with problems.collecting():
-            table.require_complete([name for name in unreadable if name not in impute], IMPUTE_THEM)
+            table.require_complete([name for name in names if name in unreadable and name not in impute], IMPUTE_THEM)
         if readable:
             chosen = [name for name in categorical if name in readable]
             rules = {name: rule for name, rule in impute.items() if name in readable}
             with problems.collecting():
-                Encoder.fit(table, readable, categorical=chosen, impute=rules)
+                Encoder.fit(table, list(readable), categorical=chosen, impute=rules)
     problems.check(f"{MEND_CELLS}, or leave the column out with --exclude")
 
 

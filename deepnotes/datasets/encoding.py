@@ -134,8 +134,9 @@ class Encoder:
         problems, chosen, features = Problems(table.source), set(categorical), []
         with problems.collecting():
             table.require_complete([name for name in names if rules.get(name) is None], IMPUTE_THEM)
+        incomplete = problems.columns
         for name in names:
-            if name in problems.columns and missing_in(table.column(name)).all():
+            if name in incomplete and missing_in(table.column(name)).all():
                 continue  # this has been reported
             with problems.collecting():
                 features.append(_fit_feature(table, name, rows, name in chosen, rules.get(name)))
