@@ -274,8 +274,7 @@ def read_rows(text: Text, header: Header, request: Request, size: int, problems:
         if not (name and request.columns is not None) and name not in request.exclude
     ]
     chosen = [name for name in names if name and request.includes(name) and name not in header.index_names]
-    first = next(text.records(len(names)), None)
-    if first is None:
+    if next(text.records(len(names)), None) is None:
         raise TableError(f"{source}:{header.line}: no row follows the header")
     known = [name for name in names if name]
     if not chosen:
@@ -308,7 +307,7 @@ def read_rows(text: Text, header: Header, request: Request, size: int, problems:
             description = describe_missing(cell, column.column, request.format)
             gaps.setdefault(name, []).append((_gap(column.missing, description, "missing"), ""))
     missing = _report_gaps(gaps, text, names, rows, problems)
-    first_lines = cell_lines(first)
+    first_lines = cell_lines(next(row for row in text.records(len(names)) if len(row.cells) == len(names)))
     return Content(
         {name: column.column for name, column in converted.items()},
         {name: first_lines[index_of[name]] for name in chosen},

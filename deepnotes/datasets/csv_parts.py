@@ -6,11 +6,12 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from deepnotes.datasets import csv_files
-from deepnotes.datasets.csv_files import CELL_ENDS, GZIP, SEPARATOR_LINE, Text
+from deepnotes.datasets.csv_files import CELL_ENDS, GZIP, SEPARATOR_LINE, Header, Text
 from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import WHITESPACE, Content, Format, Request, require_memory
 from deepnotes.utils.errors import TableError
@@ -51,16 +52,22 @@ def read_parts(path: Path, source: str, request: Request, problems: Problems) ->
     with path.open("rb") as file:
         chunks = _Chunks(unpacked(file, size, source), request.format)
         header, text, request = csv_files.read_start(chunks.take(), source, request, problems)
+        while not _has_row(text, header) and (data := chunks.take()):  # blank lines
+            text = replace(text, data=text.data + data)
         yield csv_files.read_rows(text, header, request, size, problems)
-        names = header.names
         line = text.first_line + csv_files.count_lines(text.data)
         chunks.separator = text.separator
         while data := chunks.take():
             csv_files.require_text(data, source, line)
             text = Text(data, source, text.separator, line, is_continued=True)
             line += csv_files.count_lines(data)
-            if next(text.records(len(names)), None) is not None:
+            if _has_row(text, header):
                 yield csv_files.read_rows(text, header, request, size, problems)
+
+
+def _has_row(text: Text, header: Header) -> bool:
+    """Return whether a text has a row that is not blank."""
+    return next(text.records(len(header.names)), None) is not None
 
 
 def unpacked(file: IO[bytes], size: int, source: str) -> Iterator[bytes]:

@@ -44,6 +44,7 @@ TEXTS = {
     "line ends of old computers": ROWS.replace("\n", "\r"),
     "quotes within cells": ROWS.replace('"a, ""b"" ', '5" ').replace('"\n', "\n"),
     "blank lines": ROWS.replace("\n", "\n\n"),
+    "many blank lines below the header": "\n" * 100 + ROWS,
     "no line end": ROWS.removesuffix("\n"),
     "characters of several bytes": ROWS.replace("b", "größe\U0001f33b"),
     "a long row": ROWS + '1,2,"' + "x" * 2000 + '"\n' + ROWS,

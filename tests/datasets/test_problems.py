@@ -103,6 +103,13 @@ def test_rows_of_another_width_are_counted(flats):
         read_table(flats)
 
 
+def test_the_first_row_may_be_the_one_that_does_not_fit(flats):
+    Path(flats).write_text("a,b,c\n1\n1,x,1\n1,1,1\n,1,1\n1,1,1\n")
+    with pytest.raises(TableError, match=r":2: 1 cell where the header has 3.*; correct or remove this row") as caught:
+        read_table(flats, numeric=["b"])
+    assert [str(problem).split(": ")[0] for problem in caught.value.problems[1:]] == ["flats.csv:3", "flats.csv:5"]
+
+
 def test_the_message_describes_the_first_problem_and_the_notes_the_others(flats):
     with pytest.raises(TableError, match="11: 6 cells where the header has 7; correct") as caught:
         read_table(flats)
