@@ -147,7 +147,7 @@ def end_of_rows(data: bytes, separator: str) -> int:
     Examples
     --------
     >>> end_of_rows(b"a,b\n1,2\n3", ","), end_of_rows(b'1,"x\n2,3\n', ","), end_of_rows(b'1,5"\n2,3\n4,"', ",")
-    (8, 0, 10)
+    (8, 0, 9)
     """
     whole = data[:-1] if data.endswith(b"\r") else data  # a line feed may follow
     end = max(whole.rfind(b"\n"), whole.rfind(b"\r")) + 1
