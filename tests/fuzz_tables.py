@@ -143,6 +143,50 @@ if find_spec("pyarrow"):
             disk_table = open_table(path)
             assert disk_table.n_rows == table.n_rows
 
+    def arrow() -> bytes:
+        """Return an Arrow file with two batches."""
+        table = pa.table({"a": [1.5, 2.5, None, 4.0] * 9, "s": ["x", "y", None, "x"] * 9, "i": list(range(36))})
+        stream = io.BytesIO()
+        with pa.ipc.new_file(stream, table.schema) as writer:
+            writer.write_table(table, max_chunksize=20)
+        return stream.getvalue()
+
+    @target("arrow", st.one_of(st.just(arrow()), damaged(arrow())), ".feather")
+    def read_arrow(path: Path) -> None:
+        """Read a table."""
+        with low_memory_limit():
+            check(read_table(path, missing="keep"))
+
+    JSON = b'{"a": 1, "s": "x"}\n{"a": null, "s": "y", "b": true}\n{"a": -2.5e3, "s": "\\u00e9"}\n'
+    VALUES = [
+        "1",
+        "null",
+        "NaN",
+        "-Infinity",
+        '"x"',
+        '"\\ud800"',
+        '"\\u0000"',
+        "[]",
+        "{}",
+        "true",
+        "1e999",
+        "9" * 400,
+        "",
+    ]
+
+    @st.composite
+    def json_lines(draw: st.DrawFn) -> bytes:
+        """Return JSON Lines with unusual and malicious values, which may be invalid."""
+        row = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(VALUES)), max_size=3)
+        rows = draw(st.lists(row, max_size=5))
+        return "\n".join("{" + ", ".join(f'"{key}": {value}' for key, value in pairs) + "}" for pairs in rows).encode()
+
+    @target("json lines", st.one_of(st.just(JSON), damaged(JSON), json_lines(), st.binary(max_size=100)), ".jsonl")
+    def read_json_lines(path: Path) -> None:
+        """Read a table."""
+        with low_memory_limit():
+            check(read_table(path, missing="keep"))
+
 
 # --- NumPy files ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The command line: ``deepnotes train``, ``predict``, ``evaluate``, ``export``, ``backends`` and others.
 
 The exit status is 0 on success, 1 if a command fails, 2 for wrong usage, 130 after Ctrl-C, and 141 if the program that
-reads stdout has closed its end of the pipe. Errors are reported on stderr, in one or two lines; with ``--debug``, the
+reads stdout has closed its end of the pipe. Errors are reported on stderr, in one or two lines, or a line
+for each problem of a data file; with ``--debug``, the
 traceback is printed as well.
 """
 
@@ -22,6 +23,7 @@ from deepnotes.utils.errors import (
     BackendUnavailable,
     DeepnotesError,
     MissingExtraError,
+    TableError,
     UnknownNameError,
 )
 from deepnotes.utils.safe_text import escaped
@@ -68,7 +70,7 @@ def _exit_status(error: BaseException) -> int:
 
 
 def _error_lines(error: BaseException) -> list[str]:
-    """Return the message of `error` as one line, followed by a line for each of its notes."""
+    """Return the message of `error` as one line, followed by a line for each of its notes, or for each problem."""
     if isinstance(error, KeyboardInterrupt):
         return ["deepnotes: " + escaped("; ".join(["interrupted", *map(str, error.args)]))]
     text = str(error)
@@ -83,6 +85,9 @@ def _error_lines(error: BaseException) -> list[str]:
     if isinstance(error, BackendUnavailable | MissingExtraError) or not isinstance(error, DeepnotesError):
         text = " ".join(text.split())  # messages of other libraries may span several lines
     notes = getattr(error, "__notes__", []) if isinstance(error, DeepnotesError) else []
+    if isinstance(error, TableError) and len(error.problems) > 1:
+        count = f"{len(error.problems):,} problems in the data:"
+        return [f"deepnotes: error: {count}", *(f"  {escaped(note.strip())}" for note in (text, *notes))]
     return [f"deepnotes: error: {escaped(text)}", *map(escaped, notes)]
 
 

@@ -84,8 +84,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="a .csv, .csv.gz, .parquet, .npz, .npy or IDX file, or the name of a built-in data set: digits, iris, "
-        "moons, spirals, blobs, teacher",
+        help="a .csv, .tsv, .jsonl (also with .gz), .parquet, .feather, .arrow, .npz, .npy or IDX file, or the name of "
+        "a built-in data set: digits, iris, moons, spirals, blobs, teacher",
     )
 
 

@@ -1,6 +1,6 @@
 """Read the file or the built-in data set that the argument DATA names, and choose the target and the features."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from deepnotes.datasets.encoding import Encoder, Feature
 from deepnotes.datasets.idx_files import LABEL, is_idx
 from deepnotes.datasets.npz_files import select
 from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import EVERYTHING, Request
 from deepnotes.datasets.tables import Column, Table, files_to_read
 from deepnotes.utils.errors import ArgumentError, TableError, unknown_name
@@ -37,8 +38,8 @@ def files(data: str) -> list[Path]:
         return []
 
 
-def read(data: str, request: Request = EVERYTHING) -> Table:
-    """Read the requested columns of the table that `data` names, keeping missing values.
+def read(data: str, request: Request = EVERYTHING, problems: Problems | None = None) -> Table:
+    """Read the requested columns of the table that `data` names, keeping missing values; see :func:`tables.read`.
 
     Raises
     ------
@@ -47,7 +48,20 @@ def read(data: str, request: Request = EVERYTHING) -> Table:
     if data in SETS:
         return _read_built_in(data, request)
     _require_file(data)
-    return tables.read(data, request)
+    return tables.read(data, request, problems=problems)
+
+
+def read_parts(data: str, request: Request, problems: Problems) -> Iterator[Table]:
+    """Yield the table that `data` names in parts; see :func:`tables.read_parts`.
+
+    Raises
+    ------
+    UnknownNameError, TableError
+    """
+    if data in SETS:
+        return iter([_read_built_in(data, request)])
+    _require_file(data)
+    return tables.read_parts(data, request, problems)
 
 
 def read_from_disk(data: str, request: Request = EVERYTHING) -> DiskTable:

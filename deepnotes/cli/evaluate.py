@@ -18,7 +18,8 @@ from deepnotes.cli.arguments import (
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
-from deepnotes.cli.reading_options import add_reading, format_of
+from deepnotes.cli.reading_options import MEND_CELLS, add_reading, format_of
+from deepnotes.datasets.problems import Problems
 
 HELP = "Measure the quality of a model on the rows of a table."
 
@@ -47,13 +48,18 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target
-    file_format = format_of(args, model.format)
-    table = model.read(args.data, args.from_disk, target, file_format, args.drop_missing_target)
+    request = model.request(target, format_of(args, model.format), args.drop_missing_target)
+    problems = Problems(args.data)
+    table = data.read_from_disk(args.data, request) if args.from_disk else data.read(args.data, request, problems)
     for note in table.notes:
         output.log(note)
-    y = data.target_column(table, target)
+    with problems.collecting():
+        y = data.target_column(table, target)
+    with problems.collecting():
+        X = model.inputs(table, args.unknown)
+    problems.check(MEND_CELLS)
     with np.errstate(all="ignore"):
-        scores = model.task.evaluate(model.network, model.inputs(table, args.unknown), y)
+        scores = model.task.evaluate(model.network, X, y)
     output.facts(
         [
             *model.facts(args.model),

@@ -119,38 +119,24 @@ class Model:
                 "use a model that 'deepnotes train' wrote"
             ) from error
 
-    def read(
-        self,
-        source: str,
-        from_disk: bool = False,
-        target: str | None = None,
-        file_format: Format | None = None,
-        drop_missing: bool = False,
-    ) -> Table | DiskTable:
-        """Read the columns that the model needs from the table that `source` names.
+    def request(
+        self, target: str | None = None, file_format: Format | None = None, drop_missing: bool = False
+    ) -> Request:
+        """Return the request for the columns that the model needs.
 
         Parameters
         ----------
-        source : str
-            The argument DATA of a command.
-        from_disk : bool
-            Whether to leave the samples on disk.
         target : str, optional
             A target column to read in addition to the features.
         file_format : Format, optional
             By default, the format of the training data.
         drop_missing : bool
             Whether to leave out the rows whose target is missing.
-
-        Raises
-        ------
-        UnknownNameError, TableError
-            If a column is missing; the message names it.
         """
         targets = [] if target is None else [target]
         text, numeric = [*self.encoder.text], [*self.encoder.numeric]
         (text if isinstance(self.task, Classification) else numeric).extend(targets)
-        request = Request(
+        return Request(
             columns=[*self.encoder.names, *targets],
             text=text,
             numeric=[name for name in numeric if name not in self.dates],
@@ -158,7 +144,6 @@ class Model:
             drop_missing=targets if drop_missing else [],
             format=Format(**self.format) if file_format is None else file_format,
         )
-        return data.read_from_disk(source, request) if from_disk else data.read(source, request)
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
         """Return X, shape (n, m), from the feature columns of `table`; other columns are ignored.

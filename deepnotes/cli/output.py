@@ -8,14 +8,16 @@ escaped, except in JSON and in CSV that goes to a file or a pipe.
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepnotes.datasets.table_writing import write_table
-from deepnotes.utils.errors import DeepnotesError, TableError
+from deepnotes.datasets.table_writing import row_writer, writing_table
+from deepnotes.utils.errors import DeepnotesError
 from deepnotes.utils.safe_text import escaped
 from deepnotes.utils.streams import EscapingWriter, stderr, write_all
 from deepnotes.utils.wording import reason
@@ -23,6 +25,9 @@ from deepnotes.utils.wording import reason
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
+
+MOST_IN_MEMORY = 1 << 23
+"""The largest number of bytes of rows for stdout that are kept in memory rather than in a file."""
 
 
 class Output:
@@ -69,28 +74,44 @@ class Output:
             console.print(renderable)
         self._report("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
-    def table(self, names: list[str], columns: Mapping[str, np.ndarray], spreadsheet: bool) -> None:
-        """Write columns as CSV to stdout, escaped if stdout is a terminal.
+    @contextmanager
+    def rows(self, path: Path | None, spreadsheet: bool) -> Iterator[Callable[[Mapping[str, np.ndarray]], None]]:
+        """Yield a function that writes rows, given as columns by name, as CSV; the first call also writes the header.
 
-        If `spreadsheet` is true, text that a spreadsheet would read as a formula is marked as text.
+        If the block ends in an error, nothing is written: a file at `path` keeps its content, and what goes to stdout
+        is kept in a temporary file until the block has ended.
+
+        Parameters
+        ----------
+        path : Path or None
+            The file to write; None for stdout, where a terminal gets the rows escaped.
+        spreadsheet : bool
+            Whether to mark text that a spreadsheet would read as a formula as text.
 
         Raises
         ------
         DeepnotesError, BrokenPipeError
-            If the table cannot be written completely.
+            If the rows cannot be written completely.
         """
+        if path is not None:
+            with writing_table(path, spreadsheet) as write:
+                yield write
+            return
         if sys.stdout is None:
             raise stdout_error("it is closed")
-        try:
-            stream = EscapingWriter(sys.stdout) if sys.stdout.isatty() else sys.stdout
-            write_table(stream, names, columns, spreadsheet=spreadsheet)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except TableError as error:
-            raise stdout_error(reason(cast(Exception, error.__cause__))) from error
-        except (OSError, ValueError) as error:
-            raise stdout_error(reason(error)) from error
+        with tempfile.SpooledTemporaryFile(
+            MOST_IN_MEMORY, "w+", encoding="utf-8", errors="surrogatepass", newline=""
+        ) as kept:
+            yield row_writer(EscapingWriter(kept) if sys.stdout.isatty() else kept, spreadsheet)
+            try:
+                kept.seek(0)
+                while text := kept.read(1 << 20):
+                    write_all(sys.stdout, text)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except (OSError, ValueError) as error:
+                raise stdout_error(reason(error)) from error
 
     def waiting(self, text: str) -> AbstractContextManager[object]:
         """Return a context manager that shows `text` on a terminal; its block must not write to stdout."""

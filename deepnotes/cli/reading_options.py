@@ -1,16 +1,20 @@
 """The options for reading data files, taken from the command line or from the metadata of a model."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from deepnotes.cli.arguments import whole_number
+from deepnotes.datasets.encoding import IMPUTE
 from deepnotes.datasets.reading import WHITESPACE, Format
-from deepnotes.utils.errors import ArgumentError
+from deepnotes.utils.errors import ArgumentError, unknown_name
 
 FIELDS = tuple(field.name for field in fields(Format))
 """The names of the options, as attributes of the parsed arguments and as keys of the metadata."""
+
+MEND_CELLS = "correct it, or use --missing-value if it stands for a missing value"
+"""The advice for a cell that is not a number."""
 
 
 def add_reading(group: argparse._ActionsContainer) -> None:
@@ -70,6 +74,51 @@ def add_names(group: argparse._ActionsContainer, name: str, description: str) ->
         metavar="COLUMNS",
         help=f"{description}; separate several names with commas, or repeat the option",
     )
+
+
+def imputation(text: str) -> str:
+    """Check the value of --impute: a rule, or rules for columns, as COLUMN=RULE, separated by commas."""
+    for part in text.split(",") if "=" in text else [text]:
+        _, equals, rule = part.rpartition("=")
+        if (equals or "=" not in text) and rule not in IMPUTE:
+            raise argparse.ArgumentTypeError(str(unknown_name("imputation", rule, IMPUTE)))
+    return text
+
+
+def imputation_rules(values: Sequence[str], names: Sequence[str], known: Container[str]) -> dict[str, str]:
+    """Return the rule by which each column is imputed, if it is.
+
+    Parameters
+    ----------
+    values : sequence of str
+        The values of --impute.
+    names : sequence of str
+        The names of the features.
+    known : container of str
+        The names of all columns.
+
+    Raises
+    ------
+    ArgumentError
+        If a value names a column that is not a feature.
+
+    Examples
+    --------
+    >>> imputation_rules(["mean", "b=zero,c=median"], ["a", "b", "c"], {"a", "b", "c", "y"})
+    {'a': 'mean', 'b': 'zero', 'c': 'median'}
+    """
+    rules, of_columns = dict[str, str](), dict[str, str]()
+    for value in values:
+        if "=" not in value:
+            rules = dict.fromkeys(names, value)
+            continue
+        for part in [value] if value.rpartition("=")[0] in known else value.split(","):
+            column, _, rule = part.rpartition("=")
+            if column.strip() not in names:
+                state = "is not a feature" if column.strip() in known else "does not exist"
+                raise ArgumentError(f"argument --impute: {part}: column {column.strip()!r} {state}")
+            of_columns[column.strip()] = rule
+    return rules | of_columns
 
 
 def format_of(args: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> Format:

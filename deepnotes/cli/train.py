@@ -28,7 +28,7 @@ from deepnotes.cli.training_runs import (
     train_alone,
     train_side_by_side,
 )
-from deepnotes.datasets.tables import is_gzip_csv
+from deepnotes.datasets.tables import is_gzip_text
 from deepnotes.network.network import Network
 from deepnotes.network.training.history import History
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, ModelFileError
@@ -204,7 +204,7 @@ def model_path(args: argparse.Namespace) -> Path:
     """Return the path of the model file: the requested path, or the name of the data with the suffix .safetensors."""
     if args.output is not None:
         return Path(args.output)
-    name = Path(args.data).stem if is_gzip_csv(Path(args.data)) else Path(args.data).name
+    name = Path(args.data).stem if is_gzip_text(Path(args.data)) else Path(args.data).name
     return Path(f"{Path(name).stem}.safetensors")
 
 

@@ -15,7 +15,7 @@ from deepnotes.cli.arguments import (
     one_of,
     whole_number,
 )
-from deepnotes.cli.reading_options import add_names, add_reading
+from deepnotes.cli.reading_options import add_names, add_reading, imputation
 from deepnotes.cli.tasks import MOST_CLASSES
 from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
 from deepnotes.network.training.intervals import interval
@@ -85,10 +85,12 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
     )
     option(
         "--impute",
-        type=one_of("imputation", IMPUTE),
-        metavar="NAME",
-        help=f"how to fill missing numbers: {', '.join(IMPUTE)} (default: report an error); missing text is replaced "
-        "by the most frequent value",
+        type=imputation,
+        action="append",
+        default=[],
+        metavar="RULE",
+        help=f"how to fill missing numbers: {', '.join(IMPUTE)} (default: report an error), in all columns, or in one "
+        "of them with COLUMN=RULE; may be given several times; missing text is replaced by the most frequent value",
     )
     add_from_disk(group)
     option(

@@ -7,13 +7,14 @@ import numpy as np
 
 from deepnotes.cli import data
 from deepnotes.cli.output import Output, format_count, format_number
-from deepnotes.cli.reading_options import format_of
+from deepnotes.cli.reading_options import MEND_CELLS, format_of, imputation_rules
 from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
 from deepnotes.cli.train_options import target_as_feature_error
 from deepnotes.datasets import splits
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import IMPUTE_THEM, Encoder
 from deepnotes.datasets.on_disk import OnDisk
+from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import Format, Request, split_names
 from deepnotes.datasets.tables import Column, Table
 from deepnotes.utils.errors import ArgumentError, DataError
@@ -30,8 +31,8 @@ class TrainingData:
         The name of the target column.
     names, categorical : list of str
         The names of the feature columns, and of the columns to encode one-hot.
-    impute : str or None
-        How to fill missing numbers.
+    impute : dict of str to str
+        How to fill missing numbers, for each column in which they are to be filled.
     y : array, shape (m,)
         The target column; text for a classification.
     kind : type
@@ -46,7 +47,7 @@ class TrainingData:
     target: str
     names: list[str]
     categorical: list[str]
-    impute: str | None
+    impute: dict[str, str]
     y: Column
     kind: type[Task]
     dates: list[str]
@@ -56,18 +57,21 @@ class TrainingData:
     def read(cls, args: argparse.Namespace, output: Output) -> "TrainingData":
         """Read the data that the arguments describe, and report what was decided about its columns."""
         file_format = format_of(args)
-        table = (data.read_from_disk if args.from_disk else data.read)(args.data, _request(args, file_format))
+        request, problems = _request(args, file_format), Problems(args.data)
+        table = data.read_from_disk(args.data, request) if args.from_disk else data.read(args.data, request, problems)
         for note in table.notes:
             output.log(note)
         target = data.target_of(table, args.target)
         known = {*table.names, *getattr(table, "others", ())}
         names, categorical = _feature_columns(args, table, target, known)
+        impute = imputation_rules(args.impute, names, known)
+        _require_usable(table, target, names, categorical, impute, problems)
         y = data.target_column(table, target)
         kind = _choose_task(args.task, target, y, output)
         if kind is Classification:
             y = table.labels(target)
         dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
-        return cls(table, target, names, categorical, args.impute, y, kind, dates, file_format)
+        return cls(table, target, names, categorical, impute, y, kind, dates, file_format)
 
     def split(
         self,
@@ -185,15 +189,51 @@ def _feature_columns(
     ArgumentError
         If the target is among the columns to encode.
     TableError
-        If there is no feature column, or a feature has a missing value that is not to be imputed.
+        If there is no feature column.
     """
     exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
     if target in categorical:
         raise target_as_feature_error(target)
-    names = data.feature_names(table, target, exclude)
-    if isinstance(table, Table) and args.impute is None:
-        table.require_complete(names, IMPUTE_THEM)
-    return names, categorical
+    return data.feature_names(table, target, exclude), categorical
+
+
+def _require_usable(
+    table: Table | DiskTable,
+    target: str,
+    names: list[str],
+    categorical: list[str],
+    impute: dict[str, str],
+    problems: Problems,
+) -> None:
+    """Raise TableError with all problems of the table, if it has any.
+
+    Parameters
+    ----------
+    table : Table or DiskTable
+    target : str
+        The name of the target.
+    names, categorical : list of str
+        The names of the features, and of the columns to encode one-hot.
+    impute : dict of str to str
+        How to fill missing numbers, by column.
+    problems : Problems
+        The problems that were found while the file was read.
+    """
+    if not isinstance(table, Table):
+        return
+    with problems.collecting():
+        data.target_column(table, target)
+    if problems or any(name in table.gaps and name not in impute for name in names):
+        unreadable = problems.columns
+        readable = {name: None for name in names if name not in unreadable}
+        with problems.collecting():
+            table.require_complete([name for name in names if name in unreadable and name not in impute], IMPUTE_THEM)
+        if readable:
+            chosen = [name for name in categorical if name in readable]
+            rules = {name: rule for name, rule in impute.items() if name in readable}
+            with problems.collecting():
+                Encoder.fit(table, list(readable), categorical=chosen, impute=rules)
+    problems.check(f"{MEND_CELLS}, or leave the column out with --exclude")
 
 
 def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:

@@ -41,21 +41,28 @@ FINITE = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
 class CellError(Exception):
-    """A cell that does not fit the type of its column.
+    """Cells that do not fit the type of their column.
 
     Attributes
     ----------
+    invalid : bool array, shape (m,)
+        The mask of these cells.
     row : int
-        The row of the cell, counted from 0.
+        The row of the first of them, counted from 0.
     message : str
-        The content of the cell, and what was expected instead.
+        The content of this cell, and what was expected instead.
     hint : str
         Advice for the user, or an empty string.
+    missing : bool array, shape (m,), or None
+        The mask of the missing values of the column, if it is known.
     """
 
-    def __init__(self, row: int, message: str, hint: str = "") -> None:
+    def __init__(
+        self, invalid: NDArray[np.bool_], message: str, hint: str = "", missing: NDArray[np.bool_] | None = None
+    ) -> None:
         super().__init__(message)
-        self.row, self.message, self.hint = row, message, hint
+        self.invalid, self.row = invalid, int(np.argmax(invalid))
+        self.message, self.hint, self.missing = message, hint, missing
 
 
 class TypedColumn:
@@ -276,8 +283,8 @@ def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
     is_number = np.array([value is not None for value in numbers]) & ~is_missing
     fits = is_number | is_missing
     if is_numeric and not fits.all():
-        row = int(np.argmax(~fits[codes]))
-        raise CellError(row, describe_cell(distinct[codes[row]], form), hint_of(distinct[codes[row]]))
+        cell = distinct[codes[np.argmax(~fits[codes])]]
+        raise CellError(~fits[codes], describe_cell(cell, form), hint_of(cell), is_missing[codes])
     if fits.all() and not is_numeric and not is_number.any():
         return _convert_missing(coded, is_missing, column)
     if fits.all():
@@ -307,7 +314,8 @@ def _require_one_type(
     """Raise CellError if a column mixes numbers and words, unless it seems to hold categories or text."""
     codes, distinct = coded
     counts = np.bincount(codes, minlength=len(distinct))
-    is_word = ~is_number & ~np.array([text.lower() in MISSING for text in distinct]) & ~is_missing_text
+    is_missing = is_missing_text | np.array([text.lower() in MISSING for text in distinct])
+    is_word = ~is_number & ~is_missing
     n_values, n_numbers, n_words = (int(counts[mask].sum()) for mask in (~is_missing_text, is_number, is_word))
     row = int(np.argmax(is_word[codes]))
     cell, times = distinct[codes[row]], int(counts[codes[row]])
@@ -315,7 +323,7 @@ def _require_one_type(
     if n_numbers and n_words and all(hint_of(distinct[code]) for code in np.flatnonzero(is_word)):
         # The words are numbers or dates in another notation, so they are not categories, even if there are only a few.
         hint = f"{hint}; or use --exclude {_shell_quote(column.name)} or --categorical {_shell_quote(column.name)}"
-        raise CellError(row, describe_cell(cell, column.format), hint)
+        raise CellError(is_word[codes], describe_cell(cell, column.format), hint, is_missing[codes])
     n_distinct = (~is_missing_text).sum()
     is_repeated = MIN_REPEATS * n_distinct <= n_values and MIN_REPEATS * is_word.sum() <= n_words
     if (n_distinct <= MAX_MIXED and is_repeated) or (n_numbers <= n_words and 2 * n_numbers < n_values):
@@ -325,7 +333,7 @@ def _require_one_type(
             f"it occurs {times:,} times; if it stands for a missing value, use --missing-value {_shell_quote(cell)}; "
             f"if the column holds categories, use --categorical {_shell_quote(column.name)}"
         )
-    raise CellError(row, describe_cell(cell, column.format), hint)
+    raise CellError(is_word[codes], describe_cell(cell, column.format), hint, is_missing[codes])
 
 
 def is_missing_value(text: str, form: Format) -> bool:
@@ -348,7 +356,7 @@ def _require_finite(values: NDArray[np.float64], cell: Callable[[int], str]) -> 
     """Raise CellError if a number is infinite; `cell` returns the text of the cell in a given row."""
     if (is_infinite := np.isinf(values)).any():
         row = int(np.argmax(is_infinite))
-        raise CellError(row, f"{quote(cell(row))} where a finite number was expected")
+        raise CellError(is_infinite, f"{quote(cell(row))} where a finite number was expected", "", np.isnan(values))
 
 
 def _convert_dates(coded: CodedCells, form: Format) -> TypedColumn:
@@ -358,11 +366,11 @@ def _convert_dates(coded: CodedCells, form: Format) -> TypedColumn:
     days = np.array([np.nan if missing else days_of(text, form.date_format)
                      for text, missing in zip(distinct, is_missing, strict=True)])  # fmt: skip
     if (is_invalid := (np.isnan(days) & ~is_missing)[codes]).any():
-        row = int(np.argmax(is_invalid))
+        cell = distinct[codes[np.argmax(is_invalid)]]
         is_iso = form.date_format is None
         expected = "an ISO 8601 date, such as 2024-01-31," if is_iso else f"a date in the format {form.date_format!r}"
         hint = "to read other dates, use an option such as --date-format '%d/%m/%Y'" if is_iso else ""
-        raise CellError(row, f"{quote(distinct[codes[row]])} where {expected} was expected", hint)
+        raise CellError(is_invalid, f"{quote(cell)} where {expected} was expected", hint, is_missing[codes])
     return TypedColumn(days[codes], is_missing[codes])
 
 

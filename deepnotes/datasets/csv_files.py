@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,23 +30,21 @@ from deepnotes.datasets.cells import (
     plain_numbers,
     spelling,
 )
+from deepnotes.datasets.problems import MAX_POSITIONS, Gap, Problems
 from deepnotes.datasets.reading import (
     EVERYTHING,
-    MAX_POSITIONS,
     NAME_FIELDS,
     WHITESPACE,
     Content,
     Format,
-    Gap,
     Request,
     index_note,
     require_memory,
 )
-from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import TableError
 from deepnotes.utils.wording import join_names, reason
 
-__all__ = ["NEEDS", "TextStream", "name_fault", "number_of", "read", "write_file", "write_rows"]
+__all__ = ["NEEDS", "TextStream", "name_fault", "number_of", "read", "write_rows"]
 
 NEEDS = 'pip install "deepnotes[data]"'
 """The command that installs pyarrow."""
@@ -137,12 +134,15 @@ class Text:
         The separator of cells.
     first_line : int
         The line of the file on which `data` begins.
+    is_continued : bool
+        Whether the header is in an earlier part of the file, and so cannot be at fault.
     """
 
     data: bytes
     source: str
     separator: str
     first_line: int = 1
+    is_continued: bool = False
 
     def records(self, width: int = 0) -> Iterator[Record]:
         """Yield the rows, except blank ones; if `width` is 1, a line of white space is a row with one cell.
@@ -176,7 +176,8 @@ class Text:
         for number, row in enumerate(records):
             if len(row.cells) != width:
                 count = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
-                hint = title_advice(self, width, number - len(last), [*last, row, *first_records(records)])
+                rest = [*last, row, *first_records(records)]
+                hint = "" if self.is_continued else title_advice(self, width, number - len(last), rest)
                 raise TableError(f"{self.source}:{row.line}: {count} where the header has {width}{hint}")
             yield row
             last = [row]
@@ -198,66 +199,239 @@ def read(data: bytes, source: str, request: Request = EVERYTHING) -> Content:
     TableError
         If the file has an error; the message begins with `source` and the line of the first error.
     """
+    require_pyarrow(source)
+    size = len(data)
+    problems = Problems(source)
+    header, text, request = read_start(unpack(data, source), source, request, problems)
+    del data
+    return read_rows(text, header, request, size, problems)
+
+
+def require_pyarrow(source: str) -> None:
+    """Raise TableError if pyarrow is not installed."""
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise TableError(f"{source}: reading .csv files requires pyarrow: {NEEDS}") from error
-    size = len(data)
-    text = parse_text(unpack(data, source), source, request)
-    del data
-    header, text = read_header(text, request)
-    names = header.names
-    request = _resolve(request, names, text)
+
+
+def read_start(data: bytes, source: str, request: Request, problems: Problems) -> tuple[Header, Text, Request]:
+    """Return the header of a text, the text below it, and the request, resolved for the columns in the header.
+
+    Parameters
+    ----------
+    data : bytes
+        The beginning of a file, or all of it.
+    source : str
+        The name of the file; error messages begin with it.
+    request : Request
+    problems : Problems
+        Gets the problems of the header.
+
+    Raises
+    ------
+    TableError
+        If the text is not valid in its encoding, or has no usable header.
+    """
+    text = parse_text(data, source, request)
+    try:
+        header, text = read_header(text, request)
+    except TableError as error:
+        header, text = _header_despite(error, text, request, problems)
+    try:
+        return header, text, _resolve(request, header.names, text)
+    except TableError as error:
+        problems.note(str(error))
+        problems.check()
+        raise
+
+
+def read_rows(text: Text, header: Header, request: Request, size: int, problems: Problems) -> Content:
+    """Read the requested columns from the rows below the header.
+
+    Parameters
+    ----------
+    text : Text
+        The text below the header.
+    header : Header
+    request : Request
+        The request, resolved for the columns of this file.
+    size : int
+        The size of the file in bytes.
+    problems : Problems
+        Gets the problems of cells and rows, and becomes part of the content. A column with unreadable cells has zeros
+        in their place.
+
+    Raises
+    ------
+    TableError
+        If the text cannot be split into rows and cells.
+    """
+    names, source = header.names, text.source
     notes = [
         index_note(name)
         for name in header.index_names
         if not (name and request.columns is not None) and name not in request.exclude
     ]
     chosen = [name for name in names if name and request.includes(name) and name not in header.index_names]
-    first = next(text.records(len(names)), None)
-    if first is None:
+    if next(text.records(len(names)), None) is None:
         raise TableError(f"{source}:{header.line}: no row follows the header")
     known = [name for name in names if name]
     if not chosen:
-        return Content({}, {}, {}, known, {}, notes)
-    columns, rows = _read_columns(text, names, chosen, request.format)
+        return Content({}, {}, {}, known, {}, notes, problems)
+    try:
+        columns, rows = _read_columns(text, names, chosen, request.format)
+    except TableError as error:
+        columns, rows = _read_columns(_rows_that_fit(error, text, len(names), problems), names, chosen, request.format)
     index_of = {name: j for j, name in enumerate(names)}
     plain = plain_numbers(columns, request)
     converted: dict[str, TypedColumn] = {}
     spelled: dict[str, NDArray[np.str_]] = {}
-    row_gaps: dict[str, Gap] = {}  # their positions are rows, counted from 0, instead of lines
+    gaps: dict[str, list[tuple[Gap, str]]] = {}  # with remedies
     for name in chosen:
         cells, options = columns.pop(name), ColumnRequest(name, request, f"{source}: column {name!r}", size)
         try:
-            column = converted[name] = plain.get(name) or convert(cells, options)
+            column = plain.get(name) or convert(cells, options)
+            if name in request.spelled:
+                spelled[name] = spelling(cells, column.missing, options)
         except CellError as error:
-            line = _find_lines(text, len(names), rows, {error.row: [index_of[name]]})[error.row, index_of[name]]
-            hint = f"; {error.hint}" if error.hint else ""
-            raise TableError(f"{source}:{line}: column {name!r} has {error.message}{hint}") from None
-        if name in request.spelled:
-            spelled[name] = spelling(cells, column.missing, options)
+            is_missing = np.zeros(rows, np.bool_) if error.missing is None else error.missing
+            column = TypedColumn(np.where(is_missing, np.nan, 0.0), is_missing)
+            gaps.setdefault(name, []).append((_gap(error.invalid, error.message, "unreadable"), error.hint))
+        except TableError as error:
+            column = TypedColumn(np.zeros(rows))
+            problems.note(str(error))
+        converted[name] = column
         if column.missing is not None:
-            missing = np.flatnonzero(column.missing)
-            cell = cells[int(missing[0])].as_py().strip()
+            cell = cells[int(np.argmax(column.missing))].as_py().strip()
             description = describe_missing(cell, column.column, request.format)
-            row_gaps[name] = Gap(len(missing), missing[:MAX_POSITIONS].tolist(), description, True)
-    columns_by_row: dict[int, list[int]] = {}
-    for name, gap in row_gaps.items():
-        for row in gap.positions:
-            columns_by_row.setdefault(row, []).append(index_of[name])
-    lines = _find_lines(text, len(names), rows, columns_by_row)
-    first_lines = cell_lines(first)
+            gaps.setdefault(name, []).append((_gap(column.missing, description, "missing"), ""))
+    missing = _report_gaps(gaps, text, names, rows, problems)
+    first_lines = cell_lines(next(row for row in text.records(len(names)) if len(row.cells) == len(names)))
     return Content(
         {name: column.column for name, column in converted.items()},
         {name: first_lines[index_of[name]] for name in chosen},
-        {
-            name: replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
-            for name, gap in row_gaps.items()
-        },
+        missing,
         known,
         spelled,
         notes,
+        problems,
     )
+
+
+def _gap(mask: NDArray[np.bool_], description: str, state: str) -> Gap:
+    """Return a Gap whose positions are the rows where the mask is true, counted from 0."""
+    rows = np.flatnonzero(mask)
+    return Gap(len(rows), rows[:MAX_POSITIONS].tolist(), description, True, state)
+
+
+def _report_gaps(
+    gaps: dict[str, list[tuple[Gap, str]]], text: Text, names: list[str], rows: int, problems: Problems
+) -> dict[str, Gap]:
+    """Return the missing values of each column that has any, and add unreadable ones to the problems.
+
+    Parameters
+    ----------
+    gaps : dict of str to list of (Gap, str)
+        For each column, its gaps and their remedies; the positions are rows, counted from 0, and become lines.
+    text : Text
+        The text below the header.
+    names : list of str
+        The names of all columns.
+    rows : int
+        The number of rows.
+    problems : Problems
+    """
+    index_of = {name: j for j, name in enumerate(names)}
+    wanted: dict[int, list[int]] = {}
+    for name, of_column in gaps.items():
+        for row in {row for gap, _ in of_column for row in gap.positions}:
+            wanted.setdefault(row, []).append(index_of[name])
+    lines = _find_lines(text, len(names), rows, wanted)
+    missing: dict[str, Gap] = {}
+    for name, of_column in gaps.items():
+        for gap, remedy in of_column:
+            placed = replace(gap, positions=[lines[row, index_of[name]] for row in gap.positions])
+            if gap.state == "missing":
+                missing[name] = placed
+            else:
+                problems.add(name, placed, remedy)
+    return missing
+
+
+def _header_despite(error: TableError, text: Text, request: Request, problems: Problems) -> tuple[Header, Text]:
+    """Return a header that :func:`read_header` has refused with `error`, and the text below it, to find more problems.
+
+    This is possible if the header only has repeated names, or if some of the first rows do not fit it. Each repeated
+    name gets the number of its column, and becomes a problem; rows that do not fit are left to :func:`read_rows`.
+
+    Raises
+    ------
+    TableError
+        `error`, if the header has another fault, or may be a title or the first row of the data.
+    """
+    form = request.format
+    try:
+        first, lines = _first_row(text)
+        names, below = [cell.strip() for cell in first.cells], text.after(lines)
+        rows = first_records(below.records(len(names)))
+    except TableError:
+        raise error from None
+    fitting = sum(len(row.cells) == len(names) for row in rows)
+    first_columns = {name: j for j, name in reversed(list(enumerate(names)))}
+    repeated = list(dict.fromkeys(name for j, name in enumerate(names) if first_columns[name] != j))
+    is_header = form.header and all(names) and not any(_is_numeric(name, form) for name in names)
+    if not is_header or 2 * fitting <= len(rows) or not (repeated or _is_about_width(error, len(names))):
+        raise error
+    if repeated and (len(set(names)) == 1 or any(_are_names(row.cells, len(set(names)), form) for row in rows)):
+        raise error  # the first row may be a title
+    for name in repeated:
+        first_one = name == repeated[0]
+        problems.note(str(error) if first_one else f"{text.source}:{first.line}: two columns have the name {name!r}")
+    unique = [name if first_columns[name] == j else f"{name} (column {j + 1})" for j, name in enumerate(names)]
+    if len(set(unique)) < len(unique):
+        raise error
+    return Header(unique, [], first.line), below
+
+
+def _is_about_width(error: TableError, width: int) -> bool:
+    """Return whether an error is about a row whose width differs from that of the header."""
+    return f" where the header has {width}" in str(error)
+
+
+def _rows_that_fit(error: TableError, text: Text, width: int, problems: Problems) -> Text:
+    """Return the rows of a text that have `width` cells, and add the others to the problems.
+
+    Raises
+    ------
+    TableError
+        `error`, if it is not about the width of rows, or most rows do not fit, so that the header may be at fault.
+    """
+    if not _is_about_width(error, width):
+        raise error
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL, delimiter=text.separator)
+    fitting, others = 0, 0
+    positions: list[int] = []
+    for row in text.records(width):
+        if len(row.cells) == width:
+            writer.writerow(row.cells)
+            fitting += 1
+        else:
+            if others == 0 and fitting > 1:  # there is a header with rows below it, so that is not a title
+                cut = str(error).rindex(f" where the header has {width}") + len(f" where the header has {width}")
+                error = TableError(str(error)[:cut])
+            others += 1
+            positions += [row.line] if len(positions) < MAX_POSITIONS else []
+    if fitting <= others:
+        raise error
+    more = ""
+    if others > 1:
+        dots = ", ..." if others > len(positions) else ""
+        rows, unit = ("one more row does", "line") if others == 2 else (f"{others - 1:,} more rows do", "lines")
+        more = f"; {rows} not fit, in {unit} {', '.join(map(str, positions[1:]))}{dots}"
+    problems.note(f"{error}{more}; correct or remove {'this row' if others == 1 else 'these rows'}")
+    return Text(stream.getvalue().encode(), text.source, text.separator)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -308,7 +482,7 @@ def parse_text(data: bytes, source: str, request: Request) -> Text:
         data = re.sub(rb'("(?:[^"]|"")*")|' + mark + rb"[^\r\n]*", rb"\1", data)
     if separator == WHITESPACE:
         data, separator = _replace_whitespace(data), "\t"
-    return Text(data, source, separator or _detect_separator(data, source, form), line)
+    return Text(data, source, separator or detect_separator(data, source, form), line)
 
 
 def _replace_whitespace(data: bytes) -> bytes:
@@ -358,7 +532,7 @@ def require_text(data: bytes, source: str, first_line: int) -> None:
         )
 
 
-def _detect_separator(data: bytes, source: str, form: Format) -> str:
+def detect_separator(data: bytes, source: str, form: Format) -> str:
     """Return the separator that splits the first rows into equal numbers of cells.
 
     Of several such separators, return the one with which the header has the most cells.
@@ -692,7 +866,7 @@ def _read_columns(text: Text, names: list[str], chosen: list[str], form: Format)
     body, index_of = text.data, {name: j for j, name in enumerate(names)}
     nameless = range(count_named(names), len(names))
     begins_with_mark = body.startswith(codecs.BOM_UTF8)  # part of the first cell here, but pyarrow would drop it
-    if begins_with_mark or (b'"' in body and _unambiguous_quotes(text.separator).fullmatch(body) is None):
+    if begins_with_mark or (b'"' in body and unambiguous_quotes(text.separator).fullmatch(body) is None):
         body = _quote_all(text, len(names))
     longest = _longest_line(body)
     numbers = [*(index_of[name] for name in chosen), *nameless]
@@ -755,7 +929,7 @@ def _parse(body: bytes, separator: str, names: list[str], chosen: list[int], lon
     )
 
 
-def _unambiguous_quotes(separator: str) -> re.Pattern[bytes]:
+def unambiguous_quotes(separator: str) -> re.Pattern[bytes]:
     """Return the pattern of text in which quotes enclose whole cells only, so that all parsers read it alike."""
     mark = re.escape(separator.encode())
     return re.compile(rb'(?:[^"]++|(?<![^%b\r\n])"(?:[^"]++|"")*+"(?![^%b\r\n]))*+' % (mark, mark))
@@ -817,16 +991,21 @@ def _find_lines(text: Text, width: int, rows: int, wanted: dict[int, list[int]])
         The line for each row and column.
     """
     data = text.data
-    ends = data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
-    if ends + (not data.endswith((b"\n", b"\r"))) == rows:  # each row is one line
+    if count_lines(data) + (not data.endswith((b"\n", b"\r"))) == rows:  # each row is one line
         return {(row, j): text.first_line + row for row, columns in wanted.items() for j in columns}
     lines: dict[tuple[int, int], int] = {}
     last = max(wanted, default=-1)
-    for row, record in enumerate(islice(text.records(width), last + 1)):
+    fitting = (record for record in text.records(width) if len(record.cells) == width)  # as columns have their cells
+    for row, record in enumerate(islice(fitting, last + 1)):
         if row in wanted:
             starts = cell_lines(record)
             lines |= {(row, j): starts[j] for j in wanted[row]}
     return lines
+
+
+def count_lines(data: bytes) -> int:
+    """Return the number of line ends in a text."""
+    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
 
 
 def cell_lines(record: Record) -> list[int]:
@@ -842,7 +1021,7 @@ def cell_lines(record: Record) -> list[int]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]]) -> None:
+def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object]], header: bool = True) -> None:
     """Write a header and rows as CSV.
 
     Parameters
@@ -852,6 +1031,8 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
         The header.
     cells : list of list
         The values of each column.
+    header : bool, default True
+        Whether to write the header; rows that follow other rows have none.
     """
     # Parsers read a carriage return alone as a line end, and detect the separator by the header. Python's csv module
     # adds quotes for neither reason.
@@ -861,11 +1042,6 @@ def write_rows(stream: TextStream, names: Sequence[str], cells: list[list[object
         may_be_split = any(set(text) & set(SEPARATORS) or text.count(" ") > 1 for text in texts)
         needs_quotes = needs_quotes or " " in names[0] or (may_be_split and len(texts) > 2)
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_ALL if needs_quotes else csv.QUOTE_MINIMAL)
-    writer.writerow(names)
+    if header:
+        writer.writerow(names)
     writer.writerows(zip(*cells, strict=True))
-
-
-def write_file(path: Path, names: Sequence[str], cells: list[list[object]]) -> None:
-    """Write a table to a file with :func:`write_rows`, atomically."""
-    with replacing(path, text=True) as file:
-        write_rows(file, names, cells)

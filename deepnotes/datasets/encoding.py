@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
+from deepnotes.datasets.problems import Gap, Problems
 from deepnotes.datasets.reading import Column, first_duplicate, labels_of, missing_in
 from deepnotes.datasets.tables import Table
 from deepnotes.utils.errors import ArgumentError, TableError
@@ -29,6 +30,8 @@ CODE = re.compile(r"[+-]?0[0-9]")
 """The beginning of codes that look like numbers but must not be read as numbers: 007 and 7 differ."""
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
+
+NOT_IMPUTED = "the model was trained without --impute"
 
 UNKNOWN_ZEROS = "; use --unknown zeros to encode unknown categories as zeros"
 
@@ -95,7 +98,7 @@ class Encoder:
         *,
         rows: NDArray[np.int64] | slice = slice(None),
         categorical: Sequence[str] = (),
-        impute: str | None = None,
+        impute: str | Mapping[str, str] | None = None,
     ) -> "Encoder":
         """Fit an encoder to some rows of a table.
 
@@ -108,28 +111,37 @@ class Encoder:
             The rows from which categories and fill values are learned; by default all.
         categorical : sequence of str
             Columns to encode one-hot even if they hold numbers, or text with more than 64 distinct values.
-        impute : {"mean", "median", "zero", "most_frequent"}, optional
-            How to replace missing numbers; a missing category is replaced by the most frequent one. By default, missing
-            values are errors.
+        impute : {"mean", "median", "zero", "most_frequent"}, or mapping of str to one of these, optional
+            How to replace missing numbers, in all columns or in those that a mapping names; a missing category is
+            replaced by the most frequent one. Other missing values are errors.
 
         Raises
         ------
         TableError
             If a value is missing, a text column has too many distinct values, or no feature is left.
         ArgumentError
-            If `impute` is none of the names above.
+            If `impute` has another rule than those above.
         """
-        if impute is not None and impute not in IMPUTE:
-            raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
+        for rule in impute.values() if isinstance(impute, Mapping) else () if impute is None else (impute,):
+            if rule not in IMPUTE:
+                raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
         names = table.names if names is None else list(names)
-        for name in (*names, *categorical):
+        rules = dict(impute) if isinstance(impute, Mapping) else dict.fromkeys(names, impute)
+        for name in (*names, *categorical, *rules):
             table.column(name)
         if not names:
             raise TableError(f"{table.source}: no column is left as a feature; columns: {join_names(table.names)}")
-        if impute is None:
-            table.require_complete(names, IMPUTE_THEM)
-        chosen = set(categorical)
-        encoder = cls(tuple(_fit_feature(table, name, rows, name in chosen, impute) for name in names))
+        problems, chosen, features = Problems(table.source), set(categorical), []
+        with problems.collecting():
+            table.require_complete([name for name in names if rules.get(name) is None], IMPUTE_THEM)
+        incomplete = problems.columns
+        for name in names:
+            if name in incomplete and missing_in(table.column(name)).all():
+                continue  # this has been reported
+            with problems.collecting():
+                features.append(_fit_feature(table, name, rows, name in chosen, rules.get(name)))
+        problems.check()
+        encoder = cls(tuple(features))
         if repeated := first_duplicate(encoder.inputs):
             raise TableError(f"{table.source}: two inputs would have the name {repeated!r}; exclude or rename a column")
         return encoder
@@ -178,7 +190,25 @@ class Encoder:
         if unknown not in ("error", "zeros"):
             raise ArgumentError.of("unknown", unknown, "'error' or 'zeros'")
         table.require(self.names)
-        return inputs_of(table, self.features, unknown).T
+        try:
+            return inputs_of(table, self.features, unknown).T
+        except TableError:
+            self._problems(table, unknown).check()
+            raise
+
+    def _problems(self, table: Table, unknown: str) -> Problems:
+        """Return all problems of the rows of a table, of which :func:`inputs_of` raises only the first."""
+        problems = Problems(table.source)
+        for feature in self.features:
+            with problems.collecting():
+                if feature.fill is None:
+                    with problems.collecting():
+                        table.require_complete([feature.name], NOT_IMPUTED)
+                    feature = replace(feature, fill=0.0 if feature.categories is None else feature.categories[0])
+                column = _fill_missing(table, feature)
+                if feature.categories and unknown == "error" and (codes := _codes(feature, column)).min() < 0:
+                    problems.add(feature.name, *_unknown_categories(feature, column, codes))
+        return problems
 
     def count_unknown(self, table: Table) -> dict[str, int]:
         """Return the number of rows with an unknown category, for each column that has such rows."""
@@ -350,7 +380,7 @@ def _fill_missing(table: Table, feature: Feature) -> Column:
     if not missing.any():
         return column
     if feature.fill is None:
-        table.require_complete([feature.name], "the model was trained without --impute")
+        table.require_complete([feature.name], NOT_IMPUTED)
     return np.where(missing, feature.fill, column)  # type: ignore[arg-type]
 
 
@@ -360,14 +390,19 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
         return np.asarray(column, np.float64).reshape(-1, 1)
     codes = _codes(feature, column)
     if unknown == "error" and (codes < 0).any():
-        row = int(np.argmax(codes < 0))
-        value = quote(column[row]) if feature.is_text else _category_name(float(column[row]))
-        raise TableError(
-            f"{table.source}: row {row + 1}: column {feature.name!r} has the unknown category {value}; known "
-            f"categories: {join_names(map(_category_name, feature.categories))}{UNKNOWN_ZEROS}"
-        )
+        gap, remedy = _unknown_categories(feature, column, codes)
+        raise TableError(f"{gap.message(table.source, feature.name)}; {remedy}")
     one_hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return one_hot
+
+
+def _unknown_categories(feature: Feature, column: Column, codes: NDArray[np.int64]) -> tuple[Gap, str]:
+    """Return where a column has unknown categories, those with a negative code, and what to do about them."""
+    first = column[np.argmax(codes < 0)]
+    value = quote(first) if feature.is_text else _category_name(float(first))
+    known = join_names(map(_category_name, feature.categories or ()))
+    gap = Gap.of_rows(codes < 0, f"the unknown category {value}", "unknown")
+    return gap, f"known categories: {known}{UNKNOWN_ZEROS}"
 
 
 def _codes(feature: Feature, column: Column) -> NDArray[np.int64]:

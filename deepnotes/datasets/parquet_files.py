@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import DAY, CellError, ColumnRequest, convert, is_missing_value, replace_missing
 from deepnotes.datasets.csv_files import PANDAS_INDEX
+from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import (
     EVERYTHING,
     EXACT,
@@ -43,6 +44,14 @@ has a fixed cost.
 """
 
 
+def require_pyarrow(source: str, suffix: str) -> None:
+    """Raise TableError if pyarrow is not installed."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise TableError(f"{source}: reading {suffix} files requires pyarrow: {INSTALL_COMMAND}") from error
+
+
 @contextmanager
 def open_file(path: Path, source: str) -> Iterator[Any]:
     """Open a file as a pyarrow.parquet.ParquetFile, and convert pyarrow's errors in the block to TableError.
@@ -52,12 +61,11 @@ def open_file(path: Path, source: str) -> Iterator[Any]:
     TableError
         If the file is not a Parquet file, or pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise TableError(f"{source}: reading .parquet files requires pyarrow: {INSTALL_COMMAND}") from error
+    require_pyarrow(source, ".parquet")
     import inspect
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     streaming = {"pre_buffer": False, "buffer_size": 1 << 16}  # by default, pyarrow reads whole row groups in advance
     known = inspect.signature(pq.ParquetFile.__init__).parameters
@@ -90,38 +98,42 @@ def column_types(file: Any, source: str, request: Request = EVERYTHING) -> tuple
     TableError
         If a column cannot be read as numbers or text.
     """
-    import pyarrow.types as pa_types
-
     schema = file.schema_arrow
     if name := first_duplicate(schema.names):
         raise TableError(f"{source}: two columns have the name {brief(repr(name))}")
     index = {name for name in index_of(schema) if not request.mentions(name)}
     types: dict[str, str] = {}
+    problems = Problems(source)
     for field in schema:
-        name = field.name
-        if not request.includes(name) or name in index:
-            continue
-        what = f"{source}: column {brief(repr(name))} has type {brief(field.type)}"
-        kind = field.type.value_type if pa_types.is_dictionary(field.type) else field.type
-        is_number = (
-            pa_types.is_integer(kind)
-            or pa_types.is_floating(kind)
-            or pa_types.is_boolean(kind)
-            or pa_types.is_decimal(kind)
-        )
-        if _is_text(kind):
-            types[name] = "number" if name in request.numeric or name in request.dates else "text"
-            continue
-        if not (is_number or _is_date(kind) or pa_types.is_null(kind)):
-            raise TableError(f"{what}, wanted numbers or text")
-        if is_number and name in request.dates:
-            raise TableError(f"{what}, wanted dates")
-        if _is_date(kind) and name not in request.dates and name not in request.text:
-            raise TableError(
-                f"{what}, wanted numbers or text; use --dates (dates=) to read it as days since 1970-01-01"
-            )
-        types[name] = "text" if name in request.text else "number"
+        if request.includes(field.name) and field.name not in index:
+            with problems.collecting():
+                types[field.name] = _column_type(field, source, request)
+    problems.check()
     return types, schema.names, [name for name in schema.names if name in index]
+
+
+def _column_type(field: Any, source: str, request: Request) -> str:
+    """Return the type of a column, "number" or "text"; raise TableError if it can be read as neither."""
+    import pyarrow.types as pa_types
+
+    name = field.name
+    what = f"{source}: column {brief(repr(name))} has type {brief(field.type)}"
+    kind = field.type.value_type if pa_types.is_dictionary(field.type) else field.type
+    is_number = (
+        pa_types.is_integer(kind)
+        or pa_types.is_floating(kind)
+        or pa_types.is_boolean(kind)
+        or pa_types.is_decimal(kind)
+    )
+    if _is_text(kind):
+        return "number" if name in request.numeric or name in request.dates else "text"
+    if not (is_number or _is_date(kind) or pa_types.is_null(kind)):
+        raise TableError(f"{what}, wanted numbers or text")
+    if is_number and name in request.dates:
+        raise TableError(f"{what}, wanted dates")
+    if _is_date(kind) and name not in request.dates and name not in request.text:
+        raise TableError(f"{what}, wanted numbers or text; use --dates (dates=) to read it as days since 1970-01-01")
+    return "text" if name in request.text else "number"
 
 
 def index_of(schema: Any) -> list[str]:
@@ -165,34 +177,62 @@ def read(path: Path, source: str, request: Request = EVERYTHING) -> Content:
     """
     size = path.stat().st_size
     with open_file(path, source) as file:
-        request = request.resolve(source, file.schema_arrow.names)
-        types, names, index = column_types(file, source, request)
-        rows = file.metadata.num_rows
-        if rows <= 0:
-            raise TableError(f"{source}: the file has no rows")
-        require_memory(8 * rows * max(1, len(types)), size, f"{source}: {rows:,} rows of {len(types):,} columns")
-        parts: dict[str, list[Column]] = {name: [] for name in types}
-        spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in types if name in request.spelled}
-        for first, batch in batches(file, list(types)) if types else ():
-            for name, array in batch.items():
-                column = as_column(array, name, types[name], Rows(source, first, request))
-                parts[name].append(column)
+        return read_columns(file, source, request, file.metadata.num_rows, size)
+
+
+def read_columns(file: Any, source: str, request: Request, rows: int, size: int) -> Content:
+    """Read the requested columns of an open file.
+
+    Parameters
+    ----------
+    file : pyarrow.parquet.ParquetFile, or another object with ``schema_arrow``, ``iter_batches`` and ``read``
+    source : str
+        The name of the file; error messages begin with it.
+    request : Request
+    rows : int
+        The number of rows that the file declares.
+    size : int
+        The size of the file in bytes.
+
+    Raises
+    ------
+    TableError
+    """
+    request = request.resolve(source, file.schema_arrow.names)
+    types, names, index = column_types(file, source, request)
+    if rows <= 0:
+        raise TableError(f"{source}: the file has no rows")
+    require_memory(8 * rows * max(1, len(types)), size, f"{source}: {rows:,} rows of {len(types):,} columns")
+    parts: dict[str, list[Column]] = {name: [] for name in types}
+    spelled: dict[str, list[NDArray[np.str_]]] = {name: [] for name in types if name in request.spelled}
+    problems, failed = Problems(source), set[str]()
+    for first, batch in batches(file, list(types)) if types else ():
+        for name in [name for name in batch if name not in failed]:
+            try:
+                column = as_column(batch[name], name, types[name], Rows(source, first, request))
                 if name in spelled:
-                    spelled[name].append(labels(array, name, source))
+                    spelled[name].append(labels(batch[name], name, source))
                 if column.dtype.kind == "U":
                     what = f"{source}: column {name!r}, with strings of up to {column.itemsize // 4:,} characters,"
                     require_memory(rows * column.itemsize, size, what)
-        if any(sum(map(len, columns)) != rows for columns in parts.values()):
-            raise TableError(
-                f"{source}: the Parquet file is damaged: it does not have the {rows:,} rows that it declares"
-            )
-        columns: dict[str, Column] = {name: np.concatenate(part) for name, part in parts.items()}  # type: ignore[misc]
-        for name, column in columns.items():
-            if types[name] == "number" and name not in spelled and has_large_integers(column):
+                parts[name].append(column)
+            except TableError as error:
+                failed.add(name)
+                problems.note(str(error))
+                parts[name] = [np.zeros(rows)]
+    if any(sum(map(len, columns)) != rows for columns in parts.values()):
+        raise TableError(f"{source}: the file is damaged: it does not have the {rows:,} rows that it declares")
+    columns: dict[str, Column] = {
+        name: np.concatenate(part)  # type: ignore[misc]
+        for name, part in parts.items()
+    }
+    for name, column in columns.items():
+        if types[name] == "number" and name not in spelled and name not in failed and has_large_integers(column):
+            with problems.collecting():
                 require_exact(file, name, source)
     notes = [index_note(name) for name in index if request.columns is None and name not in request.exclude]
-    spellings = {name: np.concatenate(part) for name, part in spelled.items()}
-    return Content(columns, {}, gaps_of(columns), names, spellings, notes)
+    spellings = {name: np.concatenate(part) for name, part in spelled.items() if name not in failed}
+    return Content(columns, {}, gaps_of(columns), names, spellings, notes, problems)
 
 
 def has_large_integers(column: NDArray[Any]) -> bool:
@@ -293,7 +333,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
     encoded = array if pa_types.is_dictionary(array.type) else array.dictionary_encode()
     is_float32 = pa_types.is_float32(encoded.dictionary.type)  # as Python floats, they would have more digits
     distinct = encoded.dictionary.to_numpy(zero_copy_only=False) if is_float32 else encoded.dictionary.to_pylist()
-    texts = ["", *(_label(value) for value in distinct)]
+    texts = ["", *(text_of(value) for value in distinct)]
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     if invalid := next((text for text in texts if text.endswith("\0")), None):
         # NumPy's string arrays drop a NUL at the end, which could make two strings equal.
@@ -305,7 +345,7 @@ def labels(array: Any, name: str, source: str) -> NDArray[np.str_]:
     return column
 
 
-def _label(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Return a value as a string, which is empty if the value is missing."""
     if value is None or isinstance(value, str):
         return (value or "").strip()  # CSV cells are stripped as well

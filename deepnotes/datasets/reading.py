@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepnotes.datasets.problems import Gap, Problems
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names
 
@@ -19,9 +20,6 @@ RATIO, FREE = 64, 1 << 30
 
 MAX_COMPARED = 5000
 """If there are more names than this, an error does not suggest the nearest match, since the search would be slow."""
-
-MAX_POSITIONS = 5
-"""The largest number of missing values whose lines or rows an error lists."""
 
 EXACT = 2**53
 """The number up to which float64 represents every integer."""
@@ -247,48 +245,6 @@ def split_names(names: Iterable[str], known: Container[str]) -> list[str]:
 
 
 @dataclass
-class Gap:
-    """The missing values of a column.
-
-    Attributes
-    ----------
-    count : int
-        The number of missing values.
-    positions : list of int
-        The lines of the first few missing values, or their rows, counted from 1, if the file has no lines.
-    description : str
-        The content of the cell of the first missing value, and what was expected instead.
-    by_line : bool
-        Whether the positions are lines.
-    """
-
-    count: int
-    positions: list[int]
-    description: str
-    by_line: bool = False
-
-    @classmethod
-    def of_rows(cls, missing: NDArray[np.bool_], description: str) -> "Gap":
-        """Return a Gap from the mask of missing values, shape (m,), which must have at least one True."""
-        rows = np.flatnonzero(missing)
-        return cls(len(rows), [int(row) + 1 for row in rows[:MAX_POSITIONS]], description)
-
-    def message(self, source: str, name: str) -> str:
-        """Return the error message about the missing values of the column `name`."""
-        first, *rest = self.positions
-        place = f"{source}:{first}:" if self.by_line else f"{source}: row {first}:"
-        message = f"{place} column {name!r} has {self.description}"
-        more = self.count - 1
-        if not more:
-            return message
-        unit = "line" if self.by_line else "row"
-        if more == 1:
-            return f"{message}; one more is missing, in {unit} {rest[0]}"
-        dots = ", ..." if more > len(rest) else ""
-        return f"{message}; {more:,} more are missing, in {unit}s {', '.join(map(str, rest))}{dots}"
-
-
-@dataclass
 class Content:
     """The columns that a reader has read from a file.
 
@@ -306,6 +262,8 @@ class Content:
         The values as they are spelled in the file, for the columns whose spelling was requested.
     notes : list of str
         Notes on columns that were left out automatically.
+    problems : Problems, optional
+        What prevents the file from being used; the content is then complete enough to look for further problems only.
     """
 
     columns: dict[str, Column]
@@ -314,6 +272,7 @@ class Content:
     names: list[str] = field(default_factory=list)
     spelled: dict[str, NDArray[np.str_]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    problems: Problems | None = None
 
 
 def index_note(name: str) -> str:

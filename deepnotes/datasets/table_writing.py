@@ -1,7 +1,8 @@
 """Write tables as CSV."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from deepnotes.datasets import csv_files
 from deepnotes.datasets.csv_files import TextStream
 from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
-from deepnotes.utils.errors import ArgumentError, DTypeError, ShapeError, TableError
+from deepnotes.utils.atomic_files import replacing
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError
 from deepnotes.utils.safe_text import inert
 from deepnotes.utils.streams import CompleteWriter
 from deepnotes.utils.wording import join_names, one_line, reason
@@ -23,6 +25,7 @@ def write_table(
     columns: Mapping[str, ArrayLike] | Sequence[ArrayLike],
     *,
     spreadsheet: bool = False,
+    header: bool = True,
 ) -> None:
     """Write columns as CSV with a header row.
 
@@ -41,6 +44,8 @@ def write_table(
         Whether to put an apostrophe before everything that a spreadsheet could interpret as a formula, even in the
         middle of a cell, after a character that could be interpreted as a separator. The file is then safe to open in
         a spreadsheet; other programs see the apostrophes.
+    header : bool, default True
+        Whether to write the header row; without it, rows can be added to a stream to which others have been written.
 
     Raises
     ------
@@ -70,19 +75,76 @@ def write_table(
         ]
     if isinstance(path_or_stream, str | os.PathLike):
         path = Path(path_or_stream)
-        try:
-            csv_files.write_file(path, names, cells)
-        except (OSError, ValueError) as error:  # ValueError: invalid path, or text that UTF-8 cannot encode
-            raise TableError(f"{one_line(path)}: cannot be written: {reason(error)}") from error
+        with _writing(one_line(path)), replacing(path, text=True) as file:
+            csv_files.write_rows(file, names, cells, header)
     elif hasattr(path_or_stream, "write"):
         try:
-            csv_files.write_rows(CompleteWriter(path_or_stream), names, cells)
+            csv_files.write_rows(CompleteWriter(path_or_stream), names, cells, header)
         except BrokenPipeError:
             raise
         except (OSError, ValueError) as error:
             raise TableError(f"the stream cannot be written to: {reason(error)}") from error
     else:
         raise ArgumentError.of("path_or_stream", path_or_stream, "a path or a text stream")
+
+
+@contextmanager
+def writing_table(path: Path, spreadsheet: bool = False) -> Iterator[Callable[[Mapping[str, ArrayLike]], None]]:
+    """Yield a function that writes rows to a file, as :func:`row_writer` does.
+
+    The file is replaced atomically when the block ends; if it ends in an error, the file keeps its previous content.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be written.
+    """
+    with ExitStack() as stack:
+        with _writing(one_line(path)):
+            file = stack.enter_context(replacing(path, text=True))
+        yield row_writer(file, spreadsheet, one_line(path))
+        with _writing(one_line(path)):
+            stack.close()
+
+
+def row_writer(
+    stream: TextStream, spreadsheet: bool = False, name: str = "the output"
+) -> Callable[[Mapping[str, ArrayLike]], None]:
+    """Return a function that writes rows to a stream; the first call also writes the header.
+
+    Parameters
+    ----------
+    stream : TextStream
+    spreadsheet : bool
+        As for :func:`write_table`.
+    name : str
+        The name of the stream, for error messages.
+    """
+    is_first = True
+
+    def write(columns: Mapping[str, ArrayLike]) -> None:
+        nonlocal is_first
+        with _writing(name):
+            write_table(stream, list(columns), columns, spreadsheet=spreadsheet, header=is_first)
+        is_first = False
+
+    return write
+
+
+@contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Raise TableError instead of the errors of the system; its message begins with `name`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except TableError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise TableError(f"{name}: cannot be written: {reason(cause)}") from error
+    except (OSError, ValueError) as error:  # ValueError: invalid path, or text that UTF-8 cannot encode
+        if isinstance(error, DeepnotesError):
+            raise
+        raise TableError(f"{name}: cannot be written: {reason(error)}") from error
 
 
 def find_formulas(texts: NDArray[Any]) -> list[str]:

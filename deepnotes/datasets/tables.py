@@ -5,24 +5,16 @@ of a pandas DataFrame, are listed in the notes of the table.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepnotes.datasets.reading import (
-    Column,
-    Content,
-    Format,
-    Gap,
-    Request,
-    gaps_of,
-    labels_of,
-    missing_in,
-    require_names,
-)
+from deepnotes.datasets.problems import Gap, Problems
+from deepnotes.datasets.reading import Column, Content, Format, Request, gaps_of, labels_of, missing_in, require_names
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError
@@ -33,18 +25,20 @@ __all__ = ["Column", "Table", "read_table", "write_table"]
 CSV = (".csv", ".tsv")
 """The suffixes of CSV files; a second suffix, .gz, marks a compressed file."""
 
-SUFFIXES = ".csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or the name of an IDX file"
+SUFFIXES = (
+    ".csv, .tsv, .jsonl, .ndjson (also with .gz), .parquet, .feather, .arrow, .npz, .npy or the name of an IDX file"
+)
 """The supported suffixes and names of files, for error messages."""
 
 COMPRESSED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".lz4", ".7z", ".rar", ".tar", ".tgz")
-"""The suffixes of archives and compressed files, which are not supported (except .csv.gz, .tsv.gz and IDX files)."""
+"""The suffixes of archives and compressed files, which are not supported (except gzip for text and IDX files)."""
 
 TEXT = (".txt", ".dat", ".data", ".tab", ".text", ".psv", ".ssv")
 """The suffixes of unsupported files that may contain a table as text."""
 
 PANDAS = {
     ".xlsx": "read_excel", ".xls": "read_excel", ".xlsm": "read_excel", ".xlsb": "read_excel", ".ods": "read_excel",
-    ".json": "read_json", ".feather": "read_feather", ".arrow": "read_feather", ".orc": "read_orc",
+    ".json": "read_json", ".orc": "read_orc",
     ".h5": "read_hdf", ".hdf5": "read_hdf", ".hdf": "read_hdf", ".dta": "read_stata", ".sav": "read_spss",
     ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
 }  # fmt: skip
@@ -204,11 +198,13 @@ class Table:
         hint : str
             Advice to append to the message.
         """
+        problems = Problems(self.source)
         for name in names:
             missing = missing_in(self.column(name))
             if missing.any():
                 gap = self.gaps.get(name) or Gap.of_rows(missing, "no value where one was expected")
-                raise TableError(f"{gap.message(self.source, name)}{f'; {hint}' if hint else ''}")
+                problems.add(name, gap, hint)
+        problems.check()
 
     def place(self, name: str) -> str:
         """Return the position of the first value of a column, for error messages: ``FILE:LINE``, or the file alone."""
@@ -258,7 +254,11 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
         written by R. The file may be compressed by gzip: ``.csv.gz``, ``.tsv.gz``.
 
         ``.parquet``, with the extra ``data``: columns of numbers, booleans and text. The index of a pandas DataFrame is
-        left out.
+        left out. ``.feather`` and ``.arrow``, the files and streams of Arrow, are read in the same way.
+
+        ``.jsonl`` and ``.ndjson``, with the extra ``data``: one JSON object on each line, whose keys are the columns.
+        The values of a column are numbers, text, or true and false, which become 1 and 0. A null, and a key that a
+        line lacks, are missing values. The file may be compressed by gzip: ``.jsonl.gz``.
 
         ``.npz``: a NumPy archive with ``X`` of shape (m, n) and optionally ``y`` of shape (m,) or (m, k), in upper or
         lower case. The columns are x0, x1, ... and y, or y0, y1, ... if k > 1; other arrays are ignored. If there is no
@@ -336,14 +336,26 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
         missing_values=missing_values,
         date_format=date_format,
     )
-    table = read(path, Request(columns, exclude, text, numeric, dates, spelled, drop_missing, file_format))
+    problems = Problems(one_line(as_path(path)))
+    request = Request(columns, exclude, text, numeric, dates, spelled, drop_missing, file_format)
+    table = read(path, request, problems=problems)
     if missing == "error":
-        table.require_complete(table.names)
+        with problems.collecting():
+            table.require_complete(table.names)
+    problems.check()
     return table
 
 
-def read(path: str | os.PathLike[str], request: Request) -> Table:
+def read(path: str | os.PathLike[str], request: Request, *, problems: Problems | None = None) -> Table:
     """Read the requested columns of a data file, keeping missing values.
+
+    Parameters
+    ----------
+    path : path
+    request : Request
+    problems : Problems, optional
+        Gets the problems of columns, so that the caller can look for more of them, and then has to check it. By
+        default, they are an error.
 
     Raises
     ------
@@ -352,19 +364,71 @@ def read(path: str | os.PathLike[str], request: Request) -> Table:
     """
     path = as_path(path)
     source = one_line(path)
-    reader = find_reader(path)
+    with _as_table_errors(source):
+        content = _reader(path, source)(path, source, request)
+    return _as_table(content, request, source, problems)
+
+
+def read_parts(path: str | os.PathLike[str], request: Request, problems: Problems) -> Iterator[Table]:
+    """Yield the requested columns of a data file in parts: some thousand rows of a CSV file, all rows of another file.
+
+    Parameters
+    ----------
+    path : path
+    request : Request
+        Should contain the types of all columns, since a part may not have all values that determine a type.
+    problems : Problems
+        Gets the problems of columns; the caller has to check it after the last part.
+
+    Raises
+    ------
+    TableError, ArgumentError
+        As :func:`read_table`.
+    """
+    from deepnotes.datasets import csv_parts
+
+    path = as_path(path)
+    source = one_line(path)
+    if find_reader(path) is not _read_csv or not csv_parts.can_split(request.format):
+        yield read(path, request, problems=problems)
+        return
+    with _as_table_errors(source):
+        for content in csv_parts.read_parts(path, source, request, problems):
+            yield _as_table(content, request, source, problems)
+
+
+def _reader(path: Path, source: str) -> Callable[[Path, str, Request], Content]:
+    """Return the reader for a file; raise TableError if there is none."""
+    if reader := find_reader(path):
+        return reader
+    with path.open("rb"):  # if the file cannot be opened, report that instead of the suffix
+        pass
+    raise TableError(f"{source}: the suffix is {path.suffix!r}, wanted {SUFFIXES}{conversion_hint(path)}")
+
+
+@contextmanager
+def _as_table_errors(source: str) -> Iterator[None]:
+    """Raise TableError instead of the errors of the system; its message begins with `source`."""
     try:
-        if reader is None:
-            with path.open("rb"):  # if the file cannot be opened, report that instead of the suffix
-                pass
-            raise TableError(f"{source}: the suffix is {path.suffix!r}, wanted {SUFFIXES}{conversion_hint(path)}")
-        content = reader(path, source, request)
+        yield
     except (OSError, ValueError) as error:  # ValueError: an invalid path
         if isinstance(error, DeepnotesError):
             raise
         raise TableError(f"{source}: cannot be read: {reason(error)}") from error
     except MemoryError as error:
         raise TableError(f"{source}: the table does not fit into memory") from error
+
+
+def _as_table(content: Content, request: Request, source: str, problems: Problems | None) -> Table:
+    """Return the content of a file as a table, without the rows that the request drops.
+
+    Its problems are added to `problems`, or are an error if that is None.
+    """
+    if content.problems is not None:
+        if problems is None:
+            content.problems.check()
+        elif problems is not content.problems:
+            problems.update(content.problems)
     if not content.columns:
         raise TableError(f"{source}: no column is left to read; columns: {join_names(content.names)}")
     return _drop_rows(content, request.resolve(source, content.names).drop_missing, source)
@@ -396,17 +460,20 @@ def _drop_rows(content: Content, names: Collection[str], source: str) -> Table:
 
 def find_reader(path: Path) -> Callable[[Path, str, Request], Content] | None:
     """Return the reader for a file, chosen by the file's name, or None if the name is not supported."""
-    from deepnotes.datasets import idx_files, npy_files, npz_files, parquet_files
+    from deepnotes.datasets import arrow_files, idx_files, json_lines, npy_files, npz_files, parquet_files
 
-    suffix = (Path(path.stem) if is_gzip_csv(path) else path).suffix.lower()
+    suffix = (Path(path.stem) if is_gzip_text(path) else path).suffix.lower()
     readers: dict[str, Callable[[Path, str, Request], Content]] = dict.fromkeys(CSV, _read_csv)
+    readers |= dict.fromkeys(json_lines.SUFFIXES, json_lines.read) | dict.fromkeys(
+        arrow_files.SUFFIXES, arrow_files.read
+    )
     readers |= {".npz": npz_files.read, ".npy": npy_files.read, ".parquet": parquet_files.read}
     return idx_files.read if idx_files.is_idx(path) else readers.get(suffix)
 
 
-def is_gzip_csv(path: Path) -> bool:
-    """Return whether a file has the name of a gzip-compressed CSV file."""
-    return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in CSV
+def is_gzip_text(path: Path) -> bool:
+    """Return whether a file has the name of a gzip-compressed CSV or JSON Lines file."""
+    return path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() in (*CSV, ".jsonl", ".ndjson")
 
 
 def conversion_hint(path: Path) -> str:
@@ -423,8 +490,6 @@ def conversion_hint(path: Path) -> str:
     if suffix in TEXT:
         return "; if it contains a table as text, rename it to end in .csv"
     to_csv = f".to_csv({path.stem + '.csv'!r}, index=False)"
-    if suffix in (".jsonl", ".ndjson"):
-        return f"; convert it with pandas.read_json({path.name!r}, lines=True){to_csv}"
     return f"; convert it with pandas.{PANDAS[suffix]}({path.name!r}){to_csv}" if suffix in PANDAS else ""
 
 

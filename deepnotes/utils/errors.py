@@ -185,7 +185,17 @@ class CheckpointError(DeepnotesError, ValueError):
 
 
 class TableError(DeepnotesError, ValueError):
-    """A data file cannot be read, or a table cannot be written; the message gives the file and, if known, the line."""
+    """A data file cannot be read, or a table cannot be written; the message gives the file and, if known, the line.
+
+    If a file has several problems, the message describes the first, and each note (``__notes__``) another one.
+
+    Attributes
+    ----------
+    problems : tuple
+        The problems of the file, if it was examined as a whole; ``str`` describes each in one line.
+    """
+
+    problems: tuple[object, ...] = ()
 
 
 class ModelFileError(DeepnotesError, ValueError):

@@ -104,10 +104,14 @@ def test_a_category_that_only_held_out_rows_have_is_reported(run):
 
 def test_missing_values_are_reported_with_line_numbers(fails, flats):
     message = fails(1, "train", *flats, "--task", "regression")
-    assert message == (
-        "flats.csv:9: column 'area' has an empty cell where a number was expected; 2 more are missing, in lines 49, 89"
-        "; impute them (impute='mean' or --impute mean), or exclude the column\n"
-    )
+    remedy = "impute them (impute='mean' or --impute mean), or exclude the column"
+    assert message.splitlines() == [
+        "2 problems in the data:",
+        "  flats.csv:9: column 'area' has an empty cell where a number was expected; 2 more are missing, in lines "
+        f"49, 89; {remedy}",
+        "  flats.csv:13: column 'town' has an empty cell where a value was expected; one more is missing, in line 73; "
+        f"{remedy}",
+    ]
 
 
 def test_a_model_trained_without_imputation_refuses_missing_values(run, fails, flats):

@@ -48,8 +48,8 @@ def test_an_unknown_suffix_is_refused(tmp_path, name):
     path = tmp_path / name
     path.write_text("a\n1\n")
     assert error_of(path) == (
-        f"{name}: the suffix is {path.suffix!r}, wanted .csv, .tsv (also .csv.gz, .tsv.gz), .parquet, .npz, .npy or "
-        f"the name of an IDX file{'; decompress it first' if name == '.csv.gz' else ''}"
+        f"{name}: the suffix is {path.suffix!r}, wanted .csv, .tsv, .jsonl, .ndjson (also with .gz), .parquet, "
+        f".feather, .arrow, .npz, .npy or the name of an IDX file{'; decompress it first' if name == '.csv.gz' else ''}"
     )
 
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from deepnotes.datasets.cells import CellError, CodedCells, ColumnRequest, convert_coded, describe_missing
 from deepnotes.datasets.csv_files import cell_lines, count_named, parse_text, read_header, unpack, write_rows
 from deepnotes.datasets.encoding import Feature, inputs_of
-from deepnotes.datasets.reading import MAX_POSITIONS, Format, Gap, Request
+from deepnotes.datasets.problems import MAX_POSITIONS, Gap
+from deepnotes.datasets.reading import Format, Request
 from deepnotes.datasets.table_writing import to_cells
 from deepnotes.equations import EQUATIONS
 from deepnotes.utils.safe_text import escaped, inert
