@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
-from deepnotes.datasets.reading import Column, first_duplicate, labels_of, missing_in
-from deepnotes.datasets.tables import Table
+from deepnotes.datasets.reading import Column, Request, first_duplicate, labels_of, missing_in
+from deepnotes.datasets.tables import Table, TableLike, read
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names, quote
 
@@ -30,7 +30,7 @@ CODE = re.compile(r"[+-]?0[0-9]")
 
 IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the column"
 
-UNKNOWN_ZEROS = "; use --unknown zeros to encode unknown categories as zeros"
+UNKNOWN_ZEROS = "; use --unknown zeros (unknown='zeros') to encode unknown categories as zeros"
 
 IMPUTE = ("mean", "median", "zero", "most_frequent")
 
@@ -90,7 +90,7 @@ class Encoder:
     @classmethod
     def fit(
         cls,
-        table: Table,
+        table: Table | TableLike,
         names: Sequence[str] | None = None,
         *,
         rows: NDArray[np.int64] | slice = slice(None),
@@ -101,7 +101,8 @@ class Encoder:
 
         Parameters
         ----------
-        table : Table
+        table : Table, DataFrame, pyarrow.Table, mapping or ndarray
+            A table, or anything else that :func:`~deepnotes.read_table` takes.
         names : sequence of str, optional
             The columns to use as features; by default all.
         rows : array of int, optional
@@ -121,6 +122,8 @@ class Encoder:
         """
         if impute is not None and impute not in IMPUTE:
             raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
+        if not isinstance(table, Table):
+            table = read(table, Request(columns=names))
         names = table.names if names is None else list(names)
         for name in (*names, *categorical):
             table.column(name)
@@ -159,12 +162,14 @@ class Encoder:
         """The names of the columns that have to be read as numbers."""
         return [feature.name for feature in self.features if feature.categories is None]
 
-    def __call__(self, table: Table, unknown: str = "error") -> NDArray[np.float64]:
+    def __call__(self, table: Table | TableLike, unknown: str = "error") -> NDArray[np.float64]:
         """Encode the rows of a table as inputs X, shape (n, m).
 
         Parameters
         ----------
-        table : Table
+        table : Table, DataFrame, pyarrow.Table, mapping or ndarray
+            A table, or anything else that :func:`~deepnotes.read_table` takes; the columns of an ndarray are those of
+            the encoder, in order.
         unknown : {"error", "zeros"}
             Whether an unknown category is an error, or encoded as all zeros.
 
@@ -177,6 +182,8 @@ class Encoder:
         """
         if unknown not in ("error", "zeros"):
             raise ArgumentError.of("unknown", unknown, "'error' or 'zeros'")
+        if not isinstance(table, Table):
+            table = read(table, Request(columns=self.names, text=self.text, numeric=self.numeric), self.names)
         table.require(self.names)
         return inputs_of(table, self.features, unknown).T
 
