@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from deepnotes.network.fit_many import fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
+    from deepnotes.network.model import Model
     from deepnotes.network.training.checkpoints import Checkpoints
     from deepnotes.network.training.tensorboard import TensorBoard
 
@@ -108,6 +109,7 @@ __all__ = [
     "Loss",
     "LossFunction",
     "MissingExtraError",
+    "Model",
     "ModelFileError",
     "Network",
     "NonFiniteLossError",
@@ -163,6 +165,7 @@ _LAZY = {
     "DenseSearchCV": "deepnotes.estimators",
     "Encoder": "deepnotes.datasets.encoding",
     "Ensemble": "deepnotes.network.ensemble",
+    "Model": "deepnotes.network.model",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
     "cross_validate": "deepnotes.estimators",

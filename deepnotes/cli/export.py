@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import deepnotes
 from deepnotes.cli.arguments import add_model, with_hint
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.tasks import Regression, from_metadata
 from deepnotes.network.ensemble import Ensemble
+from deepnotes.network.loading.model_reading import load_network
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
 from deepnotes.utils.wording import join_names
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         )
     require_output_paths({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
-    network = deepnotes.load(args.model, "numpy")
+    network = load_network(args.model, "numpy")
     target = _target(args.model, network)
     if isinstance(network, Ensemble):
         chain: Exportable = ChainMean.of(network.networks, network.metadata, target)

@@ -15,10 +15,11 @@ from deepnotes.cli.tasks import Classification, Task, as_metadata, from_metadata
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.on_disk import OnDisk
-from deepnotes.datasets.reading import Format, Request
+from deepnotes.datasets.reading import Format
 from deepnotes.datasets.tables import Table
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.formats import model_files
+from deepnotes.network.model import INVALID, request_of
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ModelFileError
 
@@ -98,26 +99,17 @@ class Model:
         ModelFileError
             If the file cannot be read, or its metadata does not describe the inputs and outputs.
         """
-        network = deepnotes.load(path, backend)
+        model = deepnotes.load(path, backend)
+        if not isinstance(model, deepnotes.Model):
+            raise ModelFileError(f"{path} {INVALID}; use a model that 'deepnotes train' wrote")
         try:
-            features, target = network.metadata["features"], network.metadata["target"]
-            if len(features) != network.inputs or not all(isinstance(name, str) for name in (*features, target)):
-                raise ValueError(f"features {features!r} and target {target!r}")
-            columns = network.metadata.get("columns", [{"name": name} for name in features])
-            encoder = Encoder.from_metadata(columns)
-            if encoder.inputs != features or len(set(encoder.names)) < len(encoder.names):
-                raise ValueError(f"columns that give the features {encoder.inputs!r} instead of {features!r}")
-            dates = network.metadata.get("dates", [])
-            if not isinstance(dates, list) or not set(dates) <= {*encoder.numeric, target}:
-                raise ValueError(f"dates {dates!r}")
-            reading = reading_options.from_metadata(network.metadata.get("format", {}))
-            task = from_metadata(network.metadata, network.outputs)
-            return cls(network, features, target, task, encoder, dates, reading)
+            task = from_metadata(model.metadata, model.network.outputs)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(
-                f"{path} has no valid description of its inputs and outputs ({type(error).__name__}: {error}); "
-                "use a model that 'deepnotes train' wrote"
+                f"{path} {INVALID} ({type(error).__name__}: {error}); use a model that 'deepnotes train' wrote"
             ) from error
+        reading = reading_options.as_metadata(model.format)
+        return cls(model.network, model.encoder.inputs, model.target, task, model.encoder, model.dates, reading)
 
     def read(
         self,
@@ -148,16 +140,9 @@ class Model:
             If a column is missing; the message names it.
         """
         targets = [] if target is None else [target]
-        text, numeric = [*self.encoder.text], [*self.encoder.numeric]
-        (text if isinstance(self.task, Classification) else numeric).extend(targets)
-        request = Request(
-            columns=[*self.encoder.names, *targets],
-            text=text,
-            numeric=[name for name in numeric if name not in self.dates],
-            dates=[name for name in self.dates if name in self.encoder.names or name in targets],
-            drop_missing=targets if drop_missing else [],
-            format=Format(**self.format) if file_format is None else file_format,
-        )
+        file_format = Format(**self.format) if file_format is None else file_format
+        as_text = isinstance(self.task, Classification)
+        request = request_of(self.encoder, self.dates, file_format, targets, as_text=as_text, drop_missing=drop_missing)
         return data.read_from_disk(source, request) if from_disk else data.read(source, request)
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:

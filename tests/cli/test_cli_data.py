@@ -80,7 +80,7 @@ def test_an_unknown_category_is_refused_or_encoded_as_zeros(run, fails, flats):
     message = fails(1, "predict", "flats.safetensors", "new.csv")
     assert message == (
         "new.csv: row 2: column 'town' has the unknown category 'Ems'; known categories: Aub, Hof, Ulm; use "
-        "--unknown zeros to encode unknown categories as zeros\n"
+        "--unknown zeros (unknown='zeros') to encode unknown categories as zeros\n"
     )
     assert len(predictions(run("predict", "flats.safetensors", "new.csv", "--unknown", "zeros")[0])) == 2
 
