@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({"--output": path, "--plot": plot_path}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target
-    table = model.read(args.data, False, target, format_of(args, model.format), args.drop_missing_target)
+    table = data.read(args.data, model.request(target, format_of(args, model.format), args.drop_missing_target))
     for note in table.notes:
         output.log(note)
     y = data.target_column(table, target)

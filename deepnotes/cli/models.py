@@ -15,7 +15,7 @@ from deepnotes.cli.tasks import Classification, Task, as_metadata, from_metadata
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.on_disk import OnDisk
-from deepnotes.datasets.reading import Format
+from deepnotes.datasets.reading import Format, Request
 from deepnotes.datasets.tables import Table
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.formats import model_files
@@ -111,39 +111,24 @@ class Model:
         reading = reading_options.as_metadata(model.format)
         return cls(model.network, model.encoder.inputs, model.target, task, model.encoder, model.dates, reading)
 
-    def read(
-        self,
-        source: str,
-        from_disk: bool = False,
-        target: str | None = None,
-        file_format: Format | None = None,
-        drop_missing: bool = False,
-    ) -> Table | DiskTable:
-        """Read the columns that the model needs from the table that `source` names.
+    def request(
+        self, target: str | None = None, file_format: Format | None = None, drop_missing: bool = False
+    ) -> Request:
+        """Return the request for the columns that the model needs.
 
         Parameters
         ----------
-        source : str
-            The argument DATA of a command.
-        from_disk : bool
-            Whether to leave the samples on disk.
         target : str, optional
             A target column to read in addition to the features.
         file_format : Format, optional
             By default, the format of the training data.
         drop_missing : bool
             Whether to leave out the rows whose target is missing.
-
-        Raises
-        ------
-        UnknownNameError, TableError
-            If a column is missing; the message names it.
         """
         targets = [] if target is None else [target]
         file_format = Format(**self.format) if file_format is None else file_format
         as_text = isinstance(self.task, Classification)
-        request = request_of(self.encoder, self.dates, file_format, targets, as_text=as_text, drop_missing=drop_missing)
-        return data.read_from_disk(source, request) if from_disk else data.read(source, request)
+        return request_of(self.encoder, self.dates, file_format, targets, as_text=as_text, drop_missing=drop_missing)
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
         """Return X, shape (n, m), from the feature columns of `table`; other columns are ignored.

@@ -292,7 +292,8 @@ class Model:
 
     def _in_units(self, A: np.ndarray) -> np.ndarray:
         """Return the outputs A, shape (1, m), in the units of the target, shape (m,)."""
-        return A[0].astype(np.float64) * self._scale + self._mean
+        values: np.ndarray = A[0].astype(np.float64) * self._scale + self._mean
+        return values
 
     def _require_classes(self, what: str) -> None:
         if not self.labels:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deepnotes.plots.canvas import INK, PALE, TRAINING, figure_of, get_axes, shorten, tidy
 from deepnotes.utils.errors import ArgumentError
@@ -16,7 +17,7 @@ MOST = 20
 
 
 def importances(
-    columns: Sequence[str], mean: Sequence[float], std: Sequence[float], score: str = "score", *, ax: Any = None
+    columns: Sequence[str], mean: ArrayLike, std: ArrayLike, score: str = "score", *, ax: Any = None
 ) -> "Figure":
     """Draw the importance of each column as a bar, with its standard deviation, the largest at the top.
 
@@ -24,7 +25,7 @@ def importances(
     ----------
     columns : sequence of str
         The names of n columns; the 20 most important are drawn.
-    mean, std : sequence of float, shape (n,)
+    mean, std : array_like, shape (n,)
         The mean importance of each column, and its standard deviation.
     score : str
         The name of the score.

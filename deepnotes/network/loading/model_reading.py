@@ -25,7 +25,7 @@ RANGES = ("real", "positive", "unit", "simplex")
 """The ranges of outputs that an activation may have."""
 
 
-def load(path: str | PathLike[str], backend: str | Backend | None = None) -> Network | Any:
+def load(path: str | PathLike[str], backend: str | Backend | None = None) -> Any:
     """Return the model, the network or the ensemble in a file.
 
     The files of ``deepnotes train`` and ``deepnotes search`` hold a :class:`~deepnotes.Model`, which predicts classes,
