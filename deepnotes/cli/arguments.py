@@ -118,6 +118,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model file written by 'deepnotes train' or 'search'")
 
 
+def add_start(group: argparse._ActionsContainer) -> None:
+    """Add the option --from."""
+    group.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="start from the weights of a model file, and take its columns, target, layers and standardization; the "
+        "learning-rate schedule starts anew (default: start from random weights)",
+    )
+
+
 def add_backend(parser: argparse._ActionsContainer) -> None:
     """Add the option --backend."""
     parser.add_argument(

@@ -19,6 +19,7 @@ from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import add_reading, format_of
+from deepnotes.cli.training_rows import note_on_training_rows
 
 HELP = "Measure the quality of a model on the rows of a table."
 
@@ -47,13 +48,16 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
     target = args.target or model.target
-    file_format = format_of(args, model.format)
-    table = model.read(args.data, args.from_disk, target, file_format, args.drop_missing_target)
+    request = model.request(target, format_of(args, model.format), args.drop_missing_target)
+    table = data.read_from_disk(args.data, request) if args.from_disk else data.read(args.data, request)
     for note in table.notes:
         output.log(note)
     y = data.target_column(table, target)
     with np.errstate(all="ignore"):
-        scores = model.task.evaluate(model.network, model.inputs(table, args.unknown), y)
+        X = model.inputs(table, args.unknown)
+        scores = model.task.evaluate(model.network, X, y)
+    if seen := note_on_training_rows(model.network.metadata, X, y, model.task):
+        output.log(f"note: {seen}")
     output.facts(
         [
             *model.facts(args.model),
@@ -72,5 +76,6 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "backend": model.network.backend.name,
             "loss": model.task.loss,
             "metrics": scores,
+            "note": seen or None,
         }
     )

@@ -10,6 +10,7 @@ from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.reading_options import format_of
 from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
 from deepnotes.cli.train_options import target_as_feature_error
+from deepnotes.cli.validation_files import append_rows
 from deepnotes.datasets import splits
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import IMPUTE_THEM, Encoder
@@ -40,6 +41,10 @@ class TrainingData:
         The names of the columns that are read as dates.
     format : Format
         The options for reading the file.
+    validation_rows : int
+        The number of rows at the end of the table that are held out, since they are from --validation-file.
+    fixed_encoder : Encoder, optional
+        The encoder of the model of --from.
     """
 
     table: Table | DiskTable
@@ -51,6 +56,8 @@ class TrainingData:
     kind: type[Task]
     dates: list[str]
     format: Format
+    validation_rows: int = 0
+    fixed_encoder: Encoder | None = None
 
     @classmethod
     def read(cls, args: argparse.Namespace, output: Output) -> "TrainingData":
@@ -60,6 +67,10 @@ class TrainingData:
         for note in table.notes:
             output.log(note)
         target = data.target_of(table, args.target)
+        rows = table.n_rows
+        if args.validation_file is not None and isinstance(table, Table):
+            table = append_rows(table, args.validation_file, _request(args, file_format), target, args.impute)
+            output.log(f"{args.validation_file}: {format_count(table.n_rows - rows, 'row')} held out")
         known = {*table.names, *getattr(table, "others", ())}
         names, categorical = _feature_columns(args, table, target, known)
         y = data.target_column(table, target)
@@ -67,7 +78,8 @@ class TrainingData:
         if kind is Classification:
             y = table.labels(target)
         dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
-        return cls(table, target, names, categorical, args.impute, y, kind, dates, file_format)
+        validation_rows = table.n_rows - rows
+        return cls(table, target, names, categorical, args.impute, y, kind, dates, file_format, validation_rows)
 
     def split(
         self,
@@ -90,6 +102,9 @@ class TrainingData:
         hint : str
             The advice in the error message for a share that is too large or too small.
         """
+        if rows is None and self.validation_rows:
+            rows = np.arange(self.table.n_rows)
+            return rows[: -self.validation_rows], rows[-self.validation_rows :]
         rows = np.arange(self.table.n_rows) if rows is None else rows
         if len(rows) < 2:
             raise DataError(f"{self.table.source} has only one row, but training needs at least 2")
@@ -125,6 +140,8 @@ class TrainingData:
 
     def encoder(self, rows: np.ndarray) -> Encoder:
         """Return the encoder of the feature columns, fitted to `rows`; samples on disk are not encoded."""
+        if self.fixed_encoder is not None:
+            return self.fixed_encoder
         if isinstance(self.table, DiskTable):
             return data.plain_encoder(self.names)
         return Encoder.fit(self.table, self.names, rows=rows, categorical=self.categorical, impute=self.impute)

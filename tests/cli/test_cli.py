@@ -108,7 +108,7 @@ def test_quiet_suppresses_all_output_except_json(run, flowers):
 
 def test_train_replaces_an_old_model(run, flowers, folder):
     (folder / "flowers.safetensors").write_text("old")
-    run("train", *flowers, *QUICK)
+    run("train", *flowers, *QUICK, "--force")
     assert dn.load("flowers.safetensors").network.outputs == 3
 
 
