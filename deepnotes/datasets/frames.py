@@ -95,7 +95,7 @@ def _columns(data: Any, source: str, names: Sequence[str] | None) -> list[tuple[
             raise ShapeError.of(source, data.shape, "(rows, columns)")
         names = [f"x{j}" for j in range(data.shape[1])] if names is None else names
         if len(names) != data.shape[1]:
-            hint = "; rows are samples here, and columns are features" if len(names) == data.shape[0] else ""
+            hint = "; here, rows are samples, unlike in Network.predict" if len(names) == data.shape[0] else ""
             raise ShapeError.of(source, data.shape, f"(m, {len(names)}): one column for each of {brief(names)}{hint}")
         return [(name, data[:, j]) for j, name in enumerate(names)]
     if isinstance(data, Mapping):

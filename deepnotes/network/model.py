@@ -279,6 +279,11 @@ class Model:
         """Return a table of the network's layers; see :meth:`Network.summary`."""
         return self.network.summary()
 
+    def __getattr__(self, name: str) -> Any:
+        network = self.__dict__.get("network")  # a copy that is being made does not have it yet
+        hint = f"; use model.network.{name}" if not name.startswith("_") and hasattr(network, name) else ""
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
+
     def __repr__(self) -> str:
         what = f"{len(self.labels)} classes" if self.labels else "a quantity"
         return (

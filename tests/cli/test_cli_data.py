@@ -198,7 +198,7 @@ def test_train_predict_and_evaluate_on_parquet_files(run, fails):
     message = fails(1, "train", "a.parquet", "--target", "y", "--from-disk")
     assert "column 's' is not part of the numeric matrix that stays on disk; exclude it" in message
     assert "the model encodes or imputes columns" in fails(1, "predict", "a.safetensors", "a.parquet", "--from-disk")
-    run("train", "a.parquet", "--target", "y", "--exclude", "s", "--from-disk", *QUICK)
+    run("train", "a.parquet", "--target", "y", "--exclude", "s", "--from-disk", *QUICK, "--force")
     assert parse_json(run("evaluate", "a.safetensors", "a.parquet", "--from-disk", "--json")[0])["rows"] == 100
     assert "--target COLUMN is needed" in fails(2, "train", "a.parquet")
 

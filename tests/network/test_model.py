@@ -1,6 +1,8 @@
 """Models that the command line trained, used from Python: ``dn.load(path).predict(table)``."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,19 @@ def test_the_network_of_a_model_predicts_numbers(flats, price):
     assert abs(A).max() < 10
 
 
+def test_what_a_network_has_is_found_by_its_error(price):
+    with pytest.raises(AttributeError, match="no attribute 'layers'; use model"):
+        _ = price.layers
+    with pytest.raises(AttributeError, match=r"no attribute 'laers'$"):
+        _ = price.laers
+    assert not hasattr(price, "fit")
+
+
+def test_a_model_can_be_copied_and_pickled(flats, price):
+    for again in (copy.deepcopy(price), pickle.loads(pickle.dumps(price))):
+        np.testing.assert_array_equal(again.predict(flats), price.predict(flats))
+
+
 def test_a_model_can_be_saved_and_loaded_again(flats, price):
     price.metadata["note"] = "checked"
     price.save("again")
@@ -156,7 +171,7 @@ def test_unsuitable_tables_are_refused(flats, price):
     with pytest.raises(dn.TableError, match=r"unknown category 'Ems'.*unknown='zeros'"):
         price.predict(flats | {"town": ["Ems"] * 90})
     assert price.predict(flats | {"town": ["Ems"] * 90}, unknown="zeros").shape == (90,)
-    with pytest.raises(dn.ShapeError, match="rows are samples here"):
+    with pytest.raises(dn.ShapeError, match="here, rows are samples, unlike in Network"):
         price.predict(np.ones((4, 90)))
     with pytest.raises(dn.ArgumentError, match="wanted a path, a DataFrame"):
         price.predict(3)
