@@ -154,8 +154,8 @@ def _as_arrow(values: Any, name: str) -> Any:
     try:
         if not isinstance(values, pa.Array | pa.ChunkedArray):
             values = pa.array(values, from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TableError(f"column {name!r} mixes values of different types: {brief(reason(error))}") from error
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise TableError(f"column {name!r} cannot be read as numbers or text: {brief(reason(error))}") from error
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     if pa_types.is_dictionary(values.type) and pa_types.is_string_view(values.type.value_type):
