@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     """Compare predictions with the target column, and report the scores."""
     require_output_paths({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
-    target = args.target or model.target
+    target = model.requested_target(args.target)
     request = model.request(target, format_of(args, model.format), args.drop_missing_target)
     table = data.read_from_disk(args.data, request) if args.from_disk else data.read(args.data, request)
     for note in table.notes:

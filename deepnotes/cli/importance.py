@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     path, plot_path = None if args.output is None else Path(args.output), plot_path_of(args)
     require_output_paths({"--output": path, "--plot": plot_path}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
-    target = args.target or model.target
+    target = model.requested_target(args.target)
     table = data.read(args.data, model.request(target, format_of(args, model.format), args.drop_missing_target))
     for note in table.notes:
         output.log(note)

@@ -21,7 +21,8 @@ from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.formats import model_files
 from deepnotes.network.model import INVALID, request_of
 from deepnotes.network.network import Network
-from deepnotes.utils.errors import ModelFileError
+from deepnotes.utils.errors import ArgumentError, ModelFileError
+from deepnotes.utils.wording import join_names
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Model:
     network : Network or Ensemble
     features : list of str
         The names of the network's inputs, in order: columns, or ``COLUMN=CATEGORY``.
-    target : str
-        The column that the network predicts.
+    target : str or list of str
+        The column that the network predicts, or several.
     task : Task
     encoder : Encoder, optional
         Encodes the columns of a table as inputs; by default, each feature is the column of that name.
@@ -47,7 +48,7 @@ class Model:
 
     network: Network | Ensemble
     features: list[str]
-    target: str
+    target: data.Target
     task: Task
     encoder: Encoder = field(default=None)  # type: ignore[assignment]  # set in __post_init__
     dates: Sequence[str] = ()
@@ -112,23 +113,40 @@ class Model:
         return cls(model.network, model.encoder.inputs, model.target, task, model.encoder, model.dates, reading)
 
     def request(
-        self, target: str | None = None, file_format: Format | None = None, drop_missing: bool = False
+        self, target: data.Target | None = None, file_format: Format | None = None, drop_missing: bool = False
     ) -> Request:
         """Return the request for the columns that the model needs.
 
         Parameters
         ----------
-        target : str, optional
-            A target column to read in addition to the features.
+        target : str or list of str, optional
+            Target columns to read in addition to the features.
         file_format : Format, optional
             By default, the format of the training data.
         drop_missing : bool
             Whether to leave out the rows whose target is missing.
         """
-        targets = [] if target is None else [target]
+        targets = [] if target is None else data.names_of(target)
         file_format = Format(**self.format) if file_format is None else file_format
         as_text = isinstance(self.task, Classification)
         return request_of(self.encoder, self.dates, file_format, targets, as_text=as_text, drop_missing=drop_missing)
+
+    def requested_target(self, requested: str | None) -> data.Target:
+        """Return the target columns with the true values: those that the option --target names, or those of the model.
+
+        Raises
+        ------
+        ArgumentError
+            If the option does not name as many columns as the model predicts.
+        """
+        if requested is None or isinstance(self.target, str):
+            return requested or self.target
+        names = [name.strip() for name in requested.split(",")]
+        if len(names) != len(self.target):
+            raise ArgumentError(
+                f"--target {requested}: wanted {len(self.target)} columns, for {join_names(self.target)}"
+            )
+        return names
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
         """Return X, shape (n, m), from the feature columns of `table`; other columns are ignored.

@@ -39,7 +39,7 @@ from deepnotes.network.fit_many import FitResult, fit_many
 from deepnotes.network.network import Network
 from deepnotes.network.training.state import Callback, Training
 from deepnotes.testing.bench.machine import cores
-from deepnotes.utils.errors import DeepnotesError, NonFiniteLossError
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, NonFiniteLossError
 from deepnotes.utils.streams import stderr
 
 __all__ = ["HELP", "configure", "run"]
@@ -154,6 +154,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({"--output": path, "--plot": plot_path, "--csv": csv_path}, data.files(args.data))
 
     source = TrainingData.read(args, output)
+    if isinstance(source.target, list):
+        raise ArgumentError(f"--target {args.target}: search takes one target; 'deepnotes train' takes several")
     hint = "change --test or --validation"
     others, test = source.split(args.test, args.seed, hint=hint)
     train, validation = source.split(args.validation, args.seed, others, hint)

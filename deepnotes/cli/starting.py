@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deepnotes.backends.base import Backend
+from deepnotes.cli import data
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import format_count
 from deepnotes.cli.training_data import TrainingData
@@ -43,7 +44,8 @@ class Start:
         start = cls(args.start, Model.load(args.start, backend))
         model, members = start.model, len(start.networks)
         sizes = tuple(layer.units for layer in start.networks[0].layers[:-1] if isinstance(layer, Dense))
-        start._require("--target", args.target, model.target)
+        target = ",".join(data.names_of(model.target))
+        start._require("--target", args.target, target)
         start._require("--loss", args.loss, model.task.loss)
         start._require("--task", None if args.task == "auto" else args.task, model.task.kind)
         if args.layers is not None and tuple(args.layers) != sizes:
@@ -80,7 +82,12 @@ class Start:
         given = {name: value for name, value in model.format.items() if getattr(args, name) is None}
         return argparse.Namespace(
             **vars(args)
-            | {"target": model.target, "task": model.task.kind, "categorical": encoder.text, "numeric": numeric}
+            | {
+                "target": ",".join(data.names_of(model.target)),
+                "task": model.task.kind,
+                "categorical": encoder.text,
+                "numeric": numeric,
+            }
             | {"dates": list(model.dates), "impute": args.impute or ("mean" if imputed else None)}
             | layers
             | given

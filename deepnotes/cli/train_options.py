@@ -74,7 +74,8 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
     option(
         "--target",
         metavar="COLUMN",
-        help="the column to predict (default: y in .npz and .npy files, label in IDX files)",
+        help="the column to predict, or several columns of numbers, separated by commas (default: y in "
+        ".npz and .npy files, label in IDX files)",
     )
     add_names(group, "exclude", "columns that are not features, such as id,name")
     add_names(

@@ -8,7 +8,7 @@ import numpy as np
 from deepnotes.cli import data
 from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.reading_options import format_of
-from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
+from deepnotes.cli.tasks import TASKS, Classification, Regression, SeveralTargets, suggest_task
 from deepnotes.cli.train_options import target_as_feature_error
 from deepnotes.cli.validation_files import append_rows
 from deepnotes.datasets import splits
@@ -18,6 +18,7 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import Format, Request, split_names
 from deepnotes.datasets.tables import Column, Table
 from deepnotes.utils.errors import ArgumentError, DataError
+from deepnotes.utils.wording import join_names
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,15 @@ class TrainingData:
     Parameters
     ----------
     table : Table or DiskTable
-    target : str
-        The name of the target column.
+    target : str or list of str
+        The name of the target column, or the names of several.
     names, categorical : list of str
         The names of the feature columns, and of the columns to encode one-hot.
     impute : str or None
         How to fill missing numbers.
-    y : array, shape (m,)
-        The target column; text for a classification.
-    kind : type
+    y : array, shape (m,) or (m, k)
+        The target columns; text for a classification.
+    kind : type or SeveralTargets
         The class of the task.
     dates : list of str
         The names of the columns that are read as dates.
@@ -48,12 +49,12 @@ class TrainingData:
     """
 
     table: Table | DiskTable
-    target: str
+    target: data.Target
     names: list[str]
     categorical: list[str]
     impute: str | None
     y: Column
-    kind: type[Task]
+    kind: type[Classification | Regression] | SeveralTargets
     dates: list[str]
     format: Format
     validation_rows: int = 0
@@ -67,6 +68,8 @@ class TrainingData:
         for note in table.notes:
             output.log(note)
         target = data.target_of(table, args.target)
+        if isinstance(target, list) and args.task == "classification":
+            raise ArgumentError(f"--task classification takes one target, got {len(target)}: {join_names(target)}")
         rows = table.n_rows
         if args.validation_file is not None and isinstance(table, Table):
             table = append_rows(table, args.validation_file, _request(args, file_format), target, args.impute)
@@ -75,9 +78,9 @@ class TrainingData:
         names, categorical = _feature_columns(args, table, target, known)
         y = data.target_column(table, target)
         kind = _choose_task(args.task, target, y, output)
-        if kind is Classification:
+        if kind is Classification and isinstance(target, str):
             y = table.labels(target)
-        dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
+        dates = [name for name in split_names(args.dates, known) if name in (*names, *data.names_of(target))]
         validation_rows = table.n_rows - rows
         return cls(table, target, names, categorical, args.impute, y, kind, dates, file_format, validation_rows)
 
@@ -184,7 +187,7 @@ def _request(args: argparse.Namespace, file_format: Format) -> Request:
 
 
 def _feature_columns(
-    args: argparse.Namespace, table: Table | DiskTable, target: str, known: set[str]
+    args: argparse.Namespace, table: Table | DiskTable, target: data.Target, known: set[str]
 ) -> tuple[list[str], list[str]]:
     """Return the names of the feature columns, and the names of the columns to encode one-hot.
 
@@ -205,16 +208,21 @@ def _feature_columns(
         If there is no feature column, or a feature has a missing value that is not to be imputed.
     """
     exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
-    if target in categorical:
-        raise target_as_feature_error(target)
+    for name in data.names_of(target):
+        if name in categorical:
+            raise target_as_feature_error(name)
     names = data.feature_names(table, target, exclude)
     if isinstance(table, Table) and args.impute is None:
         table.require_complete(names, IMPUTE_THEM)
     return names, categorical
 
 
-def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:
+def _choose_task(
+    requested: str, target: data.Target, y: Column, output: Output
+) -> type[Classification | Regression] | SeveralTargets:
     """Return the requested task; for "auto", choose a task by the values of the target, `y`, and report it."""
+    if isinstance(target, list):
+        return SeveralTargets(tuple(target))
     if requested != "auto":
         return TASKS[requested]
     task, reason = suggest_task(y)

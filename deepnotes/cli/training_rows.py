@@ -34,8 +34,8 @@ def describe_training_rows(
     Parameters
     ----------
     X : ndarray or OnDisk, shape (n, m)
-    y : array, shape (m,)
-        The target column.
+    y : array, shape (m,) or (m, k)
+        The target columns.
     task : Task
     before : mapping, optional
         The metadata of the model that training started from, whose rows are added.
@@ -80,7 +80,7 @@ def _hashes(X: np.ndarray, y: Column, task: Task) -> NDArray[np.uint64]:
     """Return a hash of the inputs and the target of each row, shape (m,)."""
     target = task.indices(y) if isinstance(task, Classification) else y
     hashes = np.zeros(X.shape[1], np.uint64)
-    for values in (*X, target):
+    for values in (*X, *np.atleast_2d(target.T)):
         bits = (values.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 becomes 0.0
         hashes = _mix(hashes * np.uint64(0x9E3779B97F4A7C15) + _mix(bits))
     return hashes

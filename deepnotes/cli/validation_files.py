@@ -43,7 +43,7 @@ def files_of(args: argparse.Namespace) -> list[Path]:
     return [*paths, *data.files(args.validation_file)]
 
 
-def append_rows(table: Table, path: str, request: Request, target: str, impute: str | None) -> Table:
+def append_rows(table: Table, path: str, request: Request, target: data.Target, impute: str | None) -> Table:
     """Return a table with the rows of a second file, read with the columns and types of the first, at its end.
 
     Parameters
@@ -54,8 +54,8 @@ def append_rows(table: Table, path: str, request: Request, target: str, impute: 
         The argument of --validation-file.
     request : Request
         The request with which the first table was read.
-    target : str
-        The target column.
+    target : str or list of str
+        The target columns.
     impute : str or None
         How missing values are filled; None if they are errors.
 
@@ -79,7 +79,7 @@ def append_rows(table: Table, path: str, request: Request, target: str, impute: 
     second = data.read(path, same_types)
     data.target_column(second, target)
     if impute is None:
-        second.require_complete([name for name in second.names if name != target], IMPUTE_THEM)
+        second.require_complete([name for name in second.names if name not in data.names_of(target)], IMPUTE_THEM)
     gaps = dict(table.gaps)
     for name, gap in second.gaps.items():  # these are only counted from here on
         gaps[name] = replace(gaps.get(name, Gap(0, gap.positions, gap.description)))

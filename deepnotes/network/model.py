@@ -42,8 +42,8 @@ class Model:
         Takes and returns numbers, with samples as columns: ``model.network.predict(model.encode(table))``.
     encoder : Encoder
         Converts the columns of a table to inputs of the network.
-    target : str
-        The column that is predicted.
+    target : str or list of str
+        The column that is predicted, or several.
     task : {"classification", "regression"}
     labels : tuple of str
         The names of the classes, as they are written in the training data; empty for a regression.
@@ -80,13 +80,15 @@ class Model:
     def _read(self, metadata: Mapping[str, Any]) -> None:
         """Set the attributes from the metadata."""
         features, self.target = metadata["features"], metadata["target"]
-        if len(features) != self.network.inputs or not all(isinstance(name, str) for name in (*features, self.target)):
+        targets = self._targets
+        names = (*features, *targets)
+        if len(features) != self.network.inputs or not targets or not all(isinstance(name, str) for name in names):
             raise ValueError(f"features {features!r} and target {self.target!r}")
         self.encoder = Encoder.from_metadata(metadata.get("columns", [{"name": name} for name in features]))
         if self.encoder.inputs != features or len(set(self.encoder.names)) < len(self.encoder.names):
             raise ValueError(f"columns that give the features {self.encoder.inputs!r} instead of {features!r}")
         self.dates = metadata.get("dates", [])
-        if not isinstance(self.dates, list) or not set(self.dates) <= {*self.encoder.numeric, self.target}:
+        if not isinstance(self.dates, list) or not set(self.dates) <= {*self.encoder.numeric, *targets}:
             raise ValueError(f"dates {self.dates!r}")
         if not isinstance(metadata.get("format", {}), dict):
             raise TypeError(f"format {metadata['format']!r}")
@@ -94,17 +96,26 @@ class Model:
         self.task = metadata["task"]
         outputs = self.network.outputs
         self.labels: tuple[str, ...] = ()
-        self._mean, self._scale = 0.0, 1.0
+        self._mean, self._scale = np.zeros((1, 1)), np.ones((1, 1))
         if self.task == "classification":
             self.labels = tuple(map(str, metadata["classes"]))
+            if isinstance(self.target, list):
+                raise ValueError(f"a classification of {self.target!r}")
             if not len(self.labels) == len(set(self.labels)) == outputs or any(n.endswith("\0") for n in self.labels):
                 raise ValueError(f"classes {metadata['classes']!r} for {outputs} outputs")
         elif self.task == "regression":
-            self._mean, self._scale = float(metadata["target_mean"]), float(metadata["target_scale"])
-            if outputs != 1 or not np.isfinite([self._mean, self._scale]).all():
-                raise ValueError(f"mean {self._mean} and scale {self._scale} for {outputs} outputs")
+            given = (metadata["target_mean"], metadata["target_scale"])
+            lists = given if isinstance(self.target, list) else [[value] for value in given]
+            means, scales = ([float(value) for value in values] for values in lists)
+            if not len(means) == len(scales) == len(targets) == outputs or not np.isfinite([means, scales]).all():
+                raise ValueError(f"mean {given[0]} and scale {given[1]} for {outputs} outputs")
+            self._mean, self._scale = np.array(means)[:, None], np.array(scales)[:, None]
         else:
             raise ValueError(f"task {self.task!r}")
+
+    @property
+    def _targets(self) -> list[str]:
+        return self.target if isinstance(self.target, list) else [self.target]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -135,6 +146,8 @@ class Model:
     def predict(self, table: Data, *, unknown: str = "error") -> np.ndarray:
         """Return the predicted class of each row, or the predicted value in the units of the target, shape (m,).
 
+        For several targets, the result has the shape (m, k).
+
         Parameters
         ----------
         table : path, Table, DataFrame, pyarrow.Table, mapping or ndarray of shape (m, n)
@@ -159,13 +172,13 @@ class Model:
         return self._outputs(table, unknown).T
 
     def score(self, table: Data, y: Any = None, *, unknown: str = "error") -> float:
-        """Return the accuracy for a classification, and R² for a regression.
+        """Return the accuracy for a classification, and R² for a regression, its mean for several targets.
 
         Parameters
         ----------
         table : path, Table, DataFrame, pyarrow.Table, mapping or ndarray
-        y : array_like, shape (m,), optional
-            The true classes or values; by default the target column of the table.
+        y : array_like, shape (m,) or (m, k), optional
+            The true classes or values; by default the target columns of the table.
         unknown : {"error", "zeros"}
             As for :meth:`predict`.
 
@@ -230,7 +243,7 @@ class Model:
         """
         if isinstance(table, Table):
             return table
-        targets = [self.target] if target else []
+        targets = self._targets if target else []
         request = request_of(self.encoder, self.dates, self.format, targets, as_text=bool(self.labels))
         return read(table, request, [*self.columns, *targets])
 
@@ -241,11 +254,13 @@ class Model:
         """
         rows = self.read(table, target=y is None)
         if y is None:
-            rows.require_complete([self.target], "a row without a target cannot be scored")
-            y = rows.labels(self.target) if self.labels else rows.column(self.target)
+            rows.require_complete(self._targets, "a row without a target cannot be scored")
+            columns = [rows.labels(name) if self.labels else rows.column(name) for name in self._targets]
+            y = np.column_stack(columns) if isinstance(self.target, list) else columns[0]
         y = np.asarray(y)
-        if y.shape != (rows.n_rows,):
-            raise DataError(f"y has shape {y.shape}, wanted ({rows.n_rows},), one value for each row")
+        shape = (rows.n_rows, len(self.target)) if isinstance(self.target, list) else (rows.n_rows,)
+        if y.shape != shape:
+            raise DataError(f"y has shape {y.shape}, wanted {shape}, one value for each row and target")
         if not self.labels:
             if y.dtype.kind not in "biuf":
                 raise DataError(f"y has the dtype {y.dtype}, wanted numbers")
@@ -264,7 +279,7 @@ class Model:
         A = np.asarray(self.network.predict(X))
         if self.labels:
             return float(np.mean(A.argmax(axis=0) == truth))
-        return metrics.r2(self._in_units(A)[None], truth[None])
+        return metrics.r2(np.atleast_2d(self._in_units(A).T), np.atleast_2d(truth.T))
 
     @property
     def score_name(self) -> str:
@@ -285,7 +300,7 @@ class Model:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=self)
 
     def __repr__(self) -> str:
-        what = f"{len(self.labels)} classes" if self.labels else "a quantity"
+        what = f"{len(self.labels)} classes" if self.labels else "numbers"
         return (
             f"Model(target={self.target!r}: {what}, columns: {join_names(self.columns)}; "
             f"backend={self.network.backend.name!r}, dtype={self.network.dtype!r})"
@@ -296,9 +311,9 @@ class Model:
         return np.asarray(self.network.predict(self.encode(table, unknown)))
 
     def _in_units(self, A: np.ndarray) -> np.ndarray:
-        """Return the outputs A, shape (1, m), in the units of the target, shape (m,)."""
-        values: np.ndarray = A[0].astype(np.float64) * self._scale + self._mean
-        return values
+        """Return the outputs A, shape (k, m), in the units of the targets, shape (m, k), or (m,) for one target."""
+        values: np.ndarray = A.astype(np.float64) * self._scale + self._mean
+        return values.T if isinstance(self.target, list) else values[0]
 
     def _require_classes(self, what: str) -> None:
         if not self.labels:
