@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from deepnotes.network.fit_many import FitManyInterrupt, FitResult, fit_many
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
+    from deepnotes.network.model import Model
     from deepnotes.network.training.checkpoints import Checkpoints
     from deepnotes.network.training.tensorboard import TensorBoard
 
@@ -110,6 +111,7 @@ __all__ = [
     "Loss",
     "LossFunction",
     "MissingExtraError",
+    "Model",
     "ModelFileError",
     "Network",
     "NonFiniteLossError",
@@ -167,6 +169,7 @@ _LAZY = {
     "Ensemble": "deepnotes.network.ensemble",
     "FitManyInterrupt": "deepnotes.network.fit_many",
     "FitResult": "deepnotes.network.fit_many",
+    "Model": "deepnotes.network.model",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
     "cross_validate": "deepnotes.estimators",

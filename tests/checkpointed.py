@@ -43,7 +43,7 @@ def fit(net: dn.Network, directory: Path | None = None, epochs: int = EPOCHS, **
 
 def outcome(net: dn.Network, history: dn.History) -> list[Any]:
     """Return all results that resumed training must reproduce bit for bit."""
-    metrics = history.as_dict()
+    metrics = history.as_dict() | {"best_epoch": history.best_epoch}
     del metrics["seconds"]
     assert net._training is not None
     _, _, state = net._training

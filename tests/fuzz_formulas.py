@@ -82,7 +82,7 @@ def load_and_use(path: Path) -> None:
     copy = path.with_suffix(".copy")
     net.save(copy)
     reloaded = dn.load(copy, backend="numpy")
-    assert reloaded.layers[0].g.fingerprint() == net.layers[0].g.fingerprint()  # type: ignore[union-attr]
+    assert reloaded.layers[0].g.fingerprint() == net.layers[0].g.fingerprint()
     outputs = [predict_and_train(each) for each in (net, reloaded)]
     np.testing.assert_array_equal(*outputs)
     check_exports(dn.load(copy, backend="numpy"))

@@ -34,6 +34,7 @@ REQUIRED_MODULES = {
     "docs/extending.md": ("numba",),
     "docs/estimators.md": ("sklearn", "matplotlib", "pandas"),
     "docs/exchange.md": ("pyarrow", "onnx", "onnxruntime", "sklearn", "skl2onnx"),
+    "docs/models.md": ("pyarrow", "pandas", "matplotlib"),
     "docs/numba.md": ("numba",),
     "docs/plots.md": ("matplotlib", "tensorboardX"),
     "docs/search.md": ("sklearn",),

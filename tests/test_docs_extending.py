@@ -263,7 +263,7 @@ def test_user_defined_objects_are_compiled_and_saved_as_the_page_says(examples: 
         getattr(mish, f"to_{format}")(tmp_path / format)
     mish.save(tmp_path / "mish.safetensors")
     loaded = dn.load(tmp_path / "mish.safetensors", backend="numpy")
-    assert isinstance(loaded.layers[0].g, nn.FormulaActivation)  # type: ignore[union-attr]
+    assert isinstance(loaded.layers[0].g, nn.FormulaActivation)
     np.testing.assert_array_equal(loaded.predict(data[0]), mish.predict(data[0]))
 
     plain = make_net(dn.Dense(4, examples.Mish()))

@@ -104,9 +104,19 @@ def as_host(backend: "Backend", x: Any, name: str) -> np.ndarray:
     if array.dtype.kind == "O" and hasattr(x, "dtypes"):
         array = _convert_frame(x, array)
     if array.dtype.kind not in "biuf":
-        hint = f"; use {name}.astype('float64') for numbers, deepnotes.Encoder for text" if hasattr(x, "dtypes") else ""
-        raise DTypeError.of(name, array.dtype, f"real numbers{hint}")
+        raise DTypeError.of(name, array.dtype, f"real numbers{_hint(x, name, array)}")
     return array
+
+
+def _hint(x: Any, name: str, array: np.ndarray) -> str:
+    """Return the end of the error message for an array without numbers: how to convert it."""
+    is_text = array.dtype.kind in "US" or (array.dtype.kind == "O" and isinstance(next(array.flat, None), str))
+    if is_text and name.startswith("Y"):
+        return (
+            f"; convert the names of classes: classes, indices = numpy.unique({name}, return_inverse=True), or use "
+            "deepnotes.DenseClassifier, which takes names"
+        )
+    return f"; use {name}.astype('float64') for numbers, deepnotes.Encoder for text" if hasattr(x, "dtypes") else ""
 
 
 def _convert_frame(x: Any, array: np.ndarray) -> np.ndarray:

@@ -14,7 +14,10 @@ from deepnotes.utils.errors import ArgumentError, unknown_name
 from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
-COMMANDS = ("train", "search", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup", "data")
+COMMANDS = (
+    *("train", "search", "predict", "evaluate", "importance", "export"),
+    *("backends", "bench", "conformance", "warmup", "data"),
+)
 """The commands. Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 MODULES = {"data": "built_in_data"}
 """The modules of the commands whose module has another name."""
@@ -113,6 +116,17 @@ def add_unknown(parser: argparse._ActionsContainer) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the argument MODEL."""
     parser.add_argument("model", metavar="MODEL", help="a model file written by 'deepnotes train' or 'search'")
+
+
+def add_start(group: argparse._ActionsContainer) -> None:
+    """Add the option --from."""
+    group.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="start from the weights of a model file, and take its columns, target, layers and standardization; the "
+        "learning-rate schedule starts anew (default: start from random weights)",
+    )
 
 
 def add_backend(parser: argparse._ActionsContainer) -> None:

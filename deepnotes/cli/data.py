@@ -2,8 +2,10 @@
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepnotes import datasets
 from deepnotes.datasets import tables
@@ -13,16 +15,19 @@ from deepnotes.datasets.idx_files import LABEL, is_idx
 from deepnotes.datasets.npz_files import select
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.problems import Problems
-from deepnotes.datasets.reading import EVERYTHING, Request
+from deepnotes.datasets.reading import EVERYTHING, Request, first_duplicate, split_names
 from deepnotes.datasets.tables import Column, Table, files_to_read
-from deepnotes.utils.errors import ArgumentError, TableError, unknown_name
-from deepnotes.utils.wording import join_names
+from deepnotes.utils.errors import ArgumentError, DataError, TableError, unknown_name
+from deepnotes.utils.wording import join_names, quote
 
 DIGITS = "digits"
 SETS = {DIGITS: "digit", "iris": "species", "moons": "moon", "spirals": "spiral", "blobs": "blob", "teacher": "y"}
 """The target column of each built-in data set."""
 SHIPPED = {DIGITS: lambda: datasets.DIGITS, "iris": lambda: datasets.IRIS}
 """The files of the built-in data sets that are not synthetic."""
+
+Target: TypeAlias = str | list[str]
+"""The name of the target column, or the names of several."""
 
 FILES = ("FILE.csv", "FILE.parquet", "FILE.npz", "FILE.npy")
 """The other forms of DATA, listed in the error message for an unknown name."""
@@ -88,8 +93,10 @@ def default_target(data: str) -> str | None:
     return LABEL if is_idx(Path(data)) else None
 
 
-def target_of(table: Table | DiskTable, requested: str | None) -> str:
+def target_of(table: Table | DiskTable, requested: str | None) -> Target:
     """Return the name of the target column: the requested one, or the default for this kind of data.
+
+    If `requested` is not a column, but a list of columns separated by commas, the result is a list of names.
 
     Raises
     ------
@@ -103,12 +110,21 @@ def target_of(table: Table | DiskTable, requested: str | None) -> str:
         if default is None or (default not in table.columns and default not in table.names):
             raise ArgumentError(f"--target COLUMN is needed; the columns of {table.source}: {join_names(table.names)}")
         return default
-    table.column(requested)
-    return requested
+    names = split_names([requested], {*table.names, *table.columns})
+    for name in names:
+        table.column(name)
+    if repeated := first_duplicate(names):
+        raise ArgumentError(f"--target {requested}: the column {repeated!r} is given twice")
+    return names[0] if len(names) == 1 else names
 
 
-def target_column(table: Table | DiskTable, target: str) -> Column:
-    """Return the target column, shape (m,).
+def names_of(target: Target) -> list[str]:
+    """Return the names of one or several target columns."""
+    return [target] if isinstance(target, str) else target
+
+
+def target_column(table: Table | DiskTable, target: Target) -> Column:
+    """Return the target column, shape (m,), or several target columns, shape (m, k).
 
     Raises
     ------
@@ -117,12 +133,21 @@ def target_column(table: Table | DiskTable, target: str) -> Column:
     """
     if isinstance(table, Table):
         table.require_complete(
-            [target], "a row without a target cannot be used; to leave out such rows, use --drop-missing-target"
+            names_of(target), "a row without a target cannot be used; to leave out such rows, use --drop-missing-target"
         )
-    return table.column(target)
+    if isinstance(target, str):
+        return table.column(target)
+    columns = [table.column(name) for name in target]
+    for name, column in zip(target, columns, strict=True):
+        if column.dtype.kind == "U":
+            raise DataError(
+                f"the target {name!r} is text, but several targets must be numbers; first {quote(column[0])}"
+            )
+    stacked: NDArray[np.float64] = np.column_stack(columns)
+    return stacked
 
 
-def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str]) -> list[str]:
+def feature_names(table: Table | DiskTable, target: Target, exclude: Collection[str]) -> list[str]:
     """Return the names of the feature columns: all columns except the target and those in `exclude`.
 
     Raises
@@ -130,7 +155,7 @@ def feature_names(table: Table | DiskTable, target: str, exclude: Collection[str
     TableError
         If no column is left.
     """
-    excluded = {target, *exclude}
+    excluded = {*names_of(target), *exclude}
     names = [name for name in table.names if name not in excluded]
     if not names:
         raise TableError(f"{table.source}: no column is left as a feature; columns: {join_names(table.names)}")

@@ -19,6 +19,7 @@ from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import MEND_CELLS, add_reading, format_of
+from deepnotes.cli.training_rows import note_on_training_rows
 from deepnotes.datasets.problems import Problems
 
 HELP = "Measure the quality of a model on the rows of a table."
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     """Compare predictions with the target column, and report the scores."""
     require_output_paths({}, [Path(args.model), *data.files(args.data)])
     model = Model.load(args.model, chosen_backend(args))
-    target = args.target or model.target
+    target = model.requested_target(args.target)
     request = model.request(target, format_of(args, model.format), args.drop_missing_target)
     problems = Problems(args.data)
     table = data.read_from_disk(args.data, request) if args.from_disk else data.read(args.data, request, problems)
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     problems.check(MEND_CELLS)
     with np.errstate(all="ignore"):
         scores = model.task.evaluate(model.network, X, y)
+    if seen := note_on_training_rows(model.network.metadata, X, y, model.task):
+        output.log(f"note: {seen}")
     output.facts(
         [
             *model.facts(args.model),
@@ -78,5 +81,6 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "backend": model.network.backend.name,
             "loss": model.task.loss,
             "metrics": scores,
+            "note": seen or None,
         }
     )

@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import deepnotes
 from deepnotes.cli.arguments import add_model, with_hint
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
-from deepnotes.cli.tasks import Regression, from_metadata
+from deepnotes.cli.tasks import Regression, Regressions, from_metadata
 from deepnotes.network.ensemble import Ensemble
+from deepnotes.network.loading.model_reading import load_network
 from deepnotes.network.network import Network
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, MissingExtraError, ModelFileError
 from deepnotes.utils.wording import join_names
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         raise ArgumentError("--int8 has no effect without --c FILE")
     require_output_paths({f"--{name}": path for name, path in paths.items()}, [Path(args.model)])
 
-    network = deepnotes.load(args.model, "numpy")
+    network = load_network(args.model, "numpy")
     target = _target(args.model, network)
     if isinstance(network, Ensemble):
         chain: Exportable = ChainMean.of(network.networks, network.metadata, target)
@@ -106,6 +106,11 @@ def _target(path: str, network: Network | Ensemble) -> "Target | None":
         raise ModelFileError(
             f"{path} has no valid description of its outputs ({type(error).__name__}: {error})"
         ) from error
+    if isinstance(task, Regressions):
+        raise ArgumentError(
+            f"{path} predicts several targets, but export takes one; dn.load({path!r}).network.to_onnx and to_python "
+            "export the network, whose outputs are scaled"
+        )
     return Target(task.mean, task.scale) if isinstance(task, Regression) else None
 
 

@@ -19,8 +19,10 @@ from deepnotes.datasets.reading import Format, Request
 from deepnotes.datasets.tables import Table
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.formats import model_files
+from deepnotes.network.model import INVALID, request_of
 from deepnotes.network.network import Network
-from deepnotes.utils.errors import ModelFileError
+from deepnotes.utils.errors import ArgumentError, ModelFileError
+from deepnotes.utils.wording import join_names
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Model:
     network : Network or Ensemble
     features : list of str
         The names of the network's inputs, in order: columns, or ``COLUMN=CATEGORY``.
-    target : str
-        The column that the network predicts.
+    target : str or list of str
+        The column that the network predicts, or several.
     task : Task
     encoder : Encoder, optional
         Encodes the columns of a table as inputs; by default, each feature is the column of that name.
@@ -46,7 +48,7 @@ class Model:
 
     network: Network | Ensemble
     features: list[str]
-    target: str
+    target: data.Target
     task: Task
     encoder: Encoder = field(default=None)  # type: ignore[assignment]  # set in __post_init__
     dates: Sequence[str] = ()
@@ -98,52 +100,53 @@ class Model:
         ModelFileError
             If the file cannot be read, or its metadata does not describe the inputs and outputs.
         """
-        network = deepnotes.load(path, backend)
+        model = deepnotes.load(path, backend)
+        if not isinstance(model, deepnotes.Model):
+            raise ModelFileError(f"{path} {INVALID}; use a model that 'deepnotes train' wrote")
         try:
-            features, target = network.metadata["features"], network.metadata["target"]
-            if len(features) != network.inputs or not all(isinstance(name, str) for name in (*features, target)):
-                raise ValueError(f"features {features!r} and target {target!r}")
-            columns = network.metadata.get("columns", [{"name": name} for name in features])
-            encoder = Encoder.from_metadata(columns)
-            if encoder.inputs != features or len(set(encoder.names)) < len(encoder.names):
-                raise ValueError(f"columns that give the features {encoder.inputs!r} instead of {features!r}")
-            dates = network.metadata.get("dates", [])
-            if not isinstance(dates, list) or not set(dates) <= {*encoder.numeric, target}:
-                raise ValueError(f"dates {dates!r}")
-            reading = reading_options.from_metadata(network.metadata.get("format", {}))
-            task = from_metadata(network.metadata, network.outputs)
-            return cls(network, features, target, task, encoder, dates, reading)
+            task = from_metadata(model.metadata, model.network.outputs)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelFileError(
-                f"{path} has no valid description of its inputs and outputs ({type(error).__name__}: {error}); "
-                "use a model that 'deepnotes train' wrote"
+                f"{path} {INVALID} ({type(error).__name__}: {error}); use a model that 'deepnotes train' wrote"
             ) from error
+        reading = reading_options.as_metadata(model.format)
+        return cls(model.network, model.encoder.inputs, model.target, task, model.encoder, model.dates, reading)
 
     def request(
-        self, target: str | None = None, file_format: Format | None = None, drop_missing: bool = False
+        self, target: data.Target | None = None, file_format: Format | None = None, drop_missing: bool = False
     ) -> Request:
         """Return the request for the columns that the model needs.
 
         Parameters
         ----------
-        target : str, optional
-            A target column to read in addition to the features.
+        target : str or list of str, optional
+            Target columns to read in addition to the features.
         file_format : Format, optional
             By default, the format of the training data.
         drop_missing : bool
             Whether to leave out the rows whose target is missing.
         """
-        targets = [] if target is None else [target]
-        text, numeric = [*self.encoder.text], [*self.encoder.numeric]
-        (text if isinstance(self.task, Classification) else numeric).extend(targets)
-        return Request(
-            columns=[*self.encoder.names, *targets],
-            text=text,
-            numeric=[name for name in numeric if name not in self.dates],
-            dates=[name for name in self.dates if name in self.encoder.names or name in targets],
-            drop_missing=targets if drop_missing else [],
-            format=Format(**self.format) if file_format is None else file_format,
-        )
+        targets = [] if target is None else data.names_of(target)
+        file_format = Format(**self.format) if file_format is None else file_format
+        as_text = isinstance(self.task, Classification)
+        return request_of(self.encoder, self.dates, file_format, targets, as_text=as_text, drop_missing=drop_missing)
+
+    def requested_target(self, requested: str | None) -> data.Target:
+        """Return the target columns with the true values: those that the option --target names, or those of the model.
+
+        Raises
+        ------
+        ArgumentError
+            If the option does not name as many columns as the model predicts.
+        """
+        if requested is None or isinstance(self.target, str):
+            return requested or self.target
+        names = [name.strip() for name in requested.split(",")]
+        if len(names) != len(self.target):
+            raise ArgumentError(
+                f"--target {requested}: wanted {len(self.target)} columns, for {join_names(self.target)}"
+            )
+        return names
 
     def inputs(self, table: Table | DiskTable, unknown: str = "error") -> np.ndarray | OnDisk:
         """Return X, shape (n, m), from the feature columns of `table`; other columns are ignored.

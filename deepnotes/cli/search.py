@@ -19,6 +19,7 @@ from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, cell, format_count, format_number
 from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.cli.reading_options import add_reading, as_metadata
+from deepnotes.cli.replacing import add_force, require_replaceable
 from deepnotes.cli.search_space import DESCRIPTION, Settings, as_options, draw_settings, format_setting
 from deepnotes.cli.tasks import Classification, Task
 from deepnotes.cli.train import model_path, plot_path_of, save_plot
@@ -31,13 +32,14 @@ from deepnotes.cli.train_options import (
     check_options,
 )
 from deepnotes.cli.training_data import TrainingData
+from deepnotes.cli.training_rows import describe_training_rows
 from deepnotes.cli.training_runs import Run, prepare, train_alone
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.network.fit_many import FitResult, fit_many
 from deepnotes.network.network import Network
 from deepnotes.network.training.state import Callback, Training
 from deepnotes.testing.bench.machine import cores
-from deepnotes.utils.errors import DeepnotesError, NonFiniteLossError
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, NonFiniteLossError
 from deepnotes.utils.streams import stderr
 
 __all__ = ["HELP", "configure", "run"]
@@ -97,8 +99,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the model file (default: the name of DATA, ending in .safetensors)"
     )
+    add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
-    parser.set_defaults(checkpoint=None, every="60s", resume=False, early_stopping=None, members=None, folds=None)
+    parser.set_defaults(
+        checkpoint=None, every="60s", resume=False, early_stopping=None, members=None, folds=None, validation_file=None
+    )
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     require_output_paths({"--output": path, "--plot": plot_path, "--csv": csv_path}, data.files(args.data))
 
     source = TrainingData.read(args, output)
+    if isinstance(source.target, list):
+        raise ArgumentError(f"--target {args.target}: search takes one target; 'deepnotes train' takes several")
     hint = "change --test or --validation"
     others, test = source.split(args.test, args.seed, hint=hint)
     train, validation = source.split(args.validation, args.seed, others, hint)
@@ -166,6 +173,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             ("search", format_count(args.trials, "trial") + limit),
         ]
     )
+    require_replaceable(path, _model_of(first, task, source), args.force, output)
     _model_of(first, task, source).check()  # before the search, so that the model can be written afterwards
     start = time.perf_counter()
     search = Search(args, backend, source, task, first, output)
@@ -177,7 +185,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
             write_table(csv_path, *_as_columns(trials))
     best, final, final_task = _refit_best(args, backend, source, others, trials, output)
     scores = final.scores(final_task, source, test)
-    _model_of(final, final_task, source).save(path, test={"rows": len(test), **scores}, search=best.as_dict())
+    saved = {"test": {"rows": len(test), **scores}, "search": best.as_dict()}
+    saved |= describe_training_rows(final.inputs(final.train), source.y[final.train], final_task)
+    _model_of(final, final_task, source).save(path, **saved)
     if plot_path is not None:
         save_plot(lambda: _figure(trials), plot_path, path)
     seconds = time.perf_counter() - start

@@ -1,7 +1,7 @@
 """Classification and regression: how a target column becomes Y, and outputs become predictions and scores."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -206,6 +206,76 @@ class Regression:
         return "a quantity"
 
 
+@dataclass(frozen=True)
+class Regressions:
+    """The prediction of several quantities; the network outputs ``(target - mean) / scale`` of each."""
+
+    targets: tuple[str, ...]
+    parts: tuple[Regression, ...]
+    loss: str
+
+    kind: ClassVar[str] = "regression"
+    validation_metrics: ClassVar[tuple[str, ...]] = ("r2",)
+
+    @classmethod
+    def of(cls, targets: Sequence[str], columns: Column, loss: str | None = None) -> "Regressions":
+        """Return the task for the targets in `columns`, shape (m, k); errors are as for :meth:`Regression.of`."""
+        parts = tuple(Regression.of(column, loss) for column in columns.T)
+        return cls(tuple(targets), parts, parts[0].loss)
+
+    def output_layer(self) -> Dense:
+        """Return the last layer."""
+        return Dense(len(self.parts), self.parts[0].output_layer().activation)
+
+    def encode(self, columns: Column) -> np.ndarray:
+        """Return Y, shape (k, m), for the rows of `columns`, shape (m, k)."""
+        return np.concatenate([part.encode(column) for part, column in zip(self.parts, columns.T, strict=True)])
+
+    def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of a table of predictions for the outputs A, shape (k, m)."""
+        predicted = [part.columns(A[i : i + 1])["prediction"] for i, part in enumerate(self.parts)]
+        return {f"prediction_{name}": values for name, values in zip(self.targets, predicted, strict=True)}
+
+    def evaluate(self, network: Network | Ensemble, X: np.ndarray | OnDisk, columns: Column) -> dict[str, float]:
+        """Return the mean of R² of all targets, the loss, and RMSE, MAE and R² of each target, by name."""
+        Y = columns.T
+        predicted = np.array(list(self.columns(network.predict(X)).values()))
+        scores = {
+            "r2": metrics.r2(predicted, Y),
+            "loss": network.evaluate(X, self.encode(columns), loss=self.loss)["loss"],
+        }
+        for name, a, y in zip(self.targets, predicted[:, None], Y[:, None], strict=True):
+            scores[f"rmse_{name}"] = metrics.mean_squared_error(a, y) ** 0.5
+            scores[f"mae_{name}"] = metrics.mean_absolute_error(a, y)
+            scores[f"r2_{name}"] = metrics.r2(a, y)
+        return scores
+
+    def facts(
+        self, scores: Mapping[str, float], rows: str, spread: Mapping[str, float] | None = None
+    ) -> list[tuple[str, str]]:
+        """Describe the scores for :meth:`Output.facts`; see :meth:`Classification.facts`."""
+        deviation = "" if spread is None else f" ± {spread['r2']:.4f}"
+        facts = [("R²", f"{scores['r2']:.4f}{deviation} on {rows}, the mean of the targets")]
+        for name in self.targets:
+            rmse, mae = (format_with_spread(f"{score}_{name}", scores, spread) for score in ("rmse", "mae"))
+            facts.append((name, f"R² {scores[f'r2_{name}']:.4f}, RMSE {rmse}, MAE {mae}"))
+        return [*facts, ("loss", f"{format_with_spread('loss', scores, spread)} ({self.loss} of the scaled targets)")]
+
+    def __str__(self) -> str:
+        return f"{len(self.parts)} quantities"
+
+
+@dataclass(frozen=True)
+class SeveralTargets:
+    """The kind of task for several targets, which names them."""
+
+    targets: tuple[str, ...]
+
+    def of(self, columns: Column, loss: str | None = None) -> Regressions:
+        """Return the task for the targets in `columns`, shape (m, k)."""
+        return Regressions.of(self.targets, columns, loss)
+
+
 def format_with_spread(name: str, scores: Mapping[str, float], spread: Mapping[str, float] | None) -> str:
     """Return a score as text; with its spread, to two significant digits of the spread.
 
@@ -225,11 +295,11 @@ def format_with_spread(name: str, scores: Mapping[str, float], spread: Mapping[s
     return f"{value:,.{digits}f} ± {deviation:,.{digits}f}"
 
 
-Task: TypeAlias = Classification | Regression
-TASKS: dict[str, type[Task]] = {task.kind: task for task in (Classification, Regression)}
+Task: TypeAlias = Classification | Regression | Regressions
+TASKS: dict[str, type[Classification | Regression]] = {task.kind: task for task in (Classification, Regression)}
 
 
-def suggest_task(column: Column) -> tuple[type[Task], str]:
+def suggest_task(column: Column) -> tuple[type[Classification | Regression], str]:
     """Return the task for which `column` is a likely target, and the reason, such as "is text".
 
     Raises
@@ -263,6 +333,9 @@ def as_metadata(task: Task) -> dict[str, Any]:
     """Return the task as JSON values."""
     if isinstance(task, Classification):
         return {"task": task.kind, "loss": task.loss, "classes": list(task.classes)}
+    if isinstance(task, Regressions):
+        means, scales = [part.mean for part in task.parts], [part.scale for part in task.parts]
+        return {"task": task.kind, "loss": task.loss, "target_mean": means, "target_scale": scales}
     return {"task": task.kind, "loss": task.loss, "target_mean": task.mean, "target_scale": task.scale}
 
 
@@ -284,6 +357,14 @@ def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
         if not len(classes) == len(set(classes)) == outputs:
             raise ValueError(f"{len(classes)} classes, {len(set(classes))} of them distinct, for {outputs} outputs")
         return Classification(classes, loss)
+    if isinstance(targets := metadata.get("target"), list):
+        scaling = zip(targets, metadata["target_mean"], metadata["target_scale"], strict=True)
+        parts = [
+            from_metadata({**metadata, "target": t, "target_mean": a, "target_scale": b}, 1) for t, a, b in scaling
+        ]
+        if len(parts) != outputs:
+            raise ValueError(f"{len(parts)} targets for {outputs} outputs")
+        return Regressions(tuple(targets), tuple(part for part in parts if isinstance(part, Regression)), loss)
     mean, scale = float(metadata["target_mean"]), float(metadata["target_scale"])
     if outputs != 1 or not np.isfinite([mean, scale]).all():
         raise ValueError(f"mean {mean} and scale {scale} for {outputs} outputs")

@@ -10,15 +10,18 @@ import numpy as np
 
 from deepnotes import plots
 from deepnotes.backends.registry import by_priority, is_selected
-from deepnotes.cli import data
 from deepnotes.cli.arguments import chosen_backend, with_hint
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.cli.reading_options import as_metadata
+from deepnotes.cli.replacing import require_replaceable
+from deepnotes.cli.resuming import explain_resumption
+from deepnotes.cli.starting import Start
 from deepnotes.cli.tasks import Classification, Task
 from deepnotes.cli.train_options import VALIDATION, check_options, configure
 from deepnotes.cli.training_data import TrainingData
+from deepnotes.cli.training_rows import describe_training_rows
 from deepnotes.cli.training_runs import (
     FoldScores,
     Run,
@@ -28,6 +31,7 @@ from deepnotes.cli.training_runs import (
     train_alone,
     train_side_by_side,
 )
+from deepnotes.cli.validation_files import files_of
 from deepnotes.datasets.tables import is_gzip_text
 from deepnotes.network.network import Network
 from deepnotes.network.training.history import History
@@ -41,21 +45,27 @@ __all__ = ["HELP", "configure", "run"]
 HELP = "Train a network on the rows of a table, and write it to a model file."
 
 
+@explain_resumption
 def run(args: argparse.Namespace, output: Output) -> None:
     """Read the data, train and evaluate a network or an ensemble, write the model, and report the scores."""
     check_options(args)
     backend = chosen_backend(args)
     path, plot_path = model_path(args), plot_path_of(args)
     directory = None if args.checkpoint is None else Path(args.checkpoint)
-    require_output_paths({"--output": path, "--plot": plot_path}, data.files(args.data), checkpoints=directory)
+    require_output_paths({"--output": path, "--plot": plot_path}, files_of(args), checkpoints=directory)
+    begin = None if args.start is None else Start.load(args, backend)
+    args = args if begin is None else begin.options(args)
 
     source = TrainingData.read(args, output)
+    source = source if begin is None else begin.applied_to(source)
     share = _share(args)
     train, held_out = source.split(share, args.seed)
     folds = source.folds(args.folds, args.seed) if args.folds else []
     with np.errstate(all="ignore"):  # numbers that overflow are reported as an error later
-        task = source.kind.of(source.y if folds else source.y[train], args.loss)
+        task = begin.model.task if begin else source.kind.of(source.y if folds else source.y[train], args.loss)
     final = prepare(args, backend, source, task, (train, held_out))
+    if begin is not None:
+        begin.set_weights(final.networks)
     source.report_encoding(final.encoder, output)
     predictor, features = final.predictor, final.encoder.inputs
     held = f"{len(train):,} to train on, {len(held_out):,} held out"
@@ -74,6 +84,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     model = Model(predictor, features, source.target, task, final.encoder, source.dates, as_metadata(source.format))
     model.set_metadata()  # before training, so that checkpoints contain the metadata as well
     model.check()
+    require_replaceable(path, model, args.force, output)
     start = time.perf_counter()
     fold_runs: list[Run] = []
     for fold in folds:
@@ -89,6 +100,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     scores = final.scores(task, source, rows_of_part)
     members = _describe_members(final, task, source, rows_of_part)
     saved = {part: {"rows": len(rows_of_part), **scores}} | ({"folds": tested.as_dict()} if folds else {})
+    before = None if begin is None else begin.model.network.metadata
+    saved |= describe_training_rows(final.inputs(train), source.y[train], task, before)
     try:
         model.save(path, **saved)
     except ModelFileError as error:

@@ -42,7 +42,7 @@ def make_hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:
     """Return the hidden layers for a task of the given kind, "classification" or "regression"."""
     rate = DROPOUT[kind] if args.dropout is None else args.dropout
     layers: list[Layer] = []
-    for size in args.layers:
+    for size in HIDDEN if args.layers is None else args.layers:
         layers += [Dense(size, args.activation), *([Dropout(rate)] if rate else [])]
     return layers
 

@@ -9,6 +9,7 @@ from deepnotes.cli.arguments import (
     add_backend,
     add_data,
     add_from_disk,
+    add_start,
     add_threads,
     layer_sizes,
     number,
@@ -16,7 +17,9 @@ from deepnotes.cli.arguments import (
     whole_number,
 )
 from deepnotes.cli.reading_options import add_names, add_reading, imputation
+from deepnotes.cli.replacing import add_force
 from deepnotes.cli.tasks import MOST_CLASSES
+from deepnotes.cli.validation_files import add_validation_file
 from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
 from deepnotes.network.training.intervals import interval
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
@@ -45,10 +48,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"the share of rows to hold out for validation, or 0 to hold out none (default {VALIDATION:g}; with "
         "--folds, 0 unless --early-stopping is given)",
     )
+    add_validation_file(group)
     add_reading(parser.add_argument_group("format of DATA"))
     _add_network_options(parser.add_argument_group("network"))
     training = parser.add_argument_group("training")
     add_training_options(training)
+    add_start(training)
     _add_many_options(training)
     _add_checkpoint_options(parser.add_argument_group("checkpoints"))
     parser.add_argument(
@@ -59,6 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write a plot of the loss and the metrics to a .png, .svg or .pdf file (default: no plot)",
     )
+    add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
 
 
@@ -68,7 +74,8 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
     option(
         "--target",
         metavar="COLUMN",
-        help="the column to predict (default: y in .npz and .npy files, label in IDX files)",
+        help="the column to predict, or several columns of numbers, separated by commas (default: y in "
+        ".npz and .npy files, label in IDX files)",
     )
     add_names(group, "exclude", "columns that are not features, such as id,name")
     add_names(
@@ -108,7 +115,6 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
     option(
         "--layers",
         type=layer_sizes,
-        default=train_defaults.HIDDEN,
         metavar="SIZES",
         help=f"the sizes of the hidden layers (default {','.join(map(str, train_defaults.HIDDEN))}), or the word none",
     )

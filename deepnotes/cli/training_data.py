@@ -8,8 +8,9 @@ import numpy as np
 from deepnotes.cli import data
 from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.reading_options import MEND_CELLS, format_of, imputation_rules
-from deepnotes.cli.tasks import TASKS, Classification, Task, suggest_task
+from deepnotes.cli.tasks import TASKS, Classification, Regression, SeveralTargets, suggest_task
 from deepnotes.cli.train_options import target_as_feature_error
+from deepnotes.cli.validation_files import append_rows
 from deepnotes.datasets import splits
 from deepnotes.datasets.disk_tables import DiskTable
 from deepnotes.datasets.encoding import IMPUTE_THEM, Encoder
@@ -18,6 +19,7 @@ from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import Format, Request, split_names
 from deepnotes.datasets.tables import Column, Table
 from deepnotes.utils.errors import ArgumentError, DataError
+from deepnotes.utils.wording import join_names
 
 
 @dataclass(frozen=True)
@@ -27,31 +29,37 @@ class TrainingData:
     Parameters
     ----------
     table : Table or DiskTable
-    target : str
-        The name of the target column.
+    target : str or list of str
+        The name of the target column, or the names of several.
     names, categorical : list of str
         The names of the feature columns, and of the columns to encode one-hot.
     impute : dict of str to str
         How to fill missing numbers, for each column in which they are to be filled.
-    y : array, shape (m,)
-        The target column; text for a classification.
-    kind : type
+    y : array, shape (m,) or (m, k)
+        The target columns; text for a classification.
+    kind : type or SeveralTargets
         The class of the task.
     dates : list of str
         The names of the columns that are read as dates.
     format : Format
         The options for reading the file.
+    validation_rows : int
+        The number of rows at the end of the table that are held out, since they are from --validation-file.
+    fixed_encoder : Encoder, optional
+        The encoder of the model of --from.
     """
 
     table: Table | DiskTable
-    target: str
+    target: data.Target
     names: list[str]
     categorical: list[str]
     impute: dict[str, str]
     y: Column
-    kind: type[Task]
+    kind: type[Classification | Regression] | SeveralTargets
     dates: list[str]
     format: Format
+    validation_rows: int = 0
+    fixed_encoder: Encoder | None = None
 
     @classmethod
     def read(cls, args: argparse.Namespace, output: Output) -> "TrainingData":
@@ -62,16 +70,23 @@ class TrainingData:
         for note in table.notes:
             output.log(note)
         target = data.target_of(table, args.target)
+        if isinstance(target, list) and args.task == "classification":
+            raise ArgumentError(f"--task classification takes one target, got {len(target)}: {join_names(target)}")
         known = {*table.names, *getattr(table, "others", ())}
         names, categorical = _feature_columns(args, table, target, known)
         impute = imputation_rules(args.impute, names, known)
+        rows = table.n_rows
+        if args.validation_file is not None and isinstance(table, Table):
+            table = append_rows(table, args.validation_file, request, target, impute)
+            output.log(f"{args.validation_file}: {format_count(table.n_rows - rows, 'row')} held out")
         _require_usable(table, target, names, categorical, impute, problems)
         y = data.target_column(table, target)
         kind = _choose_task(args.task, target, y, output)
-        if kind is Classification:
+        if kind is Classification and isinstance(target, str):
             y = table.labels(target)
-        dates = [name for name in split_names(args.dates, known) if name in (*names, target)]
-        return cls(table, target, names, categorical, impute, y, kind, dates, file_format)
+        dates = [name for name in split_names(args.dates, known) if name in (*names, *data.names_of(target))]
+        validation_rows = table.n_rows - rows
+        return cls(table, target, names, categorical, impute, y, kind, dates, file_format, validation_rows)
 
     def split(
         self,
@@ -94,6 +109,9 @@ class TrainingData:
         hint : str
             The advice in the error message for a share that is too large or too small.
         """
+        if rows is None and self.validation_rows:
+            rows = np.arange(self.table.n_rows)
+            return rows[: -self.validation_rows], rows[-self.validation_rows :]
         rows = np.arange(self.table.n_rows) if rows is None else rows
         if len(rows) < 2:
             raise DataError(f"{self.table.source} has only one row, but training needs at least 2")
@@ -129,6 +147,8 @@ class TrainingData:
 
     def encoder(self, rows: np.ndarray) -> Encoder:
         """Return the encoder of the feature columns, fitted to `rows`; samples on disk are not encoded."""
+        if self.fixed_encoder is not None:
+            return self.fixed_encoder
         if isinstance(self.table, DiskTable):
             return data.plain_encoder(self.names)
         return Encoder.fit(self.table, self.names, rows=rows, categorical=self.categorical, impute=self.impute)
@@ -171,7 +191,7 @@ def _request(args: argparse.Namespace, file_format: Format) -> Request:
 
 
 def _feature_columns(
-    args: argparse.Namespace, table: Table | DiskTable, target: str, known: set[str]
+    args: argparse.Namespace, table: Table | DiskTable, target: data.Target, known: set[str]
 ) -> tuple[list[str], list[str]]:
     """Return the names of the feature columns, and the names of the columns to encode one-hot.
 
@@ -192,14 +212,15 @@ def _feature_columns(
         If there is no feature column.
     """
     exclude, categorical = (split_names(names, known) for names in (args.exclude, args.categorical))
-    if target in categorical:
-        raise target_as_feature_error(target)
+    for name in data.names_of(target):
+        if name in categorical:
+            raise target_as_feature_error(name)
     return data.feature_names(table, target, exclude), categorical
 
 
 def _require_usable(
     table: Table | DiskTable,
-    target: str,
+    target: data.Target,
     names: list[str],
     categorical: list[str],
     impute: dict[str, str],
@@ -210,8 +231,8 @@ def _require_usable(
     Parameters
     ----------
     table : Table or DiskTable
-    target : str
-        The name of the target.
+    target : str or list of str
+        The name of the target, or the names of several.
     names, categorical : list of str
         The names of the features, and of the columns to encode one-hot.
     impute : dict of str to str
@@ -236,8 +257,12 @@ def _require_usable(
     problems.check(f"{MEND_CELLS}, or leave the column out with --exclude")
 
 
-def _choose_task(requested: str, target: str, y: Column, output: Output) -> type[Task]:
+def _choose_task(
+    requested: str, target: data.Target, y: Column, output: Output
+) -> type[Classification | Regression] | SeveralTargets:
     """Return the requested task; for "auto", choose a task by the values of the target, `y`, and report it."""
+    if isinstance(target, list):
+        return SeveralTargets(tuple(target))
     if requested != "auto":
         return TASKS[requested]
     task, reason = suggest_task(y)

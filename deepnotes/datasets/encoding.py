@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
 from deepnotes.datasets.problems import Gap, Problems
-from deepnotes.datasets.reading import Column, first_duplicate, labels_of, missing_in
-from deepnotes.datasets.tables import Table
+from deepnotes.datasets.reading import Column, Request, first_duplicate, labels_of, missing_in
+from deepnotes.datasets.tables import Table, TableLike, read
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names, quote
 
@@ -33,7 +33,7 @@ IMPUTE_THEM = "impute them (impute='mean' or --impute mean), or exclude the colu
 
 NOT_IMPUTED = "the model was trained without --impute"
 
-UNKNOWN_ZEROS = "; use --unknown zeros to encode unknown categories as zeros"
+UNKNOWN_ZEROS = "; use --unknown zeros (unknown='zeros') to encode unknown categories as zeros"
 
 IMPUTE = ("mean", "median", "zero", "most_frequent")
 
@@ -93,7 +93,7 @@ class Encoder:
     @classmethod
     def fit(
         cls,
-        table: Table,
+        table: Table | TableLike,
         names: Sequence[str] | None = None,
         *,
         rows: NDArray[np.int64] | slice = slice(None),
@@ -104,7 +104,8 @@ class Encoder:
 
         Parameters
         ----------
-        table : Table
+        table : Table, DataFrame, pyarrow.Table, mapping or ndarray
+            A table, or anything else that :func:`~deepnotes.read_table` takes.
         names : sequence of str, optional
             The columns to use as features; by default all.
         rows : array of int, optional
@@ -125,6 +126,8 @@ class Encoder:
         for rule in impute.values() if isinstance(impute, Mapping) else () if impute is None else (impute,):
             if rule not in IMPUTE:
                 raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
+        if not isinstance(table, Table):
+            table = read(table, Request(columns=names))
         names = table.names if names is None else list(names)
         rules = dict(impute) if isinstance(impute, Mapping) else dict.fromkeys(names, impute)
         for name in (*names, *categorical, *rules):
@@ -171,12 +174,14 @@ class Encoder:
         """The names of the columns that have to be read as numbers."""
         return [feature.name for feature in self.features if feature.categories is None]
 
-    def __call__(self, table: Table, unknown: str = "error") -> NDArray[np.float64]:
+    def __call__(self, table: Table | TableLike, unknown: str = "error") -> NDArray[np.float64]:
         """Encode the rows of a table as inputs X, shape (n, m).
 
         Parameters
         ----------
-        table : Table
+        table : Table, DataFrame, pyarrow.Table, mapping or ndarray
+            A table, or anything else that :func:`~deepnotes.read_table` takes; the columns of an ndarray are those of
+            the encoder, in order.
         unknown : {"error", "zeros"}
             Whether an unknown category is an error, or encoded as all zeros.
 
@@ -189,6 +194,8 @@ class Encoder:
         """
         if unknown not in ("error", "zeros"):
             raise ArgumentError.of("unknown", unknown, "'error' or 'zeros'")
+        if not isinstance(table, Table):
+            table = read(table, Request(columns=self.names, text=self.text, numeric=self.numeric), self.names)
         table.require(self.names)
         try:
             return inputs_of(table, self.features, unknown).T

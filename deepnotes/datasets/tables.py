@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from deepnotes.datasets.reading import Column, Content, Format, Request, gaps_of
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, DTypeError, ShapeError, TableError
-from deepnotes.utils.wording import join_names, one_line, quote, reason
+from deepnotes.utils.wording import brief, join_names, one_line, quote, reason
 
 __all__ = ["Column", "Table", "read_table", "write_table"]
 
@@ -43,6 +44,9 @@ PANDAS = {
     ".sas7bdat": "read_sas", ".xpt": "read_sas", ".xml": "read_xml",
 }  # fmt: skip
 """The pandas functions that read unsupported formats, by suffix."""
+
+TableLike: TypeAlias = Any
+"""A table in memory: a DataFrame of pandas or polars, an Arrow table, a mapping of names to columns, or an ndarray."""
 
 SHOWN = 5
 """The number of rows that a notebook shows."""
@@ -218,7 +222,7 @@ class Table:
 
 
 def read_table(  # noqa: PLR0913 - the options of all file formats
-    path: str | os.PathLike[str],
+    path: "str | os.PathLike[str] | TableLike",
     *,
     columns: Collection[str] | None = None,
     exclude: Collection[str] = (),
@@ -239,11 +243,14 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
     comment: str | None = None,
     date_format: str | None = None,
 ) -> Table:
-    """Read a data file as a table.
+    """Read a data file, or a table in memory, as a table.
 
     Parameters
     ----------
-    path : path
+    path : path, DataFrame, pyarrow.Table, mapping or ndarray
+        A DataFrame of pandas or polars, an Arrow table, a mapping of names to columns, or an array of shape (m, n),
+        whose columns are x0, x1, ...; or a path:
+
         ``.csv`` or ``.tsv``, with the extra ``data``: text whose first row holds the column names. White space around
         cells is removed, and blank lines are skipped. A column in which every cell is a number or a spelling of a
         missing value (empty, NA, N/A, NaN, None, null, ``?``, ``-`` and others that pandas knows, in any case) is
@@ -336,7 +343,9 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
         missing_values=missing_values,
         date_format=date_format,
     )
-    problems = Problems(one_line(as_path(path)))
+    from deepnotes.datasets import frames
+
+    problems = Problems(type(path).__name__ if frames.is_in_memory(path) else one_line(as_path(path)))
     request = Request(columns, exclude, text, numeric, dates, spelled, drop_missing, file_format)
     table = read(path, request, problems=problems)
     if missing == "error":
@@ -346,13 +355,21 @@ def read_table(  # noqa: PLR0913 - the options of all file formats
     return table
 
 
-def read(path: str | os.PathLike[str], request: Request, *, problems: Problems | None = None) -> Table:
-    """Read the requested columns of a data file, keeping missing values.
+def read(
+    path: "str | os.PathLike[str] | TableLike",
+    request: Request,
+    names: Sequence[str] | None = None,
+    *,
+    problems: Problems | None = None,
+) -> Table:
+    """Read the requested columns of a data file, or of a table in memory, keeping missing values.
 
     Parameters
     ----------
-    path : path
+    path : path or table
     request : Request
+    names : sequence of str, optional
+        The names of the columns of an ndarray.
     problems : Problems, optional
         Gets the problems of columns, so that the caller can look for more of them, and then has to check it. By
         default, they are an error.
@@ -362,6 +379,11 @@ def read(path: str | os.PathLike[str], request: Request, *, problems: Problems |
     TableError, ArgumentError
         As :func:`read_table`.
     """
+    from deepnotes.datasets import frames
+
+    if frames.is_in_memory(path):
+        source, content = frames.read(path, request, names)
+        return _as_table(content, request, source, problems)
     path = as_path(path)
     source = one_line(path)
     with _as_table_errors(source):
@@ -513,7 +535,7 @@ def _read_csv(path: Path, source: str, request: Request) -> Content:
     return csv_files.read(data, source, request)
 
 
-def as_path(path: str | os.PathLike[str]) -> Path:
+def as_path(path: Any) -> Path:
     """Return a path as a Path.
 
     Raises
@@ -524,4 +546,5 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path)
     except TypeError as error:
-        raise ArgumentError.of("path", path, "a path, as a string or os.PathLike") from error
+        wanted = "a path, a DataFrame, an Arrow table, or a dict of columns"
+        raise ArgumentError(f"path={brief(repr(path))}, wanted {wanted}") from error

@@ -54,7 +54,7 @@ def parse_json(out):
 
 def parameters(path):
     """Return θ and the standardizer's arrays from a model file."""
-    network = dn.load(path)
+    network = dn.load(path).network
     assert network.standardizer is not None
     return [network.flat(), network.standardizer.mean, network.standardizer.scale]
 
@@ -72,7 +72,7 @@ def test_train_on_digits_with_default_options(run, folder):
     assert "epoch 1/" in err
     assert "epoch 1/" not in out
     assert "classification, since the target 'digit' is text" in err
-    assert dn.load("digits.safetensors").inputs == 64
+    assert dn.load("digits.safetensors").network.inputs == 64
     assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
 
 
@@ -85,7 +85,7 @@ def test_json_output_of_train(run):
     assert result["classes"] == [str(digit) for digit in range(10)]
     assert len(result["history"]["loss"]) == len(result["history"]["val_accuracy"]) == result["epochs"]
     assert result["history"]["val_loss"][-1] == pytest.approx(result["metrics"]["loss"])
-    assert result["parameters"] == dn.load(result["model"]).layout.size
+    assert result["parameters"] == dn.load(result["model"]).network.layout.size
     assert "held-out rows" in err
 
 
@@ -108,8 +108,8 @@ def test_quiet_suppresses_all_output_except_json(run, flowers):
 
 def test_train_replaces_an_old_model(run, flowers, folder):
     (folder / "flowers.safetensors").write_text("old")
-    run("train", *flowers, *QUICK)
-    assert dn.load("flowers.safetensors").outputs == 3
+    run("train", *flowers, *QUICK, "--force")
+    assert dn.load("flowers.safetensors").network.outputs == 3
 
 
 def test_model_metadata_describes_inputs_outputs_and_validation(run, flowers, houses):
@@ -206,11 +206,11 @@ def test_network_options_are_applied(run, flowers):
         "train", *flowers, *QUICK, "--layers", "7, 5", "--activation", "tanh", "--dropout", "0", "--dtype", "float64",
         "--l2", "0.1", "--clip-norm", "1", "--batch-size", "16", "--optimizer", "sgd", "--momentum", "0",
     )  # fmt: skip
-    network = dn.load("flowers.safetensors")
+    network = dn.load("flowers.safetensors").network
     assert network.layers == (dn.Dense(7, "tanh"), dn.Dense(5, "tanh"), dn.Dense(3, "softmax"))
     assert network.dtype == "float64"
     run("train", *flowers, *QUICK, "--layers", "none")
-    assert len(dn.load("flowers.safetensors").layers) == 1
+    assert len(dn.load("flowers.safetensors").network.layers) == 1
 
 
 @pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_squared_error", "mean_absolute_error"])
@@ -246,7 +246,7 @@ def test_the_suggested_task_depends_on_the_target_column(column, task, reason):
 def test_a_requested_task_overrides_the_suggested_one(run):
     write_table("counts.csv", ["x", "n"], [np.arange(40.0), np.arange(40) % 4])
     run("train", "counts.csv", "--target", "n", "--task", "regression", *QUICK)
-    assert dn.load("counts.safetensors").outputs == 1
+    assert dn.load("counts.safetensors").network.outputs == 1
     _, err = run("train", "counts.csv", "--target", "n", "--task", "classification", "--epochs", "1")
     assert "since" not in err
     assert dn.load("counts.safetensors").metadata["classes"] == ["0", "1", "2", "3"]

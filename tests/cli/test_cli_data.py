@@ -80,7 +80,7 @@ def test_an_unknown_category_is_refused_or_encoded_as_zeros(run, fails, flats):
     message = fails(1, "predict", "flats.safetensors", "new.csv")
     assert message == (
         "new.csv: row 2: column 'town' has the unknown category 'Ems'; known categories: Aub, Hof, Ulm; use "
-        "--unknown zeros to encode unknown categories as zeros\n"
+        "--unknown zeros (unknown='zeros') to encode unknown categories as zeros\n"
     )
     assert len(predictions(run("predict", "flats.safetensors", "new.csv", "--unknown", "zeros")[0])) == 2
 
@@ -202,7 +202,7 @@ def test_train_predict_and_evaluate_on_parquet_files(run, fails):
     message = fails(1, "train", "a.parquet", "--target", "y", "--from-disk")
     assert "column 's' is not part of the numeric matrix that stays on disk; exclude it" in message
     assert "the model encodes or imputes columns" in fails(1, "predict", "a.safetensors", "a.parquet", "--from-disk")
-    run("train", "a.parquet", "--target", "y", "--exclude", "s", "--from-disk", *QUICK)
+    run("train", "a.parquet", "--target", "y", "--exclude", "s", "--from-disk", *QUICK, "--force")
     assert parse_json(run("evaluate", "a.safetensors", "a.parquet", "--from-disk", "--json")[0])["rows"] == 100
     assert "--target COLUMN is needed" in fails(2, "train", "a.parquet")
 

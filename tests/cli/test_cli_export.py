@@ -75,7 +75,7 @@ def test_the_onnx_file_predicts_as_the_model_does(target, run):
 
 def test_a_model_with_a_user_defined_activation_is_exported_without_its_class(run):
     pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
-    model = dn.load("kind.safetensors")
+    model = dn.load("kind.safetensors").network
     *_, last = model.layers
     net = dn.Network([dn.Dense(8, literature.Mish()), last], inputs=2, seed=0, standardizer=model.standardizer)
     net.metadata = model.metadata
@@ -156,11 +156,11 @@ def test_invalid_options_and_output_paths_of_export_are_refused(options, status,
     assert out == ""
     assert err.startswith(f"deepnotes: error: {message}")
     assert "Traceback" not in err
-    assert dn.load("kind.safetensors").inputs == 2
+    assert dn.load("kind.safetensors").network.inputs == 2
 
 
 def test_invalid_and_missing_models_are_refused(capsys):
-    net = dn.load("price.safetensors")
+    net = dn.load("price.safetensors").network
     net.metadata["target_scale"] = "large"
     net.save("odd.safetensors")
     assert main(["export", "odd.safetensors", "--python", "a.py"]) == 1

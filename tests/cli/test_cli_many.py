@@ -73,7 +73,7 @@ def parse_json(out):
 
 
 def load_ensemble(path):
-    ensemble = dn.load(path)
+    ensemble = dn.load(path).network
     assert isinstance(ensemble, dn.Ensemble)
     return ensemble
 
@@ -123,7 +123,7 @@ def test_the_score_of_a_fold_is_that_of_a_network_which_never_saw_it(run, flower
     changed = parse_json(run("train", "changed.csv", *flowers[1:], *QUICK, "--folds", 3, "--json")[0])
     before, after = (one["folds"]["scores"] for one in (result, changed))
     assert before[1] != after[1]
-    net = dn.load("flowers.safetensors")
+    net = dn.load("flowers.safetensors").network
     X = np.array([table.column(name) for name in ("length", "width", "weight")])
     y = np.searchsorted(KINDS, kinds)
     train = np.setdiff1d(np.arange(150), test)
@@ -238,7 +238,7 @@ def test_predict_evaluate_and_export_take_an_ensemble(run, flowers):
     out, _ = run("evaluate", "m.st", "flowers.csv")
     assert "m.st: 3 networks, 3 features, backend numpy, float32" in out
     predicted = list(csv.DictReader(io.StringIO(run("predict", "m.st", "flowers.csv")[0])))
-    table, ensemble = read_table("flowers.csv"), dn.load("m.st", backend="numpy")
+    table, ensemble = read_table("flowers.csv"), dn.load("m.st", backend="numpy").network
     X = np.array([table.column(name) for name in ("length", "width", "weight")])
     A = ensemble.predict(X)
     np.testing.assert_allclose([[float(row[f"p_{kind}"]) for kind in KINDS] for row in predicted], A.T, rtol=1e-6)
@@ -257,7 +257,7 @@ def test_folds_of_an_ensemble(run, flowers):
     result = parse_json(run("train", *flowers, *QUICK, "--members", 2, "--folds", 3, "--json")[0])
     assert len(result["members"]) == 2
     assert len(result["folds"]["scores"]) == 3
-    assert len(dn.load("flowers.safetensors")) == 2
+    assert len(dn.load("flowers.safetensors").network) == 2
 
 
 def test_members_are_resumed_from_their_checkpoints(run, flowers):
@@ -304,7 +304,7 @@ def test_search_reports_trials_best_first_and_saves_the_best(run, flowers):
     assert "% of 30 test rows" in out
     assert "flowers.safetensors, trained on 120 rows with the best settings" in out
     assert "trials 5/5  best loss" in err
-    net = dn.load("flowers.safetensors")
+    net = dn.load("flowers.safetensors").network
     assert net.metadata["search"]["trial"] == int(rows[0][0])
     assert net.metadata["test"]["rows"] == 30
 

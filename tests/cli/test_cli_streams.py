@@ -35,7 +35,7 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = str(folder / "model.safetensors")
     options = ["--target", "kind", "--epochs", "1", "--layers", "4", "--quiet", "--backend", "numpy", "-o", model]
     assert main(["train", str(folder / "rows.csv"), *options]) == 0
-    dn.load(model).to_python(folder / "model.py")
+    dn.load(model).network.to_python(folder / "model.py")
     return folder
 
 

@@ -127,7 +127,7 @@ def test_predictions_are_unchanged_in_a_pipe_and_escaped_on_a_terminal(exported:
     name = "".join(HOSTILE.values())
     data, model = write_data(name)
     assert main(["train", data, "--target", f"kind{name}", *QUICK, "-o", model, "--quiet"]) == 0
-    dn.load(model).to_python("exported.py")
+    dn.load(model).network.to_python("exported.py")
     arguments = ["exported.py", data] if exported else ["-m", "deepnotes", "predict", model, data]
     piped = subprocess.run([sys.executable, *arguments], capture_output=True, check=True).stdout.decode()
     names, *rows = csv.reader(io.StringIO(piped, newline=""))

@@ -68,7 +68,7 @@ def test_both_files_give_the_same_model_and_predictions(target, numeric, run):
     first, second = ({key: reports[name][key] for key in ("task", "classes", "metrics", "history")} for name in FILES)
     assert first == second
     assert first["task"] == ("regression" if target in ("x", "amount") else "classification")
-    models = [dn.load(name[2:]) for name in FILES]
+    models = [dn.load(name[2:]).network for name in FILES]
     assert models[0].metadata == models[1].metadata
     assert all(np.array_equal(models[0].parameters[name], models[1].parameters[name]) for name in models[0].parameters)
     for command in ("predict", "evaluate"):

@@ -78,7 +78,7 @@ def of_network(settings: dict[str, Any], i: int) -> dict[str, Any]:
 
 def outcome(network: dn.Network, history: dn.History) -> list[Any]:
     """Return all results that must have equal bits."""
-    figures = history.as_dict()
+    figures = history.as_dict() | {"best_epoch": history.best_epoch}
     del figures["seconds"]
     assert network._training is not None
     state = network._training[2]

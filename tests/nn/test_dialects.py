@@ -316,7 +316,7 @@ def test_the_dialect_of_the_notes_is_saved_but_not_shown(tmp_path: Path) -> None
         loaded = dn.load(tmp_path / "net.safetensors")
     assert loaded.dialect == "notes"
     assert loaded.layers == net.layers
-    assert loaded.layers[0].initializer is None  # type: ignore[union-attr]
+    assert loaded.layers[0].initializer is None
 
 
 @pytest.mark.parametrize(

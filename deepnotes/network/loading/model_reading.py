@@ -25,18 +25,23 @@ RANGES = ("real", "positive", "unit", "simplex")
 """The ranges of outputs that an activation may have."""
 
 
-def load(path: str | PathLike[str], backend: str | Backend | None = None) -> Network | Any:
-    """Return the network in a model file or a checkpoint, or the ensemble in a model file.
+def load(path: str | PathLike[str], backend: str | Backend | None = None) -> Any:
+    """Return the model, the network or the ensemble in a file.
+
+    The files of ``deepnotes train`` and ``deepnotes search`` hold a :class:`~deepnotes.Model`, which predicts classes,
+    or values in the units of the target, for the rows of a table. Its attribute ``network`` is the Network or the
+    Ensemble. Files that :meth:`Network.save` and :meth:`Ensemble.save` write hold a Network or an Ensemble.
 
     Parameters
     ----------
     path : path
+        A model file or a checkpoint.
     backend : str or Backend, optional
         The backend to run on, by default the selected one. It may differ from the backend that trained the network.
 
     Returns
     -------
-    Network or Ensemble
+    Network, Ensemble or Model
 
     Raises
     ------
@@ -44,6 +49,28 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> Net
         If the file cannot be read, is truncated or corrupted, was written in a newer format, or is not a model file.
     UnknownNameError, BackendUnavailable
         As for :func:`deepnotes.get_backend`.
+    """
+    network = load_network(path, backend)
+    if "target" not in network.metadata:  # the import below takes time
+        return network
+    from deepnotes.network.model import INVALID, Model, is_model
+
+    if not is_model(network):
+        return network
+    try:
+        return Model(network)
+    except ModelFileError as error:
+        raise ModelFileError(str(error).replace(f"the network {INVALID}", f"{path} {INVALID}", 1)) from error
+
+
+def load_network(path: str | PathLike[str], backend: str | Backend | None = None) -> Network | Any:
+    """Return the network in a model file or a checkpoint, or the ensemble in a model file.
+
+    Parameters and errors are as for :func:`load`.
+
+    Returns
+    -------
+    Network or Ensemble
     """
     path = containers.as_path(path)
     with containers.open_container(path) as file:

@@ -1,7 +1,7 @@
 """The history of a training run: losses, metrics, learning rates and times, epoch by epoch."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,9 +48,28 @@ class History:
         """Return the latest value of ``loss``, ``val_loss`` or a metric, given its name."""
         return {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}[name][-1]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the whole history as a dict of plain lists and numbers."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, list[Any]]:
+        """Return the history as columns with one value per epoch, by name, such as ``pandas.DataFrame`` takes.
+
+        The columns are ``epoch`` (from 1), ``loss``, ``val_loss`` and the metrics if there are any, ``learning_rate``
+        and ``seconds``. A metric with the name of another column is called ``metric_<name>``.
+
+        Examples
+        --------
+        >>> history = History([0.5, 0.25], metrics={"accuracy": [0.75, 1.0]}, learning_rate=[0.1, 0.1], seconds=[1, 1])
+        >>> {name: values for name, values in history.as_dict().items() if name != "seconds"}
+        {'epoch': [1, 2], 'loss': [0.5, 0.25], 'accuracy': [0.75, 1.0], 'learning_rate': [0.1, 0.1]}
+        """
+        losses: dict[str, list[Any]] = {
+            "epoch": list(range(1, self.epochs + 1)),
+            "loss": self.loss,
+            "val_loss": self.val_loss,
+        }
+        rest: dict[str, list[Any]] = {"learning_rate": self.learning_rate, "seconds": self.seconds}
+        reserved = {*losses, *rest}
+        named = {f"metric_{name}" if name in reserved else name: values for name, values in self.metrics.items()}
+        columns = losses | named | rest
+        return {name: list(values) for name, values in columns.items() if len(values) == self.epochs}
 
     def _repr_html_(self) -> str:
         """Return a table of the epochs as HTML, for IPython; of many epochs, some at equal distances."""

@@ -35,7 +35,7 @@ def test_a_loaded_formula_gives_the_same_bits_in_predictions_and_training(tmp_pa
     net = network(g, dtype)
     net.save(tmp_path / "model.safetensors")
     loaded = dn.load(tmp_path / "model.safetensors", backend="numpy")
-    assert isinstance(loaded.layers[0].g, FormulaActivation)  # type: ignore[union-attr]
+    assert isinstance(loaded.layers[0].g, FormulaActivation)
     np.testing.assert_array_equal(loaded.predict(X), net.predict(X))
     reference = dn.load(tmp_path / "model.safetensors", backend="numpy")
     reference.layers = net.layers  # with the activation's class in place of its formula

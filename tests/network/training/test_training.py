@@ -207,12 +207,29 @@ def test_the_learning_rate_falls_on_a_plateau() -> None:
     assert history.learning_rate == [1e-9, 1e-9, 1e-9, 5e-10, 5e-10, 2.5e-10, 2.5e-10, 2e-10]
 
 
-def test_a_history_converts_to_a_dict() -> None:
+def test_a_history_converts_to_columns() -> None:
     history = network().fit(X, Y, epochs=2, validation=(X, Y), metrics=["r2"])
-    content = history.as_dict()
-    assert set(content) == {"loss", "val_loss", "metrics", "learning_rate", "seconds", "best_epoch"}
-    assert len(content["metrics"]["val_r2"]) == 2
-    assert all(math.isfinite(s) and s > 0 for s in content["seconds"])
+    columns = history.as_dict()
+    assert list(columns) == ["epoch", "loss", "val_loss", "val_r2", "learning_rate", "seconds"]
+    assert columns["epoch"] == [1, 2]
+    assert all(len(values) == 2 for values in columns.values())
+    assert all(math.isfinite(s) and s > 0 for s in columns["seconds"])
+    columns["loss"].clear()
+    assert history.epochs == 2
+
+
+def test_a_history_converts_to_a_data_frame() -> None:
+    pandas = pytest.importorskip("pandas")
+
+    def seconds(A: np.ndarray, Y: np.ndarray) -> float:
+        return 1.0
+
+    history = network().fit(X, Y, epochs=3, metrics=["r2", seconds])
+    frame = pandas.DataFrame(history.as_dict())
+    assert list(frame) == ["epoch", "loss", "r2", "metric_seconds", "learning_rate", "seconds"]
+    assert frame.loss.tolist() == history.loss
+    assert (frame.metric_seconds == 1).all()
+    assert pandas.DataFrame(dn.History().as_dict()).empty
 
 
 def test_ctrl_c_ends_training_after_a_complete_update() -> None:
