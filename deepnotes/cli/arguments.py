@@ -14,7 +14,10 @@ from deepnotes.utils.errors import ArgumentError, unknown_name
 from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
-COMMANDS = ("train", "search", "predict", "evaluate", "export", "backends", "bench", "conformance", "warmup", "data")
+COMMANDS = (
+    *("train", "search", "predict", "evaluate", "export", "explain"),
+    *("backends", "bench", "conformance", "warmup", "data"),
+)
 """The commands. Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""
 MODULES = {"data": "built_in_data"}
 """The modules of the commands whose module has another name."""
