@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
     from deepnotes.network.ensemble import Ensemble
     from deepnotes.network.fit_many import fit_many
+    from deepnotes.network.gradient_checks import check_gradients
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
     from deepnotes.network.training.checkpoints import Checkpoints
@@ -129,6 +130,7 @@ __all__ = [
     "UnknownParameterError",
     "available_backends",
     "check",
+    "check_gradients",
     "defaults",
     "fit_many",
     "from_onnx",
@@ -165,6 +167,7 @@ _LAZY = {
     "Ensemble": "deepnotes.network.ensemble",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
+    "check_gradients": "deepnotes.network.gradient_checks",
     "cross_validate": "deepnotes.estimators",
     "fit_many": "deepnotes.network.fit_many",
     "from_onnx": "deepnotes.network.loading.onnx_reading",
