@@ -2,7 +2,7 @@
 
 import numpy as np
 
-ROWS, COLUMNS = 8, 6
+ROWS, COLUMNS = 8, 8
 """The largest matrix that is shown whole; of a larger one, the first and the last rows and columns."""
 
 
