@@ -88,6 +88,7 @@ def test_n16_is_the_note_on_the_page() -> None:
     a = {name: trace[name] for name in trace.names}
     expected = (a["W2"].T @ (a["A2"] - a["Y"]) * (1 - a["A1"] ** 2)) @ a["A0"].T / 4
     np.testing.assert_allclose(trace["dW1"], expected, rtol=1e-12)
+    assert not any("N16" in note for note in drawn("softmax").trace(X, Y).notes), "softmax is not elementwise"
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])

@@ -159,7 +159,7 @@ class _Recorder:
 
     def add(self, name: str, formula: str, equations: str, value: Any, *factors: Any, form: str = "") -> None:
         """Append an event; `form` describes the product of the `factors`, with {} for the shape of each."""
-        array = np.array(self.to_numpy(value))
+        array = self.to_numpy(value)
         shapes = str(array.shape) if array.ndim else "a number"
         if form:
             shapes = f"{form.format(*(_shape(factor) for factor in factors))} = {shapes}"
@@ -322,10 +322,9 @@ def _notes(plan: Plan, recorder: _Recorder) -> list[str]:
     if kinds == [Dense, Dense] and fuses(plan.layers[-1], plan.loss) and not recorder.weighted and not plan.l2:
         first = next(event.formula for event in recorder.events if event.name == "dZ1")
         delta = next(event.formula for event in recorder.events if event.name == "dZ2")
-        notes.append(
-            f"N16 is this chain written out: dW1 = (1/m) (W2ᵀ ({delta}){first.removeprefix('dA1')}) A0ᵀ, composed of "
-            "N11, N15, N12 and N13"
-        )
+        if first.startswith("dA1"):  # the derivative is elementwise
+            chain = f"(W2ᵀ ({delta}){first.removeprefix('dA1')}) A0ᵀ"
+            notes.append(f"N16 is this chain written out: dW1 = (1/m) {chain}, composed of N11, N15, N12 and N13")
     if fuses(plan.layers[-1], plan.loss):
         A, Z = recorder.names[-1].after, recorder.names[-1].Z
         notes.append(f"L is computed from {Z} instead of {A}, which is accurate even where {A} is close to 0 or 1")
