@@ -13,8 +13,9 @@ DOCUMENTS = ["CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.
 
 
 def on_files(files: Files, config: MkDocsConfig, **kwargs: Any) -> None:
-    """Add the documents, and the scripts that examples/README.md links to, under their paths in the repository."""
-    scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "examples").glob("*.py"))
+    """Add the documents, and the files that examples/README.md links to, under their paths in the repository."""
+    linked = [path for path in (ROOT / "examples").iterdir() if path.suffix in {".py", ".ipynb"}]
+    scripts = sorted(path.relative_to(ROOT).as_posix() for path in linked)
     for path in DOCUMENTS + scripts:
         files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
 

@@ -2,7 +2,8 @@
 
 The documents are the README and the pages under docs. The text between ``<!-- name -->`` and ``<!-- /name -->`` is
 replaced by a table of the results in ``benchmarks/results/name.json``, if that file exists. The figure ``crossover`` is
-written to ``docs/images/crossover.svg``, with a digest of its results. The report, with all tables and figures, is
+written to ``docs/images/crossover.svg``, with a digest of its results. The figure ``docs/images/activations.svg`` shows
+the library's elementwise activations. The report, with all tables and figures, is
 written to ``benchmarks/results/report.html``.
 """
 
@@ -13,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import DOCUMENTS_ONLY, RESULTS, ROOT, SOURCES, TABLES, markdown, measured_on
+from deepnotes import plots
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.testing.bench import figures, page
 from deepnotes.testing.bench.sweep import lines
 
 IMAGE = Path("docs") / "images" / "crossover.svg"
+PICTURED = [name for name in ACTIVATIONS if name != "softmax"]
+"""The activations in the figure of all activations; softmax is not elementwise."""
 CAPTION = "How long a training step takes against the width of two layers, for each backend and batch"
 """The text of the figure ``crossover``."""
 
@@ -81,7 +86,8 @@ def report() -> str:
 
 
 def main() -> None:
-    """Write the figure, the documents and the report."""
+    """Write the figures, the documents and the report."""
+    plots.save(plots.activation(PICTURED), ROOT / IMAGE.with_name("activations.svg"))
     sweep = results("crossover")
     if sweep is not None:
         (ROOT / IMAGE).parent.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from deepnotes.estimators.skl2onnx_converter import register_skl2onnx
     from deepnotes.network.ensemble import Ensemble
     from deepnotes.network.fit_many import FitManyInterrupt, FitResult, fit_many
+    from deepnotes.network.gradient_checks import check_gradients
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
     from deepnotes.network.model import Model
@@ -133,6 +134,7 @@ __all__ = [
     "UnknownParameterError",
     "available_backends",
     "check",
+    "check_gradients",
     "defaults",
     "fit_many",
     "from_onnx",
@@ -172,6 +174,7 @@ _LAZY = {
     "Model": "deepnotes.network.model",
     "Table": "deepnotes.datasets.tables",
     "TensorBoard": "deepnotes.network.training.tensorboard",
+    "check_gradients": "deepnotes.network.gradient_checks",
     "cross_validate": "deepnotes.estimators",
     "fit_many": "deepnotes.network.fit_many",
     "from_onnx": "deepnotes.network.loading.onnx_reading",

@@ -15,7 +15,7 @@ from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import brief, reason
 
 COMMANDS = (
-    *("train", "search", "predict", "evaluate", "importance", "export"),
+    *("train", "search", "predict", "evaluate", "importance", "export", "explain"),
     *("backends", "bench", "conformance", "warmup", "data"),
 )
 """The commands. Each is a module of this package with ``HELP``, ``configure(parser)`` and ``run(args, output)``."""

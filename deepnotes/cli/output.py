@@ -18,6 +18,7 @@ import numpy as np
 
 from deepnotes.datasets.table_writing import row_writer, writing_table
 from deepnotes.utils.errors import DeepnotesError
+from deepnotes.utils.json_values import replace_nonfinite as replace_nonfinite
 from deepnotes.utils.safe_text import escaped
 from deepnotes.utils.streams import EscapingWriter, stderr, write_all
 from deepnotes.utils.wording import reason
@@ -222,12 +223,3 @@ def format_number(value: float) -> str:
     if value == 0 or not 1e-4 <= abs(value) < 1e12:
         return f"{value:.5g}"
     return f"{value:,.{max(0, 4 - math.floor(math.log10(abs(value))))}f}"
-
-
-def replace_nonfinite(value: Any) -> Any:
-    """Return a JSON value with None instead of non-finite numbers, also within mappings and sequences."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: replace_nonfinite(item) for key, item in value.items()}
-    return [replace_nonfinite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -90,21 +90,25 @@ def _note_on_formula(text: str, output: Output) -> None:
         output.log(f"note: spreadsheets would read {text!r} as a formula; to write it as text, use --spreadsheet")
 
 
+def _read(args: argparse.Namespace, request: Request, problems: Problems) -> Iterable[Table | DiskTable]:
+    """Return the rows of DATA in parts; `problems` gets what is wrong with them."""
+    if not args.from_disk:
+        return data.read_parts(args.data, request, problems)
+    if args.keep:
+        raise ArgumentError("--keep cannot be combined with --from-disk")
+    return [data.read_from_disk(args.data, request)]
+
+
 def run(args: argparse.Namespace, output: Output) -> None:
     """Predict, and write the predictions to a file, or to stdout as CSV or JSON."""
     path = None if args.output is None else Path(args.output)
-    if args.keep and args.from_disk:
-        raise ArgumentError("--keep cannot be combined with --from-disk")
     require_output_paths({"--output": path}, [Path(args.model), *data.files(args.data)], special=True)
     model = Model.load(args.model, chosen_backend(args))
     request = keeping(model.request(file_format=format_of(args, model.format)), args.keep)
     problems = Problems(args.data)
-    parts: Iterable[Table | DiskTable] = data.read_parts(args.data, request, problems)
-    if args.from_disk:
-        parts = [data.read_from_disk(args.data, request)]
     rows, formula, predictions = 0, "", dict[str, list[Any]]()
     with output.rows(path, args.spreadsheet) as write:
-        for table in parts:
+        for table in _read(args, request, problems):
             if not rows:
                 for note in table.notes:
                     output.log(note)

@@ -1,9 +1,9 @@
 """The class Network: a chain of layers that can be trained, evaluated and saved."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,10 @@ from deepnotes.nn.presets import current_dialect
 from deepnotes.utils.arguments import float_dtype, number, whole
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, ShapeError
+
+if TYPE_CHECKING:
+    from deepnotes.network.inspection.events import Event
+    from deepnotes.network.inspection.trace import Trace
 
 
 class Network:
@@ -379,14 +383,155 @@ class Network:
         All samples are one batch. Dropout acts as in the first training step. Parameters and errors are as for
         :meth:`fit`.
         """
-        loss_function = self._loss(loss)
-        data, class_indices = as_data(self, X, Y, loss_function, sample_weight, together=True)
-        plan = self._plan(loss_function, "sgd", l2, None, class_indices)
+        data, plan = self.prepare_step(X, Y, loss, sample_weight, None, l2)
         with np.errstate(all="ignore"), self.backend.execution_context():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
-        parts = self.layout.split(self.backend.xp, g)
-        entries = self.layout.entries
-        return {name: parts[entries[name].layer][entries[name].key] for name in self.layout.in_order}
+        return self.layout.by_name(self.backend.xp, g)
+
+    def prepare_step(
+        self,
+        X: Any,
+        Y: Any,
+        loss: str | LossFunction | None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        l2: float = 0.0,
+    ) -> tuple[Data, Plan]:
+        """Check the arguments of :meth:`gradients` or :meth:`trace`; return the batch, and the plan of the step."""
+        loss_function = self._loss(loss)
+        data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, together=True)
+        return data, self._plan(loss_function, "sgd", l2, None, class_indices)
+
+    def trace(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        l2: float = 0.0,
+    ) -> "Trace":
+        """Run one training step, without the update, and return every array that it computes (N1 to N16).
+
+        These are ``Z``, ``A``, ``L`` and the cost, ``dZ``, ``dW``, ``db`` and ``dA`` of each layer, by their names in
+        the notes. All samples are one batch. Dropout acts as in the first training step. Parameters and errors are as
+        for :meth:`fit`.
+
+        Returns
+        -------
+        Trace
+            ``trace["dW2"]`` is an array; ``print(trace)`` prints all of them beside their formulas.
+
+        Examples
+        --------
+        >>> net = Network([Dense(4, "tanh"), Dense(1, "sigmoid")], inputs=3, seed=0)
+        >>> trace = net.trace(np.ones((3, 2)), np.array([0, 1]))
+        >>> [event.name for event in trace]
+        ['Z1', 'A1', 'Z2', 'A2', 'L', 'cost', 'dZ2', 'dW2', 'db2', 'dA1', 'dZ1', 'dW1', 'db1', 'dA0']
+        >>> trace["dW2"].shape
+        (1, 4)
+        """
+        from deepnotes.network.inspection.trace import trace
+
+        data, plan = self.prepare_step(X, Y, loss, sample_weight, class_weight, l2)
+        return trace(self, plan, data)
+
+    def steps(self, X: Any, Y: Any, **options: Any) -> "Iterator[Event]":
+        """Iterate over the arrays of one training step in the order of computation, as for :meth:`trace`.
+
+        Examples
+        --------
+        >>> net = Network([Dense(1, "sigmoid")], inputs=3, seed=0)
+        >>> for event in net.steps(np.ones((3, 2)), np.array([0, 1])):
+        ...     print(event.name, "=", event.formula, event.shape)
+        Z1 = W1 A0 + b1 (1, 2)
+        A1 = 1 / (1 + e^-Z1) (1, 2)
+        L = -(Y * log A1 + (1 - Y) * log(1 - A1)) (1, 2)
+        cost = (1/m) Σ_samples L ()
+        dZ1 = A1 - Y (1, 2)
+        dW1 = (1/m) dZ1 A0ᵀ (1, 3)
+        db1 = (1/m) Σ_samples dZ1 (1, 1)
+        dA0 = W1ᵀ dZ1 (3, 2)
+        """
+        return iter(self.trace(X, Y, **options))
+
+    def activations(self, X: Any, layer: int | None = None) -> Any:
+        """Return the outputs ``A[l]`` (N3) of hidden layers for X of shape (n[0], m), without dropout.
+
+        Parameters
+        ----------
+        X : array_like, shape (n[0], m)
+        layer : int, optional
+            ``l`` as in ``W[l]``: 1 is the first layer with parameters, and -1 the last; 0 is the input, after the
+            standardizer. By default, the outputs of all layers.
+
+        Returns
+        -------
+        array, shape (n[l], m), or dict of str to array
+            Of all layers by name: ``A1``, ``A2``, ..., and the output of a layer without parameters after the second
+            layer as ``A2_`` and its kind, such as ``A2_dropout``. The arrays are of the kind that :meth:`predict`
+            returns.
+
+        Raises
+        ------
+        ArgumentError
+            If the network has no such layer.
+        ShapeError, DTypeError, ForeignArrayError
+
+        Examples
+        --------
+        >>> net = Network([Dense(4, "relu"), Dense(1, "sigmoid")], inputs=3, seed=0)
+        >>> net.activations(np.ones((3, 2)), layer=1).shape
+        (4, 2)
+        >>> list(net.activations(np.ones((3, 2))))
+        ['A1', 'A2']
+        """
+        from deepnotes.network.inspection.derivatives import activations
+
+        return activations(self, X, layer)
+
+    def input_gradient(
+        self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None
+    ) -> Any:
+        """Return the derivative of the loss of each sample by its inputs, ``∂L/∂X``, shape (n[0], m), without dropout.
+
+        This is ``dA[0]`` of N15, divided by the scale of the standardizer if the network has one. Like all ``dA``, it
+        is per sample: divide it by m for the derivative of the cost. Parameters and errors are as for :meth:`fit`.
+        The result is an array of the kind that :meth:`predict` returns.
+
+        Examples
+        --------
+        >>> net = Network([Dense(1, "sigmoid")], inputs=3, dtype="float64", seed=0)
+        >>> X, y = np.ones((3, 2)), np.array([0, 1])
+        >>> dX = net.input_gradient(X, y)
+        >>> bool(np.allclose(dX, net.parameters["W1"].T @ (net.predict(X) - y)))
+        True
+        """
+        from deepnotes.network.inspection.derivatives import input_gradient
+
+        data, plan = self.prepare_step(X, Y, loss, sample_weight)
+        return input_gradient(self, plan, data, X)
+
+    def jacobian(self, X: Any) -> Any:
+        """Return the derivative of each output by each input, shape (n[L], n[0], m), without dropout.
+
+        It is computed by N12 and N15, with ``dA[L]`` set to each unit vector in turn. Element ``[k, i, j]`` belongs to
+        output k, input i and sample j. The result is an array of the kind that :meth:`predict` returns.
+
+        Raises
+        ------
+        ShapeError, DTypeError, ForeignArrayError
+
+        Examples
+        --------
+        >>> net = Network([Dense(4, "tanh"), Dense(2)], inputs=3, seed=0)
+        >>> net.jacobian(np.ones((3, 5))).shape
+        (2, 3, 5)
+        """
+        from deepnotes.network.inspection.derivatives import jacobian
+
+        return jacobian(self, X)
 
     def summary(self) -> str:
         """Return a table of the layers, with output shape, activation and number of parameters."""

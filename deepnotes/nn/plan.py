@@ -91,6 +91,11 @@ class Layout:
             parameters[entry.layer][entry.key] = xp.reshape(flat[entry.start : entry.stop], entry.parameter.shape)
         return parameters
 
+    def by_name(self, xp: Namespace, flat: Array) -> dict[str, Array]:
+        """Return the parameters by name, ``W1``, ``b1``, ..., as slices of the buffer `flat`; views where possible."""
+        parts = self.split(xp, flat)
+        return {name: parts[self.entries[name].layer][self.entries[name].key] for name in self.in_order}
+
     def join(self, xp: Namespace, parameters: Sequence[Mapping[str, Array]]) -> Array:
         """Return one buffer, shape (p,), with the parameters of all layers, or with their gradients."""
         return xp.concat([xp.reshape(parameters[e.layer][e.key], (-1,)) for e in self.entries.values()], axis=0)

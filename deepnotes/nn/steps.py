@@ -4,14 +4,21 @@ They combine the equations N1 to N16, and define what every backend computes: th
 Program replays their operations, and a backend that compiles its own code is checked against them.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.layers import Context, Layer
 from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.plan import Plan, fuses
+
+Observer: TypeAlias = Callable[[str, int, Array], None]
+"""A function that is called with each intermediate result of a step: its name, the index of its layer, the array."""
+
+
+def ignore(name: str, layer: int, array: Array) -> None:
+    """Observe a step, and do nothing."""
 
 
 class Gradient(NamedTuple):
@@ -43,6 +50,7 @@ def forward(
     X: Array,
     seed: int,
     step: Array | None,
+    observe: Observer = ignore,
 ) -> tuple[Array, list[Any]]:
     """Return the output of the last layer (N2 and N3 for each layer, as drawn in N5), and the cache of each layer.
 
@@ -55,13 +63,47 @@ def forward(
         The seed of the network.
     step : Array of int64, 0-d, or None
         The number of updates made so far; None for a prediction, where dropout has no effect.
+    observe : callable, optional
+        Called with the output "A" of each layer.
     """
     A = X
     caches = []
     for number, (layer, layer_parameters) in enumerate(zip(layers, parameters, strict=True), 1):
         A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, step))
         caches.append(cache)
+        observe("A", number, A)
     return A, caches
+
+
+def backward(
+    ops: Ops,
+    layers: Sequence[Layer],
+    parameters: Sequence[Mapping[str, Array]],
+    caches: Sequence[Any],
+    dA: Array,
+    observe: Observer = ignore,
+) -> tuple[Array, list[dict[str, Array]]]:
+    """Return ``dA[0]`` and the gradients of each layer (N12 to N15 for each layer), given ``dA`` of the last layer.
+
+    Parameters
+    ----------
+    caches : sequence
+        The caches of :func:`forward`.
+    dA : Array, shape (n[L], m)
+    observe : callable, optional
+        Called with the derivative "dA" by the output of each layer before its backward pass, then with its gradients.
+    """
+    gradients: list[dict[str, Array]] = [{} for _ in layers]
+    for i in reversed(range(len(layers))):
+        observe("dA", i + 1, dA)
+        dA, gradients[i] = layers[i].backward(ops, parameters[i], caches[i], dA)
+        _observe_gradients(observe, i + 1, gradients[i])
+    return dA, gradients
+
+
+def _observe_gradients(observe: Observer, layer: int, gradients: Mapping[str, Array]) -> None:
+    for name, gradient in gradients.items():
+        observe(f"d{name}", layer, gradient)
 
 
 def sample_losses(
@@ -73,8 +115,16 @@ def sample_losses(
     return loss.value(ops, A, Y)
 
 
-def gradient_step(
-    ops: Ops, plan: Plan, theta: Array, decays: Array, step: Array, X: Array, Y: Array, w: Array | None = None
+def gradient_step(  # noqa: PLR0913 - the data and the state of a step
+    ops: Ops,
+    plan: Plan,
+    theta: Array,
+    decays: Array,
+    step: Array | None,
+    X: Array,
+    Y: Array,
+    w: Array | None = None,
+    observe: Observer = ignore,
 ) -> Gradient:
     """Return the cost of a batch and its gradient: forward pass (N2, N3), loss (N10), backward pass (N11 to N15).
 
@@ -85,41 +135,45 @@ def gradient_step(
     theta : Array, shape (p,)
     decays : Array, shape (p,)
         1 for the parameters to which L2 and weight decay apply, 0 for the others.
-    step : Array of int64, 0-d
-        The number of updates made so far.
+    step : Array of int64, 0-d, or None
+        The number of updates made so far; None for a step without dropout.
     X : Array, shape (n[0], m)
     Y : Array, shape (k, m), or class indices of shape (1, m)
     w : Array, shape (1, m), or None
         Sample weights. Their mean over the data set is 1, so that for any batch size, the expected mean of the weighted
         losses in a batch is the weighted mean loss of the data set.
+    observe : callable, optional
+        Called as by :func:`forward` and :func:`backward`, and in between with the losses "L" and the "cost".
     """
     xp, loss, objective = ops.xp, plan.loss, plan.objective
     parameters = plan.layout.split(xp, theta)
-    A, caches = forward(ops, plan.layers, parameters, X, plan.seed, step)
+    A, caches = forward(ops, plan.layers, parameters, X, plan.seed, step, observe)
     if plan.class_indices:
         Y = ops.one_hot(Y, A.shape[0], A.dtype)
 
-    gradients: list[dict[str, Array]] = [{} for _ in plan.layers]
-    pending = len(plan.layers)  # the gradients of the first `pending` layers are not computed yet
-    last = plan.layers[-1]
-    L = sample_losses(ops, plan.layers, loss, A, caches, Y)
+    layers, last = plan.layers, plan.layers[-1]
+    L = sample_losses(ops, layers, loss, A, caches, Y)
+    observe("L", len(layers), L)
     samples = xp.asarray(L.shape[1], dtype=L.dtype)
     scale, total = w, samples
     if w is not None and objective.weighted_mean:
         scale, total = ops.sample_scale(w), ops.total_weight(w)
     cost = ops.mean_loss(L if scale is None else L * scale)
+    observe("cost", len(layers), cost)
     if objective.scale != 1:
         scale = xp.asarray(objective.scale, dtype=L.dtype) if scale is None else objective.scale * scale
     if fuses(last, loss):
         dZ = loss.delta(ops, A, Y)
-        pending -= 1
         dZ = dZ if scale is None else dZ * scale
-        dA, gradients[-1] = last.backward_linear(ops, parameters[-1], caches[-1].A_prev, dZ)
+        dA, of_last = last.backward_linear(ops, parameters[-1], caches[-1].A_prev, dZ)
+        _observe_gradients(observe, len(layers), of_last)
+        dA, gradients = backward(ops, layers[:-1], parameters[:-1], caches[:-1], dA, observe)
+        gradients.append(of_last)
     else:
         dA = loss.derivative(ops, A, Y)
         dA = dA if scale is None else dA * scale
-    for i in reversed(range(pending)):
-        dA, gradients[i] = plan.layers[i].backward(ops, parameters[i], caches[i], dA)
+        dA, gradients = backward(ops, layers, parameters, caches, dA, observe)
+    observe("dA", 0, dA)
 
     g = plan.layout.join(xp, gradients)
     if objective.reported_scale != 1:

@@ -5,6 +5,7 @@ neither used nor changed. :func:`save` writes a figure to a file. Readers with a
 colours, and no information is shown by colour alone.
 """
 
+from deepnotes.plots.activations import activation
 from deepnotes.plots.boundaries import boundary
 from deepnotes.plots.canvas import check_path, require_matplotlib, save
 from deepnotes.plots.confusions import confusion, confusion_of
@@ -15,6 +16,7 @@ from deepnotes.plots.importances import importances
 from deepnotes.plots.searches import trials
 
 __all__ = [
+    "activation",
     "boundary",
     "check_path",
     "confusion",

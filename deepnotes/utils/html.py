@@ -5,7 +5,7 @@ from html import escape
 
 from deepnotes.utils.safe_text import escaped
 
-__all__ = ["table"]
+__all__ = ["table", "text"]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], notes: str = "", *, text_columns: int = 1) -> str:
@@ -26,15 +26,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], notes: str = "",
     '<table>...<td style="text-align:left">a &lt; b</td>...</table>'
     """
     body = "".join(_row("td", row, text_columns) for row in rows)
-    below = f"<p>{_text(notes)}</p>" if notes else ""
+    below = f"<p>{text(notes)}</p>" if notes else ""
     return f"<table><thead>{_row('th', header, text_columns)}</thead><tbody>{body}</tbody></table>{below}"
 
 
 def _row(tag: str, cells: Sequence[str], text_columns: int) -> str:
     styles = ["left" if i < text_columns else "right" for i in range(len(cells))]
-    parts = [f'<{tag} style="text-align:{s}">{_text(cell)}</{tag}>' for s, cell in zip(styles, cells, strict=True)]
+    parts = [f'<{tag} style="text-align:{s}">{text(cell)}</{tag}>' for s, cell in zip(styles, cells, strict=True)]
     return f"<tr>{''.join(parts)}</tr>"
 
 
-def _text(text: str) -> str:
-    return escape(escaped(text))
+def text(content: str) -> str:
+    """Return text with the characters escaped that HTML, or a terminal, would interpret."""
+    return escape(escaped(content))
