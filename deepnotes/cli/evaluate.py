@@ -15,10 +15,12 @@ from deepnotes.cli.arguments import (
     add_unknown,
     chosen_backend,
 )
+from deepnotes.cli.class_tables import never_predicted, report_classes
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import add_reading, format_of
+from deepnotes.cli.tasks import Classification
 
 HELP = "Measure the quality of a model on the rows of a table."
 
@@ -52,8 +54,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
     for note in table.notes:
         output.log(note)
     y = data.target_column(table, target)
+    X, task = model.inputs(table, args.unknown), model.task
     with np.errstate(all="ignore"):
-        scores = model.task.evaluate(model.network, model.inputs(table, args.unknown), y)
+        scores = task.evaluate(model.network, X, y)
+        classes = task.evaluate_classes(model.network, X, y) if isinstance(task, Classification) else []
     output.facts(
         [
             *model.facts(args.model),
@@ -61,6 +65,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
             *model.task.facts(scores, format_count(table.n_rows, "row")),
         ]
     )
+    if classes:
+        report_classes(classes, output, weighted=True)
     output.outcome(
         {
             "command": "evaluate",
@@ -72,5 +78,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "backend": model.network.backend.name,
             "loss": model.task.loss,
             "metrics": scores,
+            "per_class": classes or None,
+            "never_predicted": never_predicted(classes) if classes else None,
         }
     )

@@ -122,7 +122,8 @@ def _cumulative(a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> tuple[np.
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return a / b, and 0 where b is 0."""
-    return np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
+    ratio: np.ndarray = np.divide(a, b, out=np.zeros(len(a)), where=b > 0)
+    return ratio
 
 
 def mean_squared_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None) -> float:

@@ -43,7 +43,9 @@ def test_metrics_are_those_of_scikit_learn(k, m, ties, weighted):
         precision = sk.average_precision_score(true == k - 1, A[-1], sample_weight=w)
         assert metrics.average_precision(A, Y, w) == pytest.approx(precision)
         scores = ClassScores.of(A, Y, w)
-        expected = sk.precision_recall_fscore_support(true, predicted, labels=range(k), sample_weight=w, zero_division=0)
+        expected = sk.precision_recall_fscore_support(
+            true, predicted, labels=range(k), sample_weight=w, zero_division=0
+        )
     for mine, its in zip((scores.precision, scores.recall, scores.f1, scores.samples), expected, strict=True):
         assert mine == pytest.approx(its)
 
