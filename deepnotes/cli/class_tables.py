@@ -46,7 +46,7 @@ def report_classes(classes: ClassRows, output: Output, weighted: bool = False) -
         advice = "balanced gives rare classes as much weight as the others"
         if weighted:
             advice = f"CLASS=WEIGHT can give {'it' if one else 'them'} more weight"
-        output.log(f"warning: {what} never predicted, although {rows} {belong}; --class-weight {advice}")
+        output.log(f"warning: {what} never predicted, although {rows} {belong}; training with --class-weight {advice}")
 
 
 def never_predicted(classes: ClassRows) -> list[str]:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     X, task = model.inputs(table, args.unknown), model.task
     with np.errstate(all="ignore"):
         scores = task.evaluate(model.network, X, y)
-        classes = task.evaluate_classes(model.network, X, y) if isinstance(task, Classification) else []
+        classes = task.score_classes(model.network.predict(X), y) if isinstance(task, Classification) else []
     output.facts(
         [
             *model.facts(args.model),

@@ -106,15 +106,19 @@ class Classification:
         values = network.evaluate(X, self.encode(column), loss=self.loss, metrics=names)
         return {name: values[name] for name in (*names, "loss")}
 
-    def evaluate_classes(
-        self, network: Network | Ensemble, X: np.ndarray | OnDisk, column: Column
-    ) -> list[dict[str, Any]]:
+    def score_classes(self, A: np.ndarray, column: Column) -> list[dict[str, Any]]:
         """Return the scores of each class: its name, the number of its rows and of its predictions, and the ratios.
 
         A precision is None if the class is never predicted, and a recall if it has no row.
+
+        Parameters
+        ----------
+        A : array, shape (k, m)
+            The outputs of a network.
+        column : array, shape (m,)
+            The true classes.
         """
-        Y = np.eye(len(self.classes))[:, self.indices(column)]
-        scores = metrics.ClassScores.of(np.asarray(network.predict(X)), Y)
+        scores = metrics.ClassScores.of(A, np.eye(len(self.classes))[:, self.indices(column)])
         return [
             {
                 "class": name,

@@ -27,6 +27,7 @@ from deepnotes.cli.training_runs import (
     describe_folds,
     mean_history,
     prepare,
+    score_classes,
     train_alone,
     train_side_by_side,
 )
@@ -93,7 +94,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     tested = FoldScores([run.scores(task, source, fold) for run, fold in zip(fold_runs, folds, strict=True)])
     part, rows_of_part = ("validation", held_out) if len(held_out) else ("training", train)
     scores = final.scores(task, source, rows_of_part)
-    classes = final.class_scores(task, source, rows_of_part)
+    scored = list(zip(fold_runs, folds, strict=True)) or [(final, rows_of_part)]
+    classes = score_classes(task, source, scored)
     members = _describe_members(final, task, source, rows_of_part)
     saved = {part: {"rows": len(rows_of_part), **scores}} | ({"folds": tested.as_dict()} if folds else {})
     try:

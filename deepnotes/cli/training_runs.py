@@ -91,12 +91,14 @@ class Run:
         with np.errstate(all="ignore"):
             return task.evaluate(self.predictor, self.inputs(rows), source.y[rows])
 
-    def class_scores(self, task: Task, source: TrainingData, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Return the scores of each class on some rows; [] for a regression."""
-        if not isinstance(task, Classification):
-            return []
-        with np.errstate(all="ignore"):
-            return task.evaluate_classes(self.predictor, self.inputs(rows), source.y[rows])
+
+def score_classes(task: Task, source: TrainingData, parts: Sequence[tuple[Run, np.ndarray]]) -> list[dict[str, Any]]:
+    """Return the scores of each class on the rows of several runs together; [] for a regression."""
+    if not isinstance(task, Classification):
+        return []
+    with np.errstate(all="ignore"):
+        A = np.concatenate([run.predictor.predict(run.inputs(rows)) for run, rows in parts], axis=1)
+    return task.score_classes(A, np.concatenate([source.y[rows] for _, rows in parts]))
 
 
 def prepare(
