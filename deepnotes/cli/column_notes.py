@@ -10,21 +10,27 @@ from deepnotes.utils.wording import join_names, quote
 
 
 def describe_columns(table: Table, encoder: Encoder) -> Iterator[str]:
-    """Yield a note for each feature that has the same value in all rows, and for each that seems to number the rows."""
-    for feature in encoder.features:
-        column = table.columns[feature.name]
-        if len(column) < 3:
-            continue
-        if (column == column[0]).all():
-            value = quote(column[0]) if column.dtype.kind == "U" else f"{column[0]:g}"
+    """Yield a note about features with the same value in all rows, and one for each that seems to number the rows."""
+    columns = {feature.name: table.columns[feature.name] for feature in encoder.features}
+    if table.n_rows < 3:
+        return
+    constant = [name for name, column in columns.items() if (column == column[0]).all()]
+    if len(constant) > 1:
+        yield (
+            f"note: {len(constant)} columns have the same value in all rows, so they say nothing about the target: "
+            f"{join_names(constant)}; --exclude leaves them out"
+        )
+    for name in constant if len(constant) == 1 else ():
+        value = quote(columns[name][0]) if columns[name].dtype.kind == "U" else f"{columns[name][0]:g}"
+        yield (
+            f"note: column {name!r} has the same value in all rows, {value}, so it says nothing about the target; "
+            f"--exclude {name} leaves it out"
+        )
+    for name, column in columns.items():
+        if column.dtype.kind != "U" and name not in constant and numbers_rows(column):
             yield (
-                f"note: column {feature.name!r} has the same value in all rows, {value}, so it says nothing about the "
-                f"target; --exclude {feature.name} leaves it out"
-            )
-        elif column.dtype.kind != "U" and numbers_rows(column):
-            yield (
-                f"note: column {feature.name!r} has a different whole number in each row, one after the other; if it "
-                f"only numbers the rows, --exclude {feature.name} leaves it out"
+                f"note: column {name!r} has a different whole number in each row, one after the other; if it only "
+                f"numbers the rows, --exclude {name} leaves it out"
             )
 
 
@@ -37,7 +43,9 @@ def numbers_rows(column: np.ndarray) -> bool:
     (True, False)
     """
     low = column.min()
-    if column.max() - low != len(column) - 1 or not (column == np.rint(column)).all():
+    with np.errstate(over="ignore"):
+        span = column.max() - low
+    if span != len(column) - 1 or not (column == np.rint(column)).all():
         return False
     return bool((np.bincount((column - low).astype(np.int64), minlength=len(column)) == 1).all())
 

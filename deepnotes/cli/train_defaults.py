@@ -82,13 +82,10 @@ def stopping_rows(rows: int, patience: int | str | None, share: float | None) ->
     share : float or None
         The value of --early-stopping-share.
     """
-    if patience == "none":
+    if patience == "none" or (patience is None and share is None and rows < FEWEST_ROWS):
         return 0
-    if share is not None:
-        return round(rows * share)
-    if patience is None and rows < FEWEST_ROWS:
-        return 0
-    return min(round(rows * STOPPING_SHARE), MOST_STOPPING_ROWS)
+    count = round(rows * share) if share is not None else min(round(rows * STOPPING_SHARE), MOST_STOPPING_ROWS)
+    return max(count, 1)
 
 
 def choose_epochs(args: argparse.Namespace, rows: int) -> int:

@@ -290,6 +290,8 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise ArgumentError for options that cannot be combined."""
     if args.momentum is not None and args.optimizer != "sgd":
         raise ArgumentError(f"--momentum is only for --optimizer sgd, but the optimizer is {args.optimizer}")
+    if args.early_stopping == "none" and getattr(args, "early_stopping_share", None) is not None:
+        raise ArgumentError("--early-stopping-share needs early stopping, but --early-stopping is none")
     if args.from_disk and (args.impute or args.categorical):
         option = "--impute" if args.impute else "--categorical"
         raise ArgumentError(f"{option} cannot be combined with --from-disk: samples on disk are used as they are")

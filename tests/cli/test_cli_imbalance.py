@@ -187,10 +187,11 @@ def test_columns_that_teach_nothing_are_reported(run):
     _, err = run("train", "t.csv", "--target", "y", *QUICK)
     for name in ("id", "shuffled"):
         assert f"column '{name}' has a different whole number in each row" in err
-    for name, value in (("const", "7"), ("word", "'x'")):
-        assert f"column '{name}' has the same value in all rows, {value}," in err
-    assert "--exclude const leaves it out" in err
+    assert "2 columns have the same value in all rows, so they say nothing about the target: const, word; " in err
     assert "column 'x'" not in err
+    _, err = run("train", "t.csv", "--target", "y", *QUICK, "--exclude", "word")
+    assert "column 'const' has the same value in all rows, 7, so it says nothing" in err
+    assert "--exclude const leaves it out" in err
 
 
 def test_a_class_with_one_row_is_reported(run):
@@ -224,6 +225,19 @@ def test_the_settings_follow_the_rows(rows, layers, dropout, l2, stopping):
     assert train_defaults.stopping_rows(rows, None, 0.5) == round(rows / 2)
     given = Namespace(layers=(3,), dropout=0.0, l2=0.0)
     assert train_defaults.Recipe.of(given, rows) == ((3,), 0.0, 0.0)
+
+
+def test_early_stopping_options_that_contradict_each_other_are_refused(fails, cards):
+    assert "--early-stopping is none" in fails(
+        2, "train", *cards, "--early-stopping", "none", "--early-stopping-share", "0.2"
+    )
+    assert "--early-stopping" in fails(2, "train", *cards, "--early-stopping", "never")
+    assert "--early-stopping none" in fails(1, "train", *cards, "--early-stopping-share", "0.999", "--quiet")
+
+
+def test_early_stopping_on_request_takes_at_least_one_row():
+    assert train_defaults.stopping_rows(4, 5, None) == 1
+    assert train_defaults.stopping_rows(4, None, 0.1) == 1
 
 
 def test_the_held_out_rows_do_not_choose_the_epoch(run):
