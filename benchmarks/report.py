@@ -214,8 +214,8 @@ def tables_rows(results: dict[str, Any], in_full: bool) -> Rows:
         means = [f"{r['mean'][contender]:.3f}" for contender in contenders]
         rows.append([name, f"{r['rows']:,}, {r['features']}", score, *means, difference])
     overall = mean_scores(results)
-    difference = overall["deepnotes"] - overall["MLP"]
-    return [*rows, ["mean", "", "", *(f"{mean:.3f}" for mean in overall.values()), f"{difference:+.3f}"]]
+    gain = overall["deepnotes"] - overall["MLP"]
+    return [*rows, ["mean", "", "", *(f"{mean:.3f}" for mean in overall.values()), f"{gain:+.3f}"]]
 
 
 def mean_scores(results: dict[str, Any]) -> dict[str, float]:

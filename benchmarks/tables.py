@@ -15,7 +15,7 @@ For scikit-learn's models, features are standardized and text is encoded one-hot
 A table is passed if the mean of the differences to the MLP is at least -2 of its standard errors. In the means over
 all tables, a mean R² below 0 counts as 0: with so few rows, a linear model can be arbitrarily worse than no model.
 
-The benchmark requires the extra ``sklearn``.
+The benchmark requires the extra ``sklearn`` and pandas.
 """
 
 import contextlib
