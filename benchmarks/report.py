@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -220,6 +221,26 @@ def c_export_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return rows
 
 
+def tables_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of ``tables.json``: the mean scores of each contender, and the difference to the MLP."""
+    contenders = list(next(iter(results.values()))["mean"])
+    rows = [["table", "rows, features", "score", *contenders, "deepnotes - MLP"]]
+    for name, r in results.items():
+        score = "R²" if r["task"] == "regression" else "accuracy"
+        difference = f"{r['difference to MLP']:+.3f} ± {r['standard error']:.3f}{'' if r['passed'] else ' (missed)'}"
+        means = [f"{r['mean'][contender]:.3f}" for contender in contenders]
+        rows.append([name, f"{r['rows']:,}, {r['features']}", score, *means, difference])
+    overall = mean_scores(results)
+    gain = overall["deepnotes"] - overall["MLP"]
+    return [*rows, ["mean", "", "", *(f"{mean:.3f}" for mean in overall.values()), f"{gain:+.3f}"]]
+
+
+def mean_scores(results: dict[str, Any]) -> dict[str, float]:
+    """Return the mean score of each contender over the tables of ``tables.json``; a mean score below 0 counts as 0."""
+    contenders = next(iter(results.values()))["mean"]
+    return {name: float(np.mean([max(r["mean"][name], 0.0) for r in results.values()])) for name in contenders}
+
+
 def threads_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``threads.json``."""
     first = next(iter(results.values()))
@@ -286,6 +307,7 @@ TABLES = {
     "sweep": (sweep_rows, set()),
     "cold-start": (cold_start_rows, set()),
     "memory": (memory_rows, set()),
+    "tables": (tables_rows, {"scikit-learn"}),
     "threads": (threads_rows, set()),
     "own-parts": (own_parts_rows, set()),
     "many": (many_rows, {"scikit-learn", "jax"}),

@@ -15,10 +15,12 @@ from deepnotes.cli.arguments import (
     add_unknown,
     chosen_backend,
 )
+from deepnotes.cli.class_tables import never_predicted, report_classes
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
 from deepnotes.cli.reading_options import MEND_CELLS, add_reading, format_of
+from deepnotes.cli.tasks import Classification
 from deepnotes.cli.training_rows import note_on_training_rows
 from deepnotes.datasets.problems import Problems
 
@@ -59,9 +61,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
     with problems.collecting():
         X = model.inputs(table, args.unknown)
     problems.check(MEND_CELLS)
+    task = model.task
     with np.errstate(all="ignore"):
-        scores = model.task.evaluate(model.network, X, y)
-    if seen := note_on_training_rows(model.network.metadata, X, y, model.task):
+        scores = task.evaluate(model.network, X, y)
+        classes = task.score_classes(model.network.predict(X), y) if isinstance(task, Classification) else []
+    if seen := note_on_training_rows(model.network.metadata, X, y, task):
         output.log(f"note: {seen}")
     output.facts(
         [
@@ -70,6 +74,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
             *model.task.facts(scores, format_count(table.n_rows, "row")),
         ]
     )
+    if classes:
+        report_classes(classes, output, weighted=True)
     output.outcome(
         {
             "command": "evaluate",
@@ -81,6 +87,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "backend": model.network.backend.name,
             "loss": model.task.loss,
             "metrics": scores,
+            "per_class": classes or None,
+            "never_predicted": never_predicted(classes) if classes else None,
             "note": seen or None,
         }
     )

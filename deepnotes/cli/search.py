@@ -102,8 +102,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
     parser.set_defaults(
-        checkpoint=None, every="60s", resume=False, early_stopping=None, members=None, folds=None, validation_file=None
-    )
+        checkpoint=None, every="60s", resume=False, early_stopping=None, members=None, folds=None, layers=None,
+        activation="relu", dropout=None, l2=None, learning_rate=None, validation_file=None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     train, validation = source.split(args.validation, args.seed, others, hint)
     with np.errstate(all="ignore"):  # numbers that overflow are reported as an error later
         task = source.kind.of(source.y[train], args.loss)
-    first = prepare(_with(args), backend, source, task, (train, validation))
+    first = prepare(args, backend, source, task, (train, validation))
     source.report_encoding(first.encoder, output)
     limit = f" in at most {args.minutes:g} min" if args.minutes else ""
     table, features = source.table, format_count(len(first.encoder.inputs), "feature")
@@ -275,7 +276,7 @@ class Search:
 
     def run(self) -> None:
         """Run all trials, until the time limit or Ctrl-C."""
-        settings = enumerate(islice(draw_settings(self._args, self._task.kind), self._args.trials), 1)
+        settings = enumerate(islice(draw_settings(self._args, self._first.recipe), self._args.trials), 1)
         # One call trains the largest networks first, so with a time limit, small ones would often not be tried.
         together = max(TOGETHER, 2 * cores()) if self._end == inf else 2 * cores()
         try:
@@ -306,7 +307,7 @@ class Search:
             number, settings = trials[result.index]
             scores: dict[str, float] = {}
             if result.error is None:
-                scored = Run(result.network, run.encoder, run.X, run.train, run.held_out)
+                scored = run.alone(result.network)
                 scores = scored.scores(self._task, self._source, run.held_out)
             self.trials.append(Trial(number, settings, result.network.layout.size, scores, result.seconds))
             self._show_progress(show)
@@ -320,6 +321,7 @@ class Search:
             epochs=train_defaults.choose_epochs(self._args, rows),
             batch_size=self._args.batch_size,
             samples=run.train,
+            sample_weight=run.weights(self._task, self._source.y),
             l2=[own.l2 for own in arguments],
             clip_norm=self._args.clip_norm,
             callbacks=(TimeLimit(self._end),),
@@ -329,9 +331,9 @@ class Search:
     def _network(self, args: argparse.Namespace) -> Network:
         """Return the network of a trial."""
         (like,) = self._first.networks
-        layers = [*train_defaults.make_hidden_layers(args, self._task.kind), self._task.output_layer()]
+        recipe = train_defaults.Recipe(args.layers, args.dropout, args.l2)
         return Network(
-            layers,
+            [*recipe.make_hidden_layers(args.activation), self._task.output_layer()],
             like.inputs,
             backend=self._backend,
             dtype=args.dtype,
@@ -364,9 +366,8 @@ class Search:
         raise with_hint(DeepnotesError("the loss of each trial became NaN or infinite"), "try --clip-norm 1")
 
 
-def _with(args: argparse.Namespace, settings: Settings | None = None) -> argparse.Namespace:
-    """Return the arguments of ``train`` for some settings, by default for the first trial."""
-    settings = next(draw_settings(args, "classification")) if settings is None else settings
+def _with(args: argparse.Namespace, settings: Settings) -> argparse.Namespace:
+    """Return the arguments of ``train`` for some settings."""
     return argparse.Namespace(**{**vars(args), **settings})
 
 

@@ -25,7 +25,7 @@ Settings = Mapping[str, Any]
 """The options of ``train`` that differ between trials, by their names in the parsed arguments."""
 
 
-def draw_settings(args: argparse.Namespace, kind: str) -> Iterator[Settings]:
+def draw_settings(args: argparse.Namespace, recipe: train_defaults.Recipe) -> Iterator[Settings]:
     """Yield the settings of one trial after the other, without end; the first trial has the defaults of ``train``.
 
     Numbers have two significant digits, so that the printed options are exact.
@@ -34,17 +34,17 @@ def draw_settings(args: argparse.Namespace, kind: str) -> Iterator[Settings]:
     ----------
     args : Namespace
         The seed and the optimizer.
-    kind : str
-        "classification" or "regression".
+    recipe : Recipe
+        The defaults of ``train`` for the table.
     """
     rng = np.random.default_rng(args.seed)
     default_rate = train_defaults.RATES.get(args.optimizer, 1e-3)
     yield {
-        "layers": train_defaults.HIDDEN,
+        "layers": recipe.layers,
         "activation": "relu",
         "learning_rate": default_rate,
-        "dropout": train_defaults.DROPOUT[kind],
-        "l2": 0.0,
+        "dropout": recipe.dropout,
+        "l2": recipe.l2,
     }
     while True:
         depth, width = int(rng.choice(DEPTHS)), int(rng.choice(WIDTHS))

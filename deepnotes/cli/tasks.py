@@ -20,10 +20,14 @@ from deepnotes.nn import metrics
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.utils.errors import ArgumentError, DataError
+from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import join_names, quote
 
 MOST_CLASSES = 20
 """A target of whole numbers with more distinct values than this is treated as a quantity, not as classes."""
+ROWS_PER_CLASS = 3
+"""A target of whole numbers with fewer rows for each distinct value than this is also treated as a quantity, since
+the values of classes recur; two distinct values are always classes."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,85 @@ class Classification:
         return {"prediction": prediction, **{f"p_{name}": p for name, p in zip(self.classes, A, strict=True)}}
 
     def evaluate(self, network: Network | Ensemble, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
-        """Return the scores of the network on X, shape (n, m), by name; `column` holds the true classes."""
-        values = network.evaluate(X, self.encode(column), loss=self.loss, metrics="accuracy")
-        return {"accuracy": values["accuracy"], "loss": values["loss"]}
+        """Return the scores of the network on X, shape (n, m), by name; `column` holds the true classes.
+
+        F1 is the mean of the classes. The average precision is that of the second of two classes.
+        """
+        names = ["accuracy", "balanced_accuracy", "f1", "roc_auc", *(["average_precision"] if self._is_binary else [])]
+        values = network.evaluate(X, self.encode(column), loss=self.loss, metrics=names)
+        return {name: values[name] for name in (*names, "loss")}
+
+    def score_classes(self, A: np.ndarray, column: Column) -> list[dict[str, Any]]:
+        """Return the scores of each class: its name, the number of its rows and of its predictions, and the ratios.
+
+        A precision is None if the class is never predicted, and a recall if it has no row.
+
+        Parameters
+        ----------
+        A : array, shape (k, m)
+            The outputs of a network.
+        column : array, shape (m,)
+            The true classes.
+        """
+        scores = metrics.ClassScores.of(A, np.eye(len(self.classes))[:, self.indices(column)])
+        return [
+            {
+                "class": name,
+                "rows": int(scores.samples[i]),
+                "predicted": int(scores.predicted[i]),
+                "precision": float(scores.precision[i]) if scores.predicted[i] else None,
+                "recall": float(scores.recall[i]) if scores.samples[i] else None,
+                "f1": float(scores.f1[i]) if scores.samples[i] + scores.predicted[i] else None,
+            }
+            for i, name in enumerate(self.classes)
+        ]
+
+    def class_weights(self, text: str, column: Column) -> np.ndarray:
+        """Return the weight of each class, shape (k,), for the option --class-weight.
+
+        Parameters
+        ----------
+        text : str
+            ``balanced``: the weights of the rows of each class have the same sum; or pairs such as ``yes=5,no=1``, in
+            which classes that are left out have the weight 1.
+        column : array, shape (m,)
+            The classes of the training rows.
+
+        Raises
+        ------
+        ArgumentError
+            If a weight is not a number of at least 0, if all are 0, or if a class is unknown or occurs twice.
+        """
+        if text == "balanced":
+            counts = np.bincount(self.indices(column), minlength=len(self.classes))
+            balanced: np.ndarray = len(column) / (len(self.classes) * np.maximum(counts, 1))
+            return balanced
+        weights: dict[int, float] = {}
+        pair = ""
+        for part in text.split(","):
+            pair += part
+            name, separator, weight = (piece.strip() for piece in pair.rpartition("="))
+            if not separator:  # the comma belongs to the name of a class
+                pair += ","
+                continue
+            if not NUMBER.fullmatch(weight) or not 0 <= float(weight) < math.inf:
+                raise ArgumentError(f"--class-weight {quote(pair)}: wanted CLASS=WEIGHT, with a number of at least 0")
+            code = int(codes_of([name], self.classes)[0])
+            if code < 0:
+                known = join_names(self.classes)
+                raise ArgumentError(f"--class-weight: there is no class {quote(name)}; the classes are {known}")
+            if code in weights:
+                raise ArgumentError(f"--class-weight: the class {quote(name)} has two weights")
+            weights[code], pair = float(weight), ""
+        if pair:
+            raise ArgumentError(f"--class-weight {quote(text)}: wanted balanced, or CLASS=WEIGHT,CLASS=WEIGHT,...")
+        if not any(weights.get(i, 1.0) for i in range(len(self.classes))):
+            raise ArgumentError(f"--class-weight {quote(text)}: all classes have the weight 0")
+        return np.array([weights.get(i, 1.0) for i in range(len(self.classes))])
+
+    @property
+    def _is_binary(self) -> bool:
+        return len(self.classes) == 2
 
     def facts(
         self, scores: Mapping[str, float], rows: str, spread: Mapping[str, float] | None = None
@@ -111,11 +191,23 @@ class Classification:
         spread : mapping of str to float, optional
             The standard deviation of each score.
         """
-        deviation = "" if spread is None else f" ± {spread['accuracy']:.2%}"
-        return [
-            ("accuracy", f"{scores['accuracy']:.2%}{deviation} of {rows}"),
-            ("loss", f"{format_with_spread('loss', scores, spread)} ({self.loss})"),
+        accuracy, balanced = (
+            f"{scores[name]:.2%}{'' if spread is None else f' ± {spread[name]:.2%}'}"
+            for name in ("accuracy", "balanced_accuracy")
+        )
+        facts = [
+            ("accuracy", f"{accuracy} of {rows}"),
+            ("balanced", f"{balanced}, the mean of the classes"),
+            ("F1", f"{format_with_spread('f1', scores, spread)}, the mean of the classes"),
         ]
+        if not math.isnan(scores["roc_auc"]):
+            area = format_with_spread("roc_auc", scores, spread)
+            more = ", the mean of each class against the others"
+            if self._is_binary:
+                precision = format_with_spread("average_precision", scores, spread)
+                more = f"; average precision {precision} of class {quote(self.classes[1])}"
+            facts.append(("AUC", area + more))
+        return [*facts, ("loss", f"{format_with_spread('loss', scores, spread)} ({self.loss})")]
 
     def __str__(self) -> str:
         return f"{len(self.classes)} classes: {join_names(self.classes)}"
@@ -326,6 +418,9 @@ def suggest_task(column: Column) -> tuple[type[Classification | Regression], str
         return Regression, "has values that are not whole numbers"
     if distinct > MOST_CLASSES:
         return Regression, f"has {distinct:,} distinct whole numbers, more than {MOST_CLASSES}"
+    if distinct > 2 and len(column) < ROWS_PER_CLASS * distinct:
+        rows = format_count(len(column), "row")
+        return Regression, f"has {distinct} distinct whole numbers in {rows}, so they hardly recur"
     return Classification, f"has {format_count(distinct, 'distinct value')}, all whole numbers"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from deepnotes import plots
 from deepnotes.backends.registry import by_priority, is_selected
 from deepnotes.cli.arguments import chosen_backend, with_hint
+from deepnotes.cli.class_tables import never_predicted, report_classes
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths, writing
@@ -19,6 +20,7 @@ from deepnotes.cli.replacing import require_replaceable
 from deepnotes.cli.resuming import explain_resumption
 from deepnotes.cli.starting import Start
 from deepnotes.cli.tasks import Classification, Task
+from deepnotes.cli.train_defaults import stopping_rows
 from deepnotes.cli.train_options import VALIDATION, check_options, configure
 from deepnotes.cli.training_data import TrainingData
 from deepnotes.cli.training_rows import describe_training_rows
@@ -28,6 +30,7 @@ from deepnotes.cli.training_runs import (
     describe_folds,
     mean_history,
     prepare,
+    score_classes,
     train_alone,
     train_side_by_side,
 )
@@ -58,17 +61,19 @@ def run(args: argparse.Namespace, output: Output) -> None:
 
     source = TrainingData.read(args, output)
     source = source if begin is None else begin.applied_to(source)
-    share = _share(args)
-    train, held_out = source.split(share, args.seed)
+    others, held_out = source.split(_share(args), args.seed)
+    train, stopping = _split_for_stopping(args, source, others)
     folds = source.folds(args.folds, args.seed) if args.folds else []
     with np.errstate(all="ignore"):  # numbers that overflow are reported as an error later
         task = begin.model.task if begin else source.kind.of(source.y if folds else source.y[train], args.loss)
-    final = prepare(args, backend, source, task, (train, held_out))
+    watched = stopping if len(stopping) else held_out
+    final = prepare(args, backend, source, task, (train, watched), stops_early=len(stopping) > 0)
     if begin is not None:
         begin.set_weights(final.networks)
     source.report_encoding(final.encoder, output)
     predictor, features = final.predictor, final.encoder.inputs
-    held = f"{len(train):,} to train on, {len(held_out):,} held out"
+    early = f", {len(stopping):,} for early stopping" if len(stopping) else ""
+    held = f"{len(train):,} to train on{early}, {len(held_out):,} held out"
     rows = f"{held}; {describe_folds(folds)}" if folds else held
     table = source.table
     output.facts(
@@ -76,6 +81,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             ("data", f"{table.source}: {format_count(table.n_rows, 'row')}, {format_count(len(features), 'feature')}"),
             ("target", f"{source.target!r}: {task}"),
             ("rows", rows),
+            ("settings", _describe_settings(final)),
             ("backend", f"{backend.name}, {_why(args)}"),
         ]
     )
@@ -88,8 +94,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
     start = time.perf_counter()
     fold_runs: list[Run] = []
     for fold in folds:
-        others = source.split(share, args.seed, np.setdiff1d(np.arange(table.n_rows), fold))
-        fold_runs.append(prepare(args, backend, source, task, others, [final, *fold_runs]))
+        parts = _split_for_stopping(args, source, np.setdiff1d(np.arange(table.n_rows), fold))
+        stops_early = len(parts[1]) > 0
+        fold_runs.append(prepare(args, backend, source, task, parts, [final, *fold_runs], stops_early))
     if args.folds or args.members:
         train_side_by_side(args, [final, *fold_runs], task, source, output)
     else:
@@ -98,10 +105,12 @@ def run(args: argparse.Namespace, output: Output) -> None:
     tested = FoldScores([run.scores(task, source, fold) for run, fold in zip(fold_runs, folds, strict=True)])
     part, rows_of_part = ("validation", held_out) if len(held_out) else ("training", train)
     scores = final.scores(task, source, rows_of_part)
+    scored = list(zip(fold_runs, folds, strict=True)) or [(final, rows_of_part)]
+    classes = score_classes(task, source, scored)
     members = _describe_members(final, task, source, rows_of_part)
     saved = {part: {"rows": len(rows_of_part), **scores}} | ({"folds": tested.as_dict()} if folds else {})
     before = None if begin is None else begin.model.network.metadata
-    saved |= describe_training_rows(final.inputs(train), source.y[train], task, before)
+    saved |= describe_training_rows(final.inputs(others), source.y[others], task, before)
     try:
         model.save(path, **saved)
     except ModelFileError as error:
@@ -125,6 +134,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
             *([("plot", str(plot_path))] if plot_path else []),
         ]
     )
+    if classes:
+        report_classes(classes, output, weighted=args.class_weight is not None)
     single = final.histories[0] if isinstance(predictor, Network) else None
     output.outcome(
         {
@@ -134,17 +145,23 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "target": source.target,
             "task": task.kind,
             "classes": list(task.classes) if isinstance(task, Classification) else None,
-            "rows": {"training": len(train), "validation": len(held_out)},
+            "rows": {"training": len(train), "early_stopping": len(stopping), "validation": len(held_out)},
             "backend": backend.name,
             "dtype": predictor.dtype,
             "seed": args.seed,
             "parameters": sum(network.layout.size for network in final.networks),
             "loss": task.loss,
+            "layers": list(final.recipe.layers),
+            "dropout": final.recipe.dropout,
+            "l2": final.recipe.l2,
+            "class_weight": args.class_weight,
             "epochs": single and single.epochs,
             "best_epoch": single and single.best_epoch,
             "seconds": seconds,
             "metrics": scores,
             "metrics_of": part,
+            "per_class": classes or None,
+            "never_predicted": never_predicted(classes) if classes else None,
             "folds": tested.as_dict() if folds else None,
             "members": members or None,
             "history": single and _curves(single),
@@ -164,10 +181,25 @@ def _why(args: argparse.Namespace) -> str:
 
 
 def _share(args: argparse.Namespace) -> float:
-    """Return the share of rows to hold out; with folds, by default only for early stopping."""
+    """Return the share of rows to hold out; with folds, which are scored instead, by default none."""
     if args.validation is not None:
         return float(args.validation)
-    return 0.0 if args.folds and args.early_stopping is None else VALIDATION
+    return 0.0 if args.folds else VALIDATION
+
+
+def _split_for_stopping(
+    args: argparse.Namespace, source: TrainingData, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide rows into those to train on and those for early stopping."""
+    count = stopping_rows(len(rows), args.early_stopping, args.early_stopping_share)
+    return source.split_for_stopping(rows, count, args.seed)
+
+
+def _describe_settings(run: Run) -> str:
+    """Return the settings that by default follow the size of the table."""
+    recipe = run.recipe
+    layers = ",".join(map(str, recipe.layers)) or "none"
+    return f"layers {layers}, dropout {recipe.dropout:g}, L2 {recipe.l2:g}"
 
 
 def _describe_training(final: Run, fold_runs: list[Run]) -> str:
@@ -196,7 +228,7 @@ def _describe_members(run: Run, task: Task, source: TrainingData, rows: np.ndarr
         return []
     members = []
     for network, history in zip(run.networks, run.histories, strict=True):
-        alone = Run(network, run.encoder, run.X, run.train, run.held_out)
+        alone = run.alone(network)
         members.append(
             {
                 "seed": network.seed,

@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
@@ -16,13 +17,20 @@ from deepnotes.nn.schedules import (
     StepDecay,
 )
 
-HIDDEN = (256, 128)
-"""The sizes of the hidden layers."""
 BATCH_SIZE = 32
 UPDATES, MIN_EPOCHS, MAX_EPOCHS = 2000, 10, 200
 """The default number of epochs: enough for about `UPDATES` updates, at least `MIN_EPOCHS` and at most `MAX_EPOCHS`."""
-DROPOUT = {"classification": 0.4, "regression": 0.2}
-"""The dropout rate after each hidden layer, by task."""
+SIZES = ((0, (128,), 0.2), (500, (128, 64), 0.1), (10_000, (256, 128), 0.1))
+"""From which number of training rows on the hidden layers have which sizes, and which dropout rate follows each."""
+L2_ROWS = 5
+"""The factor of the L2 penalty is this number, divided by the number of training rows."""
+STOPPING_SHARE, FEWEST_ROWS, MOST_STOPPING_ROWS = 0.1, 1000, 10_000
+"""The share of the rows that early stopping takes from at least `FEWEST_ROWS` rows, and the largest number of them."""
+LAYERS_RULE = "; ".join(f"{','.join(map(str, layers))} from {rows:,} training rows on" for rows, layers, _ in SIZES[1:])
+LAYERS_RULE = f"{','.join(map(str, SIZES[0][1]))}; {LAYERS_RULE}"
+DROPOUT_RULE = f"{SIZES[0][2]:g}; {SIZES[1][2]:g} from {SIZES[1][0]:,} training rows on"
+L2_RULE = f"{L2_ROWS} divided by the number of training rows"
+STOPPING_RULE = f"train all epochs, and keep the best if there are at least {FEWEST_ROWS:,} rows to train on"
 RATES = {"sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
 """The learning rate of each optimizer."""
 MOMENTUM = 0.9
@@ -38,13 +46,46 @@ SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
 """Functions that create a schedule from the initial rate, the total number of updates, and the number of epochs."""
 
 
-def make_hidden_layers(args: argparse.Namespace, kind: str) -> list[Layer]:
-    """Return the hidden layers for a task of the given kind, "classification" or "regression"."""
-    rate = DROPOUT[kind] if args.dropout is None else args.dropout
-    layers: list[Layer] = []
-    for size in HIDDEN if args.layers is None else args.layers:
-        layers += [Dense(size, args.activation), *([Dropout(rate)] if rate else [])]
-    return layers
+class Recipe(NamedTuple):
+    """The settings that follow the size of a table."""
+
+    layers: tuple[int, ...]
+    dropout: float
+    l2: float
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, rows: int) -> "Recipe":
+        """Return the requested settings, and where none is requested, the default for this number of training rows."""
+        _, layers, dropout = next(size for size in reversed(SIZES) if rows >= size[0])
+        return cls(
+            layers if args.layers is None else args.layers,
+            dropout if args.dropout is None else args.dropout,
+            float(f"{L2_ROWS / rows:.2g}") if args.l2 is None else args.l2,  # two digits, so that it can be typed
+        )
+
+    def make_hidden_layers(self, activation: str) -> list[Layer]:
+        """Return the hidden layers."""
+        layers: list[Layer] = []
+        for size in self.layers:
+            layers += [Dense(size, activation), *([Dropout(self.dropout)] if self.dropout else [])]
+        return layers
+
+
+def stopping_rows(rows: int, patience: int | str | None, share: float | None) -> int:
+    """Return how many of the rows to train on are held out for early stopping; 0 for no early stopping.
+
+    Parameters
+    ----------
+    rows : int
+    patience : int, "none" or None
+        The value of --early-stopping.
+    share : float or None
+        The value of --early-stopping-share.
+    """
+    if patience == "none" or (patience is None and share is None and rows < FEWEST_ROWS):
+        return 0
+    count = round(rows * share) if share is not None else min(round(rows * STOPPING_SHARE), MOST_STOPPING_ROWS)
+    return max(count, 1)
 
 
 def choose_epochs(args: argparse.Namespace, rows: int) -> int:

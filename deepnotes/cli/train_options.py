@@ -18,7 +18,7 @@ from deepnotes.cli.arguments import (
 )
 from deepnotes.cli.reading_options import add_names, add_reading, imputation
 from deepnotes.cli.replacing import add_force
-from deepnotes.cli.tasks import MOST_CLASSES
+from deepnotes.cli.tasks import MOST_CLASSES, ROWS_PER_CLASS
 from deepnotes.cli.validation_files import add_validation_file
 from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
 from deepnotes.network.training.intervals import interval
@@ -45,8 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--validation",
         type=SHARE,
         metavar="SHARE",
-        help=f"the share of rows to hold out for validation, or 0 to hold out none (default {VALIDATION:g}; with "
-        "--folds, 0 unless --early-stopping is given)",
+        help="the share of rows that take no part in training, for which the scores are reported; 0 holds out none "
+        f"(default {VALIDATION:g}; with --folds, 0)",
     )
     add_validation_file(group)
     add_reading(parser.add_argument_group("format of DATA"))
@@ -106,7 +106,7 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
         default="auto",
         metavar="NAME",
         help="classification, regression or auto (default): classification if the target is text, or whole numbers "
-        f"with at most {MOST_CLASSES} distinct values",
+        f"with at most {MOST_CLASSES} distinct values that recur, each in {ROWS_PER_CLASS} rows on average",
     )
 
 
@@ -116,7 +116,7 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         "--layers",
         type=layer_sizes,
         metavar="SIZES",
-        help=f"the sizes of the hidden layers (default {','.join(map(str, train_defaults.HIDDEN))}), or the word none",
+        help=f"the sizes of the hidden layers, or the word none (default: {train_defaults.LAYERS_RULE})",
     )
     option(
         "--activation",
@@ -129,7 +129,7 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         "--dropout",
         type=SHARE,
         metavar="RATE",
-        help=f"the dropout rate after each hidden layer (default {_list_defaults(train_defaults.DROPOUT)})",
+        help=f"the dropout rate after each hidden layer (default: {train_defaults.DROPOUT_RULE})",
     )
     add_computation(group)
 
@@ -193,8 +193,17 @@ def add_training_options(group: argparse._ArgumentGroup, *, searching: bool = Fa
     )
     if not searching:
         option(
-            "--l2", type=NOT_NEGATIVE, default=0.0, metavar="FACTOR", help="the factor of the L2 penalty (default 0)"
+            "--l2",
+            type=NOT_NEGATIVE,
+            metavar="FACTOR",
+            help=f"the factor of the L2 penalty (default: {train_defaults.L2_RULE})",
         )
+    option(
+        "--class-weight",
+        metavar="WEIGHTS",
+        help="weights of the classes in the loss, as in scikit-learn: balanced, which gives all classes the same total "
+        "weight, or CLASS=WEIGHT,... with 1 for other classes (default: each row counts the same)",
+    )
     option(
         "--clip-norm",
         type=POSITIVE,
@@ -204,10 +213,17 @@ def add_training_options(group: argparse._ArgumentGroup, *, searching: bool = Fa
     if not searching:
         option(
             "--early-stopping",
-            type=whole_number(0),
+            type=_patience,
             metavar="PATIENCE",
-            help="stop after this number of epochs without improvement, and restore the best epoch (default: train all "
-            "epochs)",
+            help="stop after this number of epochs without improvement on the early-stopping rows, and keep the best "
+            f"epoch; or the word none, to train on those rows, too (default: {train_defaults.STOPPING_RULE})",
+        )
+        option(
+            "--early-stopping-share",
+            type=number("a number above 0 and less than 1", lambda value: 0 < value < 1),
+            metavar="SHARE",
+            help="the share of the rows to train on that early stopping takes (default "
+            f"{train_defaults.STOPPING_SHARE:g}, but at most {train_defaults.MOST_STOPPING_ROWS:,} rows)",
         )
     option(
         "--seed",
@@ -256,6 +272,11 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _patience(text: str) -> int | str:
+    """Convert a number of epochs, or the word none."""
+    return text if text == "none" else whole_number(0)(text)
+
+
 def _interval(text: str) -> int | str:
     """Check an interval between checkpoints; return a number of epochs as an integer, and a time as the given text."""
     every = whole_number(1)(text) if WHOLE.fullmatch(text) else text
@@ -278,6 +299,8 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise ArgumentError for options that cannot be combined."""
     if args.momentum is not None and args.optimizer != "sgd":
         raise ArgumentError(f"--momentum is only for --optimizer sgd, but the optimizer is {args.optimizer}")
+    if args.early_stopping == "none" and getattr(args, "early_stopping_share", None) is not None:
+        raise ArgumentError("--early-stopping-share needs early stopping, but --early-stopping is none")
     if args.from_disk and (args.impute or args.categorical):
         option = "--impute" if args.impute else "--categorical"
         raise ArgumentError(f"{option} cannot be combined with --from-disk: samples on disk are used as they are")

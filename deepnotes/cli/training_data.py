@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepnotes.cli import data
+from deepnotes.cli.column_notes import describe_classes, describe_columns
 from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.reading_options import MEND_CELLS, format_of, imputation_rules
 from deepnotes.cli.tasks import TASKS, Classification, Regression, SeveralTargets, suggest_task
@@ -84,6 +85,8 @@ class TrainingData:
         kind = _choose_task(args.task, target, y, output)
         if kind is Classification and isinstance(target, str):
             y = table.labels(target)
+            for note in describe_classes(y):
+                output.log(note)
         dates = [name for name in split_names(args.dates, known) if name in (*names, *data.names_of(target))]
         validation_rows = table.n_rows - rows
         return cls(table, target, names, categorical, impute, y, kind, dates, file_format, validation_rows)
@@ -125,6 +128,12 @@ class TrainingData:
         except ArgumentError as error:
             raise DataError(f"{self.table.source}: {error}; {hint}") from None
         return rows[train], rows[held_out]
+
+    def split_for_stopping(self, rows: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Divide `rows` into those to train on, and those by which early stopping chooses the epoch, about `count`."""
+        if count == 0:
+            return rows, rows[:0]
+        return self.split(count / len(rows), seed, rows, hint="to stop without such rows, use --early-stopping none")
 
     def folds(self, number: int, seed: int) -> list[np.ndarray]:
         """Return the indices of the rows in each fold, stratified by the classes, if there are any."""
@@ -169,6 +178,8 @@ class TrainingData:
                 missing = format_count(self.table.gaps[feature.name].count, "missing value")
                 fill = format_number(feature.fill) if isinstance(feature.fill, float) else repr(feature.fill)
                 output.log(f"column {feature.name!r}: {missing} filled with {fill}")
+        for note in describe_columns(self.table, encoder):
+            output.log(note)
         for name, count in encoder.count_unknown(self.table).items():
             rows = format_count(count, "held-out row")
             output.log(f"column {name!r}: {rows} with a category that no training row has, encoded as zeros")
@@ -266,5 +277,9 @@ def _choose_task(
     if requested != "auto":
         return TASKS[requested]
     task, reason = suggest_task(y)
-    output.log(f"task: {task.kind}, since the target {target!r} {reason}")
+    other = (
+        "--task regression predicts a quantity" if task is Classification else "--task classification predicts classes"
+    )
+    change = f"; {other}" if y.dtype.kind != "U" else ""
+    output.log(f"task: {task.kind}, since the target {target!r} {reason}{change}")
     return task

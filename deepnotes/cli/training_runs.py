@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,19 @@ from deepnotes.backends.base import Backend
 from deepnotes.cli import data, train_defaults
 from deepnotes.cli.arguments import with_hint
 from deepnotes.cli.output import Output, format_count
-from deepnotes.cli.tasks import Task
+from deepnotes.cli.tasks import Classification, Task
 from deepnotes.cli.training_data import TrainingData
 from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.standardizer import Standardizer
+from deepnotes.datasets.tables import Column
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.fit_many import FitManyInterrupt, fit_many
 from deepnotes.network.network import Network
+from deepnotes.network.training.callbacks import EarlyStopping
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback, Training
-from deepnotes.utils.errors import DeepnotesError, NonFiniteLossError
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, NonFiniteLossError
 
 
 @dataclass
@@ -37,7 +39,13 @@ class Run:
     X : ndarray or OnDisk, shape (n, m)
         All rows of the table, encoded.
     train, held_out : ndarray of int
-        The indices of the rows to train on, and of the rows to validate with.
+        The indices of the rows to train on, and of the rows to validate with after each epoch.
+    recipe : Recipe
+        The sizes of the layers, and the regularization.
+    class_weights : ndarray, shape (k,), or None
+        The weight of each class.
+    stops_early : bool
+        Whether the rows in `held_out` decide which epoch is kept.
     histories : list of History
         One for each network, after training.
     """
@@ -47,6 +55,9 @@ class Run:
     X: np.ndarray | OnDisk
     train: np.ndarray
     held_out: np.ndarray
+    recipe: train_defaults.Recipe
+    class_weights: np.ndarray | None = None
+    stops_early: bool = False
     histories: Sequence[History] = ()
 
     @property
@@ -58,10 +69,36 @@ class Run:
         """Return the samples at the k indices `rows`, shape (n, k)."""
         return data.select_samples(self.X, rows)
 
+    def alone(self, network: Network) -> "Run":
+        """Return the run of one of the networks."""
+        return replace(self, predictor=network, histories=())
+
+    def weights(self, task: Task, column: Column) -> np.ndarray | None:
+        """Return the weight of each row by its class, shape (m,), or None; `column` holds the targets."""
+        if self.class_weights is None or not isinstance(task, Classification):
+            return None
+        weights: np.ndarray = self.class_weights[task.indices(column)]
+        return weights
+
+    def early_stopping(self, args: argparse.Namespace, epochs: int) -> EarlyStopping | None:
+        """Return the callback that keeps the best epoch, after all `epochs` unless a patience is requested."""
+        if not self.stops_early:
+            return None
+        return EarlyStopping(epochs if args.early_stopping is None else args.early_stopping)
+
     def scores(self, task: Task, source: TrainingData, rows: np.ndarray) -> dict[str, float]:
         """Return the scores of the predictor on some rows, by name."""
         with np.errstate(all="ignore"):
             return task.evaluate(self.predictor, self.inputs(rows), source.y[rows])
+
+
+def score_classes(task: Task, source: TrainingData, parts: Sequence[tuple[Run, np.ndarray]]) -> list[dict[str, Any]]:
+    """Return the scores of each class on the rows of several runs together; [] for a regression."""
+    if not isinstance(task, Classification):
+        return []
+    with np.errstate(all="ignore"):
+        A = np.concatenate([run.predictor.predict(run.inputs(rows)) for run, rows in parts], axis=1)
+    return task.score_classes(A, np.concatenate([source.y[rows] for _, rows in parts]))
 
 
 def prepare(
@@ -71,6 +108,7 @@ def prepare(
     task: Task,
     rows: tuple[np.ndarray, np.ndarray],
     others: Sequence[Run] = (),
+    stops_early: bool = False,
 ) -> Run:
     """Return a run that is not trained yet.
 
@@ -86,16 +124,25 @@ def prepare(
         The rows to train on, and to validate with.
     others : sequence of Run
         Runs whose X is shared if the encoder is the same.
+    stops_early : bool
+        Whether the latter rows decide which epoch is kept.
+
+    Raises
+    ------
+    ArgumentError
+        If --class-weight does not fit the task.
     """
     train, held_out = rows
+    class_weights = _class_weights(args.class_weight, task, source.y[train])
     encoder = source.encoder(train)
+    recipe = train_defaults.Recipe.of(args, len(train))
     shared = [run.X for run in others if run.encoder == encoder]
     X = shared[0] if shared else source.samples(encoder)
     with np.errstate(all="ignore"):  # numbers that overflow are reported as an error later
         standardizer = Standardizer.fit(data.select_samples(X, train))
     networks = [
         Network(
-            [*train_defaults.make_hidden_layers(args, task.kind), task.output_layer()],
+            [*recipe.make_hidden_layers(args.activation), task.output_layer()],
             len(encoder.inputs),
             backend=backend,
             dtype=args.dtype,
@@ -104,7 +151,17 @@ def prepare(
         )
         for i in range(args.members or 1)
     ]
-    return Run(Ensemble(networks) if args.members else networks[0], encoder, X, train, held_out)
+    predictor = Ensemble(networks) if args.members else networks[0]
+    return Run(predictor, encoder, X, train, held_out, recipe, class_weights, stops_early)
+
+
+def _class_weights(text: str | None, task: Task, column: Column) -> np.ndarray | None:
+    """Return the weight of each class, shape (k,), or None; `text` is the option --class-weight."""
+    if text is None:
+        return None
+    if not isinstance(task, Classification):
+        raise ArgumentError("--class-weight is for classes, but the task is a regression")
+    return task.class_weights(text, column)
 
 
 def train_alone(args: argparse.Namespace, run: Run, task: Task, source: TrainingData, output: Output) -> None:
@@ -119,20 +176,21 @@ def train_alone(args: argparse.Namespace, run: Run, task: Task, source: Training
     """
     (network,) = run.networks
     train, held_out = run.train, run.held_out
-    validation = (run.inputs(held_out), task.encode(source.y[held_out])) if len(held_out) else None
+    epochs = train_defaults.choose_epochs(args, len(train))
     try:
         history = network.fit(
             run.inputs(train),
             task.encode(source.y[train]),
             loss=task.loss,
             optimizer=train_defaults.make_optimizer(args, len(train)),
-            epochs=train_defaults.choose_epochs(args, len(train)),
+            epochs=epochs,
             batch_size=args.batch_size,
-            validation=validation,
-            l2=args.l2,
+            validation=_validation(run, task, source.y) if len(held_out) else None,
+            sample_weight=run.weights(task, source.y[train]),
+            l2=run.recipe.l2,
             clip_norm=args.clip_norm,
-            metrics=task.validation_metrics if validation else (),
-            early_stopping=args.early_stopping,
+            metrics=task.validation_metrics if len(held_out) else (),
+            early_stopping=run.early_stopping(args, epochs),
             checkpoint=args.checkpoint,
             every=args.every,
             resume=args.resume,
@@ -171,7 +229,7 @@ def train_side_by_side(
     trained = 0
     for group in groups:
         networks = [network for run in group for network in run.networks]
-        settings = [_settings(args, run, task) for run in group for _ in run.networks]
+        settings = [_settings(args, run, task, source.y) for run in group for _ in run.networks]
         by_name: dict[str, Any] = {name: [one[name] for one in settings] for name in settings[0]}
         indices = range(trained, trained + len(networks))
         try:
@@ -181,9 +239,7 @@ def train_side_by_side(
                 y,
                 loss=task.loss,
                 batch_size=args.batch_size,
-                l2=args.l2,
                 clip_norm=args.clip_norm,
-                early_stopping=args.early_stopping,
                 checkpoint=[directories[i] for i in indices],
                 every=args.every,
                 resume=args.resume,
@@ -206,16 +262,29 @@ def train_side_by_side(
             run.histories = [next(histories) for _ in run.networks]
 
 
-def _settings(args: argparse.Namespace, run: Run, task: Task) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, run: Run, task: Task, y: Column) -> dict[str, Any]:
     """Return the arguments of ``fit`` that differ between runs."""
-    rows = len(run.train)
+    rows, validation = len(run.train), None
+    epochs = train_defaults.choose_epochs(args, rows)
+    if len(run.held_out):  # indices, unless the validation is weighted, too
+        validation = run.held_out if run.class_weights is None else _validation(run, task, y)
     return {
         "optimizer": train_defaults.make_optimizer(args, rows),
-        "epochs": train_defaults.choose_epochs(args, rows),
+        "epochs": epochs,
         "samples": run.train,
-        "validation": run.held_out if len(run.held_out) else None,
+        "sample_weight": run.weights(task, y),
+        "validation": validation,
+        "l2": run.recipe.l2,
+        "early_stopping": run.early_stopping(args, epochs),
         "metrics": task.validation_metrics if len(run.held_out) else (),
     }
+
+
+def _validation(run: Run, task: Task, y: Column) -> tuple[Any, ...]:
+    """Return the samples, the targets and the weights, if there are any, to validate with; `y` are all targets."""
+    column = y[run.held_out]
+    weights = run.weights(task, column)
+    return (run.inputs(run.held_out), task.encode(column), *(() if weights is None else (weights,)))
 
 
 def _directories(args: argparse.Namespace, networks: int) -> list[Path | None]:

@@ -218,3 +218,25 @@ def test_results_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert "by row, MB" in printed
     assert "4.8" in printed
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tables_are_compared_on_the_same_rows_and_their_means_are_shown() -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("pandas")
+    from benchmarks import tables
+
+    known = tables.tables()
+    assert len(known) == 14
+    train, test = tables.split(known["flats"], seed=0)
+    assert len(np.union1d(train, test)) == len(train) + len(test) == 400
+    table = known["linnerud, waist"]
+    results = {"linnerud": tables.measure(table, "numpy", seeds=2)}
+    assert all(len(scores) == 2 for scores in results["linnerud"]["scores"].values())
+    scores = tables.by_sklearn(table, *tables.split(table, seed=1), seed=1)
+    assert scores["linear"] == pytest.approx(results["linnerud"]["scores"]["linear"][1])
+    head, row, mean = report.tables_rows(results, in_full=False)
+    assert head[3:7] == ["linear", "MLP", "deepnotes", "early stopping"]
+    assert row[:2] == ["linnerud", "20, 3"]
+    assert mean[0] == "mean"
+    assert min(map(float, mean[3:7])) >= 0

@@ -80,11 +80,11 @@ def test_json_output_of_train(run):
     out, err = run("train", "digits", "--json", "--backend", "numpy")
     result = parse_json(out)
     assert result["metrics"]["accuracy"] >= 0.97
-    assert result["rows"] == {"training": 1438, "validation": 359}
+    assert result["rows"] == {"training": 1294, "early_stopping": 144, "validation": 359}
     assert (result["backend"], result["dtype"], result["seed"]) == ("numpy", "float32", 0)
     assert result["classes"] == [str(digit) for digit in range(10)]
     assert len(result["history"]["loss"]) == len(result["history"]["val_accuracy"]) == result["epochs"]
-    assert result["history"]["val_loss"][-1] == pytest.approx(result["metrics"]["loss"])
+    assert result["best_epoch"] == 1 + np.argmin(result["history"]["val_loss"])
     assert result["parameters"] == dn.load(result["model"]).network.layout.size
     assert "held-out rows" in err
 
@@ -119,7 +119,7 @@ def test_model_metadata_describes_inputs_outputs_and_validation(run, flowers, ho
     assert metadata["target"] == "kind"
     assert metadata["classes"] == sorted(KINDS)
     assert metadata["loss"] == "categorical_cross_entropy"
-    assert set(metadata["validation"]) == {"rows", "accuracy", "loss"}
+    assert set(metadata["validation"]) == {"rows", "accuracy", "balanced_accuracy", "f1", "roc_auc", "loss"}
     run("train", *houses, *QUICK)
     metadata = dn.load("houses.safetensors").metadata
     assert metadata["target_mean"] == pytest.approx(250_000, rel=0.2)
@@ -158,11 +158,11 @@ def test_held_out_targets_do_not_scale_the_target(run, houses):
 
 
 def test_without_validation_all_rows_are_used_for_training(run, flowers):
-    out, _ = run("train", *flowers, "--validation", 0, "--epochs", 3, "--early-stopping", 0)
+    out, _ = run("train", *flowers, "--validation", 0, "--epochs", 3, "--early-stopping", "none")
     assert "150 training rows" in out
     result = parse_json(run("train", *flowers, *QUICK, "--validation", "0", "--json")[0])
     assert result["metrics_of"] == "training"
-    assert result["rows"] == {"training": 150, "validation": 0}
+    assert result["rows"] == {"training": 150, "early_stopping": 0, "validation": 0}
     assert result["history"]["val_loss"] == []
     assert dn.load("flowers.safetensors").metadata["training"]["rows"] == 150
 
@@ -172,7 +172,23 @@ def test_early_stopping_restores_the_best_epoch(run, flowers):
         run("train", *flowers, "--json", "--quiet", "--early-stopping", "1", "--learning-rate", "0.1")[0]
     )
     assert result["best_epoch"] <= result["epochs"] < 200
-    assert result["metrics"]["loss"] == pytest.approx(min(result["history"]["val_loss"]))
+    assert result["rows"] == {"training": 108, "early_stopping": 12, "validation": 30}
+    table, net = read_table("flowers.csv"), dn.load("flowers.safetensors")
+    _, stopping, _ = parts_of(table.column("kind"), 0.2, 0.1)
+    X = np.array([table.column(name) for name in net.metadata["features"]])[:, stopping]
+    kept = net.evaluate(X, np.searchsorted(sorted(KINDS), table.column("kind")[stopping]))["loss"]
+    assert kept == pytest.approx(min(result["history"]["val_loss"]), rel=1e-5)
+
+
+def parts_of(kinds, held_out, stopping, seed=0):
+    """Return the rows that ``train`` trains on, stops early by, and holds out."""
+    strata = np.unique(kinds, return_inverse=True)[1]
+    others, test = train_validation_split(len(kinds), held_out, np.random.default_rng(seed), strata)
+    count = round(len(others) * stopping)
+    train, chosen = train_validation_split(
+        len(others), count / len(others), np.random.default_rng(seed), strata[others]
+    )
+    return others[train], others[chosen], test
 
 
 @pytest.mark.thinned(4)
@@ -234,7 +250,10 @@ def test_regression_with_other_losses(run, houses, loss):
     [
         (np.array(["a", "b"]), Classification, "is text"),
         (np.array([0.0, 1.0]), Classification, "has 2 distinct values, all whole numbers"),
-        (np.arange(20.0), Classification, "has 20 distinct values, all whole numbers"),
+        (np.arange(60.0) // 3, Classification, "has 20 distinct values, all whole numbers"),
+        (np.arange(59.0) // 3, Regression, "has 20 distinct whole numbers in 59 rows, so they hardly recur"),
+        (np.arange(20.0), Regression, "has 20 distinct whole numbers in 20 rows, so they hardly recur"),
+        (np.array([1.0, 2.0, 2.0, 3.0]), Regression, "has 3 distinct whole numbers in 4 rows, so they hardly recur"),
         (np.arange(21.0), Regression, "has 21 distinct whole numbers, more than 20"),
         (np.array([0.5, 1.0]), Regression, "has values that are not whole numbers"),
     ],

@@ -221,7 +221,7 @@ def test_a_missing_value_on_disk_is_reported_with_its_row_number(fails):
 @pytest.mark.parametrize(("name", "n_classes"), [("moons", 2), ("spirals", 2), ("blobs", 3), ("teacher", None)])
 def test_train_and_evaluate_on_synthetic_data(run, fails, name, n_classes):
     result = parse_json(run("train", name, *QUICK, "--json")[0])
-    assert result["rows"] == {"training": 800, "validation": 200}
+    assert result["rows"] == {"training": 800, "early_stopping": 0, "validation": 200}
     assert (result["classes"] and len(result["classes"])) == n_classes
     assert parse_json(run("evaluate", f"{name}.safetensors", name, "--json")[0])["rows"] == 1000
     assert f"--from-disk is for files, but {name} is a built-in data set" in fails(2, "train", name, "--from-disk")

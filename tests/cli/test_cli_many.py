@@ -19,6 +19,7 @@ import deepnotes as dn
 from deepnotes.cli import main
 from deepnotes.cli import search as search_command
 from deepnotes.cli.search_space import as_options, draw_settings
+from deepnotes.cli.train_defaults import Recipe
 from deepnotes.cli.training_data import TrainingData
 from deepnotes.cli.training_runs import mean_history, train_alone
 from deepnotes.datasets.splits import folds, train_validation_split
@@ -128,9 +129,9 @@ def test_the_score_of_a_fold_is_that_of_a_network_which_never_saw_it(run, flower
     y = np.searchsorted(KINDS, kinds)
     train = np.setdiff1d(np.arange(150), test)
     alone = dn.Network(net.layers, 3, seed=0, standardizer=dn.Standardizer.fit(X.T[train].T))
-    alone.fit(X, y, samples=train, epochs=3, optimizer=same_optimizer(len(train)))
-    scores = alone.evaluate(X[:, test], y[test], metrics="accuracy")
-    assert before[1] == pytest.approx({"accuracy": scores["accuracy"], "loss": scores["loss"]})
+    alone.fit(X, y, samples=train, epochs=3, optimizer=same_optimizer(len(train)), l2=0.05)
+    names = ["accuracy", "balanced_accuracy", "f1", "roc_auc"]
+    assert before[1] == pytest.approx(alone.evaluate(X[:, test], y[test], metrics=names))
 
 
 def same_optimizer(rows):
@@ -143,10 +144,10 @@ def test_folds_without_early_stopping_train_on_all_rows(run, flowers):
     def rows(*options):
         return parse_json(run("train", *flowers, *QUICK, "--folds", 2, "--json", *options)[0])["rows"]
 
-    assert rows() == {"training": 150, "validation": 0}
-    assert rows("--early-stopping", 1) == {"training": 120, "validation": 30}
-    assert rows("--validation", 0.1) == {"training": 135, "validation": 15}
-    assert rows("--early-stopping", 1, "--validation", 0) == {"training": 150, "validation": 0}
+    assert rows() == {"training": 150, "early_stopping": 0, "validation": 0}
+    assert rows("--early-stopping", 1) == {"training": 135, "early_stopping": 15, "validation": 0}
+    assert rows("--validation", 0.1) == {"training": 135, "early_stopping": 0, "validation": 15}
+    assert rows("--early-stopping-share", 0.2) == {"training": 120, "early_stopping": 30, "validation": 0}
 
 
 def test_each_fold_has_its_own_encoding(run, flats, monkeypatch):
@@ -219,7 +220,7 @@ def test_members_are_saved_in_one_model_file(run, flowers):
     assert [net.seed for net in ensemble] == [0, 1, 2, 3]
     assert ensemble.metadata["classes"] == list(KINDS)
     assert [net.metadata for net in ensemble] == [{}] * 4
-    assert set(ensemble.metadata["validation"]) == {"rows", "accuracy", "loss"}
+    assert {"rows", "accuracy", "balanced_accuracy", "loss"} < set(ensemble.metadata["validation"])
 
 
 def test_json_of_members(run, flowers):
@@ -373,9 +374,10 @@ def test_the_same_seed_gives_the_same_trials(run, flowers):
 
 
 def test_settings_are_drawn_from_the_whole_space():
-    settings = list(islice(draw_settings(argparse.Namespace(seed=0, optimizer="adam"), "regression"), 300))
+    recipe = Recipe((64, 32), 0.2, 0.01)
+    settings = list(islice(draw_settings(argparse.Namespace(seed=0, optimizer="adam"), recipe), 300))
     assert settings[0] == {
-        "layers": (256, 128), "activation": "relu", "learning_rate": 3e-3, "dropout": 0.2, "l2": 0.0,
+        "layers": (64, 32), "activation": "relu", "learning_rate": 3e-3, "dropout": 0.2, "l2": 0.01,
     }  # fmt: skip
     for name, values in {"activation": 4, "dropout": 6, "layers": 16}.items():
         assert len({one[name] for one in settings}) == values
@@ -386,7 +388,7 @@ def test_settings_are_drawn_from_the_whole_space():
 
 
 def test_trials_that_diverge_come_last(run, flowers, monkeypatch):
-    def settings(args, kind):
+    def settings(args, recipe):
         for rate in (1e30, 0.01, 1e30):
             yield {"layers": (8,), "activation": "relu", "learning_rate": rate, "dropout": 0.0, "l2": 0.0}
 

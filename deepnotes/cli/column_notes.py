@@ -1,0 +1,62 @@
+"""Notes about columns of a table from which nothing can be learned."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from deepnotes.datasets.encoding import Encoder
+from deepnotes.datasets.tables import Column, Table
+from deepnotes.utils.wording import join_names, quote
+
+
+def describe_columns(table: Table, encoder: Encoder) -> Iterator[str]:
+    """Yield a note about features with the same value in all rows, and one for each that seems to number the rows."""
+    columns = {feature.name: table.columns[feature.name] for feature in encoder.features}
+    if table.n_rows < 3:
+        return
+    constant = [name for name, column in columns.items() if (column == column[0]).all()]
+    if len(constant) > 1:
+        yield (
+            f"note: {len(constant)} columns have the same value in all rows, so they say nothing about the target: "
+            f"{join_names(constant)}; --exclude leaves them out"
+        )
+    for name in constant if len(constant) == 1 else ():
+        value = quote(columns[name][0]) if columns[name].dtype.kind == "U" else f"{columns[name][0]:g}"
+        yield (
+            f"note: column {name!r} has the same value in all rows, {value}, so it says nothing about the target; "
+            f"--exclude {name} leaves it out"
+        )
+    for name, column in columns.items():
+        if column.dtype.kind != "U" and name not in constant and numbers_rows(column):
+            yield (
+                f"note: column {name!r} has a different whole number in each row, one after the other; if it only "
+                f"numbers the rows, --exclude {name} leaves it out"
+            )
+
+
+def numbers_rows(column: np.ndarray) -> bool:
+    """Return whether a column of numbers has the whole numbers from its smallest to its largest, each of them once.
+
+    Examples
+    --------
+    >>> numbers_rows(np.array([3.0, 1.0, 2.0])), numbers_rows(np.array([1.0, 3.0, 3.0]))
+    (True, False)
+    """
+    low = column.min()
+    with np.errstate(over="ignore"):
+        span = column.max() - low
+    if span != len(column) - 1 or not (column == np.rint(column)).all():
+        return False
+    return bool((np.bincount((column - low).astype(np.int64), minlength=len(column)) == 1).all())
+
+
+def describe_classes(y: Column) -> Iterator[str]:
+    """Yield a note if some classes have one row only."""
+    classes, counts = np.unique(y, return_counts=True)
+    single = classes[counts == 1].tolist()
+    if single and len(single) < len(y):
+        one = len(single) == 1
+        yield (
+            f"note: {'one class has' if one else f'{len(single)} classes have'} a single row, which is trained on; no "
+            f"held-out row shows how well {'it is' if one else 'they are'} predicted: {join_names(map(quote, single))}"
+        )
