@@ -96,14 +96,14 @@ def source_of(arrays: Sequence[np.ndarray | None], order: np.ndarray, batch_size
     return np.array([*(0 if x is None else x.ctypes.data for x in (*arrays, order)), batch_size], np.int64)
 
 
-def lowered(name: str, dtype: str) -> LoweredActivation:
+def lowered(name: str, dtype: str, outputs: int = 2) -> LoweredActivation:
     """Return the kernels of one of the library's activations."""
-    return lower_activation(Activation(name, **OPTIONS.get(name, {})), dtype, 2)
+    return lower_activation(Activation(name, **OPTIONS.get(name, {})), dtype, outputs)
 
 
-def lowered_loss(name: str, dtype: str, last: str = "identity") -> Launch:
+def lowered_loss(name: str, dtype: str, last: str = "identity", outputs: int = 2) -> Launch:
     """Return the kernel of one of the library's losses after a layer with the activation `last`."""
-    return lower_loss(Loss(name, **OPTIONS.get(name, {})), Dense(2, last), dtype, 2).launch
+    return lower_loss(Loss(name, **OPTIONS.get(name, {})), Dense(outputs, last), dtype, outputs).launch
 
 
 def spread(rng: np.random.Generator, m: int, n: int) -> np.ndarray:
@@ -172,21 +172,22 @@ def activation_backward(host: Host) -> None:
 
 
 def softmax(host: Host) -> None:
-    """``softmax`` and ``softmax_backward``, for rows that fit into registers and for longer rows."""
+    """``row_activation`` and ``row_backward`` of softmax, for rows that fit into registers and for longer rows."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
     for n, m, shift in SHAPES:
+        g = lowered("softmax", dtype, n)
         Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
         A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
-        launch(host, "softmax", n, m, Z, b, A, n, m)
+        launch(host, g.forward, n, m, Z, b, A, n, m)
         assert (before + b == Z).all()
         expected = ops.softmax(exact(dtype, Z))
         assert_within(A.T, expected, f"softmax of {n} neurons, {m} samples")
         in_place = place(Z, dtype, shift)
-        launch(host, "softmax", n, m, in_place, None, in_place, n, m)
+        launch(host, g.forward, n, m, in_place, None, in_place, n, m)
         assert (in_place == A).all()
         D = place(rng.normal(size=(m, n)), dtype, shift)
         before = D.copy()
-        launch(host, "softmax_backward", n, m, D, None, A, n, m)
+        launch(host, g.backward, n, m, D, None, A, n, m)
         expected = ops.softmax_backward(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
         assert_within(D.T, expected, f"the derivative of softmax, {n} neurons, {m} samples")
 
@@ -199,10 +200,10 @@ def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[An
     return w, exact(dtype, w[:, None])
 
 
-def fused_kernel(name: str, dtype: str) -> Launch:
+def fused_kernel(name: str, dtype: str, outputs: int) -> Launch:
     """Return the kernel that computes a loss from the logits."""
     loss = next(loss for loss, traits in LOSSES.items() if traits.fused and traits.fused[1] == name)
-    return lowered_loss(loss, dtype, LOSSES[loss].fused[0])  # type: ignore[index]
+    return lowered_loss(loss, dtype, LOSSES[loss].fused[0], outputs)  # type: ignore[index]
 
 
 def cross_entropies(host: Host) -> None:
@@ -220,7 +221,7 @@ def cross_entropies(host: Host) -> None:
             before, L = Z.copy(), place(np.full(m, 7.0), dtype)
             A, D = (place(np.full((m, n), 7.0), dtype, shift) for _ in range(2))
             arguments = (b, Y, indexed, w, None if number == 4 else A, D, None, 0, 1.0, L, n, m)
-            launch(host, fused_kernel(kernel, dtype), n, m, Z, *arguments)
+            launch(host, fused_kernel(kernel, dtype, n), n, m, Z, *arguments)
             assert (before + b == Z).all()
             logits, targets = exact(dtype, Z), exact(dtype, columns.astype(dtype))
             outputs = getattr(ops, name)(logits)
@@ -272,8 +273,8 @@ def nan_and_infinity(host: Host) -> None:
             A, D, ones = place(np.zeros((n, n)), dtype), place(np.ones((n, n)), dtype), place(np.ones((n, n)), dtype)
             g = lowered(name, dtype)
             if name == "softmax":
-                launch(host, "softmax", n, n, Z, None, A, n, n)
-                launch(host, "softmax_backward", n, n, D, None, A, n, n)
+                launch(host, g.forward, n, n, Z, None, A, n, n)
+                launch(host, g.backward, n, n, D, None, A, n, n)
             else:
                 launch(host, g.forward, n, n, Z, None, A, None, 0, n, n)
                 launch(host, g.backward, n, n, D, Z, A, None, 0, 1.0, None, n, n, n, 1.0)
@@ -294,7 +295,7 @@ def losses_of_nan(host: Host) -> None:
         for kernel in (*FUSED.values(), *LOSSES):
             Z, Y, L = place(np.ones((3, 5)), dtype), place(np.eye(5)[:3], dtype), place(np.zeros(3), dtype)
             Z[1, 4], A, D = value, place(np.zeros((3, 5)), dtype), place(np.zeros((3, 5)), dtype)
-            loss = lowered_loss(kernel, dtype) if kernel in LOSSES else fused_kernel(kernel, dtype)
+            loss = lowered_loss(kernel, dtype) if kernel in LOSSES else fused_kernel(kernel, dtype, 5)
             outputs = None if kernel in LOSSES else A
             launch(host, loss, 5, 3, Z, None, Y, 0, None, outputs, D, None, 0, 1.0, L, 5, 3)
             expected = EQUATIONS[kernel](np, Z.T, Y.T, **OPTIONS.get(kernel, {}))[0]
@@ -302,7 +303,8 @@ def losses_of_nan(host: Host) -> None:
             assert (np.isnan(L) == np.isnan(expected)).all(), (kernel, value)
     far = float(np.finfo(dtype).max) / 1.5  # the difference of these logits overflows
     Z, Y, L = place([[far, -far, 0.0]], dtype), place([[1.0, 0.0, 0.0]], dtype), place(np.zeros(1), dtype)
-    launch(host, "softmax_cross_entropy", 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), None, 0, 1.0, L, 3, 1)
+    loss = fused_kernel("softmax_cross_entropy", dtype, 3)
+    launch(host, loss, 3, 1, Z, None, Y, 0, None, None, np.zeros_like(Y), None, 0, 1.0, L, 3, 1)
     assert L.tolist() == [0.0]
 
 
@@ -407,7 +409,9 @@ def factors(host: Host) -> None:
             compare(np.ascontiguousarray(D[order]), 1.0, "X")
             for kernel in FUSED.values():
                 Y, z = place(rng.random((m, n)), dtype), np.minimum(Z, 40)
-                launch(host, fused_kernel(kernel, dtype), n, m, z, b, Y, 0, None, None, D, half, kind, scale, L, n, m)
+                launch(
+                    host, fused_kernel(kernel, dtype, n), n, m, z, b, Y, 0, None, None, D, half, kind, scale, L, n, m
+                )
                 compare(D, scale, kernel)
 
 
@@ -417,11 +421,12 @@ def empty_arrays(host: Host) -> None:
     empty, sevens, control = np.empty((0, n), dtype), np.full(n, 7.0, dtype), np.zeros(1, CONTROL)
     relu = lowered("relu", dtype)
     launch(host, relu.forward, n, 0, empty, sevens, empty, None, 0, n, 0)
-    launch(host, "softmax", n, 0, empty, sevens, empty, n, 0)
-    launch(host, "softmax_backward", n, 0, empty, None, empty, n, 0)
+    rows = lowered("softmax", dtype, n)
+    launch(host, rows.forward, n, 0, empty, sevens, empty, n, 0)
+    launch(host, rows.backward, n, 0, empty, None, empty, n, 0)
     for kernel in FUSED.values():
         arguments = (empty, sevens, empty, 0, None, empty, empty, None, 0, 1.0, empty, n, 0)
-        launch(host, fused_kernel(kernel, dtype), n, 0, *arguments)
+        launch(host, fused_kernel(kernel, dtype, n), n, 0, *arguments)
     order = np.empty(0, np.int64)
     source = source_of((sevens, sevens, sevens), order, 3)
     launch(host, "gather", n, 0, source, control, 0, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))

@@ -116,7 +116,7 @@ class FusedEquations:
         tape = self._tape(Z)
         A = self._device.empty(n * m, tape.dtype)
         z = flatten_by_sample(xp, Z)
-        g = _activation(name, tape.dtype, option, options)
+        g = _activation(name, tape.dtype, n, option, options)
         factor = () if g.by_rows else (None, 0)
         tape.launch(g.forward, (n, m), z, None, A, *factor, n, m)
         return self._run(tape, A, n, m)
@@ -127,7 +127,7 @@ class FusedEquations:
         tape = self._tape(dA)
         D = self._device.empty(n * m, tape.dtype)
         D.reshape(m, n)[...] = dA.T
-        g = _activation(name, tape.dtype, option, options)
+        g = _activation(name, tape.dtype, n, option, options)
         z, a = (flatten_by_sample(xp, x) if needed else None for x, needed in ((Z, g.needs_Z), (A, g.needs_A)))
         sizes = (n, m) if g.by_rows else (None, 0, 1.0, None, n, m, m, 1.0)
         tape.launch(g.backward, (n, m), D, z, a, *sizes)
@@ -204,15 +204,17 @@ def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
     return tape.factor(flatten_by_sample(xp, x), scale=scale)
 
 
-def _activation(name: str, dtype: str, option: tuple[float, ...], options: dict[str, float]) -> LoweredActivation:
+def _activation(
+    name: str, dtype: str, outputs: int, option: tuple[float, ...], options: dict[str, float]
+) -> LoweredActivation:
     defaults = ACTIVATIONS[name].options
     values = defaults | dict(zip(defaults, option, strict=False)) | options
-    return _lower(name, dtype, tuple(values.items()))
+    return _lower(name, dtype, outputs, tuple(values.items()))
 
 
 @cache
-def _lower(name: str, dtype: str, options: tuple[tuple[str, float], ...]) -> LoweredActivation:
-    return lower_activation(Activation(name, **dict(options)), dtype, 2)
+def _lower(name: str, dtype: str, outputs: int, options: tuple[tuple[str, float], ...]) -> LoweredActivation:
+    return lower_activation(Activation(name, **dict(options)), dtype, outputs)
 
 
 @cache

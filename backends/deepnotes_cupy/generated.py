@@ -3,7 +3,7 @@
 A part becomes a structure, which is inserted into a template among the CUDA sources: a few kernels for steps in graphs,
 or a program that computes with several parts in one launch. Elements are computed in registers. An activation whose
 outputs depend on each other, and a loss, become loops over the outputs of a sample, which a group of lanes shares: one
-loop for each level of sums and maxima.
+loop for each level of sums and maxima. What several loops need is held in registers.
 """
 
 import re
@@ -107,39 +107,82 @@ class Source:
             return f"{self.prefix}{'n' if real == 'double' else 'c'}{index}"
         return f"{'row' if self.shapes[index] == PER_SAMPLE else 'x'}{index}"
 
-    def elements(self, results: Sequence[int]) -> Iterator[str]:
-        """Yield the computation of the elements of some nodes."""
+    def elements(
+        self, results: Collection[int], held: Collection[int] = (), ready: Collection[int] = ()
+    ) -> Iterator[str]:
+        """Yield the computation of the elements of some nodes; those of `ready` are read from registers.
+
+        The elements of the nodes in `held` are kept in registers.
+        """
+        for i in sorted(self._needed(results, ready)):
+            register = f"held{i}[t]" if i in held else ""
+            value = register if i in ready else " = ".join(filter(None, [register, self._value(i)]))
+            yield f"const {self._kind(i)} x{i} = {value};"
+
+    def _needed(self, results: Collection[int], ready: Collection[int]) -> set[int]:
+        """Return the nodes whose elements are needed for some nodes; what `ready` nodes depend on is not needed."""
         needed = {i for i in results if self.shapes[i] == FULL}
         for index in range(max(needed, default=-1), -1, -1):
-            if index in needed:
+            if index in needed and index not in ready:
                 needed.update(i for i in self.nodes[index].arguments if self.shapes[i] == FULL)
-        yield from (f"const {self._kind(i)} x{i} = {self._value(i)};" for i in sorted(needed))
+        return needed
 
-    def loops(self, writes: dict[int, str], first: str) -> Iterator[str]:
+    def loops(self, writes: dict[int, str], first: str = "") -> Iterator[str]:
         """Yield the computation of a sample's values, and the loops over its outputs.
 
-        `writes` has statements that store an element, by the node; `first` begins the first loop.
+        A lane holds elements that another loop needs as well in registers, of its first HELD outputs; for the others,
+        they are read from memory and computed again.
+
+        Parameters
+        ----------
+        writes : dict of int to str
+            For each node to store, the statements that store an element.
+        first : str, optional
+            What the first loop begins with.
         """
-        mine = [i for i, shape in enumerate(self.shapes) if shape == PER_SAMPLE]
-        for level in range(max(self.levels) + 1):
-            reduced = [i for i in mine if self.levels[i] == level + 1 and self.nodes[i].operation in REDUCTIONS]
-            others = [i for i in mine if self.levels[i] == level and self.nodes[i].operation not in REDUCTIONS]
-            written = [i for i in writes if self.levels[i] == level]
-            yield from (f"const {self._kind(i)} row{i} = {self._value(i)};" for i in others)
-            yield from (f"real row{i} = {'0' if self.nodes[i].operation == 'sum' else '-infinity()'};" for i in reduced)
-            if not reduced and not written:
+        reduced: list[list[int]] = [[] for _ in range(max(self.levels) + 1)]
+        rows: list[list[int]] = [[] for _ in reduced]
+        for i, (node, level) in enumerate(zip(self.nodes, self.levels, strict=True)):
+            if self.shapes[i] == PER_SAMPLE:
+                (reduced[level - 1] if node.operation in REDUCTIONS else rows[level]).append(i)
+        written = [[i for i in writes if self.levels[i] == level] for level in range(len(reduced))]
+        results = [
+            [*(self.nodes[i].arguments[0] for i in sums), *nodes] for sums, nodes in zip(reduced, written, strict=True)
+        ]
+        ready: list[set[int]] = [set()]
+        held: set[int] = set()
+        for wanted in results:
+            needed = self._needed(wanted, ready[-1])
+            held |= needed & ready[-1]
+            ready.append(ready[-1] | needed)
+        yield from (f"{self._kind(i)} held{i}[HELD];" for i in sorted(held))
+        for level, wanted in enumerate(results):
+            yield from (f"const {self._kind(i)} row{i} = {self._value(i)};" for i in rows[level])
+            if not wanted:
                 continue
-            yield "for (int i = group.lane; i < count; i += group.lanes) {"
-            yield "const long long at = j * stride + i;"
-            yield first
+            sums = {i: self.nodes[i].operation for i in reduced[level]}
+            yield from (f"real row{i} = {'0' if sums[i] == 'sum' else '-infinity()'};" for i in sums)
+            after = [
+                f"row{i} = {REDUCTIONS[operation].format(self.name(self.nodes[i].arguments[0]), f'row{i}')};"
+                for i, operation in sums.items()
+            ]
+            after += [writes[i].format(self.name(i)) for i in written[level]]
+            if held:
+                body = [first, *self.elements(wanted, held, ready[level]), *after]
+                yield "#pragma unroll"
+                yield "for (int t = 0; t < HELD; t++) {"
+                yield "const int i = group.lane + t * group.lanes;"
+                yield "if (HELD > 4 && i >= count) break;"  # few iterations are faster without a branch
+                yield "if (i < count) {"
+                yield ELEMENT if any("[at]" in line for line in body) else ""
+                yield from (*body, "}", "}")
+                yield "if constexpr (!HOLDS_ALL)"
+                yield "#pragma unroll 1"
+            start = "group.lane + HELD * group.lanes" if held else "group.lane"
+            yield f"for (int i = {start}; i < count; i += group.lanes) {{"
+            yield from (ELEMENT, first, *self.elements(wanted), *after, "}")
             first = ""
-            yield from self.elements([*(self.nodes[i].arguments[0] for i in reduced), *written])
-            for i in reduced:
-                element = self.name(self.nodes[i].arguments[0])
-                yield f"row{i} = {REDUCTIONS[self.nodes[i].operation].format(element, f'row{i}')};"
-            yield from (writes[i].format(self.name(i)) for i in written)
-            yield "}"
-            yield from (f"row{i} = group.{self.nodes[i].operation}(row{i});" for i in reduced)
+            yield from (f"row{i} = group.{operation}(row{i});" for i, operation in sums.items())
 
     def _kind(self, index: int, real: str = "real") -> str:
         return "bool" if self.booleans[index] else real
@@ -170,8 +213,8 @@ class Source:
 def activation(forward: Expression, backward: Expression, options: Collection[float]) -> Part:
     """Return an activation: a structure with functions ``forward`` and ``backward``, see ``kernels/activation.cu``.
 
-    If outputs depend on each other, they process samples, see ``Softmax`` in ``kernels/softmax.cuh``; otherwise V
-    numbers, see ``Identity`` in ``kernels/dense.cuh``. `options` are constants whose values may change from part to
+    If outputs depend on each other, they process samples, see ``kernels/rows.cu``; otherwise V numbers, see
+    ``Identity`` in ``kernels/dense.cuh``. `options` are constants whose values may change from part to
     part.
     """
     by_rows = any(kind.shape == PER_SAMPLE for kind in (*forward.kinds, *backward.kinds))
@@ -183,7 +226,7 @@ def activation(forward: Expression, backward: Expression, options: Collection[fl
     if by_rows:
         functions = [
             *_over_samples("forward", "real* Z, const real* b, real* A", *g.loops({A: "A[at] = {};"}, ADD_BIAS)),
-            *_over_samples("backward", "real* D, const real* Z, const real* A", *slope.loops({dZ: "D[at] = {};"}, "")),
+            *_over_samples("backward", "real* D, const real* Z, const real* A", *slope.loops({dZ: "D[at] = {};"})),
         ]
     else:
         functions = [
@@ -201,7 +244,7 @@ def activation(forward: Expression, backward: Expression, options: Collection[fl
 
 
 def loss(both: Expression, options: Collection[float]) -> Part:
-    """Return a loss: a structure whose call operator processes samples, like ``SoftmaxCrossEntropy``.
+    """Return a loss: a structure whose call operator processes samples, see ``kernels/loss.cu``.
 
     The expression has the losses and dA, for arguments A and Y; or the losses, dZ and A, for arguments Z and Y.
     """
@@ -249,15 +292,29 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Part:
     return Part(_structure(parameters, members, function, source), constants)
 
 
-def kernels(template: str, part: Part, slots: int = 0) -> dict[str, Kernel]:
-    """Return the kernels of a template for a part, by name; their last arguments are the options of the part."""
-    return _kernels(template, part.declare("Part"), len(part.options), slots)
+def kernels(template: str, part: Part, slots: int = 0, outputs: int = 0) -> dict[str, Kernel]:
+    """Return the kernels of a template for a part, by name; their last arguments are the options of the part.
+
+    If a part holds elements in registers, its kernels depend on the number of outputs.
+    """
+    head = registers(outputs if "HELD" in part.code else 1)
+    return _kernels(template, head + part.declare("Part"), len(part.options), slots)
+
+
+def registers(outputs: int) -> str:
+    """Return how many outputs of a sample each lane holds in registers, and whether these are all, in CUDA.
+
+    Lanes hold all outputs of up to 128. Of more, they would hold a small share, and more registers leave room for fewer
+    threads.
+    """
+    held = next((x for x in (1, 2, 4) if 32 * x >= outputs), 2)
+    return f"constexpr int HELD = {held};\nconstexpr bool HOLDS_ALL = {str(32 * held >= outputs).lower()};\n"
 
 
 @cache
-def _kernels(template: str, structure: str, options: int, slots: int) -> dict[str, Kernel]:
+def _kernels(template: str, code: str, options: int, slots: int) -> dict[str, Kernel]:
     names, buffers = [f"option{i}" for i in range(options)], [f"slot{i}" for i in range(slots)]
-    source = insert(program(template), structure)
+    source = insert(program(template), code)
     source = source.replace(", OPTIONS", "".join(f", double {name}" for name in names))
     source = source.replace("SLOTS, ", "".join(f"real* {name}, " for name in buffers))
     source = source.replace("OPTION_VALUES", ", ".join([*names, "0"]))
@@ -286,6 +343,7 @@ def insert(template: str, code: str) -> str:
     return f'{before}#line 1 "generated"\n{code}\n#line {number} {last[2]}\n{after}'
 
 
+ELEMENT = "const long long at = j * stride + i * apart;"
 ADD_BIAS = "if (b) Z[at] += b[i];"
 
 
@@ -322,8 +380,12 @@ def _elementwise(
 
 
 def _over_samples(name: str, parameters: str, *body: str) -> Iterator[str]:
-    """Yield a function that loops over samples j; a group without a sample has no outputs."""
-    yield f"__device__ void {name}(const Group& group, {parameters}, int n, long long m, int stride) const {{"
+    """Yield a function that loops over samples j; a group without a sample has no outputs.
+
+    Output i of sample j is at ``[j * stride + i * apart]``.
+    """
+    sizes = "int n, long long m, int stride, int apart = 1"
+    yield f"__device__ void {name}(const Group& group, {parameters}, {sizes}) const {{"
     yield "for (long long first = group.first; first < m; first += group.step) {"
     yield "const long long j = first + group.index;"
     yield "const int count = j < m ? n : 0;"

@@ -17,9 +17,7 @@ STRIP = 4
 WAVES = 16
 """The largest number of blocks per multiprocessor; for larger arrays, each thread processes more elements."""
 ONE_BLOCK = ("check_update", "end_epoch")
-PER_SAMPLE = (
-    "softmax", "softmax_backward", "softmax_cross_entropy", "loss", "row_activation", "row_backward",
-)  # fmt: skip
+PER_SAMPLE = ("loss", "row_activation", "row_backward")
 TILES = ("bias_activation", "activation_backward", "sum_partials")
 
 
@@ -45,8 +43,8 @@ def grid(
     --------
     >>> grid("add_parts", 1_000_000, processors=132)
     ((977, 1, 1), 256)
-    >>> grid("softmax", 10, 128)
-    ((8, 1, 1), 256)
+    >>> grid("dropout", 10, 128)
+    ((2, 1, 1), 256)
     """
     declaration = kernels()[kernel] if isinstance(kernel, str) else kernel
     kernel, threads, max_blocks = declaration.name, declaration.threads, WAVES * processors

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from deepnotes.backends import (
-    LOSSES,
     Activation,
     ActivationFunction,
     Dense,
@@ -24,9 +23,6 @@ from deepnotes_cupy.generated import Part
 from deepnotes_cupy.sources import Launch
 
 SUPPORTED = Supported(generates=True)
-SOFTMAX = Part("typedef Softmax<1> NAME;", by_rows=True, needs_A=True)
-SOFTMAX_CROSS_ENTROPY = Part("typedef SoftmaxCrossEntropy<1> NAME;")
-"""The parts that are written by hand, see ``kernels/softmax.cuh``, in the form for training in shared memory."""
 
 
 class LoweredActivation(NamedTuple):
@@ -36,7 +32,7 @@ class LoweredActivation(NamedTuple):
     ----------
     forward, backward : Launch
         The parameters of the kernels begin with those of ``bias_activation`` and ``activation_backward`` or, if the
-        outputs of a sample depend on each other, with those of ``softmax`` and ``softmax_backward``.
+        outputs of a sample depend on each other, with those of ``row_activation`` and ``row_backward``.
     few : Launch or None
         The kernel ``dense_few`` with this activation, unless outputs depend on each other.
     part : Part or None
@@ -88,15 +84,13 @@ def identity() -> LoweredActivation:
 
 def lower_activation(g: ActivationFunction, dtype: str, outputs: int) -> LoweredActivation:
     """Return the kernels of an activation."""
-    if type(g) is Activation and g.name == "softmax":
-        return LoweredActivation(Launch.of("softmax"), Launch.of("softmax_backward"), None, SOFTMAX)
-    outputs = _traced_outputs(g, outputs)
-    forward, backward = formulas.activation(g, dtype, outputs), formulas.backward(g, dtype, outputs)
+    traced = _traced_outputs(g, outputs)
+    forward, backward = formulas.activation(g, dtype, traced), formulas.backward(g, dtype, traced)
     if forward.is_input("Z") and backward.is_input("dA"):
         return identity()
     part = generated.activation(forward, backward, formulas.options(g))
     if part.by_rows:
-        kernels = generated.kernels("rows.cu", part)
+        kernels = generated.kernels("rows.cu", part, outputs=outputs)
         names: tuple[str, ...] = "row_activation", "row_backward"
     else:
         kernels = generated.kernels("activation.cu", part)
@@ -107,16 +101,14 @@ def lower_activation(g: ActivationFunction, dtype: str, outputs: int) -> Lowered
 
 def lower_loss(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> LoweredLoss:
     """Return the kernel of a loss after the layer `last`."""
-    fused = fuses(last, loss)
-    if fused and type(loss) is Loss and LOSSES[loss.name].fused == ("softmax", "softmax_cross_entropy"):
-        return LoweredLoss(Launch.of("softmax_cross_entropy"), True, SOFTMAX_CROSS_ENTROPY)
-    outputs = _traced_outputs(loss, outputs)
-    if fuses(last, loss):  # asked again, so that the type checker knows that `last` is a Dense
-        both = formulas.loss_of_logits(loss, last.g, dtype, outputs)
+    traced = _traced_outputs(loss, outputs)
+    if fused := fuses(last, loss):
+        both = formulas.loss_of_logits(loss, last.g, dtype, traced)
     else:
-        both = formulas.loss_and_derivative(loss, dtype, outputs)
+        both = formulas.loss_and_derivative(loss, dtype, traced)
     part = generated.loss(both, formulas.options(loss))
-    return LoweredLoss(Launch(generated.kernels("loss.cu", part)["loss"], part.options), fused, part)
+    kernels = generated.kernels("loss.cu", part, outputs=outputs)
+    return LoweredLoss(Launch(kernels["loss"], part.options), fused, part)
 
 
 def lower_update(optimizer: Optimizer, dtype: str) -> LoweredUpdate:

@@ -10,14 +10,13 @@ import numpy as np
 from deepnotes.backends import Activation
 from deepnotes_cupy.device import Device
 from deepnotes_cupy.generated import combine, insert
-from deepnotes_cupy.lowering import SOFTMAX as SOFTMAX_PART
 from deepnotes_cupy.lowering import DenseRow, lower_activation
 from deepnotes_cupy.sources import Kernel, codes, constant, parse, program
 from deepnotes_cupy.tape import Tape
 
 FILE = "small_networks.cu"
-IDENTITY, RELU, SOFTMAX = -1, -2, -3
-"""The codes of activations with code of their own; the others have the numbers of their structures."""
+IDENTITY, RELU = -1, -2
+"""The codes of activations without structures; RELU is ReLU within products."""
 SAMPLES = (64, 128)
 """The numbers of samples that a block may process at a time."""
 
@@ -131,9 +130,9 @@ class Program(NamedTuple):
 
 
 def program_of(rows: Sequence[DenseRow], dtype: str) -> Program:
-    """Return the kernel for layers whose activations are elementwise or softmax."""
+    """Return the kernel for layers."""
     relu = lower_activation(Activation("relu"), dtype, 2).part
-    code, numbers = combine([row.g.part for row in rows], {None: IDENTITY, relu: RELU, SOFTMAX_PART: SOFTMAX})
+    code, numbers = combine([row.g.part for row in rows], {None: IDENTITY, relu: RELU})
     options = [row.g.part.options if row.g.part else () for row in rows]
     begins = accumulate(map(len, options), initial=0)
     layers = [
@@ -146,10 +145,10 @@ def program_of(rows: Sequence[DenseRow], dtype: str) -> Program:
 def small_networks(device: Device, rows: Sequence[DenseRow], dtype: str, factors: str) -> list[SmallNetwork]:
     """Return the launches for few and for many samples, or none: this is the rule by size.
 
-    The parameters and the activations of one tile must fit into shared memory; all activations must be elementwise, or
-    softmax; and products must have the precision of the dtype.
+    The parameters and the activations of one tile must fit into shared memory, and products must have the precision of
+    the dtype.
     """
-    if any(row.g.by_rows and row.g.part != SOFTMAX_PART for row in rows) or factors != dtype:
+    if factors != dtype:
         return []
     predict_resident, options, layers = program_of(rows, dtype)
     tables = (tabulate(layers, dtype, samples) for samples in SAMPLES)
@@ -160,7 +159,7 @@ def small_networks(device: Device, rows: Sequence[DenseRow], dtype: str, factors
 @cache
 def kernel(activations: str) -> Kernel:
     """Return the kernel with the generated code of activations."""
-    head = f"constexpr int RELU = {RELU}, SOFTMAX = {SOFTMAX};\n"
+    head = f"constexpr int RELU = {RELU};\n"
     return parse(insert(program(FILE), head + activations))["predict_resident"]
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FILES = ("dense.cu", "softmax.cu", "steps.cu", "dropout.cu", "rounding.cu", "comparisons.cu", "inference.cu")
+FILES = ("dense.cu", "steps.cu", "dropout.cu", "rounding.cu", "comparisons.cu", "inference.cu")
 """The files in the order in which they are joined; headers are inserted where they are first included."""
 REAL = {"float32": "float", "float64": "double"}
 """The C type that ``real`` stands for, by dtype."""
@@ -142,8 +142,8 @@ def kernels() -> dict[str, Kernel]:
 
     Examples
     --------
-    >>> [p.name for p in kernels()["softmax"].parameters]
-    ['Z', 'b', 'A', 'n', 'm']
+    >>> [p.name for p in kernels()["sum_partials"].parameters]
+    ['partial', 'out', 'n', 'chunks']
     """
     return parse(program())
 

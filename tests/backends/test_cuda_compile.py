@@ -18,7 +18,7 @@ from deepnotes_cupy.sources import REAL, Kernel, kernels
 EXTRA = 'needs CuPy and NVRTC: pip install "deepnotes[nvrtc]"'
 pytest.importorskip("cupy", reason=EXTRA)
 LIBRARY = [
-    *(dn.Activation(name) for name in ACTIVATIONS if name not in ("identity", "softmax")),
+    *(dn.Activation(name) for name in ACTIVATIONS if name != "identity"),
     *map(dn.Loss, LOSSES),
     dn.SGD(),
     *(kind() for kind in OPTIMIZERS.values()),
@@ -150,6 +150,31 @@ def test_generated_kernels_compile_without_spilling_registers(part: Any, dtype: 
             assert usage.registers * 512 <= 65536, (name, usage)
 
 
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("outputs", [64, 128, 1000])
+def test_kernels_for_many_outputs_compile_without_spilling_registers(outputs: int, dtype: str) -> None:
+    last = dn.Dense(outputs, "softmax")
+    for kernel in (
+        lower_activation(last.g, dtype, outputs).forward.kernel,
+        lower_activation(literature.LogSoftmax(), dtype, outputs).forward.kernel,
+        lower_loss(dn.Loss("categorical_cross_entropy"), last, dtype, outputs).launch.kernel,
+    ):
+        for architecture in DEVICE_ARCHITECTURES:
+            result = compile_source(kernel.source, dtype, architecture)
+            assert result.code, result.log
+            for name, usage in result.usage.items():
+                assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
+
+
+@pytest.mark.parametrize(("outputs", "held"), [(64, 2), (128, 4)])
+def test_the_outputs_of_a_sample_are_read_once(outputs: int, held: int) -> None:
+    """The backward pass of softmax loads each element of dA and A once, though it needs them in two loops."""
+    kernel = lower_activation(dn.Activation("softmax"), "float32", outputs).backward.kernel
+    text = compile_source(kernel.source, "float32", "compute_90").code.decode()
+    body = re.split(r"\.visible \.entry (\w+)\(", text)
+    assert body[body.index("row_backward") + 1].count("ld.global") == 2 * held
+
+
 def generated_kernel(part: Any, dtype: str) -> Kernel:
     """Return a kernel that is generated for a part; its program holds all kernels of the part."""
     if isinstance(part, dn.Optimizer):
@@ -176,7 +201,7 @@ def test_memory_is_accessed_16_bytes_at_a_time(dtype: str) -> None:
     assert f"ld.global.{pack}" in bodies["gradient_norm"]
     assert not re.search(r"\batom\.|\bred\.", text)  # no atomics, so no sum depends on the order of threads
     if dtype == "float32":  # elementwise kernels do not compute in double precision by mistake
-        for name in ("gather", "bias_activation", "activation_backward", "softmax", "softmax_backward", "dropout"):
+        for name in ("gather", "bias_activation", "activation_backward", "dropout"):
             assert ".f64" not in bodies[name], name
 
 

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import literature
 import numpy as np
 import pytest
 from cuda_shim import ORDERS
@@ -55,8 +56,8 @@ def test_a_second_prediction_of_the_same_size_only_launches(path: str, monkeypat
     assert device.count("launch", "product") == len(device.log)  # nothing is copied
     expected = {
         "small": ["predict_resident"],
-        "few": ["dense_few"] * 3 + ["softmax"],
-        "products": ["float32", "bias_activation", "float32", "bias_activation", "float32", "softmax"],
+        "few": ["dense_few"] * 3 + ["row_activation"],
+        "products": ["float32", "bias_activation", "float32", "bias_activation", "float32", "row_activation"],
     }
     assert launches(net) == expected[path]
 
@@ -165,7 +166,7 @@ def test_threads_predict_with_one_network_at_the_same_time() -> None:
 def test_a_network_with_rounded_products_does_not_use_the_kernels_that_round_nothing() -> None:
     net = network(SMALL, backend("bfloat16"))
     net.inference.predict(net.theta, samples(net, 2))
-    assert set(launches(net)) == {"round16", "bfloat16", "bias_activation", "softmax"}
+    assert set(launches(net)) == {"round16", "bfloat16", "bias_activation", "row_activation"}
 
 
 def test_a_network_that_does_not_fit_into_shared_memory_is_computed_layer_by_layer() -> None:
@@ -251,3 +252,11 @@ def test_parts_of_numpy_arrays_are_smaller_if_memory_is_short(monkeypatch: pytes
     net.backend.device.log.clear()
     assert np.array_equal(net.predict(X), expected)
     assert net.backend.device.count("send") > 5
+
+
+def test_a_small_network_with_a_user_defined_activation_of_rows_is_predicted_in_one_launch() -> None:
+    layers = [dn.Dense(20, literature.LogSoftmax()), dn.Dense(3, literature.LogSoftmax())]
+    net, reference = network(layers), network(layers, "numpy", "float64")
+    X = samples(net, 70)
+    np.testing.assert_allclose(net.inference.predict(net.theta, X), reference.predict(X), atol=1e-5)
+    assert launches(net) == ["predict_resident"]

@@ -48,7 +48,7 @@ def test_the_graph_of_a_step_has_the_expected_nodes() -> None:
     names = program._replay(state, 128, False).step.names
     assert names == [
         "gather",
-        "product", "bias_activation", "product", "bias_activation", "product", "softmax_cross_entropy",
+        "product", "bias_activation", "product", "bias_activation", "product", "loss",
         "activation_backward", "sum_partials", "product", "product",
         "activation_backward", "product", "product",
         "activation_backward", "product",

@@ -121,7 +121,8 @@ struct Group {
     int lanes, lane, index;
     long long first, step;
     Group() = default;
-    __device__ explicit Group(int n) : lanes(power_of_two(n, 32)) {
+    // For n outputs, of which a lane holds `held`: if that is more than 1, there are more than 32 outputs.
+    __device__ explicit Group(int n, int held = 1) : lanes(held > 1 ? 32 : power_of_two(n, 32)) {
         const int lane_in_warp = threadIdx.x & 31, groups = 32 / lanes;
         const long long warps = blockDim.x / 32;
         lane = lane_in_warp & (lanes - 1);
@@ -138,6 +139,17 @@ struct Group {
     __device__ T max(T x) const {
         for (int offset = lanes / 2; offset > 0; offset /= 2) x = larger(x, __shfl_xor_sync(ALL_LANES, x, offset));
         return x;
+    }
+};
+
+// The group of lanes for a sample, see Group, within one block; `log_lanes` is the binary logarithm of their number.
+struct BlockGroup : Group {
+    __device__ explicit BlockGroup(int log_lanes) {
+        lanes = 1 << log_lanes;
+        lane = threadIdx.x & (lanes - 1);
+        index = (threadIdx.x & 31) >> log_lanes;
+        first = (threadIdx.x & ~31) >> log_lanes;
+        step = blockDim.x >> log_lanes;
     }
 };
 

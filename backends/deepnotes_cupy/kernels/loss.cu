@@ -12,5 +12,5 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) loss(
     int kind, real half_scale, real* L, int n, long long m, OPTIONS
 ) {
     const double options[] = {OPTION_VALUES};
-    Part(options, n)(Group(n), Z, b, Y, class_indices, w, A, D, Factor{half, kind, half_scale}, L, n, m, n);
+    Part(options, n)(Group(n, HELD), Z, b, Y, class_indices, w, A, D, Factor{half, kind, half_scale}, L, n, m, n);
 }

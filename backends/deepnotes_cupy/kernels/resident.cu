@@ -14,8 +14,12 @@
 
 #include "philox.cuh"
 #include "shared.cuh"
-#include "softmax.cuh"
 #include "steps.cuh"
+#include "targets.cuh"
+
+// What a lane holds in registers, see registers() in generated.py.
+constexpr int HELD = 1;
+constexpr bool HOLDS_ALL = false;
 
 GENERATED
 #ifdef CLUSTERED
@@ -96,17 +100,6 @@ struct Split {
         for (int offset = lanes / 2; offset > 0; offset /= 2)
 #pragma unroll
             for (int i = 0; i < N; i++) sums[i] += __shfl_xor_sync(ALL_LANES, sums[i], offset);
-    }
-};
-
-// The group of lanes for a sample, see Group, within one block; `log_lanes` is the binary logarithm of their number.
-struct BlockGroup : Group {
-    __device__ explicit BlockGroup(int log_lanes) {
-        lanes = 1 << log_lanes;
-        lane = threadIdx.x & (lanes - 1);
-        index = (threadIdx.x & 31) >> log_lanes;
-        first = (threadIdx.x & ~31) >> log_lanes;
-        step = blockDim.x >> log_lanes;
     }
 };
 

@@ -1,9 +1,13 @@
 // Predictions of a whole network in one launch, if its parameters fit into shared memory.
 //
-// This is a template. small_networks.py defines RELU and SOFTMAX, the codes of activations with code of their own here,
-// and EACH_ACTIVATION(CASE), which expands to CASE(code, G) for each other activation G except the identity.
+// This is a template. small_networks.py defines RELU, the code of ReLU within products, and
+// EACH_ACTIVATION(CASE), which expands to CASE(code, G) for each other activation G except the identity.
 
 #include "common.cuh"
+
+// What a lane holds in registers, see registers() in generated.py.
+constexpr int HELD = 4 * VEC;
+constexpr bool HOLDS_ALL = false;
 
 GENERATED
 // The table of a network: ENTRY integers for each layer. W_AT and B_AT are the offsets of W and b in θ; a layer whose
@@ -123,29 +127,25 @@ __device__ inline void compute_layer(
         compute_tile<T>(layer, W, from, to, width, t % across * WARP_NEURONS * T, t / across * WARP_SAMPLES);
 }
 
-// A = g(Z) in place.
+// A = g(Z) in place. If outputs depend on each other, a thread computes a sample, or all threads share the samples if they
+// have more outputs than a thread holds in registers.
 template <class G>
 __device__ inline void activate_all(const G& g, real* Z, int n, int width, int samples) {
-    const int packs = samples / VEC;
-    for (int e = threadIdx.x; e < n * packs; e += blockDim.x) {
-        real* at = Z + e / packs * width + e % packs * VEC;
-        real z[VEC];
-        load(at, z);
-        g.forward(z);
-        store(at, z);
+    if constexpr (G::BY_ROWS) {
+        if (n <= HELD)
+            g.forward(BlockGroup(0), Z, nullptr, Z, n, samples, 1, width);
+        else
+            g.forward(BlockGroup(samples == WARP_SAMPLES ? 2 : 1), Z, nullptr, Z, n, samples, 1, width);
+    } else {
+        const int packs = samples / VEC;
+        for (int e = threadIdx.x; e < n * packs; e += blockDim.x) {
+            real* at = Z + e / packs * width + e % packs * VEC;
+            real z[VEC];
+            load(at, z);
+            g.forward(z);
+            store(at, z);
+        }
     }
-}
-
-// Softmax in place; the n logits of a sample are `width` numbers apart. NaN and infinity as in `Row`, softmax.cuh.
-__device__ inline void softmax_column(real* z, int n, int width) {
-    real largest = -infinity(), total = 0;
-    for (int i = 0; i < n; i++) largest = larger(z[i * width], largest);
-    for (int i = 0; i < n; i++) {
-        const real x = exp(z[i * width] - largest);
-        z[i * width] = x;
-        total += x;
-    }
-    for (int i = 0; i < n; i++) z[i * width] /= total;
 }
 
 // The outputs of a network, shape (m, n) by sample; X has shape (m, n_prev) if `by_sample`, else (n_prev, m). Shared
@@ -212,14 +212,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1) predict_resident(
             else
                 compute_layer<2>(layer, at, from, to, width, samples);
             __syncthreads();
-            if (layer.code >= 0 || layer.code == SOFTMAX) {
+            if (layer.code >= 0) {
                 switch (layer.code) {
 #define CASE(code, G) \
     case code: activate_all(G(options + layer.entry[OPTIONS_AT], layer.n), to, layer.n, width, samples); break;
                     EACH_ACTIVATION(CASE)
                 }
-                if (layer.code == SOFTMAX && threadIdx.x < samples)
-                    softmax_column(to + threadIdx.x, layer.n, width);
                 __syncthreads();
             }
             at += layer.size();
