@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,15 @@ def add_force(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="replace the model file even if it holds another network, which has other columns or another target, or "
-        "no network at all (default: report an error)",
+        help="replace the model file even if it holds a model of another target, or something else (default: report an "
+        "error)",
     )
 
 
 def require_replaceable(path: Path, model: Model, force: bool, output: Output) -> None:
     """Raise ArgumentError if the file to write holds another network; if it holds an earlier model, say so.
 
-    A file with the same columns and the same target is an earlier model, which may be replaced.
+    A model of the same target is an earlier one, which may be replaced, also if it was trained on other columns.
 
     Raises
     ------
@@ -40,10 +39,9 @@ def require_replaceable(path: Path, model: Model, force: bool, output: Output) -
     except ModelFileError:
         held, is_earlier = "is not a model file", False
     else:
-        held, is_earlier = _describe(metadata), _purpose(metadata) == (model.encoder.names, model.target)
-    if is_earlier:
-        output.log(f"note: {path} is replaced; it holds an earlier model of {model.target!r} from the same columns")
-    elif force:
+        purpose = _purpose(metadata)
+        held, is_earlier = _describe(purpose), purpose is not None and purpose[1] == model.target
+    if is_earlier or force:
         output.log(f"note: {path} is replaced; it {held}")
     else:
         raise ArgumentError(f"{path} exists and {held}; to replace it, use --force, or use another --output FILE")
@@ -59,10 +57,9 @@ def _purpose(metadata: Any) -> tuple[Any, Any] | None:
         return None
 
 
-def _describe(metadata: Any) -> str:
+def _describe(purpose: tuple[Any, Any] | None) -> str:
     """Return the part of a message that says which network a file holds."""
-    purpose = _purpose(metadata)
-    if purpose is None or not isinstance(metadata, Mapping):
+    if purpose is None:
         return "holds a network that no command trained"
     names, target = purpose
     shown = f" ({join_names(names)})" if len(names) <= 10 else ""

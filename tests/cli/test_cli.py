@@ -173,7 +173,7 @@ def test_early_stopping_restores_the_best_epoch(run, flowers):
     )
     assert result["best_epoch"] <= result["epochs"] < 200
     assert result["rows"] == {"training": 108, "early_stopping": 12, "validation": 30}
-    table, net = read_table("flowers.csv"), dn.load("flowers.safetensors")
+    table, net = read_table("flowers.csv"), dn.load("flowers.safetensors").network
     _, stopping, _ = parts_of(table.column("kind"), 0.2, 0.1)
     X = np.array([table.column(name) for name in net.metadata["features"]])[:, stopping]
     kept = net.evaluate(X, np.searchsorted(sorted(KINDS), table.column("kind")[stopping]))["loss"]

@@ -78,7 +78,7 @@ def test_the_scores_of_a_class_without_rows_are_null(run, cards):
 def test_class_weights_are_those_of_fit(run, cards):
     """The model is that of ``fit`` with the same class weights, as in scikit-learn."""
     run("train", *cards, *QUICK, "--class-weight", "fraud=7", "--validation", 0, "--quiet")
-    net, table = dn.load("cards.safetensors"), read_table("cards.csv")
+    net, table = dn.load("cards.safetensors").network, read_table("cards.csv")
     X, y = np.array([table.column(name) for name in "abc"]), (table.column("kind") == "fraud").astype(int)
     alone = dn.Network(net.layers, 3, seed=0, standardizer=dn.Standardizer.fit(X.T.copy().T), backend="numpy")
     schedule = dn.CosineDecay(3e-3, 39, warmup=1)
@@ -99,7 +99,7 @@ def test_class_weights_apply_to_many_networks(run, cards, option):
         command = ("train", *cards, *QUICK, option, 2, "--early-stopping-share", 0.2, "--class-weight", weights)
         run(*command, "--quiet", "-o", f"{weights[:5]}.safetensors")
     X = np.array([read_table("cards.csv").column(name) for name in "abc"])
-    plain, weighted = (dn.load(f"{name}.safetensors").predict(X)[1].mean() for name in ("fine=", "fraud"))
+    plain, weighted = (dn.load(f"{name}.safetensors").network.predict(X)[1].mean() for name in ("fine=", "fraud"))
     assert weighted > plain
 
 
@@ -255,5 +255,5 @@ def test_the_held_out_rows_do_not_choose_the_epoch(run):
     second = parse_json(run("train", "b.csv", *command)[0])
     assert first["history"] == second["history"]
     assert first["best_epoch"] == second["best_epoch"]
-    assert np.array_equal(dn.load("a.safetensors").flat(), dn.load("b.safetensors").flat())
+    assert np.array_equal(dn.load("a.safetensors").network.flat(), dn.load("b.safetensors").network.flat())
     assert first["metrics"]["r2"] > second["metrics"]["r2"]

@@ -59,13 +59,10 @@ def train(run, *arguments: str) -> dict[str, Any]:
 def test_a_model_of_another_target_is_not_replaced(run):
     train(run, "-o", "model")
     before = Path("model").read_bytes()
-    for options in (["--target", "area", "--exclude", "id"], ["--target", "price", "--exclude", "id,town"]):
-        status, _, err = run("train", "flats.csv", *options, *QUICK, "-o", "model")
-        assert status == 2
-        assert (
-            "model exists and holds a model of 'price' from 2 columns (area, town); to replace it, use --force" in err
-        )
-        assert Path("model").read_bytes() == before
+    status, _, err = run("train", "flats.csv", "--target", "area", "--exclude", "id", *QUICK, "-o", "model")
+    assert status == 2
+    assert "model exists and holds a model of 'price' from 2 columns (area, town); to replace it, use --force" in err
+    assert Path("model").read_bytes() == before
     status, _, err = run("train", "flats.csv", "--target", "area", "--exclude", "id", *QUICK, "-o", "model", "--force")
     assert status == 0
     assert "note: model is replaced; it holds a model of 'price'" in err
@@ -74,9 +71,10 @@ def test_a_model_of_another_target_is_not_replaced(run):
 
 def test_replacing_an_earlier_model_is_said(run):
     train(run, "-o", "model")
-    status, _, err = run("train", "flats.csv", "--exclude", "id", "--target", "price", *QUICK, "-o", "model")
-    assert status == 0
-    assert "note: model is replaced; it holds an earlier model of 'price' from the same columns" in err
+    for exclude in ("id", "id,town"):
+        status, _, err = run("train", "flats.csv", "--exclude", exclude, "--target", "price", *QUICK, "-o", "model")
+        assert status == 0
+        assert "note: model is replaced; it holds a model of 'price' from 2 columns (area, town)" in err
 
 
 def test_other_files_and_networks_are_not_replaced(run):
