@@ -94,7 +94,7 @@ def test_lines_and_counts_are_those_of_the_file():
         (b"a,b\n" + b"1,2\n" * 50 + b"3,4,5\n", r":52: 3 cells where the header has 2; correct or remove this row$"),
         (b"a,b\n", r":1: no row follows the header"),
         (b"", r"the file is empty"),
-        (gzip.compress(b"a,b\n" + b"1,2\n" * 500)[:-20], "the gzip file is damaged"),
+        (gzip.compress(b"a,b\n" + b"1,2\n" * 500, mtime=0)[:-20], "the gzip file is damaged"),
     ],
 )
 def test_hostile_files_are_refused_as_when_they_are_read_as_a_whole(content, message):
