@@ -22,6 +22,7 @@ NOTES: Settings = {
     "Dense.bias_initializer": None,  # zeros
     "leaky_relu.slope": 0.001,  # N9
     "elu.alpha": 1.0,
+    "celu.alpha": 1.0,
     "SGD.learning_rate": 0.01,
     "SGD.momentum": 0.0,
     "SGD.nesterov": False,

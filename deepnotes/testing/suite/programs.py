@@ -32,6 +32,8 @@ OUTPUT_ACTIVATIONS = {
     "categorical_cross_entropy": ["softmax"],
     "poisson": ["softplus", "exp"],
     "half_poisson_deviance": ["exp", "softplus"],
+    "focal": ["sigmoid", "softmax"],
+    "kl_divergence": ["softmax"],
 }
 """For losses that do not accept every activation of the last layer: the activations to check."""
 TARGETS = {"unit": "bits", "simplex": "distributions", "count": "bits", "real": "real"}
