@@ -19,7 +19,20 @@ from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.checking import check
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
-from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AMSGrad,
+    Lion,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSProp,
+)
 from deepnotes.nn.presets import defaults
 from deepnotes.nn.schedules import (
     Constant,
@@ -76,10 +89,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD",
+    "AMSGrad",
     "Activation",
     "ActivationFunction",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
@@ -105,10 +122,12 @@ __all__ = [
     "History",
     "InverseScaling",
     "Layer",
+    "Lion",
     "Loss",
     "LossFunction",
     "MissingExtraError",
     "ModelFileError",
+    "NAdam",
     "Network",
     "NonFiniteLossError",
     "NotAnExpressionError",
@@ -116,6 +135,7 @@ __all__ = [
     "Ops",
     "Optimizer",
     "Parameter",
+    "RAdam",
     "RMSProp",
     "ReduceOnPlateau",
     "Schedule",

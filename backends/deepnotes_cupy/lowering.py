@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 from deepnotes.backends import (
-    LOSSES,
     Activation,
     ActivationFunction,
     Dense,
@@ -108,7 +107,7 @@ def lower_activation(g: ActivationFunction, dtype: str, outputs: int) -> Lowered
 def lower_loss(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> LoweredLoss:
     """Return the kernel of a loss after the layer `last`."""
     fused = fuses(last, loss)
-    if fused and type(loss) is Loss and LOSSES[loss.name].fused == ("softmax", "softmax_cross_entropy"):
+    if fused and loss == Loss("categorical_cross_entropy"):
         return LoweredLoss(Launch.of("softmax_cross_entropy"), True, SOFTMAX_CROSS_ENTROPY)
     outputs = _traced_outputs(loss, outputs)
     if fuses(last, loss):  # asked again, so that the type checker knows that `last` is a Dense

@@ -197,10 +197,10 @@ def huber_derivative(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> A
 
 
 def log_cosh(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return the mean over the outputs of ``log cosh e`` with ``e = a - y``: about ``e²/2``, or ``|e| - log 2`` if large.
+    """Return the mean over the outputs of ``log cosh e`` with ``e = a - y``.
 
-    It is computed as ``-log(1 - tanh² e) / 2`` where ``|e| < 1``, and elsewhere as ``|e| + log1p(e^(-2 |e|)) - log 2``,
-    which would lose digits near 0.
+    It is about ``e²/2`` near 0, and ``|e| - log 2`` far from it. Where ``|e| < 1``, it is computed as
+    ``-log(1 - tanh² e) / 2``, and elsewhere as ``|e| + log1p(e^(-2 |e|)) - log 2``, which would lose digits near 0.
     """
     E = abs(A - Y)
     t = xp.tanh(xp.minimum(E, xp.ones_like(E)))
@@ -222,7 +222,7 @@ def pinball(xp: Namespace, A: Array, Y: Array, quantile: float = 0.5) -> Array:
 
 
 def pinball_derivative(xp: Namespace, A: Array, Y: Array, quantile: float = 0.5) -> Array:
-    """Return ``dA = -q / k`` where ``y > a``, ``(1 - q) / k`` where ``y < a``, and ``(1/2 - q) / k`` where they are equal."""
+    """Return ``dA = -q / k`` where ``y > a``, ``(1 - q) / k`` where ``y < a``, and their mean at ``y = a``."""
     return (0.5 - 0.5 * xp.sign(Y - A) - quantile) / A.shape[0]
 
 

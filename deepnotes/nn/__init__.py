@@ -13,7 +13,20 @@ from deepnotes.nn.checking import DerivativeReport
 from deepnotes.nn.initializers import Initializer
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
-from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AMSGrad,
+    Lion,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSProp,
+)
 from deepnotes.nn.schedules import (
     Constant,
     CosineDecay,
@@ -26,10 +39,14 @@ from deepnotes.nn.schedules import (
 
 __all__ = [
     "SGD",
+    "AMSGrad",
     "Activation",
     "ActivationFunction",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Array",
     "Constant",
     "Context",
@@ -42,11 +59,14 @@ __all__ = [
     "Initializer",
     "InverseScaling",
     "Layer",
+    "Lion",
     "Loss",
     "LossFunction",
+    "NAdam",
     "Ops",
     "Optimizer",
     "Parameter",
+    "RAdam",
     "RMSProp",
     "ReduceOnPlateau",
     "Schedule",

@@ -33,8 +33,9 @@ class Traits:
 
 LIBRARY: dict[str, Traits] = {
     "binary_cross_entropy": Traits(("unit", "simplex"), "unit", ("sigmoid", "sigmoid_cross_entropy")),
-    "categorical_cross_entropy": Traits(("simplex",), "simplex", ("softmax", "softmax_cross_entropy"),
-        {"label_smoothing": 0.0}, {"below": 1}),
+    "categorical_cross_entropy": Traits(
+        ("simplex",), "simplex", ("softmax", "softmax_cross_entropy"), {"label_smoothing": 0.0}, {"below": 1}
+    ),
     "mean_squared_error": Traits(),
     "mean_absolute_error": Traits(),
     "huber": Traits(options={"delta": 1.0}),

@@ -109,10 +109,7 @@ CALLS: dict[str, Arguments] = {
         for name in ("poisson", "half_poisson_deviance")
         for end in ("", "_derivative")
     },
-    **{
-        f"hinge{end}": lambda d, n, k, m: (d.real(n, m), d.bits(n, m))
-        for end in ("", "_derivative")
-    },
+    **{f"hinge{end}": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)) for end in ("", "_derivative")},
     **{
         f"kl_divergence{end}": lambda d, n, k, m: (d.distributions(n, m), d.distributions(n, m) * d.bits(n, m))
         for end in ("", "_derivative")
@@ -139,6 +136,13 @@ CALLS: dict[str, Arguments] = {
     "rmsprop": _draw_flat(0.1, 0.9, 1e-2, slots=1),
     "rmsprop_inside": _draw_flat(0.1, 0.9, 1e-2, slots=1),
     "adam": _draw_flat(0.1, 1e-2, 0.9, 0.99, slots=2),
+    "amsgrad": _draw_flat(0.1, 1e-2, 0.9, 0.99, slots=3),
+    "nadam": _draw_flat(0.1, 0.05, 1e-2, 0.9, 0.99, slots=2),
+    "radam": _draw_flat(0.1, 0.05, 1e-2, 0.9, 0.99, slots=2),
+    "adamax": _draw_flat(0.1, 1e-2, 0.9, 0.99, slots=2),
+    "adagrad": _draw_flat(0.1, 1e-2, slots=1),
+    "adadelta": _draw_flat(0.1, 0.9, 1e-2, slots=2),
+    "lion": _draw_flat(0.1, 0.9, 0.99, slots=1),
     "weight_decay": _draw_flat(0.01, decays=True),
     "l2_penalty": _draw_flat(0.1, decays=True),
     "l2_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),
@@ -162,8 +166,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         for loss in ("categorical_cross_entropy", "softmax_cross_entropy")
         for name in (loss, f"{loss}_{'delta' if loss.startswith('softmax') else 'derivative'}")
     },
-    **dict.fromkeys(["focal", "focal_derivative", "sigmoid_focal", "sigmoid_focal_delta"], [{"gamma": 0.7}]),
-    **dict.fromkeys(["pinball", "pinball_derivative"], [{"quantile": 0.9}]),
+    **{name: [{"gamma": 0.7}] for name in ("focal", "focal_derivative", "sigmoid_focal", "sigmoid_focal_delta")},
+    **{name: [{"quantile": 0.9}] for name in ("pinball", "pinball_derivative")},
     "huber_derivative": [{"delta": 0.4}],
     "momentum": [{"nesterov": True}],
 }

@@ -470,4 +470,6 @@ def test_the_minimum_of_the_pinball_loss_is_the_quantile():
     y = np.sort(np.random.default_rng(0).exponential(size=101))
     losses = [eq.pinball(np, np.full((1, 101), a), y[None], 0.9).mean() for a in y]
     assert int(np.argmin(losses)) == 90
-    assert eq.pinball_derivative(np, np.array([[0.0, 1.0, 2.0]]), np.ones((1, 3)), 0.75).tolist() == [[-0.75, -0.25, 0.25]]
+    assert eq.pinball_derivative(np, np.array([[0.0, 1.0, 2.0]]), np.ones((1, 3)), 0.75).tolist() == [
+        [-0.75, -0.25, 0.25]
+    ]

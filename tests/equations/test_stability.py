@@ -48,7 +48,7 @@ ELEMENTWISE = [name for name in ACTIVATIONS if name not in {"softmax", "log_soft
 PROBABILITIES = np.concatenate([np.geomspace(1e-6, 0.5, 20), 1 - np.geomspace(1e-6, 0.5, 20)])
 COUNTS = np.concatenate([np.geomspace(1e-3, 1e3, 30), 2 * (1 + np.outer([1, -1], np.geomspace(1e-6, 0.1, 10)).ravel())])
 CASES: dict[str, tuple[np.ndarray, ...]] = {
-    **{name: (LOGITS[None],) for name in ELEMENTWISE},
+    **dict.fromkeys(ELEMENTWISE, (LOGITS[None],)),
     **{f"{name}_backward": (np.ones((1, len(LOGITS))), LOGITS[None]) for name in ELEMENTWISE},
     # For larger logits σ is exactly 1, but the rules assume that σ has a rounding error, which is multiplied by z³.
     "gelu_tanh_backward": (np.ones((1, 121)), np.append(np.linspace(-100, 5, 120), 6)[None]),

@@ -4,8 +4,8 @@ A central difference over 2 h with h = 2^-17 has an error of about h² f'''/6 + 
 order 1. The relative error (the norm of the difference divided by the norm of the gradient) must stay below 1e-7 if two
 conditions hold; otherwise, the test is repeated with the data of the next seed:
 
-- No kink (of relu, leaky_relu, elu, the absolute error or huber, for example) is crossed between -h and h. This is checked exactly:
-  each pre-activation and each residual is on the same side of its kinks at all points.
+- No kink (such as those of relu, leaky_relu, elu, the absolute error or huber) is crossed between -h and h. This is
+  checked exactly: each pre-activation and each residual is on the same side of its kinks at all points.
 - The gradient is not almost zero, as it is if all output neurons are inactive relus.
 """
 

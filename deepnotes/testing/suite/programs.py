@@ -7,7 +7,7 @@ from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Optimizer, RMSProp
 from deepnotes.nn.plan import Objective
 from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
@@ -23,6 +23,8 @@ OPTIMIZERS: dict[str, Optimizer] = {name: optimizer() for name, optimizer in LIB
     "adam": Adam(epsilon=1e-3),
     "adam_epsilon_hat": Adam(epsilon=1e-3, epsilon_hat=True),
     "adamw": AdamW(epsilon=1e-3, weight_decay=0.1),
+    **{name: LIBRARY[name](epsilon=1e-3) for name in ("amsgrad", "nadam", "radam", "adamax", "adagrad", "adadelta")},  # type: ignore[call-arg]
+    "lion": Lion(0.01, weight_decay=0.1),
     "rmsprop_inside": RMSProp(epsilon=1e-3, epsilon_inside=True),
     "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
 }

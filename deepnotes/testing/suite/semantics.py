@@ -13,7 +13,6 @@ from deepnotes.testing.checks import CheckFunction, Derived, NotApplicable, Tria
 from deepnotes.testing.suite.programs import small
 from deepnotes.testing.training_cases import TrainingCase, compile_inference, compile_program, place_on
 
-
 NOT_AT_INFINITY = {"softmax", "log_softmax", "gelu", "gelu_tanh", "silu", "mish", "hardswish", "softsign"}
 """Activations whose formulas give NaN at infinity, since they multiply infinity by 0, for example."""
 
