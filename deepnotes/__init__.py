@@ -16,6 +16,7 @@ from deepnotes.network.training.callbacks import EarlyStopping
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback
 from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import check
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
@@ -37,8 +38,10 @@ from deepnotes.nn.presets import defaults
 from deepnotes.nn.schedules import (
     Constant,
     CosineDecay,
+    Cyclic,
     ExponentialDecay,
     InverseScaling,
+    OneCycle,
     ReduceOnPlateau,
     Schedule,
     StepDecay,
@@ -88,7 +91,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "EMA",
     "SGD",
+    "SWA",
     "AMSGrad",
     "Activation",
     "ActivationFunction",
@@ -107,6 +112,7 @@ __all__ = [
     "Constant",
     "Context",
     "CosineDecay",
+    "Cyclic",
     "DTypeError",
     "DataError",
     "DeepnotesError",
@@ -132,6 +138,7 @@ __all__ = [
     "NonFiniteLossError",
     "NotAnExpressionError",
     "OnDisk",
+    "OneCycle",
     "Ops",
     "Optimizer",
     "Parameter",
@@ -147,6 +154,7 @@ __all__ = [
     "TensorBoard",
     "UnknownNameError",
     "UnknownParameterError",
+    "WeightAverage",
     "available_backends",
     "check",
     "defaults",

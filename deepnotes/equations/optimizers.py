@@ -193,3 +193,11 @@ def weight_decay(xp: Namespace, theta: Array, decays: Array, share: float) -> Ar
     :func:`adam`.
     """
     return theta - share * (decays * theta)
+
+
+def weight_average(xp: Namespace, average: Array, theta: Array, share: float) -> Array:
+    """Return ``average + share (θ - average)``, the next average of the parameters.
+
+    With a constant `share` it is an exponential moving average; with ``share = 1 / n`` for the n-th update, the mean.
+    """
+    return average + share * (theta - average)

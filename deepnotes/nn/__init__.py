@@ -9,6 +9,7 @@ compute on the host, in Python.
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
+from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import DerivativeReport
 from deepnotes.nn.initializers import Initializer
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
@@ -30,15 +31,19 @@ from deepnotes.nn.optimizers import (
 from deepnotes.nn.schedules import (
     Constant,
     CosineDecay,
+    Cyclic,
     ExponentialDecay,
     InverseScaling,
+    OneCycle,
     ReduceOnPlateau,
     Schedule,
     StepDecay,
 )
 
 __all__ = [
+    "EMA",
     "SGD",
+    "SWA",
     "AMSGrad",
     "Activation",
     "ActivationFunction",
@@ -51,6 +56,7 @@ __all__ = [
     "Constant",
     "Context",
     "CosineDecay",
+    "Cyclic",
     "Dense",
     "DerivativeReport",
     "Dropout",
@@ -63,6 +69,7 @@ __all__ = [
     "Loss",
     "LossFunction",
     "NAdam",
+    "OneCycle",
     "Ops",
     "Optimizer",
     "Parameter",
@@ -71,4 +78,5 @@ __all__ = [
     "ReduceOnPlateau",
     "Schedule",
     "StepDecay",
+    "WeightAverage",
 ]

@@ -141,7 +141,7 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "a slope for each feature": ([FIRST, ("PRelu", np.arange(5.0))], r"'n1' \(PRelu\) has a different slope for each"),
     "Celu with alpha -1": ([FIRST, ("Celu", {"alpha": -1.0})], r"'n1' \(Celu\) has an alpha that is not above 0"),
     "HardSigmoid": ([FIRST, ("HardSigmoid",)], r"'n1' \(HardSigmoid\) is an unsupported activation"),
-    "a LogSoftmax over the samples": ([FIRST, ("LogSoftmax", {"axis": 0})], r"'n1' \(LogSoftmax\) is not over the feat"),
+    "a LogSoftmax over the samples": ([FIRST, ("LogSoftmax", {"axis": 0})], r"'n1' \(LogSoftmax\) is not over the"),
     "BatchNormalization in training mode": (
         [FIRST, ("BatchNormalization", *[np.ones(5)] * 4, {"training_mode": 1})], r"ization\) normalizes by the batch"),
     "division by norms of samples": (
