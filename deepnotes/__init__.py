@@ -12,6 +12,7 @@ from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.ops import Ops
 from deepnotes.network.loading.model_reading import load
 from deepnotes.network.network import Network
+from deepnotes.network.rate_test import RateTest, learning_rate_test
 from deepnotes.network.training.callbacks import EarlyStopping
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback
@@ -144,6 +145,7 @@ __all__ = [
     "Parameter",
     "RAdam",
     "RMSProp",
+    "RateTest",
     "ReduceOnPlateau",
     "Schedule",
     "ShapeError",
@@ -162,6 +164,7 @@ __all__ = [
     "from_onnx",
     "from_sklearn",
     "get_backend",
+    "learning_rate_test",
     "load",
     "open_table",
     "read_table",

@@ -11,6 +11,7 @@ from deepnotes.plots.confusions import confusion, confusion_of
 from deepnotes.plots.curves import curves
 from deepnotes.plots.diagrams import diagram
 from deepnotes.plots.images import weights
+from deepnotes.plots.rates import learning_rates
 from deepnotes.plots.searches import trials
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "confusion_of",
     "curves",
     "diagram",
+    "learning_rates",
     "require_matplotlib",
     "save",
     "trials",

@@ -91,9 +91,12 @@ def make_optimizer_check(name: str) -> CheckFunction:
     """Return the check of parameters, slots and losses after six updates with one optimizer."""
 
     def run(trial: Trial) -> None:
+        layers: list[Layer] = (
+            [Dense(7, "tanh"), Dense(3)] if trial.quick else small()
+        )  # updates do not depend on the layers
         for dtype in trial.dtypes:
-            check_training(trial, TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name]), dtype)
-            decayed = TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
+            check_training(trial, TrainingCase(layers, dtype, optimizer=OPTIMIZERS[name]), dtype)
+            decayed = TrainingCase(layers, dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
             check_training(trial, decayed, f"{dtype}, with L2, clipping and weights")
 
     return run
