@@ -23,7 +23,10 @@ UPDATES, MIN_EPOCHS, MAX_EPOCHS = 2000, 10, 200
 """The default number of epochs: enough for about `UPDATES` updates, at least `MIN_EPOCHS` and at most `MAX_EPOCHS`."""
 DROPOUT = {"classification": 0.4, "regression": 0.2}
 """The dropout rate after each hidden layer, by task."""
-RATES = {"sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
+RATES = {
+    "sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3, "amsgrad": 3e-3, "nadam": 3e-3, "radam": 3e-3,
+    "adamax": 5e-3, "adagrad": 0.05, "adadelta": 5.0, "lion": 1e-3,
+}  # fmt: skip
 """The learning rate of each optimizer."""
 MOMENTUM = 0.9
 

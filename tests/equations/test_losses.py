@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal, localcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ REFERENCE = {
     "pinball": lambda a, y: (y - a) * (QUANTILE if y > a else QUANTILE - 1),
 }
 DELTA: Decimal = Decimal("0.25")
-QUANTILE = Decimal("0.875")
+QUANTILE: Decimal = Decimal("0.875")
 OPTIONS = {"huber": {"delta": float(DELTA)}, "pinball": {"quantile": float(QUANTILE)}}
 LOSSES = [Loss(name, **OPTIONS.get(name, {})) for name in REFERENCE]
 OVER_CLASSES = {"categorical_cross_entropy", "kl_divergence"}
@@ -455,7 +456,7 @@ def test_label_smoothing_replaces_the_targets(k):
 
 def test_the_focal_loss_is_cross_entropy_times_a_power_of_the_probability_of_the_other_class():
     Z, Y = np.array([[3.0, -2.0, 0.5, -30.0, 40.0]]), np.array([[1.0, 1.0, 0.0, 0.0, 1.0]])
-    other = eq.sigmoid(np, Z * (1 - 2 * Y))
+    other: Any = eq.sigmoid(np, Z * (1 - 2 * Y))
     expected = other**1.5 * eq.sigmoid_cross_entropy(np, Z, Y)
     np.testing.assert_allclose(eq.sigmoid_focal(np, Z, Y, 1.5), expected, rtol=1e-13)
 

@@ -43,7 +43,7 @@ def test_training_uses_the_rates_and_resumes_with_them(backend: str, schedule: d
     def train(epochs: int, **checkpoint: object) -> tuple[dn.History, np.ndarray]:
         net = dn.Network([dn.Dense(4, "tanh"), dn.Dense(1)], 3, backend=backend, dtype="float64", seed=0)
         settings = {"optimizer": dn.SGD(schedule), "batch_size": 5, "epochs": epochs}
-        return net.fit(X, Y, **settings, **checkpoint), net.flat()  # type: ignore[arg-type]
+        return net.fit(X, Y, **settings, **checkpoint), net.flat()
 
     history, flat = train(10)
     assert history.learning_rate == schedule.rates(0, 40)[3::4]
@@ -61,7 +61,7 @@ def test_training_uses_the_rates_and_resumes_with_them(backend: str, schedule: d
 )  # fmt: skip
 def test_invalid_one_cycles_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(dn.ArgumentError, match=message):
-        OneCycle(0.1, **{"steps": 50} | arguments)  # type: ignore[arg-type]
+        OneCycle(0.1, **{"steps": 50} | arguments)
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_invalid_one_cycles_are_refused(arguments: dict[str, float], message: st
 )  # fmt: skip
 def test_invalid_cycles_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(dn.ArgumentError, match=message):
-        Cyclic(0.1, **{"lowest": 0.01} | arguments)  # type: ignore[arg-type]
+        Cyclic(0.1, **{"lowest": 0.01} | arguments)

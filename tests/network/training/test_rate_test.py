@@ -64,7 +64,9 @@ def test_the_plot_shows_the_losses_and_the_suggestion() -> None:
     test = dn.learning_rate_test(network(), X, Y, updates=60)
     (ax,) = test.plot().axes
     assert ax.get_xscale() == "log"
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    legend = ax.get_legend()
+    assert legend is not None
+    labels = [text.get_text() for text in legend.get_texts()]
     assert labels == ["each batch", "smoothed", f"steepest fall: {test.suggestion:.2g}"]
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), test.losses[np.isfinite(test.losses)])
     figure = plots.learning_rates(test, ax=ax)
