@@ -372,16 +372,16 @@ class NAdam(Optimizer):
         return theta, (m, v)
 
 
-def _momentum_product(optimizer: NAdam, step: int) -> float:
-    """Return the product of the momenta of the first `step` updates; it is 0 once it vanishes beside 1.
-
-    For an array of steps it raises an error; :func:`deepnotes.nn.plan.scalar_table` then asks for each number alone.
-    """
+def _momentum_product(optimizer: NAdam, step: Any) -> Any:
+    """Return the product of the momenta of the first `step` updates; it is 0 once it vanishes beside 1."""
+    steps = step.tolist() if hasattr(step, "tolist") else step
+    if isinstance(steps, list):
+        return 0.0 * step + [_momentum_product(optimizer, each) for each in steps]
     products = _momentum_products(optimizer.beta1, optimizer.momentum_decay)
-    while len(products) <= step and products[-1]:
+    while len(products) <= steps and products[-1]:
         product = products[-1] * optimizer._momentum(len(products))
         products.append(product if product > 1e-20 else 0.0)
-    return products[step] if step < len(products) else 0.0
+    return products[steps] if steps < len(products) else 0.0
 
 
 @lru_cache(maxsize=16)
