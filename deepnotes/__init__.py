@@ -12,20 +12,37 @@ from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.ops import Ops
 from deepnotes.network.loading.model_reading import load
 from deepnotes.network.network import Network
+from deepnotes.network.rate_test import RateTest, learning_rate_test
 from deepnotes.network.training.callbacks import EarlyStopping
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback
 from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import check
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
-from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AMSGrad,
+    Lion,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSProp,
+)
 from deepnotes.nn.presets import defaults
 from deepnotes.nn.schedules import (
     Constant,
     CosineDecay,
+    Cyclic,
     ExponentialDecay,
     InverseScaling,
+    OneCycle,
     ReduceOnPlateau,
     Schedule,
     StepDecay,
@@ -77,11 +94,17 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "EMA",
     "SGD",
+    "SWA",
+    "AMSGrad",
     "Activation",
     "ActivationFunction",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
@@ -92,6 +115,7 @@ __all__ = [
     "Constant",
     "Context",
     "CosineDecay",
+    "Cyclic",
     "DTypeError",
     "DataError",
     "DeepnotesError",
@@ -109,19 +133,24 @@ __all__ = [
     "History",
     "InverseScaling",
     "Layer",
+    "Lion",
     "Loss",
     "LossFunction",
     "MissingExtraError",
     "Model",
     "ModelFileError",
+    "NAdam",
     "Network",
     "NonFiniteLossError",
     "NotAnExpressionError",
     "OnDisk",
+    "OneCycle",
     "Ops",
     "Optimizer",
     "Parameter",
+    "RAdam",
     "RMSProp",
+    "RateTest",
     "ReduceOnPlateau",
     "Schedule",
     "ShapeError",
@@ -132,6 +161,7 @@ __all__ = [
     "TensorBoard",
     "UnknownNameError",
     "UnknownParameterError",
+    "WeightAverage",
     "available_backends",
     "check",
     "check_gradients",
@@ -140,6 +170,7 @@ __all__ = [
     "from_onnx",
     "from_sklearn",
     "get_backend",
+    "learning_rate_test",
     "load",
     "open_table",
     "read_table",

@@ -1,4 +1,4 @@
-"""The networks in which the parts of literature.py are trained, and PyTorch's results: fixtures/make_literature.py."""
+"""The networks that train the parts of literature.py and of the library, and the results of PyTorch for them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,39 @@ with np.load(FIXTURES / "pytorch.npz") as file:
 with np.load(FIXTURES / "literature.npz") as file:
     STORED = dict(file)
 
-PARTS = {type(p).__name__: p for p in (*literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS)}
+BUILT_IN: dict[str, Any] = {
+    "Mish": dn.Activation("mish"),
+    "SELU": dn.Activation("selu"),
+    "CELU": dn.Activation("celu", alpha=1.3),
+    "HardSwish": dn.Activation("hardswish"),
+    "SoftSign": dn.Activation("softsign"),
+    "ReLU6": dn.Activation("relu6"),
+    "LogSoftmax": dn.Activation("log_softmax"),
+    "LogCosh": dn.Loss("log_cosh"),
+    "Pinball": dn.Loss("pinball", quantile=0.8),
+    "Focal": dn.Loss("focal"),
+    "KLDivergence": dn.Loss("kl_divergence"),
+    "Hinge": dn.Loss("hinge"),
+    "LabelSmoothing": dn.Loss("categorical_cross_entropy", label_smoothing=0.1),
+    "ExpPoisson": dn.Loss("poisson"),
+    "Lion": dn.Lion(0.01),
+    "LionDecay": dn.Lion(0.01, weight_decay=0.1),
+    "Adagrad": dn.Adagrad(0.01, epsilon=1e-6),
+    "Adadelta": dn.Adadelta(1.0, rho=0.9, epsilon=1e-6),
+    "Adamax": dn.Adamax(0.01, beta2=0.99, epsilon=1e-6),
+    "AMSGrad": dn.AMSGrad(0.01, beta2=0.99, epsilon=1e-6),
+    "NAdam": dn.NAdam(0.01, beta2=0.99, epsilon=1e-6),
+    "RAdam": dn.RAdam(0.01, beta2=0.99, epsilon=1e-6),
+}
+"""Parts of the library, with the settings of the fixture."""
+OWN = {type(p).__name__: p for p in (*literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS)}
+PARTS = OWN | BUILT_IN
 TARGETS = {
     "Focal": "binaries", "KLDivergence": "soft", "Hinge": "binaries", "SquaredHinge": "binaries",
-    "GammaDeviance": "counts",
+    "GammaDeviance": "counts", "LabelSmoothing": "labels", "ExpPoisson": "counts",
 }  # fmt: skip
 OUTPUTS = {"Focal": "sigmoid", "KLDivergence": "softmax", "GammaDeviance": "softplus"}
+OUTPUTS |= {"LabelSmoothing": "softmax", "ExpPoisson": "exp"}
 BATCH = 8
 
 

@@ -175,7 +175,8 @@ def _loss_with_cancellation(xp: ModuleType, Z: Any, Y: Any) -> Any:
     return np.mean(np.maximum(Z, 0) + np.log1p(np.exp(-abs(Z))) - Y * Z, axis=0, keepdims=True, dtype=Z.dtype)
 
 
-def _loss_without_log1p(xp: ModuleType, Z: Any, Y: Any) -> Any:
+def _loss_without_log1p(xp: ModuleType, Z: Any, Y: Any, label_smoothing: float = 0.0) -> Any:
+    Y = Y - label_smoothing * (Y - 1 / len(Y))
     Z = Z - np.max(Z, axis=0, keepdims=True)
     return -np.sum(Y * (Z - np.log(np.sum(np.exp(Z), axis=0, keepdims=True))), axis=0, keepdims=True)
 

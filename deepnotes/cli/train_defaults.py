@@ -31,7 +31,10 @@ LAYERS_RULE = f"{','.join(map(str, SIZES[0][1]))}; {LAYERS_RULE}"
 DROPOUT_RULE = f"{SIZES[0][2]:g}; {SIZES[1][2]:g} from {SIZES[1][0]:,} training rows on"
 L2_RULE = f"{L2_ROWS} divided by the number of training rows"
 STOPPING_RULE = f"train all epochs, and keep the best if there are at least {FEWEST_ROWS:,} rows to train on"
-RATES = {"sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3}
+RATES = {
+    "sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3, "amsgrad": 3e-3, "nadam": 3e-3, "radam": 3e-3,
+    "adamax": 5e-3, "adagrad": 0.05, "adadelta": 5.0, "lion": 1e-3,
+}  # fmt: skip
 """The learning rate of each optimizer."""
 MOMENTUM = 0.9
 

@@ -165,6 +165,111 @@ def exp_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
     return dA * A
 
 
+def mish(xp: Namespace, Z: Array) -> Array:
+    """Return ``z tanh(log(1 + e^z))`` (Misra, arXiv:1908.08681).
+
+    It is computed from one exponential, ``e = e^-|z|``: with ``w = e^z``, the factor of z is
+    ``(w² + 2 w) / (w² + 2 w + 2)``, and numerator and denominator are divided by w² where ``z >= 0``.
+    """
+    _, N, D = _mish_terms(xp, Z)
+    return Z * (N / D)
+
+
+def mish_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * (t + z (1 - t²) σ(z))`` with ``t = tanh(log(1 + e^z))`` (N12).
+
+    With ``w = e^z``, ``(1 - t²) σ(z) = 4 w (1 + w) / (w² + 2 w + 2)²``.
+    """
+    E, N, D = _mish_terms(xp, Z)
+    W = E * (1 + E) * xp.where(Z >= 0, E, xp.ones_like(E))
+    return dA * (N / D + Z * (4 * W / (D * D)))
+
+
+def _mish_terms(xp: Namespace, Z: Array) -> tuple[Array, Array, Array]:
+    """Return ``e = e^-|z|``, and ``w² + 2 w`` and ``w² + 2 w + 2`` for ``w = e^z``, divided by w² where ``z >= 0``."""
+    E = xp.exp(-abs(Z))
+    N = xp.where(Z >= 0, 1 + 2 * E, E * (E + 2))
+    return E, N, xp.where(Z >= 0, N + 2 * E * E, N + 2)
+
+
+SELU = 1.6732632423543772, 1.0507009873554805
+"""α and λ of :func:`selu`, for which a mean of 0 and a variance of 1 are a fixed point (equation 14 of the paper)."""
+
+
+def selu(xp: Namespace, Z: Array) -> Array:
+    """Return ``λ z`` where ``z > 0``, else ``λ α (e^z - 1)``: λ times ELU (Klambauer et al., arXiv:1706.02515)."""
+    alpha, scale = SELU
+    return scale * elu(xp, Z, alpha)
+
+
+def selu_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * g'`` with ``g' = λ`` where ``z > 0``, else ``λ α e^z`` (N12)."""
+    alpha, scale = SELU
+    return elu_backward(xp, scale * dA, Z, A, alpha)
+
+
+def celu(xp: Namespace, Z: Array, alpha: float = 1.0) -> Array:
+    """Return ``z`` where ``z > 0``, else ``alpha (e^(z / alpha) - 1)`` (Barron, arXiv:1704.07483).
+
+    Unlike :func:`elu`, it is continuously differentiable for every `alpha`, which must be above 0.
+    """
+    return xp.where(Z > 0, Z, alpha * xp.expm1(xp.minimum(Z, _scalar(xp, 0, Z)) / alpha))
+
+
+def celu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, alpha: float = 1.0) -> Array:
+    """Return ``dZ = dA * e^(min(z, 0) / alpha)`` (N12)."""
+    return dA * xp.exp(xp.minimum(Z, _scalar(xp, 0, Z)) / alpha)
+
+
+def relu6(xp: Namespace, Z: Array) -> Array:
+    """Return ``min(max(z, 0), 6)`` (Howard et al., arXiv:1704.04861)."""
+    return xp.minimum(xp.maximum(Z, _scalar(xp, 0, Z)), _scalar(xp, 6, Z))
+
+
+def relu6_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``0 < a < 6``, else 0 (N12)."""
+    return dA * (_step(xp, A) * _step(xp, 6 - A))
+
+
+def hardswish(xp: Namespace, Z: Array) -> Array:
+    """Return ``z min(max(z + 3, 0), 6) / 6``, silu with straight lines for σ (Howard et al., arXiv:1905.02244)."""
+    return Z * (relu6(xp, Z + 3) / 6)
+
+
+def hardswish_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA * g'`` with ``g' = (2 z + 3) / 6`` where ``|z| < 3``, else 0 or 1 (N12)."""
+    inner = xp.where(abs(Z) < 3, Z, xp.zeros_like(Z))
+    return dA * ((relu6(xp, Z + 3) + inner) / 6)
+
+
+def softsign(xp: Namespace, Z: Array) -> Array:
+    """Return ``z / (1 + |z|)`` (Bergstra et al., Technical Report 1337, University of Montreal, 2009)."""
+    return Z / (1 + abs(Z))
+
+
+def softsign_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA / (1 + |z|)²`` (N12)."""
+    inverse = 1 / (1 + abs(Z))
+    return dA * (inverse * inverse)
+
+
+def log_softmax(xp: Namespace, Z: Array) -> Array:
+    """Return the logarithm of :func:`softmax`: ``d - log Σ e^d`` for each column, with ``d = z - max z``.
+
+    ``Σ e^d`` is the number of maxima plus a sum that may be tiny. Without one of the maxima, it is the argument of
+    log1p, so that the logarithm of a probability close to 1 is accurate.
+    """
+    D = Z - xp.max(Z, axis=0, keepdims=True)
+    rest = xp.sum(xp.where(D < 0, xp.exp(D), D), axis=0, keepdims=True)
+    maxima = xp.sum(1 + xp.sign(D), axis=0, keepdims=True)
+    return D - xp.log1p(xp.where(maxima > 1.5, rest + (maxima - 1), rest))
+
+
+def log_softmax_backward(xp: Namespace, dA: Array, Z: Array, A: Array) -> Array:
+    """Return ``dZ = dA - e^a Σ dA`` for each column (N12)."""
+    return dA - xp.exp(A) * xp.sum(dA, axis=0, keepdims=True)
+
+
 def normal_cdf(xp: Namespace, Z: Array) -> Array:
     """Return ``Φ(z) = erfc(-z / sqrt 2) / 2``, accurate in both tails.
 

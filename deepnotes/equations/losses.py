@@ -2,13 +2,16 @@
 
 ``A``, ``Y`` and the derivatives ``dA = ∂L/∂A`` have shape (k, m) for k outputs and m samples. They and the losses have
 the same floating-point dtype. A loss is the mean over the k outputs of a sample, so binary cross-entropy with a single
-output is N10 itself. The exception is categorical cross-entropy, whose k outputs form one distribution. The cost is the
+output is N10 itself. The exceptions are categorical cross-entropy and the Kullback-Leibler divergence, whose k outputs
+form one distribution. The cost is the
 mean of the losses over the samples, as computed by :func:`mean_loss`; N13 and N14 compute its gradient.
 
 Functions such as :func:`sigmoid_cross_entropy` combine an output activation and a loss. They compute the loss from the
 logits ``Z``, which is accurate even where the activation saturates. The function with the suffix ``_delta`` returns
 ``dZ = ∂L/∂Z`` at the output layer (N11).
 """
+
+from math import log
 
 from deepnotes.equations import samples
 from deepnotes.equations.array import Array, Namespace
@@ -41,23 +44,29 @@ def sigmoid_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
     return A - Y if A.shape[0] == 1 else (A - Y) / A.shape[0]
 
 
-def categorical_cross_entropy(xp: Namespace, A: Array, Y: Array) -> Array:
-    """Return ``L = -Σ y log a`` over the outputs, with ``a`` clipped to at least the smallest normal number."""
+def categorical_cross_entropy(xp: Namespace, A: Array, Y: Array, label_smoothing: float = 0.0) -> Array:
+    """Return ``L = -Σ y log a`` over the outputs, with ``a`` clipped to at least the smallest normal number.
+
+    With label smoothing, y is replaced by ``(1 - label_smoothing) y + label_smoothing / k`` (Szegedy et al.,
+    arXiv:1512.00567, section 7).
+    """
+    Y = _smooth(Y, label_smoothing)
     return -xp.sum(Y * xp.log(_clip_positive(xp, A)), axis=0, keepdims=True)
 
 
-def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+def categorical_cross_entropy_derivative(xp: Namespace, A: Array, Y: Array, label_smoothing: float = 0.0) -> Array:
     """Return ``dA = -y / a``, with ``a`` clipped to at least the smallest normal number."""
-    return -Y / _clip_positive(xp, A)
+    return -_smooth(Y, label_smoothing) / _clip_positive(xp, A)
 
 
-def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
+def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array, label_smoothing: float = 0.0) -> Array:
     """Return ``L = -Σ y log a`` for ``a = softmax(z)``, computed from the logits.
 
     L is finite for finite ``z``. With ``d = z - max z``, ``-log a = log Σ e^d - d``. If the correct class has by far
     the largest logit, ``Σ e^d`` is close to 1, and its logarithm is inaccurate. The columns of Y sum to 1, so
     ``Σ e^d - 1 = Σ (e^d - y)``, and log1p of the right-hand side is accurate.
     """
+    Y = _smooth(Y, label_smoothing)
     D = Z - xp.max(Z, axis=0, keepdims=True)
     log_total = xp.log1p(xp.sum(xp.exp(D) - Y, axis=0, keepdims=True))
     zero = xp.zeros_like(Y)
@@ -65,9 +74,87 @@ def softmax_cross_entropy(xp: Namespace, Z: Array, Y: Array) -> Array:
     return xp.sum(L, axis=0, keepdims=True)
 
 
-def softmax_cross_entropy_delta(xp: Namespace, A: Array, Y: Array) -> Array:
+def softmax_cross_entropy_delta(xp: Namespace, A: Array, Y: Array, label_smoothing: float = 0.0) -> Array:
     """Return ``dZ = A - Y``: N11 for softmax with categorical cross-entropy, where the columns of Y sum to 1."""
+    return A - _smooth(Y, label_smoothing)
+
+
+def kl_divergence(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``L = Σ (y log(y / a) - y + a)`` over the outputs, of two distributions (Kullback and Leibler, 1951).
+
+    For distributions, ``Σ (a - y)`` is 0; with it, each term is at least 0 and is accurate near its minimum, see
+    :func:`half_poisson_deviance`.
+    """
+    return xp.sum(_poisson_deviance_terms(xp, A, Y), axis=0, keepdims=True)
+
+
+def kl_divergence_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = 1 - y / a``, computed as ``(a - y) / a``."""
+    A = _clip_positive(xp, A)
+    return (A - Y) / A
+
+
+def softmax_kl_divergence(xp: Namespace, Z: Array, Y: Array) -> Array:
+    """Return the divergence for ``a = softmax(z)``, from the logits: :func:`softmax_cross_entropy` plus ``Σ y log y``.
+
+    Near its minimum, it has the absolute error of these two terms.
+    """
+    return softmax_cross_entropy(xp, Z, Y) + xp.sum(_y_log_y(xp, Y), axis=0, keepdims=True)
+
+
+def softmax_kl_divergence_delta(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dZ = A - Y``, as for the cross-entropy, since ``Σ y log y`` does not depend on the logits."""
     return A - Y
+
+
+def focal(xp: Namespace, A: Array, Y: Array, gamma: float = 2.0) -> Array:
+    """Return the mean over the outputs of ``-y (1 - a)^γ log a - (1 - y) a^γ log(1 - a)``.
+
+    The factors reduce the loss of samples that are already classified well (Lin et al., arXiv:1708.02002). ``a`` is
+    clipped to ``eps .. 1 - eps``, and ``x^γ`` is computed as ``e^(γ log x)``.
+    """
+    A = _clip_probability(xp, A)
+    log_a, log_b = xp.log(A), xp.log1p(-A)
+    return _mean_over_outputs(xp, -(Y * xp.exp(gamma * log_b) * log_a + (1 - Y) * xp.exp(gamma * log_a) * log_b))
+
+
+def focal_derivative(xp: Namespace, A: Array, Y: Array, gamma: float = 2.0) -> Array:
+    """Return ``dA = (y b^γ (γ log a / b - 1 / a) + (1 - y) a^γ (1 / b - γ log b / a)) / k`` with ``b = 1 - a``."""
+    A = _clip_probability(xp, A)
+    B = 1 - A
+    log_a, log_b = xp.log(A), xp.log1p(-A)
+    of_ones = xp.exp(gamma * log_b) * (gamma * log_a / B - 1 / A)
+    of_zeros = xp.exp(gamma * log_a) * (1 / B - gamma * log_b / A)
+    return (Y * of_ones + (1 - Y) * of_zeros) / A.shape[0]
+
+
+def sigmoid_focal(xp: Namespace, Z: Array, Y: Array, gamma: float = 2.0) -> Array:
+    """Return :func:`focal` for ``a = σ(z)``, computed from the logits with ``-log a = log(1 + e^-z)``."""
+    log_a, log_b = _log_sigmoids(xp, Z)
+    return _mean_over_outputs(xp, -(Y * xp.exp(gamma * log_b) * log_a + (1 - Y) * xp.exp(gamma * log_a) * log_b))
+
+
+def sigmoid_focal_delta(xp: Namespace, A: Array, Y: Array, gamma: float = 2.0) -> Array:
+    """Return ``dZ = (y b^γ (γ a log a - b) + (1 - y) a^γ (a - γ b log b)) / k`` with ``b = 1 - a``."""
+    B = 1 - A
+    log_a, log_b = xp.log(_clip_positive(xp, A)), xp.log(_clip_positive(xp, B))
+    of_ones = xp.exp(gamma * log_b) * (gamma * A * log_a - B)
+    of_zeros = xp.exp(gamma * log_a) * (A - gamma * B * log_b)
+    return (Y * of_ones + (1 - Y) * of_zeros) / A.shape[0]
+
+
+def hinge(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return the mean over the outputs of ``max(0, 1 - t a)`` with ``t = 2 y - 1``, so ``t = ±1`` for y = 1 and 0.
+
+    This is the loss of support vector machines (C. Cortes and V. Vapnik, Machine Learning 20 (1995) 273).
+    """
+    return _mean_over_outputs(xp, xp.maximum(1 - (2 * Y - 1) * A, xp.zeros_like(A)))
+
+
+def hinge_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = -t / k`` where ``t a < 1``, else 0."""
+    T = 2 * Y - 1
+    return -T * xp.astype(1 - T * A > 0, A.dtype) / A.shape[0]
 
 
 def mean_squared_error(xp: Namespace, A: Array, Y: Array) -> Array:
@@ -109,6 +196,36 @@ def huber_derivative(xp: Namespace, A: Array, Y: Array, delta: float = 1.0) -> A
     return xp.maximum(xp.minimum(E, limit), -limit) / A.shape[0]
 
 
+def log_cosh(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return the mean over the outputs of ``log cosh e`` with ``e = a - y``.
+
+    It is about ``e²/2`` near 0, and ``|e| - log 2`` far from it. Where ``|e| < 1``, it is computed as
+    ``-log(1 - tanh² e) / 2``, and elsewhere as ``|e| + log1p(e^(-2 |e|)) - log 2``, which would lose digits near 0.
+    """
+    E = abs(A - Y)
+    t = xp.tanh(xp.minimum(E, xp.ones_like(E)))
+    return _mean_over_outputs(xp, xp.where(E < 1, -0.5 * xp.log1p(-t * t), E + xp.log1p(xp.exp(-2 * E)) - log(2)))
+
+
+def log_cosh_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dA = tanh(a - y) / k``."""
+    return xp.tanh(A - Y) / A.shape[0]
+
+
+def pinball(xp: Namespace, A: Array, Y: Array, quantile: float = 0.5) -> Array:
+    """Return the mean over the outputs of ``q e`` where ``e = y - a`` is positive, else of ``(q - 1) e``.
+
+    Its minimum is the quantile q of the targets (R. Koenker and G. Bassett, Econometrica 46 (1978) 33).
+    """
+    E = Y - A
+    return _mean_over_outputs(xp, xp.maximum(quantile * E, quantile * E - E))
+
+
+def pinball_derivative(xp: Namespace, A: Array, Y: Array, quantile: float = 0.5) -> Array:
+    """Return ``dA = -q / k`` where ``y > a``, ``(1 - q) / k`` where ``y < a``, and their mean at ``y = a``."""
+    return (0.5 - 0.5 * xp.sign(Y - A) - quantile) / A.shape[0]
+
+
 def poisson(xp: Namespace, A: Array, Y: Array) -> Array:
     """Return the mean over the outputs of ``a - y log a``.
 
@@ -125,17 +242,23 @@ def poisson_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
     return (A - Y) / A / A.shape[0]
 
 
+def exp_poisson(xp: Namespace, Z: Array, Y: Array) -> Array:
+    """Return :func:`poisson` for ``a = e^z``, computed from the logits as the mean of ``e^z - y z``."""
+    return _mean_over_outputs(xp, xp.exp(Z) - Y * Z)
+
+
+def exp_poisson_delta(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``dZ = (A - Y) / k``: N11 for the activation exp with the loss :func:`poisson`."""
+    return A - Y if A.shape[0] == 1 else (A - Y) / A.shape[0]
+
+
 def half_poisson_deviance(xp: Namespace, A: Array, Y: Array) -> Array:
     """Return the mean over the outputs of ``y log(y / a) - y + a``: :func:`poisson` minus its minimum at ``a = y``.
 
     Near the minimum, where ``|e| < y / 2`` with ``e = a - y``, it is computed as ``e - y log1p(e / y)``, which is as
     accurate as ``a`` itself.
     """
-    A = _clip_positive(xp, A)
-    E = A - Y
-    is_near = abs(E) < 0.5 * Y
-    log_ratio = xp.log1p(xp.where(is_near, E, xp.zeros_like(E)) / xp.where(is_near, Y, xp.ones_like(Y)))  # log(a / y)
-    return _mean_over_outputs(xp, xp.where(is_near, E - Y * log_ratio, _y_log_y(xp, Y) - Y * xp.log(A) + E))
+    return _mean_over_outputs(xp, _poisson_deviance_terms(xp, A, Y))
 
 
 def half_poisson_deviance_derivative(xp: Namespace, A: Array, Y: Array) -> Array:
@@ -198,6 +321,27 @@ def mean_loss(xp: Namespace, L: Array) -> Array:
 def _mean_over_outputs(xp: Namespace, L: Array) -> Array:
     """Return the mean of `L`, shape (k, m), over the outputs; shape (1, m)."""
     return L if L.shape[0] == 1 else xp.sum(1 / L.shape[0] * L, axis=0, keepdims=True)
+
+
+def _poisson_deviance_terms(xp: Namespace, A: Array, Y: Array) -> Array:
+    """Return ``y log(y / a) - y + a`` for each output."""
+    A = _clip_positive(xp, A)
+    E = A - Y
+    is_near = abs(E) < 0.5 * Y
+    log_ratio = xp.log1p(xp.where(is_near, E, xp.zeros_like(E)) / xp.where(is_near, Y, xp.ones_like(Y)))  # log(a / y)
+    return xp.where(is_near, E - Y * log_ratio, _y_log_y(xp, Y) - Y * xp.log(A) + E)
+
+
+def _smooth(Y: Array, label_smoothing: float) -> Array:
+    """Return ``(1 - s) y + s / k`` for k outputs and the label smoothing s."""
+    return Y - label_smoothing * (Y - 1 / Y.shape[0]) if label_smoothing else Y
+
+
+def _log_sigmoids(xp: Namespace, Z: Array) -> tuple[Array, Array]:
+    """Return ``log σ(z)`` and ``log(1 - σ(z)) = log σ(-z)``."""
+    shared = xp.log1p(xp.exp(-abs(Z)))
+    zero = xp.zeros_like(Z)
+    return xp.minimum(Z, zero) - shared, xp.minimum(-Z, zero) - shared
 
 
 def _y_log_y(xp: Namespace, Y: Array) -> Array:

@@ -67,6 +67,125 @@ def adam(  # noqa: PLR0913 - the equation has nine symbols
     return theta - rate * (m / (xp.sqrt(v) + epsilon)), m, v
 
 
+def amsgrad(  # noqa: PLR0913 - the equation has ten symbols
+    xp: Namespace,
+    theta: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    largest: Array,
+    rate: float,
+    epsilon: float,
+    beta1: float,
+    beta2: float,
+) -> tuple[Array, Array, Array, Array]:
+    """Return the next θ, ``m``, ``v`` and largest ``v`` so far of AMSGrad (Reddi et al., ICLR 2018, algorithm 2).
+
+    It is :func:`adam` with the largest ``v`` in the denominator, so that the step size of a parameter never grows.
+    """
+    m = beta1 * m + g
+    v = beta2 * v + g * g
+    largest = xp.maximum(largest, v)
+    return theta - rate * (m / (xp.sqrt(largest) + epsilon)), m, v, largest
+
+
+def nadam(  # noqa: PLR0913 - the equation has ten symbols
+    xp: Namespace,
+    theta: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    rate: float,
+    gain: float,
+    epsilon: float,
+    beta1: float,
+    beta2: float,
+) -> tuple[Array, Array, Array]:
+    """Return the next θ, ``m`` and ``v`` of Adam with Nesterov momentum (T. Dozat, ICLR workshop 2016, algorithm 2).
+
+    ``m`` and ``v`` are those of :func:`adam`, and ``θ ← θ - (rate m + gain g) / (sqrt v + epsilon)``. `rate` and `gain`
+    include the momentum of this update and of the next one, and the bias corrections.
+    """
+    m = beta1 * m + g
+    v = beta2 * v + g * g
+    return theta - (rate * m + gain * g) / (xp.sqrt(v) + epsilon), m, v
+
+
+def radam(  # noqa: PLR0913 - the equation has ten symbols
+    xp: Namespace,
+    theta: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    rate: float,
+    gain: float,
+    epsilon: float,
+    beta1: float,
+    beta2: float,
+) -> tuple[Array, Array, Array]:
+    """Return the next θ, ``m`` and ``v`` of rectified Adam (Liu et al., arXiv:1908.03265, algorithm 2).
+
+    ``m`` and ``v`` are those of :func:`adam`, and ``θ ← θ - rate m / (sqrt v + epsilon) - gain m``. While ``v`` is a
+    mean of few gradients, `rate` is 0, and the update is one of momentum; later `gain` is 0.
+    """
+    m = beta1 * m + g
+    v = beta2 * v + g * g
+    return theta - (rate * (m / (xp.sqrt(v) + epsilon)) + gain * m), m, v
+
+
+def adamax(  # noqa: PLR0913 - the equation has nine symbols
+    xp: Namespace,
+    theta: Array,
+    g: Array,
+    m: Array,
+    u: Array,
+    rate: float,
+    epsilon: float,
+    beta1: float,
+    beta2: float,
+) -> tuple[Array, Array, Array]:
+    """Return the next θ, ``m`` and ``u`` of Adamax, Adam with the infinity norm (arXiv:1412.6980, algorithm 2).
+
+    ``m ← beta1 m + g``, ``u ← max(beta2 u, |g| + epsilon)``, and ``θ ← θ - rate m / u``; `rate` includes the bias
+    correction.
+    """
+    m = beta1 * m + g
+    u = xp.maximum(beta2 * u, abs(g) + epsilon)
+    return theta - rate * (m / u), m, u
+
+
+def adagrad(xp: Namespace, theta: Array, g: Array, s: Array, rate: float, epsilon: float) -> tuple[Array, Array]:
+    """Return the next θ and sum of squares: ``s ← s + g²``, then ``θ ← θ - rate g / (sqrt s + epsilon)``.
+
+    J. Duchi, E. Hazan and Y. Singer, JMLR 12 (2011) 2121.
+    """
+    s = s + g * g
+    return theta - rate * (g / (xp.sqrt(s) + epsilon)), s
+
+
+def adadelta(
+    xp: Namespace, theta: Array, g: Array, s: Array, d: Array, rate: float, rho: float, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """Return the next θ, mean square of the gradients s, and mean square of the steps d (Zeiler, arXiv:1212.5701).
+
+    ``s ← rho s + (1 - rho) g²``; the step is ``Δ = g sqrt(d + epsilon) / sqrt(s + epsilon)``; then
+    ``d ← rho d + (1 - rho) Δ²`` and ``θ ← θ - rate Δ``.
+    """
+    s = rho * s + (1 - rho) * (g * g)
+    step = g * (xp.sqrt(d + epsilon) / xp.sqrt(s + epsilon))
+    return theta - rate * step, s, rho * d + (1 - rho) * (step * step)
+
+
+def lion(
+    xp: Namespace, theta: Array, g: Array, m: Array, rate: float, beta1: float, beta2: float
+) -> tuple[Array, Array]:
+    """Return the next θ and momentum: ``θ ← θ - rate sign(beta1 m + (1 - beta1) g)``, ``m ← beta2 m + (1 - beta2) g``.
+
+    Chen et al., arXiv:2302.06675, algorithm 2.
+    """
+    return theta - rate * xp.sign(beta1 * m + (1 - beta1) * g), beta2 * m + (1 - beta2) * g
+
+
 def weight_decay(xp: Namespace, theta: Array, decays: Array, share: float) -> Array:
     """Return ``θ - share θ`` where `decays` is 1 (weights), and θ where it is 0 (biases); ``share = rate * decay``.
 
@@ -74,3 +193,11 @@ def weight_decay(xp: Namespace, theta: Array, decays: Array, share: float) -> Ar
     :func:`adam`.
     """
     return theta - share * (decays * theta)
+
+
+def weight_average(xp: Namespace, average: Array, theta: Array, share: float) -> Array:
+    """Return ``average + share (θ - average)``, the next average of the parameters.
+
+    With a constant `share` it is an exponential moving average; with ``share = 1 / n`` for the n-th update, the mean.
+    """
+    return average + share * (theta - average)

@@ -1,7 +1,7 @@
 """The class Network: a chain of layers that can be trained, evaluated and saved."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +24,8 @@ from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import callback_lifecycle, exclusive
 from deepnotes.network.training.loop import fit as run_fit
 from deepnotes.network.training.signals import Deferral
-from deepnotes.network.training.state import Callback, Training
+from deepnotes.network.training.state import Callback, Training, with_averages
+from deepnotes.nn.averaging import Averaged, WeightAverage
 from deepnotes.nn.layers import Dense, Layer, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
@@ -174,6 +175,7 @@ class Network:
         l2: float = 0.0,
         clip_norm: float | None = None,
         metrics: Metrics = (),
+        average: WeightAverage | None = None,
         early_stopping: EarlyStopping | int | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | PathLike[str] | None = None,
@@ -219,6 +221,9 @@ class Network:
             Gradients with a larger global norm are scaled down to this norm.
         metrics : str, callable or list of them, optional
             Computed without weights after each epoch, on the validation data if given, else on the training data.
+        average : EMA or SWA, optional
+            Average the parameters over the updates: evaluate the averages after each epoch, and set the parameters to
+            them at the end. Until the first update that counts, and after an error, the parameters are not averaged.
         early_stopping : EarlyStopping or int, optional
             An int is the patience: ``5`` means ``EarlyStopping(5)``.
         callbacks : sequence of Callback, optional
@@ -246,8 +251,8 @@ class Network:
         return self.prepare_fit(
             X, Y, {}, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle,
             samples=samples, validation=validation, sample_weight=sample_weight, class_weight=class_weight, l2=l2,
-            clip_norm=clip_norm, metrics=metrics, early_stopping=early_stopping, callbacks=callbacks,
-            checkpoint=checkpoint, every=every, resume=resume, progress=progress,
+            clip_norm=clip_norm, metrics=metrics, average=average, early_stopping=early_stopping,
+            callbacks=callbacks, checkpoint=checkpoint, every=every, resume=resume, progress=progress,
         ).run()  # fmt: skip
 
     def prepare_fit(  # noqa: PLR0913 - the options of fit
@@ -268,6 +273,7 @@ class Network:
         l2: float,
         clip_norm: float | None,
         metrics: Metrics,
+        average: WeightAverage | None,
         early_stopping: EarlyStopping | int | None,
         callbacks: Sequence[Callback],
         checkpoint: str | PathLike[str] | None,
@@ -291,6 +297,10 @@ class Network:
             )[0]
         else:
             held_out = self._validation_data(validation, loss_function)
+        if average is not None:
+            if not isinstance(average, WeightAverage):
+                raise ArgumentError(f"average: got {type(average).__name__}, wanted an EMA or SWA")
+            optimizer = Averaged(as_optimizer(optimizer, self.dialect), average)
         plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
         all_callbacks = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
         if held_out is None:
@@ -299,7 +309,8 @@ class Network:
             columns = ("loss", "val_loss", *(f"val_{name}" for name in metric_functions))
         rng = self._rng if shuffle else None
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
-        return PreparedFit(self, training, epoch_evaluator(self, data, held_out, loss_function, metric_functions))
+        evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
+        return PreparedFit(self, training, evaluate if average is None else partial(with_averages, training, evaluate))
 
     @exclusive
     def partial_fit(  # noqa: PLR0913 - a subset of the options of fit
@@ -725,9 +736,12 @@ class PreparedFit(NamedTuple):
             used = min(training.batch_size, training.samples)
             training.per_chunk = network._per_chunk.get(used, 1)
             try:
-                return run_fit(training, program, self.evaluate, signals)
+                history = run_fit(training, program, self.evaluate, signals)
             finally:
                 network._per_chunk[used] = training.per_chunk
+        if history.best_epoch is None:
+            training.use_averages()
+        return history
 
 
 def _as_seed(seed: int | None) -> int:

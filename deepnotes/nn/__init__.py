@@ -9,31 +9,54 @@ compute on the host, in Python.
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
+from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import DerivativeReport
 from deepnotes.nn.initializers import Initializer
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
 from deepnotes.nn.losses import Loss, LossFunction
-from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AMSGrad,
+    Lion,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSProp,
+)
 from deepnotes.nn.schedules import (
     Constant,
     CosineDecay,
+    Cyclic,
     ExponentialDecay,
     InverseScaling,
+    OneCycle,
     ReduceOnPlateau,
     Schedule,
     StepDecay,
 )
 
 __all__ = [
+    "EMA",
     "SGD",
+    "SWA",
+    "AMSGrad",
     "Activation",
     "ActivationFunction",
+    "Adadelta",
+    "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
     "Array",
     "Constant",
     "Context",
     "CosineDecay",
+    "Cyclic",
     "Dense",
     "DerivativeReport",
     "Dropout",
@@ -42,13 +65,18 @@ __all__ = [
     "Initializer",
     "InverseScaling",
     "Layer",
+    "Lion",
     "Loss",
     "LossFunction",
+    "NAdam",
+    "OneCycle",
     "Ops",
     "Optimizer",
     "Parameter",
+    "RAdam",
     "RMSProp",
     "ReduceOnPlateau",
     "Schedule",
     "StepDecay",
+    "WeightAverage",
 ]

@@ -32,6 +32,8 @@ class Traits:
     """The default initializer of the weights of a layer with this activation."""
     options: dict[str, float] = field(default_factory=dict)
     """The options by name, with their default values."""
+    positive: bool = False
+    """Whether the options must be above 0."""
 
 
 LIBRARY: dict[str, Traits] = {
@@ -47,6 +49,13 @@ LIBRARY: dict[str, Traits] = {
     "silu": Traits("real", "he_normal"),
     "softplus": Traits("positive", "he_normal"),
     "exp": Traits("positive"),
+    "mish": Traits("real", "he_normal"),
+    "selu": Traits("real", "lecun_normal"),
+    "celu": Traits("real", "he_normal", {"alpha": 1.0}, positive=True),
+    "relu6": Traits("real", "he_normal"),
+    "hardswish": Traits("real", "he_normal"),
+    "softsign": Traits(),
+    "log_softmax": Traits(),
 }
 
 
@@ -93,17 +102,18 @@ class Activation(ActivationFunction):
     Parameters
     ----------
     name : str
-        identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus or exp.
+        identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, exp, mish, selu, celu,
+        relu6, hardswish, softsign or log_softmax.
     **options : float
-        ``slope`` for leaky_relu (default 0.001, N9), ``alpha`` for elu (default 1.0). Other default values can be
-        selected with :class:`~deepnotes.defaults`.
+        ``slope`` for leaky_relu (default 0.001, N9), ``alpha`` for elu and celu (default 1.0; above 0 for celu). Other
+        default values can be selected with :class:`~deepnotes.defaults`.
 
     Raises
     ------
     UnknownNameError
         If there is no activation of this name; the message suggests the nearest match.
     ArgumentError
-        If the activation has no such option, or the value of an option is not a finite number.
+        If the activation has no such option, or the value of an option is not a finite number, or is out of its range.
 
     Examples
     --------
@@ -117,7 +127,8 @@ class Activation(ActivationFunction):
     def __init__(self, name: str, **options: float) -> None:
         traits = look_up("activation", name, LIBRARY)
         defaults = {option: default(f"{name}.{option}") for option in traits.options}
-        values = update_options(name, defaults, options, signed=True)
+        limits = {"positive": True} if traits.positive else {"signed": True}
+        values = update_options(name, defaults, options, **limits)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "options", tuple(values.items()))
         object.__setattr__(self, "range", traits.range)

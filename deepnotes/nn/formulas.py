@@ -39,7 +39,8 @@ class _Exactly:
     """
 
     def __init__(self, part: Any) -> None:
-        self.part, self._key = part, (type(part), repr(sorted(vars(part).items())))
+        kinds = type(part), *map(type, vars(part).values())
+        self.part, self._key = part, (kinds, repr(sorted(vars(part).items())))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Exactly) and self._key == other._key
@@ -144,9 +145,13 @@ def options(part: Any) -> list[float]:
 
 
 def is_fixed(part: Any) -> bool:
-    """Return whether a part cannot change: it is a frozen dataclass, or an object without attributes of its own."""
+    """Return whether a part cannot change: it is a frozen dataclass, or an object without attributes of its own.
+
+    If it contains an optimizer, as :class:`~deepnotes.nn.averaging.Averaged` does, this holds for both.
+    """
     parameters: Any = getattr(type(part), "__dataclass_params__", None)
-    return not vars(part) if parameters is None else bool(parameters.frozen)
+    fixed = not vars(part) if parameters is None else bool(parameters.frozen)
+    return fixed and ("optimizer" not in vars(part) or is_fixed(part.optimizer))
 
 
 KERNEL = 500

@@ -109,8 +109,9 @@ class Dense(Layer):
     units : int
         The number of neurons, ``n[l]``.
     activation : str or ActivationFunction, default "identity"
-        ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, exp,
-        an :class:`~deepnotes.nn.activations.Activation` with options, or a user-defined activation.
+        ``g``: identity, sigmoid, tanh, relu, leaky_relu, softmax, elu, gelu, gelu_tanh, silu, softplus, exp, mish,
+        selu, celu, relu6, hardswish, softsign, log_softmax, an :class:`~deepnotes.nn.activations.Activation` with
+        options, or a user-defined activation.
     initializer : str or callable, optional
         Determines the initial ``W``: zeros, he_normal, he_uniform, glorot_normal, glorot_uniform, lecun_normal,
         lecun_uniform, or a function that takes a NumPy generator and a shape. By default he_normal for relu and similar

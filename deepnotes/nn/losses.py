@@ -27,16 +27,25 @@ class Traits:
     """The activation with which the loss is fused, and the equation that computes the loss from the logits."""
     options: dict[str, float] = field(default_factory=dict)
     """The options by name, with their default values."""
+    limits: dict[str, Any] = field(default_factory=lambda: {"positive": True})
+    """The limits of the options, see :func:`deepnotes.utils.arguments.number`."""
 
 
 LIBRARY: dict[str, Traits] = {
     "binary_cross_entropy": Traits(("unit", "simplex"), "unit", ("sigmoid", "sigmoid_cross_entropy")),
-    "categorical_cross_entropy": Traits(("simplex",), "simplex", ("softmax", "softmax_cross_entropy")),
+    "categorical_cross_entropy": Traits(
+        ("simplex",), "simplex", ("softmax", "softmax_cross_entropy"), {"label_smoothing": 0.0}, {"below": 1}
+    ),
     "mean_squared_error": Traits(),
     "mean_absolute_error": Traits(),
     "huber": Traits(options={"delta": 1.0}),
-    "poisson": Traits(("positive", "unit", "simplex"), "count"),
+    "poisson": Traits(("positive", "unit", "simplex"), "count", ("exp", "exp_poisson")),
     "half_poisson_deviance": Traits(("positive", "unit", "simplex"), "count", ("exp", "exp_half_poisson_deviance")),
+    "focal": Traits(("unit", "simplex"), "unit", ("sigmoid", "sigmoid_focal"), {"gamma": 2.0}),
+    "kl_divergence": Traits(("simplex",), "simplex", ("softmax", "softmax_kl_divergence")),
+    "hinge": Traits(targets="unit"),
+    "log_cosh": Traits(),
+    "pinball": Traits(options={"quantile": 0.5}, limits={"positive": True, "below": 1}),
 }
 
 
@@ -97,17 +106,18 @@ class Loss(LossFunction):
     Parameters
     ----------
     name : str
-        binary_cross_entropy, categorical_cross_entropy, mean_squared_error, mean_absolute_error, huber, poisson or
-        half_poisson_deviance.
+        binary_cross_entropy, categorical_cross_entropy, mean_squared_error, mean_absolute_error, huber, poisson,
+        half_poisson_deviance, focal, kl_divergence, hinge, log_cosh or pinball.
     **options : float
-        ``delta`` for huber (default 1.0).
+        ``delta`` for huber (default 1.0); ``label_smoothing`` for categorical_cross_entropy, from 0 (the default) to
+        below 1; ``gamma`` for focal (default 2.0); ``quantile`` for pinball, between 0 and 1 (default 0.5).
 
     Raises
     ------
     UnknownNameError
         If there is no loss of this name; the message suggests the nearest match.
     ArgumentError
-        If the loss has no such option, or the value of an option is not a finite number above 0.
+        If the loss has no such option, or the value of an option is out of its range.
 
     Examples
     --------
@@ -120,7 +130,7 @@ class Loss(LossFunction):
 
     def __init__(self, name: str, **options: float) -> None:
         traits = look_up("loss", name, LIBRARY)
-        values = update_options(name, traits.options, options, positive=True)
+        values = update_options(name, traits.options, options, **traits.limits)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "options", tuple(values.items()))
         object.__setattr__(self, "outputs", traits.outputs)
@@ -143,12 +153,12 @@ class Loss(LossFunction):
 
     def value_of_logits(self, ops: Ops, Z: Array, Y: Array) -> Array:
         """Return the loss of each sample, shape (1, m), from the logits."""
-        L: Array = getattr(ops, self._fused_equation)(Z, Y)
+        L: Array = getattr(ops, self._fused_equation)(Z, Y, **dict(self.options))
         return L
 
     def delta(self, ops: Ops, A: Array, Y: Array) -> Array:
-        """Return ``dZ[L]`` (N11), shape (k, m): ``A - Y`` for softmax, ``(A - Y) / k`` for sigmoid and exp."""
-        dZ: Array = getattr(ops, f"{self._fused_equation}_delta")(A, Y)
+        """Return ``dZ[L]`` (N11), shape (k, m): for most losses, ``A - Y`` or ``(A - Y) / k``."""
+        dZ: Array = getattr(ops, f"{self._fused_equation}_delta")(A, Y, **dict(self.options))
         return dZ
 
     @property

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from deepnotes.equations.array import Array
@@ -279,7 +280,358 @@ class AdamW(Adam):
         return super().update(ops, theta, g, slots, decays, scalars)
 
 
-LIBRARY: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW}
+@dataclass(frozen=True)
+class AMSGrad(Adam):
+    """Adam whose denominator never decreases (Reddi et al., ICLR 2018); ``Adam(amsgrad=True)`` of PyTorch.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon, epsilon_hat
+        As for :class:`Adam`.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m`` and ``v`` of :class:`Adam`, and ``largest``, the largest ``v`` so far."""
+        return ("m", "v", "largest")
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        constants = scalars["rate"], scalars["epsilon"], self.beta1, self.beta2
+        theta, m, v, largest = ops.amsgrad(theta, g, *slots, *constants)
+        return theta, (m, v, largest)
+
+
+@dataclass(frozen=True)
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum (T. Dozat, ICLR workshop 2016), with the schedule of the momentum of PyTorch.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.002
+    beta1, beta2, epsilon
+        As for :class:`Adam`.
+    momentum_decay : float, default 0.004
+        The momentum of update number t is ``beta1 (1 - 0.96^(t momentum_decay) / 2)``.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=default_of("NAdam.learning_rate"))
+    beta1: float = field(default_factory=default_of("NAdam.beta1"))
+    beta2: float = field(default_factory=default_of("NAdam.beta2"))
+    epsilon: float = field(default_factory=default_of("NAdam.epsilon"))
+    momentum_decay: float = field(default_factory=default_of("NAdam.momentum_decay"))
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("beta1", below=1)
+        self._check("beta2", below=1)
+        self._check("epsilon", positive=True)
+        self._check("momentum_decay")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m`` and ``v``, the discounted sums of the gradients and of the squared gradients."""
+        return ("m", "v")
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the factors of ``m`` and of the gradient, and epsilon, with the bias corrections included.
+
+        With ``μ(t)``, the momentum of update t, and the products ``Π(t) = μ(1) ... μ(t)``, the paper's mean of the
+        gradients is ``μ(t + 1) m' / (1 - Π(t + 1)) + (1 - μ(t)) g / (1 - Π(t))``, where ``m' = (1 - beta1) m``.
+        """
+        root = ((1 - self.beta2**step) / (1 - self.beta2)) ** 0.5
+        product = _momentum_product(self, step)
+        now, later = self._momentum(step), self._momentum(step + 1)
+        return {
+            "rate": rate * root * (1 - self.beta1) * later / (1 - product * later),
+            "gain": rate * root * (1 - now) / (1 - product),
+            "epsilon": self.epsilon * root,
+        }
+
+    def _momentum(self, step: Any) -> Any:
+        return self.beta1 * (1 - 0.5 * 0.96 ** (step * self.momentum_decay))
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        constants = (scalars[name] for name in ("rate", "gain", "epsilon"))
+        theta, m, v = ops.nadam(theta, g, *slots, *constants, self.beta1, self.beta2)
+        return theta, (m, v)
+
+
+def _momentum_product(optimizer: NAdam, step: Any) -> Any:
+    """Return the product of the momenta of the first `step` updates; it is 0 once it vanishes beside 1."""
+    steps = step.tolist() if hasattr(step, "tolist") else step
+    if isinstance(steps, list):
+        return 0.0 * step + [_momentum_product(optimizer, each) for each in steps]
+    products = _momentum_products(optimizer.beta1, optimizer.momentum_decay)
+    while len(products) <= steps and products[-1]:
+        product = products[-1] * optimizer._momentum(len(products))
+        products.append(product if product > 1e-20 else 0.0)
+    return products[steps] if steps < len(products) else 0.0
+
+
+@lru_cache(maxsize=16)
+def _momentum_products(beta1: float, momentum_decay: float) -> list[float]:
+    """Return the list of the products of the first 0, 1, ... momenta that have been computed so far."""
+    return [1.0]
+
+
+@dataclass(frozen=True)
+class RAdam(Optimizer):
+    """Adam with rectified steps (Liu et al., arXiv:1908.03265): without a denominator while its variance is large.
+
+    Parameters
+    ----------
+    learning_rate, beta1, beta2, epsilon
+        As for :class:`Adam`.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=default_of("RAdam.learning_rate"))
+    beta1: float = field(default_factory=default_of("RAdam.beta1"))
+    beta2: float = field(default_factory=default_of("RAdam.beta2"))
+    epsilon: float = field(default_factory=default_of("RAdam.epsilon"))
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("beta1", below=1)
+        self._check("beta2", below=1)
+        self._check("epsilon", positive=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m`` and ``v``, the discounted sums of the gradients and of the squared gradients."""
+        return ("m", "v")
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the factor of the adaptive step, that of the step without a denominator, and epsilon.
+
+        The paper rectifies the adaptive step if ``v`` averages more than 4 gradients; here it is 5, as in PyTorch.
+        Epsilon is added before the bias correction of the root, as in PyTorch.
+        """
+        most = 2 / (1 - self.beta2) - 1
+        length = most - 2 * step * self.beta2**step / (1 - self.beta2**step)
+        is_long = 1.0 * (length > 5)
+        safe = is_long * length + (1 - is_long) * 6.0
+        rectified = ((safe - 4) * (safe - 2) * most / ((most - 4) * (most - 2) * safe)) ** 0.5 if most > 5 else 0.0
+        s1 = (1 - self.beta1**step) / (1 - self.beta1)
+        root = ((1 - self.beta2**step) / (1 - self.beta2)) ** 0.5
+        return {
+            "rate": is_long * rectified * rate * root / s1,
+            "gain": (1 - is_long) * rate / s1,
+            "epsilon": self.epsilon / (1 - self.beta2) ** 0.5 * root**0,
+        }
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        constants = (scalars[name] for name in ("rate", "gain", "epsilon"))
+        theta, m, v = ops.radam(theta, g, *slots, *constants, self.beta1, self.beta2)
+        return theta, (m, v)
+
+
+@dataclass(frozen=True)
+class Adamax(Optimizer):
+    """Adam with the infinity norm (Kingma and Ba, arXiv:1412.6980, section 7.1).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.002
+    beta1, beta2
+        As for :class:`Adam`; `beta2` is the factor of the norm.
+    epsilon : float, default 1e-8
+        Added to the absolute value of the gradient.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=default_of("Adamax.learning_rate"))
+    beta1: float = field(default_factory=default_of("Adamax.beta1"))
+    beta2: float = field(default_factory=default_of("Adamax.beta2"))
+    epsilon: float = field(default_factory=default_of("Adamax.epsilon"))
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("beta1", below=1)
+        self._check("beta2", below=1)
+        self._check("epsilon", positive=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m``, the discounted sum of the gradients, and ``u``, their discounted maximum."""
+        return ("m", "u")
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the learning rate, divided by the sum of the discounts in ``m``."""
+        return {"rate": rate * (1 - self.beta1) / (1 - self.beta1**step), "epsilon": self.epsilon}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        theta, m, u = ops.adamax(theta, g, *slots, scalars["rate"], scalars["epsilon"], self.beta1, self.beta2)
+        return theta, (m, u)
+
+
+@dataclass(frozen=True)
+class Adagrad(Optimizer):
+    """Steps divided by the root of the sum of all squared gradients (Duchi et al., JMLR 12 (2011) 2121).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.01
+    epsilon : float, default 1e-10
+        Added to the root.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=default_of("Adagrad.learning_rate"))
+    epsilon: float = field(default_factory=default_of("Adagrad.epsilon"))
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("epsilon", positive=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``s``, the sum of the squared gradients."""
+        return ("s",)
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the learning rate, and epsilon, which is constant."""
+        return {"rate": rate, "epsilon": self.epsilon}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        theta, s = ops.adagrad(theta, g, *slots, scalars["rate"], scalars["epsilon"])
+        return theta, (s,)
+
+
+@dataclass(frozen=True)
+class Adadelta(Optimizer):
+    """Steps scaled by the ratio of the sizes of the last steps and the last gradients (Zeiler, arXiv:1212.5701).
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 1.0
+    rho : float, default 0.9
+        The factor that multiplies the running mean squares in each update.
+    epsilon : float, default 1e-6
+        Added to the mean squares.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=default_of("Adadelta.learning_rate"))
+    rho: float = field(default_factory=default_of("Adadelta.rho"))
+    epsilon: float = field(default_factory=default_of("Adadelta.epsilon"))
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("rho", below=1)
+        self._check("epsilon", positive=True)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``s`` and ``d``, the running means of the squared gradients and of the squared steps."""
+        return ("s", "d")
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the learning rate, and epsilon, which is constant."""
+        return {"rate": rate, "epsilon": self.epsilon}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        theta, s, d = ops.adadelta(theta, g, *slots, scalars["rate"], self.rho, scalars["epsilon"])
+        return theta, (s, d)
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """Steps by the sign of a momentum (Chen et al., arXiv:2302.06675); biases do not decay.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 1e-4
+    beta1 : float, default 0.9
+        The weight of the momentum in a step.
+    beta2 : float, default 0.99
+        The weight of the momentum in the next momentum.
+    weight_decay : float, default 0.0
+        Each update subtracts the fraction ``rate * weight_decay`` of each weight.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = field(default_factory=default_of("Lion.learning_rate"))
+    beta1: float = field(default_factory=default_of("Lion.beta1"))
+    beta2: float = field(default_factory=default_of("Lion.beta2"))
+    weight_decay: float = field(default_factory=default_of("Lion.weight_decay"))
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("beta1", below=1)
+        self._check("beta2", below=1)
+        self._check("weight_decay")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m``, the momentum."""
+        return ("m",)
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the learning rate, and ``share``, the fraction of each weight that is subtracted."""
+        return {"rate": rate, "share": rate * self.weight_decay}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        theta = ops.weight_decay(theta, decays, scalars["share"])
+        theta, m = ops.lion(theta, g, *slots, scalars["rate"], self.beta1, self.beta2)
+        return theta, (m,)
+
+
+LIBRARY: dict[str, type[Optimizer]] = {
+    "sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW, "amsgrad": AMSGrad, "nadam": NAdam, "radam": RAdam,
+    "adamax": Adamax, "adagrad": Adagrad, "adadelta": Adadelta, "lion": Lion,
+}  # fmt: skip
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:

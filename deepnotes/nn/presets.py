@@ -22,6 +22,7 @@ NOTES: Settings = {
     "Dense.bias_initializer": None,  # zeros
     "leaky_relu.slope": 0.001,  # N9
     "elu.alpha": 1.0,
+    "celu.alpha": 1.0,
     "SGD.learning_rate": 0.01,
     "SGD.momentum": 0.0,
     "SGD.nesterov": False,
@@ -37,7 +38,30 @@ NOTES: Settings = {
     "Adam.epsilon_hat": False,
     "AdamW.weight_decay": 0.01,
     "AdamW.decay_biases": False,
+    "NAdam.learning_rate": 0.002,
+    "NAdam.beta1": 0.9,
+    "NAdam.beta2": 0.999,
+    "NAdam.epsilon": 1e-8,
+    "NAdam.momentum_decay": 0.004,
+    "RAdam.learning_rate": 0.001,
+    "RAdam.beta1": 0.9,
+    "RAdam.beta2": 0.999,
+    "RAdam.epsilon": 1e-8,
+    "Adamax.learning_rate": 0.002,
+    "Adamax.beta1": 0.9,
+    "Adamax.beta2": 0.999,
+    "Adamax.epsilon": 1e-8,
+    "Adagrad.learning_rate": 0.01,
+    "Adagrad.epsilon": 1e-10,
+    "Adadelta.learning_rate": 1.0,
+    "Adadelta.rho": 0.9,
+    "Adadelta.epsilon": 1e-6,
+    "Lion.learning_rate": 1e-4,
+    "Lion.beta1": 0.9,
+    "Lion.beta2": 0.99,
+    "Lion.weight_decay": 0.0,
 }
+"""Those of the optimizers from NAdam on, and of celu, are PyTorch's; for Lion, the paper's."""
 
 TORCH: Settings = {
     **NOTES,

@@ -188,6 +188,134 @@ class CosineDecay(Schedule):
 
 
 @dataclass(frozen=True)
+class OneCycle(Schedule):
+    """A rise to `learning_rate`, then a fall far below the first rate (Smith and Topin, arXiv:1708.07120).
+
+    This is ``OneCycleLR`` of PyTorch in two phases, without its cycle of the momentum.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The highest rate.
+    steps : int
+        The total number of updates, at least 3; afterwards the rate stays the same.
+    rise : float, default 0.3
+        The part of the updates in which the rate rises.
+    initial_factor : float, default 0.04
+        The first rate as a multiple of the highest.
+    final_factor : float, default 4e-6
+        The last rate as a multiple of the highest.
+    linear : bool, default False
+        Whether the rate changes by equal differences, instead of half a cosine wave.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of its range, or `rise` is so small or large that a phase would have no update.
+
+    Examples
+    --------
+    >>> rate = OneCycle(0.1, steps=101, rise=0.5, linear=True)
+    >>> [round(rate(step), 4) for step in (0, 49, 100, 200)]
+    [0.004, 0.0995, 0.0, 0.0]
+    """
+
+    learning_rate: float
+    steps: int
+    rise: float = 0.3
+    initial_factor: float = 0.04
+    final_factor: float = 4e-6
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        number("learning_rate", self.learning_rate, positive=True)
+        whole("steps", self.steps)
+        number("rise", self.rise, positive=True, below=1)
+        if not 0 < self._peak < self.steps - 1:
+            wanted = f"a part of steps={self.steps} with more than 1 update, and fewer than all of them"
+            raise ArgumentError.of("rise", self.rise, wanted)
+        number("initial_factor", self.initial_factor, positive=True, most=1)
+        number("final_factor", self.final_factor, most=1)
+
+    @property
+    def _peak(self) -> float:
+        """The update with the highest rate, which need not be a whole number."""
+        return self.rise * self.steps - 1
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        if step <= self._peak:
+            return self._between(self.initial_factor, 1.0, step / self._peak)
+        return self._between(1.0, self.final_factor, min(1.0, (step - self._peak) / (self.steps - 1 - self._peak)))
+
+    def _between(self, first: float, last: float, progress: float) -> float:
+        weight = 1 - progress if self.linear else 0.5 * (1 + math.cos(math.pi * progress))
+        return float(self.learning_rate * (last + (first - last) * weight))
+
+
+@dataclass(frozen=True)
+class Cyclic(Schedule):
+    """A rate that rises from `lowest` to `learning_rate` and falls back, again and again (Smith, arXiv:1506.01186).
+
+    This is ``CyclicLR`` of PyTorch without its cycle of the momentum: "triangular"; with ``factor=0.5``, "triangular2";
+    with `decay`, "exp_range".
+
+    Parameters
+    ----------
+    learning_rate : float
+        The highest rate.
+    lowest : float
+        The lowest rate.
+    up : int, default 2000
+        The number of updates in which the rate rises.
+    down : int, optional
+        The number of updates in which it falls; by default `up`.
+    factor : float, default 1.0
+        After each cycle, the difference of the rates is multiplied by this factor.
+    decay : float, default 1.0
+        With each update, the difference of the rates is multiplied by this factor.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of its range.
+
+    Examples
+    --------
+    >>> rate = Cyclic(0.1, 0.02, up=4, factor=0.5)
+    >>> [round(rate(step), 3) for step in (0, 4, 8, 12)]
+    [0.02, 0.1, 0.02, 0.06]
+    """
+
+    learning_rate: float
+    lowest: float
+    up: int = 2000
+    down: int | None = None
+    factor: float = 1.0
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        _python_numbers(self)
+        number("learning_rate", self.learning_rate, positive=True)
+        if number("lowest", self.lowest, positive=True) > self.learning_rate:
+            raise ArgumentError.of("lowest", self.lowest, f"above 0 and at most learning_rate={self.learning_rate}")
+        whole("up", self.up)
+        if self.down is not None:
+            whole("down", self.down)
+        number("factor", self.factor, positive=True, most=1)
+        number("decay", self.decay, positive=True, most=1)
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of update number `step`, counted from 0."""
+        down = self.up if self.down is None else self.down
+        cycle, position = divmod(step, self.up + down)
+        height = position / self.up if position <= self.up else (self.up + down - position) / down
+        amplitude = (self.learning_rate - self.lowest) * _power(self.factor, cycle) * _power(self.decay, step)
+        return float(self.lowest + height * amplitude)
+
+
+@dataclass(frozen=True)
 class InverseScaling(Schedule):
     """The rate ``learning_rate / (step + 1) ** power``: the schedule "invscaling" of scikit-learn."""
 

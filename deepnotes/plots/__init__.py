@@ -13,6 +13,7 @@ from deepnotes.plots.curves import curves
 from deepnotes.plots.diagrams import diagram
 from deepnotes.plots.images import weights
 from deepnotes.plots.importances import importances
+from deepnotes.plots.rates import learning_rates
 from deepnotes.plots.searches import trials
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "curves",
     "diagram",
     "importances",
+    "learning_rates",
     "require_matplotlib",
     "save",
     "trials",

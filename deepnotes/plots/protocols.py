@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+
 from deepnotes.backends.base import Backend
 from deepnotes.equations.array import Array
 from deepnotes.nn.layers import Layer
@@ -37,3 +39,16 @@ class HistoryLike(Protocol):
 
     @property
     def epochs(self) -> int: ...
+
+
+class RateTestLike(Protocol):
+    """The attributes of a learning-rate range test that plots use; see :func:`~deepnotes.learning_rate_test`."""
+
+    @property
+    def learning_rates(self) -> np.ndarray: ...
+    @property
+    def losses(self) -> np.ndarray: ...
+    @property
+    def smoothed(self) -> np.ndarray: ...
+    @property
+    def suggestion(self) -> float | None: ...

@@ -101,7 +101,7 @@ CALLS: dict[str, Arguments] = {
     **{f"{name}_derivative": lambda d, n, k, m: (d.real(n, m), d.weights(n, m)) for name in LOSSES},
     **{
         name + end: lambda d, n, k, m: (d.unit(n, m), d.bits(n, m))
-        for name in ("binary_cross_entropy", "categorical_cross_entropy")
+        for name in ("binary_cross_entropy", "categorical_cross_entropy", "focal")
         for end in ("", "_derivative")
     },
     **{
@@ -109,6 +109,17 @@ CALLS: dict[str, Arguments] = {
         for name in ("poisson", "half_poisson_deviance")
         for end in ("", "_derivative")
     },
+    **{f"hinge{end}": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)) for end in ("", "_derivative")},
+    **{
+        f"kl_divergence{end}": lambda d, n, k, m: (d.distributions(n, m), d.distributions(n, m) * d.bits(n, m))
+        for end in ("", "_derivative")
+    },
+    "softmax_kl_divergence": lambda d, n, k, m: (d.real(n, m), d.distributions(n, m)),
+    "softmax_kl_divergence_delta": lambda d, n, k, m: (d.distributions(n, m), d.distributions(n, m)),
+    "sigmoid_focal": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)),
+    "sigmoid_focal_delta": lambda d, n, k, m: (d.unit(n, m), d.bits(n, m)),
+    "exp_poisson": lambda d, n, k, m: (d.real(n, m), d.positive(n, m) * d.bits(n, m)),
+    "exp_poisson_delta": lambda d, n, k, m: (d.positive(n, m), d.positive(n, m)),
     "half_poisson_deviance": lambda d, n, k, m: (d.positive(n, m), d.positive(n, m) * d.bits(n, m)),
     "exp_half_poisson_deviance": lambda d, n, k, m: (d.real(n, m), d.positive(n, m) * d.bits(n, m)),
     "exp_half_poisson_deviance_delta": lambda d, n, k, m: (d.positive(n, m), d.positive(n, m)),
@@ -125,6 +136,14 @@ CALLS: dict[str, Arguments] = {
     "rmsprop": _draw_flat(0.1, 0.9, 1e-2, slots=1),
     "rmsprop_inside": _draw_flat(0.1, 0.9, 1e-2, slots=1),
     "adam": _draw_flat(0.1, 1e-2, 0.9, 0.99, slots=2),
+    "amsgrad": _draw_flat(0.1, 1e-2, 0.9, 0.99, slots=3),
+    "nadam": _draw_flat(0.1, 0.05, 1e-2, 0.9, 0.99, slots=2),
+    "radam": _draw_flat(0.1, 0.05, 1e-2, 0.9, 0.99, slots=2),
+    "adamax": _draw_flat(0.1, 1e-2, 0.9, 0.99, slots=2),
+    "adagrad": _draw_flat(0.1, 1e-2, slots=1),
+    "adadelta": _draw_flat(0.1, 0.9, 1e-2, slots=2),
+    "lion": _draw_flat(0.1, 0.9, 0.99, slots=1),
+    "weight_average": _draw_flat(0.3),
     "weight_decay": _draw_flat(0.01, decays=True),
     "l2_penalty": _draw_flat(0.1, decays=True),
     "l2_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),
@@ -140,7 +159,16 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "leaky_relu_backward": [{"slope": 0.3}],
     "elu": [{"alpha": 0.7}],
     "elu_backward": [{"alpha": 0.7}],
+    "celu": [{"alpha": 0.7}],
+    "celu_backward": [{"alpha": 0.7}],
     "huber": [{"delta": 0.4}],
+    **{
+        name: [{"label_smoothing": 0.1}]
+        for loss in ("categorical_cross_entropy", "softmax_cross_entropy")
+        for name in (loss, f"{loss}_{'delta' if loss.startswith('softmax') else 'derivative'}")
+    },
+    **{name: [{"gamma": 0.7}] for name in ("focal", "focal_derivative", "sigmoid_focal", "sigmoid_focal_delta")},
+    **{name: [{"quantile": 0.9}] for name in ("pinball", "pinball_derivative")},
     "huber_derivative": [{"delta": 0.4}],
     "momentum": [{"nesterov": True}],
 }

@@ -100,7 +100,8 @@ def allowed_pairs() -> list[Any]:
 def test_every_pair_of_activation_and_loss_trains_as_the_eager_program(
     backend: str, activation: str, loss: str
 ) -> None:
-    hidden = "tanh" if activation == "exp" else activation  # exponentials in several layers overflow
+    diverging = activation in {"exp", "log_softmax"}  # numbers in several layers of them grow without bound
+    hidden = "tanh" if diverging else activation
     layers: list[dn.Layer] = [dn.Dense(7, hidden), dn.Dropout(0.2), dn.Dense(6, hidden), dn.Dense(3, activation)]
     pair, states, net = programs(backend, layers, loss=loss, optimizer=dn.SGD(0.1), l2=0.0, clip_norm=None)
     targets = {"simplex": "distributions", "unit": "bits"}.get(LOSSES[loss].targets, "numbers")

@@ -14,7 +14,8 @@ from deepnotes import equations as eq
 from deepnotes.nn.activations import LIBRARY
 
 ACTIVATIONS = sorted(LIBRARY)
-ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
+COUPLED = ["softmax", "log_softmax"]
+ELEMENTWISE = [name for name in ACTIVATIONS if name not in COUPLED]
 DTYPES = ["float32", "float64"]
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
@@ -65,7 +66,15 @@ REFERENCE = {
     "silu": lambda z: z / (1 + (-z).exp()),
     "softplus": lambda z: (1 + z.exp()).ln(),
     "exp": lambda z: z.exp(),
+    "mish": lambda z: z * (1 - 2 / ((1 + z.exp()) ** 2 + 1)),  # tanh(log u) = (u² - 1) / (u² + 1)
+    "selu": lambda z: SCALE * (z if z > 0 else ALPHA * (z.exp() - 1)),
+    "celu": lambda z: z if z > 0 else z.exp() - 1,
+    "relu6": lambda z: min(max(z, Decimal(0)), Decimal(6)),
+    "hardswish": lambda z: z * min(max(z + 3, Decimal(0)), Decimal(6)) / 6,
+    "softsign": lambda z: z / (1 + abs(z)),
 }
+ALPHA: Decimal = Decimal(eq.activations.SELU[0])
+SCALE: Decimal = Decimal(eq.activations.SELU[1])
 
 
 def gelu_tanh_argument(z):
@@ -94,6 +103,12 @@ ULP = {
     "silu": 6,
     "softplus": 5,
     "exp": 4,
+    "mish": 16,  # the exponential in a numerator and a denominator, 4 ulp with the same sign; five operations each
+    "selu": 8,  # elu, and two constants and two products
+    "celu": 4,
+    "relu6": 0,
+    "hardswish": 3,
+    "softsign": 2,
     "normal_cdf": 32,
     "gelu": 32,
     "gelu_tanh": 12,
@@ -157,6 +172,10 @@ def test_accuracy(name, dtype):
         assert abs(a - exact) <= ulps(name, z) * ulp + max(Decimal(1), abs(z)) * tiny * (ULP[name] > 0), z
 
 
+KINKS = {"relu6": [6.0], "hardswish": [3.0]}
+"""The sizes of the logits, other than 0, at which an activation is not differentiable."""
+
+
 @pytest.mark.thinned(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -168,6 +187,7 @@ def test_backward_multiplies_by_the_slope(name, dtype):
     """
     Z = finite(name, grid(dtype))
     Z = Z[abs(Z) > 1e-12][None]  # the derivative of relu and leaky_relu at 0 is a convention, tested below
+    Z = Z[:, ~np.isin(abs(Z[0]), KINKS.get(name, []))]
     dZ = backward(name, np.full_like(Z, 2), Z)
     assert dZ.dtype == dtype
     u = Decimal(float(np.finfo(dtype).eps)) / 2
@@ -229,7 +249,22 @@ def test_elu_scales_its_lower_branch_by_alpha():
     assert backward("elu", np.ones_like(Z), Z, alpha=2.0).tolist() == [[0.0, 2 * np.exp(-1.0), 2.0, 1.0]]
 
 
-@pytest.mark.parametrize(("name", "option"), [("leaky_relu", "slope"), ("elu", "alpha")])
+def test_celu_scales_its_argument_and_its_lower_branch_by_alpha():
+    Z = np.array([[-800.0, -1.0, 0.0, 2.0]])
+    assert forward("celu", Z, alpha=2.0).tolist() == [[-2.0, 2 * np.expm1(-0.5), 0.0, 2.0]]
+    assert backward("celu", np.ones_like(Z), Z, alpha=2.0).tolist() == [[np.exp(-400.0), np.exp(-0.5), 1.0, 1.0]]
+    for alpha in (0.0, -1.0):
+        with pytest.raises(dn.ArgumentError, match="celu: alpha"):
+            dn.Activation("celu", alpha=alpha)
+
+
+def test_slopes_of_relu6_and_hardswish_at_their_kinks():
+    Z = np.array([[-3.0, 0.0, 3.0, 6.0]])
+    assert backward("relu6", np.ones_like(Z), Z).tolist() == [[0.0, 0.0, 1.0, 0.0]]
+    assert backward("hardswish", np.ones_like(Z), Z).tolist() == [[0.0, 0.5, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize(("name", "option"), [("leaky_relu", "slope"), ("elu", "alpha"), ("celu", "alpha")])
 def test_options_reach_the_equation_forward_and_backward(name, option):
     Z, ops = grid("float64"), dn.get_backend("numpy").ops
     g = dn.Activation(name, **{option: 0.3})
@@ -292,11 +327,34 @@ def test_softmax_backward_is_the_jacobian_of_each_column():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_log_softmax_is_accurate_where_a_probability_is_close_to_1(dtype):
+    """The error of each difference d is one rounding of it; the logarithm of the sum has at most 24 more."""
+    columns = [[0, 0, 0], [50, 0, 0], [12, 12, -30], [-7, 3, 3], [100, 99, -100], [0, -1, -80]]
+    Z = np.array(columns, dtype).T
+    u = Decimal(float(np.finfo(dtype).eps)) / 2
+    for logits, outputs in zip(Z.T.tolist(), forward("log_softmax", Z).T.tolist(), strict=True):
+        z = [Decimal(x) for x in logits]
+        with localcontext(prec=80):
+            log_sum = sum(((x - max(z)).exp() for x in z), Decimal(0)).ln()
+            for x, a in zip(z, outputs, strict=True):
+                exact = x - max(z) - log_sum
+                assert abs(Decimal(a) - exact) <= 32 * u * max(abs(exact), log_sum)
+
+
+def test_log_softmax_backward_subtracts_the_probabilities():
+    """N12: dZ_j = dA_j - a_j Σ dA, within the roundings of log_softmax, an exponential and four operations."""
+    rng = np.random.default_rng(0)
+    Z, dA = rng.normal(0, 2, (4, 20)), rng.normal(size=(4, 20))
+    expected = dA - eq.softmax(np, Z) * dA.sum(axis=0)
+    assert (abs(backward("log_softmax", dA, Z) - expected) <= 64 * 2.0**-53 * abs(dA).sum(axis=0)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_nan_inputs_give_nan_outputs(name, dtype):
     Z = np.array([[-1, np.nan, 1], [2, 0, np.nan]], dtype)
     expected = np.isnan(Z)
-    if name == "softmax":  # each column is a distribution
+    if name in COUPLED:  # each output depends on the whole column
         expected = np.broadcast_to(expected.any(axis=0), Z.shape)
     assert np.isnan(forward(name, Z)).tolist() == expected.tolist()
     ones = np.ones_like(Z)
@@ -316,6 +374,8 @@ def test_nan_inputs_give_nan_outputs(name, dtype):
         ("elu", -1, np.inf),
         ("softplus", 0, np.inf),
         ("exp", 0, np.inf),
+        ("celu", -1, np.inf),
+        ("relu6", 0, 6),
         ("normal_cdf", 0, 1),
     ],
 )
@@ -334,6 +394,8 @@ def test_finite_inputs_give_finite_outputs(name, dtype):
     """The logits include ±1e4, where exponentials overflow, and the largest finite numbers."""
     largest = float(np.finfo(dtype).max)
     Z = np.array([[-largest, -1e30, -1e4, 0, 1e4, 1e30, largest], [1e4, 1, -1e4, 0, 1e4, 2e30, -largest]], dtype)
+    if name in {"selu", "log_softmax"}:  # at most twice the largest logit
+        Z /= 2
     assert np.isfinite(forward(name, Z)).all()
     assert np.isfinite(backward(name, np.ones_like(Z), Z)).all()
 

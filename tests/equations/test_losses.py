@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal, localcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,15 +33,24 @@ REFERENCE = {
     "huber": lambda a, y: (a - y) ** 2 / 2 if abs(a - y) <= DELTA else DELTA * (abs(a - y) - DELTA / 2),
     "poisson": lambda a, y: a - y * a.ln(),
     "half_poisson_deviance": lambda a, y: y * (y / a).ln() - y + a,
+    "kl_divergence": lambda a, y: y * (y / a).ln() - y + a,
+    "focal": lambda a, y: -(y * (1 - a) ** 2 * a.ln() + (1 - y) * a**2 * (1 - a).ln()),
+    "hinge": lambda a, y: max(1 - (2 * y - 1) * a, Decimal(0)),
+    "log_cosh": lambda a, y: (((a - y).exp() + (y - a).exp()) / 2).ln(),
+    "pinball": lambda a, y: (y - a) * (QUANTILE if y > a else QUANTILE - 1),
 }
 DELTA: Decimal = Decimal("0.25")
-LOSSES = [Loss(name, **({"delta": 0.25} if name == "huber" else {})) for name in REFERENCE]
+QUANTILE: Decimal = Decimal("0.875")
+OPTIONS = {"huber": {"delta": float(DELTA)}, "pinball": {"quantile": float(QUANTILE)}}
+LOSSES = [Loss(name, **OPTIONS.get(name, {})) for name in REFERENCE]
+OVER_CLASSES = {"categorical_cross_entropy", "kl_divergence"}
+"""The losses that are the sum over the outputs, instead of their mean."""
 
 
 def reference(name, A, Y):
-    """Return the loss of a sample: the mean over its outputs, or for categorical cross-entropy their sum."""
+    """Return the loss of a sample: the mean over its outputs, or for some losses their sum."""
     terms = [REFERENCE[name](a, y) for a, y in zip(A, Y, strict=True)]
-    return sum(terms) / (1 if name == "categorical_cross_entropy" else len(terms))
+    return sum(terms) / (1 if name in OVER_CLASSES else len(terms))
 
 
 def data(k, m=40, seed=0):
@@ -71,14 +81,17 @@ def test_values_match_the_formula(loss, k):
     L = loss.value(OPS, A, Y)
     assert L.shape == (1, A.shape[1])
     for value, (a, y) in zip(L[0].tolist(), columns(A, Y), strict=True):
-        size = 3 * (k if loss.name == "categorical_cross_entropy" else 1)
+        size = 3 * (k if loss.name in OVER_CLASSES else 1)
         assert abs(value - float(reference(loss.name, a, y))) <= (8 + k) * U * size
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 def test_derivatives_match_the_formula(loss, k):
-    """N10 and variants: dA = ∂L/∂A differs from a difference quotient with 50 digits by at most 8 roundings."""
+    """N10 and variants: dA = ∂L/∂A differs from a difference quotient with 50 digits by at most 8 roundings.
+
+    The derivative of the focal loss has two logarithms, two exponentials of them and fifteen operations.
+    """
     A, Y = data(k)
     dA = loss.derivative(OPS, A, Y)
     assert dA.shape == A.shape
@@ -88,7 +101,7 @@ def test_derivatives_match_the_formula(loss, k):
             with localcontext(prec=50):
                 up, down = ([x + s * (q == j) for q, x in enumerate(a)] for s in (h, -h))
                 exact = float((reference(loss.name, up, y) - reference(loss.name, down, y)) / (2 * h))
-            assert abs(dA[j, i] - exact) <= 8 * U * (abs(exact) + 1 / k)
+            assert abs(dA[j, i] - exact) <= (64 if loss.name == "focal" else 8) * U * (abs(exact) + 1 / k)
 
 
 def test_binary_cross_entropy_by_hand():
@@ -152,6 +165,9 @@ FUSED = [
     ("sigmoid", "binary_cross_entropy"),
     ("softmax", "categorical_cross_entropy"),
     ("exp", "half_poisson_deviance"),
+    ("exp", "poisson"),
+    ("sigmoid", "focal"),
+    ("softmax", "kl_divergence"),
 ]
 
 
@@ -397,6 +413,8 @@ def test_losses_refuse_activations_outside_their_domain():
         "categorical_cross_entropy": {"softmax"},
         "poisson": {"sigmoid", "softmax", "softplus", "exp"},
         "half_poisson_deviance": {"sigmoid", "softmax", "softplus", "exp"},
+        "focal": {"sigmoid", "softmax"},
+        "kl_divergence": {"softmax"},
     }
     for loss in LIBRARY:
         for activation in ACTIVATIONS:
@@ -416,6 +434,43 @@ def test_the_half_poisson_deviance_is_exact_at_the_target_and_at_extreme_logits(
     assert eq.exp_half_poisson_deviance(np, np.array([[-800.0]]), np.array([[0.0]])) == 0
 
 
-def test_only_three_pairs_are_fused():
+def test_no_other_pairs_are_fused():
     pairs = {(a, name) for a in ACTIVATIONS for name in LIBRARY if Loss(name).fused_with(dn.Activation(a))}
     assert pairs == set(FUSED)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_label_smoothing_replaces_the_targets(k):
+    """The loss with the option s is that of the targets (1 - s) y + s / k, fused with softmax or not."""
+    rng = np.random.default_rng(0)
+    Z, Y = rng.normal(size=(k, 40)), np.eye(k)[rng.integers(0, k, 40)].T
+    A, smooth = eq.softmax(np, Z), 0.7 * Y + 0.3 / k
+    loss, plain = Loss("categorical_cross_entropy", label_smoothing=0.3), Loss("categorical_cross_entropy")
+    for method, x in (("value", A), ("derivative", A), ("value_of_logits", Z), ("delta", A)):
+        found, wanted = (getattr(x_loss, method)(OPS, x, y) for x_loss, y in ((loss, Y), (plain, smooth)))
+        np.testing.assert_allclose(found, wanted, rtol=1e-14, atol=1e-15)
+    for refused in (1.0, -0.1, math.nan):
+        with pytest.raises(ArgumentError, match="categorical_cross_entropy: label_smoothing"):
+            Loss("categorical_cross_entropy", label_smoothing=refused)
+
+
+def test_the_focal_loss_is_cross_entropy_times_a_power_of_the_probability_of_the_other_class():
+    Z, Y = np.array([[3.0, -2.0, 0.5, -30.0, 40.0]]), np.array([[1.0, 1.0, 0.0, 0.0, 1.0]])
+    other: Any = eq.sigmoid(np, Z * (1 - 2 * Y))
+    expected = other**1.5 * eq.sigmoid_cross_entropy(np, Z, Y)
+    np.testing.assert_allclose(eq.sigmoid_focal(np, Z, Y, 1.5), expected, rtol=1e-13)
+
+
+def test_log_cosh_is_accurate_near_0_and_does_not_overflow():
+    E = np.array([[1e-9, -1e-4, 0.5, 1000.0]])
+    expected = [[0.5e-18, 0.5e-8 - 1e-16 / 12, math.log(math.cosh(0.5)), 1000 - math.log(2)]]
+    np.testing.assert_allclose(eq.log_cosh(np, E, np.zeros_like(E)), expected, rtol=1e-14)
+
+
+def test_the_minimum_of_the_pinball_loss_is_the_quantile():
+    y = np.sort(np.random.default_rng(0).exponential(size=101))
+    losses = [eq.pinball(np, np.full((1, 101), a), y[None], 0.9).mean() for a in y]
+    assert int(np.argmin(losses)) == 90
+    assert eq.pinball_derivative(np, np.array([[0.0, 1.0, 2.0]]), np.ones((1, 3)), 0.75).tolist() == [
+        [-0.75, -0.25, 0.25]
+    ]

@@ -44,23 +44,27 @@ def three_classes() -> tuple[np.ndarray, np.ndarray]:
     return np.hstack([Z, Z]), np.hstack([one_hot, probable])
 
 
+ELEMENTWISE = [name for name in ACTIVATIONS if name not in {"softmax", "log_softmax"}]
 PROBABILITIES = np.concatenate([np.geomspace(1e-6, 0.5, 20), 1 - np.geomspace(1e-6, 0.5, 20)])
 COUNTS = np.concatenate([np.geomspace(1e-3, 1e3, 30), 2 * (1 + np.outer([1, -1], np.geomspace(1e-6, 0.1, 10)).ravel())])
 CASES: dict[str, tuple[np.ndarray, ...]] = {
-    **{name: (LOGITS[None],) for name in ACTIVATIONS if name != "softmax"},
-    **{f"{name}_backward": (np.ones((1, len(LOGITS))), LOGITS[None]) for name in ACTIVATIONS if name != "softmax"},
+    **dict.fromkeys(ELEMENTWISE, (LOGITS[None],)),
+    **{f"{name}_backward": (np.ones((1, len(LOGITS))), LOGITS[None]) for name in ELEMENTWISE},
     # For larger logits σ is exactly 1, but the rules assume that σ has a rounding error, which is multiplied by z³.
     "gelu_tanh_backward": (np.ones((1, 121)), np.append(np.linspace(-100, 5, 120), 6)[None]),
     "softmax": three_classes()[:1],
+    "log_softmax": three_classes()[:1],
     **{name + end: pairs(COUNTS, [0.0, 1.0, 2.0]) for name in LOSSES for end in ("", "_derivative")},
     **{f"binary_cross_entropy{end}": pairs(PROBABILITIES, [0.0, 0.5, 1.0]) for end in ("", "_derivative")},
     **{f"categorical_cross_entropy{end}": pairs(PROBABILITIES, [0.0, 0.5, 1.0]) for end in ("", "_derivative")},
+    **{f"focal{end}": pairs(PROBABILITIES, [0.0, 0.5, 1.0]) for end in ("", "_derivative")},
+    "sigmoid_focal": pairs(LOGITS, [0.0, 1.0]),
     "sigmoid_cross_entropy": pairs(LOGITS, [0.0, 1e-3, 0.5, 0.999, 1.0]),
     "softmax_cross_entropy": three_classes(),
 }
 
 
-WITH_TARGETS = {*LOSSES, "sigmoid_cross_entropy", "softmax_cross_entropy"}
+WITH_TARGETS = {*LOSSES, "sigmoid_focal", "sigmoid_cross_entropy", "softmax_cross_entropy"}
 """The equations whose last argument is the targets."""
 
 
@@ -140,6 +144,10 @@ UNSTABLE: dict[str, tuple[str, Callable[..., Any]]] = {
     "y log y - y log a": (
         "half_poisson_deviance",
         lambda ops, A, Y: Y * ops.xp.log(ops.xp.where(Y > 0, Y, ops.xp.ones_like(Y))) - Y * ops.xp.log(A) - Y + A,
+    ),
+    "d - log(Σ e^d)": (
+        "log_softmax",
+        lambda ops, Z: Z - ops.xp.log(ops.xp.sum(ops.xp.exp(Z), axis=0, keepdims=True)),
     ),
     "1 + tanh": ("gelu_tanh", lambda ops, Z: 0.5 * Z * (1 + ops.xp.tanh(0.7978845608028654 * Z))),
 }

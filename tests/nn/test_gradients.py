@@ -4,8 +4,8 @@ A central difference over 2 h with h = 2^-17 has an error of about h² f'''/6 + 
 order 1. The relative error (the norm of the difference divided by the norm of the gradient) must stay below 1e-7 if two
 conditions hold; otherwise, the test is repeated with the data of the next seed:
 
-- No kink (of relu, leaky_relu, elu, the absolute error or huber) is crossed between -h and h. This is checked exactly:
-  each pre-activation and each residual is on the same side of its kinks at all points.
+- No kink (such as those of relu, leaky_relu, elu, the absolute error or huber) is crossed between -h and h. This is
+  checked exactly: each pre-activation and each residual is on the same side of its kinks at all points.
 - The gradient is not almost zero, as it is if all output neurons are inactive relus.
 """
 
@@ -22,7 +22,7 @@ from deepnotes.nn.steps import forward, gradient_step, sample_losses
 
 H = 2.0**-17
 OPS = dn.get_backend("numpy").ops
-KINKED = {"relu", "leaky_relu", "elu"}
+KINKED = {"relu", "leaky_relu", "elu", "selu", "celu", "relu6"}
 REGULARIZATIONS = {"none": {}, "l2": {"l2": 0.3}, "dropout": {"rate": 0.4}}
 
 
@@ -70,8 +70,10 @@ class Case:
         layers, parameters = self.net.layers, self.net.layout.split(np, theta)
         A, caches = forward(OPS, layers, parameters, self.X, self.net.seed, np.asarray(0))
         kinks = [cache[1] > 0 for layer, cache in zip(layers, caches, strict=True) if _is_kinked(layer)]
-        if self.loss.name == "mean_absolute_error":
+        if self.loss.name in {"mean_absolute_error", "pinball"}:
             kinks.append(A > self.Y)
+        if self.loss.name == "hinge":
+            kinks.append((2 * self.Y - 1) * A > 1)
         if self.loss.name == "huber":
             kinks.append(abs(A - self.Y) > 1)
         L = sample_losses(OPS, layers, self.loss, A, caches, self.Y)[0]
@@ -122,10 +124,10 @@ def assert_gradient_matches(*names, **options):
 def test_gradients_match_central_differences(activation, loss, regularization, weighted):
     """N11 to N16, for every allowed pair, also with one feature, one neuron, one output or one sample.
 
-    A softmax of one output is constant, so softmax has at least two outputs.
+    A softmax of one output is constant, and so is its logarithm; they have at least two outputs.
     """
     for single in (None, "features", "neurons", "outputs", "samples"):
-        if not (single == "outputs" and activation == "softmax"):
+        if not (single == "outputs" and activation in {"softmax", "log_softmax"}):
             options = REGULARIZATIONS[regularization]
             assert_gradient_matches(activation, activation, loss, single=single, weighted=weighted, **options)
 

@@ -291,7 +291,9 @@ def test_the_zeros_initializer_gives_zeros_and_is_the_default_for_biases():
 
 @pytest.mark.parametrize("activation", dn.nn.activations.LIBRARY)
 def test_the_default_initializer_follows_the_activation(activation):
-    expected = "glorot_uniform" if activation in {"identity", "sigmoid", "tanh", "softmax", "exp"} else "he_normal"
+    symmetric = {"identity", "sigmoid", "tanh", "softmax", "exp", "softsign", "log_softmax"}
+    expected = "glorot_uniform" if activation in symmetric else "he_normal"
+    expected = "lecun_normal" if activation == "selu" else expected
     assert dn.Dense(3, activation).parameters(2)["W"].initializer is INITIALIZERS[expected]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deepnotes.equations.activations import SELU
 from deepnotes.equations.ops import Ops
 from deepnotes.network.formats.tracing import KERNELS, Trace, Value
 from deepnotes.nn.activations import LIBRARY, Activation
@@ -22,7 +23,7 @@ DIGITS = {"float16": 3, "float32": 7, "float64": 14}
 MAX_TERMS = 64
 """The largest number of terms of a flattened sum or product; even a few nodes can expand to a huge sum."""
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "LeakyRelu": {"alpha": 0.01}, "Elu": {"alpha": 1.0}, "Gelu": {"approximate": "none"},
+    "LeakyRelu": {"alpha": 0.01}, "Elu": {"alpha": 1.0}, "Gelu": {"approximate": "none"}, "Celu": {"alpha": 1.0},
 }  # fmt: skip
 """The attributes that affect the result of a node, with their default values, by operation."""
 MAX_OPTION_VALUES = 256
@@ -31,7 +32,8 @@ COMMUTATIVE = {"Max", "Min", "Equal"}
 TRANSPARENT = {"Identity", "Dropout"}
 ELEMENTARY = COMMUTATIVE | {
     "Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Log", "Softplus", "Abs", "Sqrt", "Where", "Greater", "GreaterOrEqual",
-    "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax", "ReduceMax", "ReduceSum", "Not",
+    "Less", "LessOrEqual", "LeakyRelu", "Elu", "Gelu", "Softmax", "ReduceMax", "ReduceSum", "Not", "Sign",
+    "LogSoftmax", "Celu", "Selu", "Mish", "HardSwish", "Softsign",
 }  # fmt: skip
 ALGEBRA = {"Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal"}
 OPERATIONS = ELEMENTARY | ALGEBRA | TRANSPARENT
@@ -158,11 +160,12 @@ class Table:
         dtype = "float64" if dtype == "float64" else "float32"
         trace = Trace(dtype)
         result = function(trace, Value(trace, "x", np.dtype(dtype)))
-        forms = {name: self.constant(float(value)) for name, value in trace.constants.items()}
+        forms = {name: self.constant(float(value)) for name, value in trace.constants.items() if value.ndim == 0}
         forms["x"] = self.variable()
         for node in trace.nodes:
+            operands = [name for name in node.input if name in forms]  # without the axes of a sum
             forms[node.output[0]] = self.node(
-                node.op_type, [forms[name] for name in node.input], attributes_of(trace.onnx, node)
+                node.op_type, [forms[name] for name in operands], attributes_of(trace.onnx, node)
             )
         return forms[result.name]
 
@@ -217,6 +220,31 @@ def _logaddexp(xp: Any, x: Any) -> Any:
     return xp.where(xp.node("Not", xp.node("Equal", x, x)), x, _stable_softplus(xp, x))
 
 
+def _softplus_node(xp: Any, x: Any) -> Any:
+    return xp.node("Softplus", x)
+
+
+def _softplus_mish(xp: Any, x: Any, softplus: Callable[[Any, Any], Any]) -> Any:
+    return x * xp.node("Tanh", softplus(xp, x))
+
+
+def _elu_selu(xp: Any, x: Any) -> Any:
+    return SELU[1] * _elu_without_overflow(xp, x, SELU[0])
+
+
+def _celu_without_overflow(xp: Any, x: Any, alpha: float) -> Any:
+    return xp.where(x > 0, x, alpha * (xp.exp(xp.where(x > 0, 0, x) / alpha) - 1))
+
+
+def _clip(xp: Any, x: Any, low: float, high: float) -> Any:
+    return xp.node("Min", xp.node("Max", x, low), high)
+
+
+def _log_softmax(xp: Any, x: Any) -> Any:
+    D = x - xp.node("ReduceMax", x)
+    return D - xp.log(xp.node("ReduceSum", xp.exp(D)))
+
+
 EXPORTER_EXPRESSIONS: dict[str, list[Callable[..., Any]]] = {
     "relu": [lambda xp, x: xp.node("Relu", x), lambda xp, x: xp.node("Max", x, 0)],
     "sigmoid": [lambda xp, x: xp.node("Sigmoid", x)],
@@ -238,6 +266,26 @@ EXPORTER_EXPRESSIONS: dict[str, list[Callable[..., Any]]] = {
     ],
     "elu": [lambda xp, x, alpha: xp.node("Elu", x, alpha=alpha), _elu_without_overflow],
     "softmax": [_softmax],
+    "log_softmax": [lambda xp, x: xp.node("LogSoftmax", x), _log_softmax],
+    "selu": [lambda xp, x: xp.node("Selu", x), _elu_selu],
+    "celu": [lambda xp, x, alpha: xp.node("Celu", x, alpha=alpha), _celu_without_overflow],
+    "softsign": [lambda xp, x: xp.node("Softsign", x)],
+    "relu6": [
+        lambda xp, x: _clip(xp, x, 0, 6),
+        lambda xp, x: xp.node("Min", xp.node("Relu", x), 6),
+        lambda xp, x: xp.node("Max", xp.node("Min", x, 6), 0),
+    ],
+    "hardswish": [
+        lambda xp, x: xp.node("HardSwish", x),
+        lambda xp, x: x * _clip(xp, x + 3, 0, 6) / 6,
+        lambda xp, x: x * xp.node("Min", xp.node("Relu", x + 3), 6) / 6,
+        lambda xp, x: x * xp.node("Max", xp.node("Min", x + 3, 6), 0) / 6,
+        lambda xp, x: x * _clip(xp, x / 6 + 0.5, 0, 1),
+    ],
+    "mish": [
+        lambda xp, x: xp.node("Mish", x),
+        *(partial(_softplus_mish, softplus=f) for f in (_softplus_node, _stable_softplus, _logaddexp)),
+    ],
 }
 """The expressions that other exporters write, by activation, without those that the equations already give."""
 
@@ -257,7 +305,9 @@ def _activations_by_form(dtype: str) -> tuple[Table, dict[Form, Activation]]:
                 name == "softplus" and dtype != "float64"
             )
             for function in [_equation(name), *others]:
-                activations[table.of_function(function, dtype)] = Activation(name)
+                form = table.of_function(function, dtype)
+                assert form is not None, f"{name} is traced to a node without a normal form"
+                activations[form] = Activation(name)
     return table, activations
 
 
@@ -295,12 +345,12 @@ class Forms:
 
     def _activations_with_option(self, number: float) -> dict[Form, Activation]:
         """Return all activations that have an option, with `number` as its value, by their forms."""
-        activations = {}
+        activations: dict[Form, Activation] = {}
         for name, traits in LIBRARY.items():
-            for option in traits.options:
+            for option in traits.options if number > 0 or not traits.positive else ():
                 for function in [_equation(name), *EXPORTER_EXPRESSIONS[name]]:
                     form = self.table.of_function(partial(function, **{option: number}), self.dtype)
-                    activations[form] = Activation(name, **{option: self.shortest(number)})
+                    activations.setdefault(form, Activation(name, **{option: self.shortest(number)}))
         return activations
 
     def shortest(self, number: float) -> float:

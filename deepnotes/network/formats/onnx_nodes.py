@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from deepnotes.equations.activations import SELU
 from deepnotes.network.formats.affine import IDENTITY, Affine
 from deepnotes.network.formats.chain import Chain
 from deepnotes.network.formats.composing import Expression, Product, compose
@@ -36,18 +37,16 @@ MAX_NUMBERS = 8
 AFFINE = {"Add", "Sub", "Mul", "Div", "Neg"}
 TRANSPARENT = {"Identity", "Dropout"}
 REASONS = {
-    "LogSoftmax": "gives logarithms of probabilities; export the model without it, or with Softmax",
+    "LogSoftmax": "is not over the features of each sample",
     "Clip": "does not bound its input in the same way as a ReLU",
     "PRelu": "has a different slope for each feature, but leaky_relu has a single slope",
     f"{ML}.Imputer": "replaces missing values, which no layer does; export the model without it",
     f"{ML}.Normalizer": "divides each sample by its own norm, which no layer does",
     "LayerNormalization": "normalizes each sample by its own mean and deviation, which no layer does",
     "BatchNormalization": "normalizes by the batch, as in training; export the model in evaluation mode",
-    "Mish": "is an unsupported activation",
-    "HardSwish": "is an unsupported activation",
     "HardSigmoid": "is an unsupported activation",
     "Swish": "multiplies the argument of its sigmoid by alpha, but silu does not",
-    "Celu": "has an alpha different from 1, which elu cannot represent",
+    "Celu": "has an alpha that is not above 0",
 }
 """The reasons why operations are refused, always or with some attributes."""
 NO_WEIGHTS = "has no constant matrix of weights"
@@ -476,10 +475,14 @@ class Walk:
         return value
 
     def clip(self, node: Node) -> Value:
-        """Read a Clip that is a ReLU (its only bound is a lower bound of 0) or has no bounds."""
+        """Read a Clip: one without bounds, or one that is an activation or a part of one, as in ReLU and ReLU6."""
         low, high = (self._bound(node, i, key) for i, key in ((1, "min"), (2, "max")))
         value = self.value(node)
-        if high < np.finfo(value.dtype if value.dtype in FLOATS else "float32").max or low not in (0, -np.inf):
+        if high < np.finfo(value.dtype if value.dtype in FLOATS else "float32").max:
+            if (low, high) not in {(0, 6), (0, 1)}:
+                raise self.refusal(f"bounds its input to {low:g} and {high:g}, which no activation does")
+            return self.elementwise("Min", self.elementwise("Max", value, np.asarray(low)), np.asarray(high))
+        if low not in (0, -np.inf):
             raise self.refusal(f"bounds its input to {low:g} and {high:g}, which no activation does")
         return self.elementwise("Relu", value) if low == 0 else value
 
@@ -494,16 +497,27 @@ class Walk:
         return float(operand.item())
 
     def selu(self, node: Node) -> Value:
-        """Read SELU, a multiple of ELU."""
-        alpha = float(node.attributes.get("alpha", 1.67326319217681884765625))
-        gamma = float(node.attributes.get("gamma", 1.05070102214813232421875))
+        """Read SELU; with other constants than those of the paper, it is a multiple of ELU."""
+        alpha = float(node.attributes.get("alpha", SELU[0]))
+        gamma = float(node.attributes.get("gamma", SELU[1]))
+        if np.allclose((alpha, gamma), SELU, rtol=1e-6, atol=0):  # the attributes are in single precision
+            return self.elementwise("Selu", self.value(node))
         return self.elementwise("Mul", self.elementwise("Elu", self.value(node), alpha=alpha), np.asarray(gamma))
 
     def celu(self, node: Node) -> Value:
-        """Read a CELU that equals ELU: its alpha is 1."""
-        if node.attributes.get("alpha", 1.0) != 1:
+        """Read CELU, which with an alpha of 1 is ELU."""
+        alpha = float(node.attributes.get("alpha", 1.0))
+        if not 0 < alpha < np.inf:
             raise self.refusal()
-        return self.elementwise("Elu", self.value(node), alpha=1.0)
+        return self.elementwise("Elu" if alpha == 1 else "Celu", self.value(node), alpha=alpha)
+
+    def hard_sigmoid(self, node: Node) -> Value:
+        """Read a HardSigmoid, which is a part of hardswish: ``min(max(alpha x + beta, 0), 1)``."""
+        alpha, beta = (float(node.attributes.get(key, default)) for key, default in (("alpha", 0.2), ("beta", 0.5)))
+        if beta != 0.5 or not np.isclose(alpha, 1 / 6, rtol=1e-6, atol=0):
+            raise self.refusal()
+        scaled = self.elementwise("Add", self.elementwise("Div", self.value(node), np.asarray(6.0)), np.asarray(0.5))
+        return self.elementwise("Min", self.elementwise("Max", scaled, np.asarray(0.0)), np.asarray(1.0))
 
     def swish(self, node: Node) -> Value:
         """Read SiLU, which is a single node from opset 24 on."""
@@ -522,13 +536,13 @@ class Walk:
         return self.elementwise("LeakyRelu", value, alpha=float(slope.flat[0]))
 
     def softmax(self, node: Node) -> Value:
-        """Read a softmax over all features of each sample."""
+        """Read a softmax, or its logarithm, over all features of each sample."""
         value, opset = self.value(node), self.graph.opset
         axis = int(node.attributes.get("axis", -1 if opset >= 13 else 1))
         shape = value.shape
         if not (shape.softmax_over(axis) if opset >= 13 else shape.old_softmax_over(axis)):
             raise self.refusal(f"is not over the features of each sample, whose shape is {shape.features}")
-        return self.elementwise("Softmax", value)
+        return self.elementwise(node.op, value)
 
     def extremum(self, node: Node) -> Value:
         """Read an elementwise maximum or minimum; infinite bounds, which have no effect, are ignored."""
@@ -732,6 +746,8 @@ HANDLERS: dict[str, Callable[[Walk, Node], Value]] = {
     "Clip": Walk.clip,
     "Concat": Walk.concat,
     "Gemm": Walk.gemm,
+    "HardSigmoid": Walk.hard_sigmoid,
+    "LogSoftmax": Walk.softmax,
     "Max": Walk.extremum,
     "Min": Walk.extremum,
     "ReduceMax": Walk.reduction,

@@ -260,10 +260,16 @@ def softmax(xp: Any, Z: Any) -> Any:
     return xp.node("Softmax", Z, axis=-1)
 
 
+def log_softmax(xp: Any, Z: Any) -> Any:
+    """Return the logarithm of the softmax; a LogSoftmax node would lose a logarithm close to 0."""
+    return equations.log_softmax(FormulaTrace(xp), Z)  # type: ignore[arg-type]
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     "linear": linear,
     "relu": relu,
     "leaky_relu": leaky_relu,
     "softmax": softmax,
+    "log_softmax": log_softmax,
 }
-"""The equations that become a single ONNX node, as functions with the signatures of a backend's kernels."""
+"""The equations that are not traced with the namespace of the trace, with the signatures of a backend's kernels."""

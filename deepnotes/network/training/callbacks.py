@@ -84,7 +84,7 @@ class EarlyStopping(Callback):
         value = -history.last(monitor) if is_maximized else history.last(monitor)
         if value < self._best - self.min_delta:
             self._best, self._waited, self._epoch = value, 0, training.epoch
-            self._theta = training.network.flat()
+            self._theta = training.flat()
         else:
             self._waited += 1
             training.stop = training.stop or self._waited > self.patience

@@ -1,6 +1,6 @@
 """The state of a training run, and the base class of callbacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from deepnotes.backends.program import Data, State, Sums
 from deepnotes.network.training.history import History
+from deepnotes.nn.averaging import Averaged
 from deepnotes.nn.plan import Plan
 from deepnotes.nn.schedules import Memory
 
@@ -177,3 +178,32 @@ class Training:
     def work(self) -> int:
         """A number that is roughly proportional to the duration of the training run, to compare it with others."""
         return self.epochs * self.samples * self.plan.layout.decaying
+
+    @property
+    def averages(self) -> np.ndarray | None:
+        """A host copy of the averages of the parameters, shape (p,); None if there are none, or not yet."""
+        optimizer = self.plan.optimizer
+        if not isinstance(optimizer, Averaged) or self.state.step < optimizer.weights.first:
+            return None
+        return np.array(self.network.backend.to_numpy(self.state.slots[-1]))
+
+    def flat(self) -> np.ndarray:
+        """Return a host copy of the parameters that training would end with: the averages, if there are any."""
+        averages = self.averages
+        return self.network.flat() if averages is None else averages
+
+    def use_averages(self) -> None:
+        """Set the parameters of the network to their averages, if there are any."""
+        averages = self.averages
+        if averages is not None:
+            self.network.set_flat(averages)
+
+
+def with_averages(training: Training, evaluate: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return the result of `evaluate` for the averages of the parameters, if there are any."""
+    theta = training.network.flat()
+    try:
+        training.use_averages()
+        return evaluate()
+    finally:
+        training.network.set_flat(theta)

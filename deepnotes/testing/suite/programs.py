@@ -7,7 +7,7 @@ from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Optimizer, RMSProp
 from deepnotes.nn.plan import Objective
 from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
@@ -23,6 +23,8 @@ OPTIMIZERS: dict[str, Optimizer] = {name: optimizer() for name, optimizer in LIB
     "adam": Adam(epsilon=1e-3),
     "adam_epsilon_hat": Adam(epsilon=1e-3, epsilon_hat=True),
     "adamw": AdamW(epsilon=1e-3, weight_decay=0.1),
+    **{name: LIBRARY[name](epsilon=1e-3) for name in ("amsgrad", "nadam", "radam", "adamax", "adagrad", "adadelta")},  # type: ignore[call-arg]
+    "lion": Lion(0.01, weight_decay=0.1),
     "rmsprop_inside": RMSProp(epsilon=1e-3, epsilon_inside=True),
     "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
 }
@@ -32,6 +34,8 @@ OUTPUT_ACTIVATIONS = {
     "categorical_cross_entropy": ["softmax"],
     "poisson": ["softplus", "exp"],
     "half_poisson_deviance": ["exp", "softplus"],
+    "focal": ["sigmoid", "softmax"],
+    "kl_divergence": ["softmax"],
 }
 """For losses that do not accept every activation of the last layer: the activations to check."""
 TARGETS = {"unit": "bits", "simplex": "distributions", "count": "bits", "real": "real"}
@@ -87,9 +91,12 @@ def make_optimizer_check(name: str) -> CheckFunction:
     """Return the check of parameters, slots and losses after six updates with one optimizer."""
 
     def run(trial: Trial) -> None:
+        layers: list[Layer] = (
+            [Dense(7, "tanh"), Dense(3)] if trial.quick else small()
+        )  # updates do not depend on the layers
         for dtype in trial.dtypes:
-            check_training(trial, TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name]), dtype)
-            decayed = TrainingCase(small(), dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
+            check_training(trial, TrainingCase(layers, dtype, optimizer=OPTIMIZERS[name]), dtype)
+            decayed = TrainingCase(layers, dtype, optimizer=OPTIMIZERS[name], l2=0.05, clip=0.4, weighted=True)
             check_training(trial, decayed, f"{dtype}, with L2, clipping and weights")
 
     return run

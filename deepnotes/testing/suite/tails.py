@@ -21,7 +21,9 @@ from deepnotes.testing.training_cases import (
 
 LOGITS = round_to_7_bits(np.concatenate([np.linspace(-100, 100, 81), *np.outer([1, -1], np.geomspace(1e-4, 12, 15))]))
 TARGETS = (0.0, 1e-3, 0.5, 0.9, 0.999, 1.0)
-ACTIVATIONS = ("sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus")
+ACTIVATIONS = (
+    "sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus", "mish", "selu", "celu", "hardswish", "softsign",
+)  # fmt: skip
 MANY_SAMPLES = 100_000
 """A number of samples at which sequential summation in single precision loses four digits."""
 
@@ -54,6 +56,7 @@ def tails(trial: Trial) -> None:
         eps = float(np.finfo(dtype).eps)
         for name in ACTIVATIONS:
             trial.check(call(name, {}), [LOGITS[None]], dtype, f"{dtype} {name}")
+        trial.check(call("log_softmax", {}), _softmax_inputs()[:1], dtype, f"{dtype} log_softmax")
         trial.check(call("sigmoid_cross_entropy", {}), _sigmoid_inputs(), dtype, f"{dtype} sigmoid_cross_entropy")
         trial.check(call("softmax_cross_entropy", {}), _softmax_inputs(), dtype, f"{dtype} softmax_cross_entropy")
         outputs = np.array([eps, 4 * eps, 1e-3, 0.5, 1 - 1e-3, 1 - 4 * eps, 1 - eps])

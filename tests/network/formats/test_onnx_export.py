@@ -24,6 +24,7 @@ ACTIVATIONS: list[Any] = [
     for name, traits in LIBRARY.items()
     for options in [traits.options, *([dict.fromkeys(traits.options, 0.3)] if traits.options else [])]
 ]
+COUPLED = {"softmax", "log_softmax"}
 USER_DEFINED: list[Any] = [*literature.ACTIVATIONS, *literature.COUPLED]
 DTYPES = ["float32", "float64"]
 EXTREMES = [
@@ -77,7 +78,7 @@ def test_networks_with_each_activation_stay_within_their_bounds(activation: dn.A
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("activation", [g for g in ACTIVATIONS if g.name != "softmax"] + USER_DEFINED, ids=str)
+@pytest.mark.parametrize("activation", [g for g in ACTIVATIONS if g.name not in COUPLED] + USER_DEFINED, ids=str)
 def test_each_activation_stays_within_its_bounds_at_extreme_inputs(activation: dn.Activation, dtype: str) -> None:
     """The network is one neuron with weight 1, so that infinities reach the activation unchanged."""
     net = dn.Network([dn.Dense(1, activation)], inputs=1, dtype=dtype, seed=0)
@@ -88,8 +89,9 @@ def test_each_activation_stays_within_its_bounds_at_extreme_inputs(activation: d
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_softmax_stays_within_its_bounds_at_extreme_inputs(dtype: str) -> None:
-    net = dn.Network([dn.Dense(3, "softmax")], inputs=3, dtype=dtype, seed=0)
+@pytest.mark.parametrize("activation", sorted(COUPLED))
+def test_softmax_stays_within_its_bounds_at_extreme_inputs(activation: str, dtype: str) -> None:
+    net = dn.Network([dn.Dense(3, activation)], inputs=3, dtype=dtype, seed=0)
     net.parameters["W1"] = np.eye(3)
     rows = [[0, 0, 0], [1e30, 0, -1e30], [-1e30, -1e30, -1e30], [0, -50, -80], [1000, 999, 0], [np.nan, 0, 1]]
     check(Chain.of(net), np.array(rows, dtype))

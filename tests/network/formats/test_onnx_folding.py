@@ -43,9 +43,15 @@ GRAPHS: dict[str, tuple[list[Any], str]] = {
     "a Clip from 0": ([FIRST, ("Clip", 0.0), LAST], "relu"),
     "a Clip from 0 to the largest float": ([FIRST, ("Clip", 0.0, 3.4028235e38), LAST], "relu"),
     "a maximum": ([FIRST, ("Max", 0.0, ...), LAST], "relu"),
-    "Selu": ([FIRST, ("Selu",), LAST], "elu"),
+    "Selu": ([FIRST, ("Selu",), LAST], "selu"),
     "Selu with other constants": ([FIRST, ("Selu", {"alpha": 1.5, "gamma": 2.0}), LAST], "elu"),
     "Celu with alpha 1": ([FIRST, ("Celu",), LAST], "elu"),
+    "Celu with alpha 2": ([FIRST, ("Celu", {"alpha": 2.0}), LAST], "celu"),
+    "Mish": ([FIRST, ("Mish",), LAST], "mish"),
+    "HardSwish": ([FIRST, ("HardSwish",), LAST], "hardswish"),
+    "Softsign": ([FIRST, ("Softsign",), LAST], "softsign"),
+    "a Clip from 0 to 6": ([FIRST, ("Clip", 0.0, 6.0), LAST], "relu6"),
+    "LogSoftmax": ([FIRST, ("LogSoftmax",), LAST], "log_softmax"),
     "PRelu with a single slope": ([FIRST, ("PRelu", np.array([0.2])), LAST], "leaky_relu"),
     "PRelu with equal slopes": ([FIRST, ("PRelu", np.full(5, 0.2)), LAST], "leaky_relu"),
     "scaled outputs of tanh": ([FIRST, ("Relu",), LAST, ("Tanh",), ("Mul", 2.5)], "relu"),
@@ -130,10 +136,12 @@ def test_weights_in_half_precision_are_read_as_float32(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[list[Any], str]] = {
-    "ReLU6": ([FIRST, ("Clip", 0.0, 6.0)], r"'n1' \(Clip\) bounds its input to 0 and 6"),
+    "a Clip from 0 to 5": ([FIRST, ("Clip", 0.0, 5.0)], r"'n1' \(Clip\) bounds its input to 0 and 5"),
+    "a Clip from 0 to 1": ([FIRST, ("Clip", 0.0, 1.0)], r"'n1' \(Clip\) does not bound its input in the same way"),
     "a slope for each feature": ([FIRST, ("PRelu", np.arange(5.0))], r"'n1' \(PRelu\) has a different slope for each"),
-    "Celu with alpha 2": ([FIRST, ("Celu", {"alpha": 2.0})], r"'n1' \(Celu\) has an alpha different from 1"),
-    "Mish": ([FIRST, ("Mish",)], r"'n1' \(Mish\) is an unsupported activation"),
+    "Celu with alpha -1": ([FIRST, ("Celu", {"alpha": -1.0})], r"'n1' \(Celu\) has an alpha that is not above 0"),
+    "HardSigmoid": ([FIRST, ("HardSigmoid",)], r"'n1' \(HardSigmoid\) is an unsupported activation"),
+    "a LogSoftmax over the samples": ([FIRST, ("LogSoftmax", {"axis": 0})], r"'n1' \(LogSoftmax\) is not over the"),
     "BatchNormalization in training mode": (
         [FIRST, ("BatchNormalization", *[np.ones(5)] * 4, {"training_mode": 1})], r"ization\) normalizes by the batch"),
     "division by norms of samples": (

@@ -28,13 +28,12 @@ def refusal(content: Any, folder: Path, **options: Any) -> str:
 
 REFUSED: dict[str, Any] = {
     "an unsupported layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) cannot be part of a dense chain"),
-    "an unsupported activation": ([DENSE, ("HardSwish",)], r"node 'n1' \(HardSwish\) is an unsupported activation"),
+    "an unsupported activation": ([DENSE, ("HardSigmoid",)], r"node 'n1' \(HardSigmoid\) is an unsupported activation"),
     "an unsupported domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
     "an activation first": ([("Relu",), DENSE], r"node 'n0' \(Relu\) cannot be part"),
     "two activations": ([DENSE, ("Relu",), ("Tanh",)], r"node 'n2' \(Tanh\) cannot be part"),
     "scaled after an activation": ([DENSE, ("Relu",), ("Mul", 2.0)], "outputs of relu are scaled or shifted, and"),
     "a softmax over samples": ([DENSE, ("Softmax", {"axis": 0})], r"'n1' \(Softmax\) is not over the features"),
-    "the logarithm of a softmax": ([DENSE, ("LogSoftmax",)], r"'n1' \(LogSoftmax\) gives logarithms of prob"),
     "a mean over samples": ([DENSE, ("ReduceMean",)], r"node 'n1' \(ReduceMean\)"),
     "half precision": ([DENSE, ("Cast", {"to": 10})], r"'n1' \(Cast\) rounds to float16, but the weights have"),
     "dropout in training mode": ([DENSE, ("Dropout", 0.5, np.array(True))], r"'n1' \(Dropout\) drops some of its in"),
