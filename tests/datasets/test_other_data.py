@@ -114,7 +114,7 @@ def test_large_integers_stay_distinct_classes(run, suffix):
     assert report["classes"] == list(map(str, BIG))
     assert json.loads(run("evaluate", "a.safetensors", f"a.{suffix}", "--json")[0])["rows"] == 60
     if suffix != "npz":
-        run("train", f"a.{suffix}", "--target", "a", "--categorical", "y", *QUICK)
+        run("train", f"a.{suffix}", "--target", "a", "--categorical", "y", *QUICK, "--force")
         assert dn.load("a.safetensors").metadata["features"] == [f"y={value}" for value in BIG]
         assert len(predictions(run("predict", "a.safetensors", f"a.{suffix}")[0])) == 60
 
@@ -174,7 +174,7 @@ def test_labels_keep_their_exact_text(run, labels):
         pa.table({"a": [i % 7 for i in range(60)], "y": [labels[i % len(labels)] for i in range(60)]}), "a.parquet"
     )
     assert json.loads(run("evaluate", "a.safetensors", "a.parquet", "--json")[0])["rows"] == 60
-    run("train", "a.csv", "--target", "a", "--task", "regression", "--categorical", "y", *QUICK)
+    run("train", "a.csv", "--target", "a", "--task", "regression", "--categorical", "y", *QUICK, "--force")
     assert dn.load("a.safetensors").metadata["features"] == [f"y={label}" for label in sorted(labels)]
     for name in ("a.csv", "a.parquet"):
         assert len(predictions(run("predict", "a.safetensors", name)[0])) == 60
@@ -327,7 +327,7 @@ def test_new_rows_are_read_with_the_column_types_of_the_model(run, fails):
     write("size,zip\n" + "1,01\n2,02\n3,x\n" * 10)
     run("train", "a.csv", "--target", "size", "--task", "regression", *QUICK)
     assert len(predictions(run("predict", "a.safetensors", write("zip\n01\n02\n", "b.csv"))[0])) == 2
-    run("train", "a.csv", "--target", "zip", *QUICK)
+    run("train", "a.csv", "--target", "zip", *QUICK, "--force")
     message = fails(1, "predict", "a.safetensors", write("size\noops\nother\n", "b.csv"))
     assert "b.csv:2: column 'size' has 'oops' where a number was expected" in message
 
