@@ -11,6 +11,7 @@ import deepnotes as dn
 from deepnotes.datasets import make_moons
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 
 moons = make_moons(600, noise=0.3, seed=0)
 X, y = moons.X.T, moons.y

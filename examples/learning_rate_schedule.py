@@ -12,6 +12,7 @@ from deepnotes import plots
 from deepnotes.datasets import make_spirals
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 
 spirals = make_spirals(600, seed=0)
 X, y = spirals.X.T, spirals.y

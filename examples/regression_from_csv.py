@@ -11,6 +11,7 @@ import numpy as np
 import deepnotes as dn
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 
 # The rent of a flat depends on its area, age and town. Some ages are missing.
 rng = np.random.default_rng(0)

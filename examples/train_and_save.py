@@ -9,6 +9,7 @@ import deepnotes as dn
 from deepnotes.datasets import load_digits
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
+folder.mkdir(parents=True, exist_ok=True)
 
 digits = load_digits()
 X, y = digits.X.T / 16, digits.y  # samples are columns: X has shape (64, 1797)

@@ -28,7 +28,7 @@ def test_each_script_runs_and_prints_its_result(name: str, tmp_path: Path) -> No
     for module in modules:
         pytest.importorskip(module, reason=f"examples/{name}.py needs {module}")
     output, current, temporary = (tmp_path / name for name in ("output", "current", "temporary"))
-    for folder in (output, current, temporary):
+    for folder in (current, temporary):  # the script creates the output folder
         folder.mkdir()
     before = sorted(path for path in FOLDER.rglob("*") if "__pycache__" not in path.parts)
     environment = os.environ | {"TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
