@@ -13,6 +13,7 @@ from deepnotes.network.network import Network
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
+from deepnotes.utils.arguments import true_or_false
 from deepnotes.utils.errors import ArgumentError
 
 
@@ -109,6 +110,7 @@ class Ensemble(Sequence[Network]):
         ------
         ShapeError, DTypeError, ForeignArrayError
         """
+        return_std = true_or_false("return_std", return_std)
         parts = [network.predict(X) for network in self.networks]
         native = is_native(self.networks[0], X)
         with np.errstate(all="ignore"), self.backend.execution_context():

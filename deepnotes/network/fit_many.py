@@ -21,6 +21,7 @@ from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import exclusive
 from deepnotes.network.training.signals import Deferral, SharedDeferral, defer_signals
 from deepnotes.network.training.state import Training
+from deepnotes.utils.arguments import true_or_false
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError, look_up
 
 SETTINGS = {
@@ -149,6 +150,7 @@ def fit_many(
         raise ArgumentError("networks contains an object twice, wanted different objects; copy.deepcopy copies one")
     if on_network is not None and not callable(on_network):
         raise ArgumentError.of("on_network", on_network, "a function of a FitResult, or None")
+    true_or_false("progress", progress)
     return run_all(_prepare(networks, X, Y, settings), on_network, progress, settings.get("checkpoint") is not None)
 
 

@@ -32,7 +32,7 @@ from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
 from deepnotes.nn.plan import Layout, Plan
 from deepnotes.nn.presets import current_dialect
-from deepnotes.utils.arguments import float_dtype, number, whole
+from deepnotes.utils.arguments import float_dtype, number, true_or_false, whole
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, ShapeError
 
@@ -287,6 +287,7 @@ class Network:
         """
         loss_function, metric_functions = self._loss(loss), as_metrics(metrics)
         epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+        shuffle = true_or_false("shuffle", shuffle)
         subset = None if samples is None else ("samples", samples)
         data, class_indices = as_data(
             self, X, Y, loss_function, sample_weight, class_weight, subset=subset, converted=converted

@@ -9,7 +9,7 @@ from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.presets import default_of, in_dialect
 from deepnotes.nn.schedules import Rate, as_schedule
-from deepnotes.utils.arguments import number
+from deepnotes.utils.arguments import number, true_or_false
 from deepnotes.utils.errors import ArgumentError, look_up
 from deepnotes.utils.wording import as_call
 
@@ -60,6 +60,10 @@ class Optimizer:
         """Validate a hyperparameter and convert it to a Python number; a NumPy number could change the dtype of θ."""
         object.__setattr__(self, name, number(name, getattr(self, name), **limits))
 
+    def _check_option(self, name: str) -> None:
+        """Validate an option that is True or False."""
+        object.__setattr__(self, name, true_or_false(name, getattr(self, name)))
+
     def __repr__(self) -> str:
         return as_call(self)
 
@@ -99,6 +103,8 @@ class SGD(Optimizer):
         self._check("momentum", most=1)
         if self.nesterov is None:  # a default for scikit-learn: use Nesterov momentum if there is momentum
             object.__setattr__(self, "nesterov", self.momentum > 0)
+        self._check_option("nesterov")
+        self._check_option("rate_in_velocity")
         if self.nesterov and not self.momentum:
             raise ArgumentError("nesterov=True needs momentum above 0, got momentum=0")
 
@@ -160,6 +166,7 @@ class RMSProp(Optimizer):
         as_schedule(self.learning_rate)
         self._check("rho", below=1)
         self._check("epsilon", positive=True)
+        self._check_option("epsilon_inside")
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -211,6 +218,7 @@ class Adam(Optimizer):
         self._check("beta1", below=1)
         self._check("beta2", below=1)
         self._check("epsilon", positive=True)
+        self._check_option("epsilon_hat")
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -265,6 +273,7 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check("weight_decay")
+        self._check_option("decay_biases")
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
         """Return the scalars of :class:`Adam`, and ``share``, the fraction of each weight that is subtracted."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any, TypeAlias, cast
 
-from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import ArgumentError
 
 Memory: TypeAlias = Mapping[str, float]
@@ -237,6 +237,7 @@ class OneCycle(Schedule):
             raise ArgumentError.of("rise", self.rise, wanted)
         number("initial_factor", self.initial_factor, positive=True, most=1)
         number("final_factor", self.final_factor, most=1)
+        true_or_false("linear", self.linear)
 
     @property
     def _peak(self) -> float:

@@ -1,4 +1,4 @@
-"""Checks of arguments that are numbers or dtypes."""
+"""Checks of arguments that are numbers, dtypes, or True or False."""
 
 from math import isfinite, nan
 from typing import Any
@@ -19,6 +19,19 @@ def whole(name: str, value: Any, minimum: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
         raise ArgumentError.of(name, value, f"a whole number of at least {minimum}")
     return int(value)
+
+
+def true_or_false(name: str, value: Any) -> bool:
+    """Return `value` as a bool.
+
+    Raises
+    ------
+    ArgumentError
+        If `value` is neither True nor False: Python would count the text ``"no"`` as true, and None as false.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError.of(name, value, "True or False")
+    return bool(value)
 
 
 def number(

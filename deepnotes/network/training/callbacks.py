@@ -10,7 +10,7 @@ import numpy as np
 
 from deepnotes.network.training.state import Callback
 from deepnotes.nn.metrics import LARGER_IS_BETTER, LIBRARY
-from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class EarlyStopping(Callback):
     def __post_init__(self) -> None:
         whole("patience", self.patience, 0)
         number("min_delta", self.min_delta)
+        true_or_false("restore_best", self.restore_best)
         if self.mode not in {None, "min", "max"}:
             raise ArgumentError.of("mode", self.mode, "'min', 'max' or None")
         self._require_mode()
@@ -142,6 +143,7 @@ def as_callbacks(
     for i, callback in enumerate(ordered):
         if not isinstance(callback, Callback):
             raise ArgumentError.of(f"callbacks[{i}]", callback, "an object of a class derived from Callback")
+    true_or_false("resume", resume)
     if checkpoint is not None:
         from deepnotes.network.training.checkpoints import Checkpoints
 
@@ -149,7 +151,7 @@ def as_callbacks(
     elif resume:
         raise ArgumentError("resume=True needs the directory of the checkpoints: checkpoint=DIRECTORY")
     ordered.sort(key=lambda callback: callback.saves)  # a checkpoint contains what the other callbacks have changed
-    if progress:
+    if true_or_false("progress", progress):
         from deepnotes.network.training.progress import Progress
 
         ordered.append(Progress())

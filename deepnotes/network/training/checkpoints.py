@@ -33,7 +33,7 @@ from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.network.training.training_fingerprint import describe_incomparable, differences, settings
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.schedules import as_schedule
-from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import CheckpointError, DeepnotesError, ModelFileError
 from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief, reason
@@ -88,7 +88,7 @@ class Checkpoints(Callback):
         self.directory = containers.as_path(directory)
         self.epochs, self.seconds = interval(every)
         self.every_epoch = self.epochs is not None
-        self.resume, self.keep = bool(resume), whole("keep", keep)
+        self.resume, self.keep = true_or_false("resume", resume), whole("keep", keep)
 
     def on_start(self, training: Training) -> None:
         """Lock the directory, read the checkpoint to resume from, and check that the training run can be saved."""
