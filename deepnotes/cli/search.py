@@ -102,7 +102,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="write only errors and the JSON object")
     parser.set_defaults(
-        checkpoint=None, every="60s", resume=False, early_stopping=None, members=None, folds=None, layers=None,
+        checkpoint=None, every=None, resume=False, early_stopping=None, members=None, folds=None, layers=None,
         activation="relu", dropout=None, l2=None, learning_rate=None, validation_file=None,
     )  # fmt: skip
 

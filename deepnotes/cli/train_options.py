@@ -261,7 +261,6 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
     option(
         "--every",
         type=_interval,
-        default="60s",
         metavar="TIME",
         help="the interval between checkpoints: a time such as 30s, 5m or 1h, or a number of epochs (default 60s)",
     )
@@ -310,6 +309,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise ArgumentError("--drop-missing-target cannot be combined with --from-disk: all rows on disk are used")
     if args.resume and args.checkpoint is None:
         raise ArgumentError("--resume needs --checkpoint DIR, the directory of the checkpoints to continue from")
+    if args.every is not None and args.checkpoint is None:
+        raise ArgumentError("--every needs --checkpoint DIR, the directory for the checkpoints")
 
 
 def target_as_feature_error(target: str) -> ArgumentError:

@@ -179,7 +179,7 @@ class Network:
         early_stopping: EarlyStopping | int | None = None,
         callbacks: Sequence[Callback] = (),
         checkpoint: str | PathLike[str] | None = None,
-        every: int | str = "60s",
+        every: int | str | None = None,
         resume: bool = False,
         progress: bool = False,
     ) -> History:
@@ -228,8 +228,8 @@ class Network:
             An int is the patience: ``5`` means ``EarlyStopping(5)``.
         callbacks : sequence of Callback, optional
         checkpoint, every, resume : optional
-            The directory for checkpoints, the interval between two checkpoints, and whether to resume from the latest
-            checkpoint: see :class:`~deepnotes.Checkpoints`.
+            The directory for checkpoints, the interval between two checkpoints (by default 60s), and whether to resume
+            from the latest checkpoint: see :class:`~deepnotes.Checkpoints`.
         progress : bool, default False
             Whether to show a progress bar with the remaining time on stderr.
 
@@ -277,7 +277,7 @@ class Network:
         early_stopping: EarlyStopping | int | None,
         callbacks: Sequence[Callback],
         checkpoint: str | PathLike[str] | None,
-        every: int | str,
+        every: int | str | None,
         resume: bool,
         progress: bool,
     ) -> "PreparedFit":

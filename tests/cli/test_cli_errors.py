@@ -337,6 +337,7 @@ def test_a_full_disk_is_reported():
 def test_invalid_checkpoint_options_do_not_change_checkpoints(fails):
     train = ("train", "good.csv", "--target", "kind", "--exclude", "price", "--epochs", "2", "--quiet")
     assert "--resume needs --checkpoint DIR" in fails(2, *train, "--resume")
+    assert "--every needs --checkpoint DIR" in fails(2, *train, "--every", "5m")
     assert "every='soon', wanted a number of epochs" in fails(2, *train, "--checkpoint", "run", "--every", "soon")
     assert main([*train, "--checkpoint", "run"]) == 0
     before = sorted(os.listdir("run"))

@@ -120,7 +120,7 @@ def as_callbacks(
     callbacks: Sequence[Callback],
     early_stopping: EarlyStopping | int | None = None,
     checkpoint: str | PathLike[str] | None = None,
-    every: int | str = "60s",
+    every: int | str | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> list[Callback]:
@@ -147,9 +147,10 @@ def as_callbacks(
     if checkpoint is not None:
         from deepnotes.network.training.checkpoints import Checkpoints
 
-        ordered.append(Checkpoints(checkpoint, every, resume=resume))
-    elif resume:
-        raise ArgumentError("resume=True needs the directory of the checkpoints: checkpoint=DIRECTORY")
+        ordered.append(Checkpoints(checkpoint, "60s" if every is None else every, resume=resume))
+    elif resume or every is not None:
+        given = "resume=True" if resume else f"every={every!r}"
+        raise ArgumentError(f"{given} needs the directory of the checkpoints: checkpoint=DIRECTORY")
     ordered.sort(key=lambda callback: callback.saves)  # a checkpoint contains what the other callbacks have changed
     if true_or_false("progress", progress):
         from deepnotes.network.training.progress import Progress

@@ -311,9 +311,12 @@ def test_invalid_arguments_are_refused(run: Path, arguments: dict[str, Any], mes
     assert not run.exists()
 
 
-def test_resuming_requires_a_directory() -> None:
+def test_resuming_and_an_interval_require_a_directory() -> None:
     with pytest.raises(dn.ArgumentError, match="resume=True needs the directory"):
         fit(network(), None, resume=True)
+    for every in ("60s", 5, "soon"):
+        with pytest.raises(dn.ArgumentError, match=f"every={every!r} needs the directory"):
+            network().fit(*data(), every=every)
 
 
 def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> None:
