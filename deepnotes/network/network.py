@@ -106,6 +106,8 @@ class Network:
         self.dtype = float_dtype(dtype)
         self.host_dtype = np.dtype(self.dtype)
         self.seed = _as_seed(seed)
+        if not isinstance(standardizer, Standardizer | None):
+            raise ArgumentError.of("standardizer", standardizer, "a Standardizer, such as Standardizer.fit(X), or None")
         if standardizer is not None and len(standardizer.mean) != self.inputs:
             n = len(standardizer.mean)
             raise ShapeError(f"standardizer has {n} features, but the network has {self.inputs} inputs")

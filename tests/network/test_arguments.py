@@ -222,6 +222,12 @@ def test_only_changes_above_min_delta_are_improvements(mode: str, values: list[f
 # Standardizer
 
 
+@pytest.mark.parametrize("standardizer", [True, "standard", dn.Standardizer, np.ones((2, 1))])
+def test_a_standardizer_of_another_type_is_refused(standardizer: Any) -> None:
+    with pytest.raises(dn.ArgumentError, match=r"(?s)^standardizer=.*, wanted a Standardizer, such as"):
+        dn.Network([dn.Dense(1)], 2, standardizer=standardizer)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("value", [0.1, -1e-300, 1e300, 5e-324, np.finfo(np.float64).max, 0.0])
 @pytest.mark.parametrize("m", [1, 3, 10_007])
