@@ -36,7 +36,7 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "progress of fit_many": lambda value: dn.fit_many([network()], X, Y, epochs=1, progress=value),
     "return_std": lambda value: dn.Ensemble([network()]).predict(X, return_std=value),
 } | {
-    f"{name} of {cls}": lambda value, cls=cls, name=name: getattr(dn, cls)(**CLASSES[cls], **{name: value})  # type: ignore[misc]
+    f"{name} of {cls}": lambda value, cls=cls, name=name: getattr(dn, cls)(**CLASSES[cls], **{name: value})
     for cls, name in FIELDS
 }
 
