@@ -90,6 +90,9 @@ class Encoder:
 
     features: tuple[Feature, ...]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.inputs):,} inputs of {join_names(self.names)})"
+
     @classmethod
     def fit(
         cls,

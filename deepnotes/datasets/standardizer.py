@@ -35,6 +35,9 @@ class Standardizer:
         if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise DataError("mean and scale must be finite, and scale must be positive")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.mean):,} feature{'' if len(self.mean) == 1 else 's'})"
+
     @classmethod
     def fit(cls, X: np.ndarray | OnDisk) -> "Standardizer":
         """Return the standardizer for the samples X, shape (n, m); the scale of a constant feature is 1.

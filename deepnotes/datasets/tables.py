@@ -111,6 +111,11 @@ class Table:
                     f"column {name!r}", column.shape, "(m,) with the same m of at least 1 for all columns"
                 )
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({one_line(self.source)}: {self.n_rows:,} rows, columns: {join_names(self.names)})"
+        )
+
     def _repr_html_(self) -> str:
         """Return the first rows as HTML, for IPython."""
         from deepnotes.utils import html

@@ -93,6 +93,9 @@ class GradientReport:
             lines.append("  ".join(cells).rstrip())
         return "\n".join([lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], *self._conclusions()])
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def _repr_html_(self) -> str:
         """Return the table as HTML, for IPython."""
         return html.table(HEADER, self._rows(), "; ".join(self._conclusions()), text_columns=2)

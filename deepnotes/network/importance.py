@@ -8,6 +8,7 @@ import numpy as np
 
 from deepnotes.utils.arguments import whole
 from deepnotes.utils.errors import DataError
+from deepnotes.utils.wording import join_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +59,12 @@ class Importance:
         from deepnotes.plots import importances
 
         return importances(self.columns, self.mean, self.std, self.score_name, ax=ax)
+
+    def __repr__(self) -> str:
+        """Return the score, and the mean falls, with the most important column first."""
+        order = np.argsort(-self.mean, kind="stable")
+        falls = join_names(f"{self.columns[i]} {self.mean[i]:.4g}" for i in order)
+        return f"{type(self).__name__}({self.score_name} {self.score:.4g}, falls: {falls})"
 
     def _repr_html_(self) -> str:
         """Return a table as HTML, for IPython."""

@@ -50,6 +50,12 @@ class RateTest:
         steepest = int(slopes.argmin())
         return float(self.learning_rates[steepest]) if slopes[steepest] < 0 else None
 
+    def __repr__(self) -> str:
+        rates, suggestion = self.learning_rates, self.suggestion
+        between = f", rates {rates[0]:.3g} to {rates[-1]:.3g}" if len(rates) else ""
+        suggested = "None" if suggestion is None else f"{suggestion:.3g}"
+        return f"{type(self).__name__}({len(rates)} updates{between}, suggestion={suggested})"
+
     def plot(self, *, ax: Any = None) -> "Figure":
         """Draw the losses over the rates, and the suggestion: see :func:`deepnotes.plots.learning_rates`."""
         from deepnotes.plots import learning_rates

@@ -131,6 +131,8 @@ class Dense(Layer):
     --------
     >>> Dense(4, "relu").output_size(3)
     4
+    >>> Dense(units=4, activation="relu", initializer="zeros")
+    Dense(4, 'relu', initializer='zeros')
     """
 
     units: int
@@ -144,6 +146,17 @@ class Dense(Layer):
         for initializer in (self.initializer, self.bias_initializer):
             if initializer is not None:
                 as_initializer(initializer)
+
+    def __repr__(self) -> str:
+        """Return the call that makes the layer, without the arguments that have their default values."""
+        g, arguments = self.g, [str(self.units)]
+        activation = repr(g.name) if type(g) is Activation and not g.options else repr(g)
+        if activation != "'identity'":
+            arguments.append(activation)
+        for name in ("initializer", "bias_initializer"):
+            if getattr(self, name) is not None:
+                arguments.append(f"{name}={getattr(self, name)!r}")
+        return f"{type(self).__name__}({', '.join(arguments)})"
 
     @property
     def g(self) -> ActivationFunction:

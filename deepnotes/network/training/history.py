@@ -71,6 +71,16 @@ class History:
         columns = losses | named | rest
         return {name: list(values) for name, values in columns.items() if len(values) == self.epochs}
 
+    def __repr__(self) -> str:
+        """Return the number of epochs, and the last loss and metrics; the lists may have thousands of numbers."""
+        series = {"loss": self.loss, "val_loss": self.val_loss, **self.metrics}
+        last = [f"{name}={values[-1]:.4g}" for name, values in series.items() if values]
+        best = [] if self.best_epoch is None else [f"best_epoch={self.best_epoch}"]
+        return f"{type(self).__name__}({', '.join([self._count(), *last, *best])})"
+
+    def _count(self) -> str:
+        return f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
+
     def _repr_html_(self) -> str:
         """Return a table of the epochs as HTML, for IPython; of many epochs, some at equal distances."""
         from deepnotes.utils import html
@@ -82,8 +92,7 @@ class History:
         chosen = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)}) if last >= ROWS else range(self.epochs)
         rows = [[str(i + 1), *(f"{values[i]:.4g}" for values in named.values())] for i in chosen]
         best = "" if self.best_epoch is None else f"; the parameters of epoch {self.best_epoch} were restored"
-        notes = f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}{best}"
-        return html.table(["epoch", *named], rows, notes, text_columns=0)
+        return html.table(["epoch", *named], rows, self._count() + best, text_columns=0)
 
     def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
         """Plot losses and metrics in `ax` or a new figure and return the figure; see :func:`deepnotes.plots.curves`."""
