@@ -205,9 +205,9 @@ def test_parameters_that_are_not_finite_are_refused(value: float) -> None:
     ],
 )
 def test_only_changes_above_min_delta_are_improvements(mode: str, values: list[float], best: int) -> None:
-    history = dn.History()
+    history, net = dn.History(), network()
     training: Any = SimpleNamespace(
-        history=history, network=network(), watched=("loss",), epoch=0, epochs=len(values), step=1, stop=False
+        history=history, network=net, flat=net.flat, watched=("loss",), epoch=0, epochs=len(values), step=1, stop=False
     )
     stopping = dn.EarlyStopping(patience=9, monitor="loss", min_delta=1.0, mode=mode)
     stopping.on_start(training)
