@@ -81,7 +81,7 @@ def updated_by(
         If it is not a pair of the next θ and a tuple of the next slots.
     """
     result: Any = optimizer.update(ops, theta, g, slots, decays, scalars)
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple | list)):
+    if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], tuple | list)):
         name = type(optimizer).__name__
         raise ArgumentError(
             f"{name}.update returned {_described(result)}, wanted two values: the next theta, and a tuple of the next "
@@ -97,7 +97,7 @@ def updated_by(
 
 def _described(result: Any) -> str:
     kind = "an array" if hasattr(result, "shape") else f"a {type(result).__name__}"
-    return f"{kind} of {len(result)} values" if isinstance(result, tuple) else kind
+    return f"{kind} of {len(result)} values" if isinstance(result, tuple | list) else kind
 
 
 @dataclass(frozen=True)
