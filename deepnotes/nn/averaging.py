@@ -6,7 +6,7 @@ from typing import Any
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.optimizers import Optimizer
+from deepnotes.nn.optimizers import Optimizer, updated_by
 from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number, whole
 
@@ -138,5 +138,5 @@ class Averaged(Optimizer):
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
         *own, average = slots
-        theta, after = self.optimizer.update(ops, theta, g, tuple(own), decays, scalars)
+        theta, after = updated_by(self.optimizer, ops, theta, g, tuple(own), decays, scalars)
         return theta, (*after, ops.weight_average(average, theta, scalars["average_share"]))

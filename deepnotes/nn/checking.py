@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from deepnotes.equations.ops import Ops
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import ActivationFunction
 from deepnotes.nn.expressions import COMPARISONS, Expression
-from deepnotes.nn.losses import LossFunction
+from deepnotes.nn.losses import LossFunction, losses_of
 from deepnotes.utils.errors import ArgumentError, NotAnExpressionError
 
 NUMPY: Any = np
@@ -160,7 +160,7 @@ def _loss(part: Any) -> _Function:
         return np.concatenate([e[None] + y, np.full((OUTPUTS - 1, len(e)), 0.3)])
 
     def value(A: np.ndarray) -> np.ndarray:
-        L: np.ndarray = np.asarray(part.value(ops, A, targets(A)))[0]
+        L: np.ndarray = np.asarray(losses_of(part, ops, cast(Any, A), cast(Any, targets(A))))[0]
         return L
 
     def derivative(A: np.ndarray) -> np.ndarray:

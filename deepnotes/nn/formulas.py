@@ -7,6 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.derivatives import pullback
 from deepnotes.nn.expressions import FULL, Expression, trace
+from deepnotes.nn.optimizers import updated_by
 from deepnotes.utils.errors import NotAnExpressionError
 
 P = ParamSpec("P")
@@ -115,7 +116,7 @@ def update(optimizer: Any, dtype: str) -> Expression:
     def step(xp: Any, theta: Any, g: Any, *others: Any) -> Any:
         slots, (decays, *numbers) = others[:count], others[count:]
         scalars = dict(zip(names, numbers, strict=True))
-        theta, after = optimizer.update(Ops(xp, {}), theta, g, tuple(slots), decays, scalars)
+        theta, after = updated_by(optimizer, Ops(xp, {}), theta, g, tuple(slots), decays, scalars)
         return theta, *after
 
     arrays = ["theta", "g", *(f"slot{i}" for i in range(count))]

@@ -11,7 +11,7 @@ from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction, Range, update_options
-from deepnotes.utils.errors import ArgumentError, look_up
+from deepnotes.utils.errors import ArgumentError, ShapeError, look_up
 from deepnotes.utils.wording import as_call
 
 
@@ -169,6 +169,24 @@ class Loss(LossFunction):
 
     def __repr__(self) -> str:
         return f"Loss({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.options)])})"
+
+
+def losses_of(loss: LossFunction, ops: Ops, A: Array, Y: Array) -> Array:
+    """Return ``loss.value``, the loss of each sample, shape (1, m), for outputs and targets of shape (k, m).
+
+    Raises
+    ------
+    ShapeError
+        If it has another shape.
+    """
+    L = loss.value(ops, A, Y)
+    shape = getattr(L, "shape", ())
+    if tuple(shape) != (1, A.shape[1]):
+        raise ShapeError(
+            f"{type(loss).__name__}.value returned shape {tuple(shape)}, wanted {(1, A.shape[1])}: the loss of each "
+            "sample; sum over the outputs with ops.xp.sum(..., axis=0, keepdims=True)"
+        )
+    return L
 
 
 def as_loss(loss: str | LossFunction) -> LossFunction:

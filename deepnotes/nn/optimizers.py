@@ -68,6 +68,42 @@ class Optimizer:
         return as_call(self)
 
 
+def updated_by(
+    optimizer: Optimizer,
+    ops: Ops,
+    theta: Array,
+    g: Array,
+    slots: tuple[Array, ...],
+    decays: Array,
+    scalars: Mapping[str, Any],
+) -> tuple[Array, tuple[Array, ...]]:
+    """Return the result of ``optimizer.update``.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a pair of the next θ and a tuple of the next slots.
+    """
+    result: Any = optimizer.update(ops, theta, g, slots, decays, scalars)
+    if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], tuple | list)):
+        name = type(optimizer).__name__
+        raise ArgumentError(
+            f"{name}.update returned {_described(result)}, wanted two values: the next theta, and a tuple of the next "
+            "slots, () if there are none"
+        )
+    if len(result[1]) != len(optimizer.slots):
+        raise ArgumentError(
+            f"{type(optimizer).__name__}.update: the number of slots returned is {len(result[1])}, wanted "
+            f"{len(optimizer.slots)}, as in its attribute slots, {optimizer.slots!r}"
+        )
+    return result[0], tuple(result[1])
+
+
+def _described(result: Any) -> str:
+    kind = "an array" if hasattr(result, "shape") else f"a {type(result).__name__}"
+    return f"{kind} of {len(result)} values" if isinstance(result, tuple | list) else kind
+
+
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Gradient descent on mini-batches, with optional momentum and Nesterov momentum.

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.layers import Context, Layer
-from deepnotes.nn.losses import LossFunction
+from deepnotes.nn.losses import LossFunction, losses_of
+from deepnotes.nn.optimizers import updated_by
 from deepnotes.nn.plan import Plan, fuses
 
 Observer: TypeAlias = Callable[[str, int, Array], None]
@@ -112,7 +113,7 @@ def sample_losses(
     """Return the loss of each sample, shape (1, m), computed from the logits if loss and activation are fused (N11)."""
     if fuses(layers[-1], loss):
         return loss.value_of_logits(ops, caches[-1].Z, Y)
-    return loss.value(ops, A, Y)
+    return losses_of(loss, ops, A, Y)
 
 
 def gradient_step(  # noqa: PLR0913 - the data and the state of a step
@@ -201,4 +202,4 @@ def update_step(
     """
     if plan.clip_norm is not None:
         g = ops.clip_by_global_norm(g, plan.clip_norm)
-    return plan.optimizer.update(ops, theta, g, slots, decays, scalars)
+    return updated_by(plan.optimizer, ops, theta, g, slots, decays, scalars)

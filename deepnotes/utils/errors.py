@@ -230,6 +230,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     >>> print(unknown_name("activation", "rleu", ["relu", "tanh"]))
     unknown activation 'rleu'; did you mean 'relu'? known: relu, tanh
     """
+    if isinstance(name, type):
+        return UnknownNameError(f"{kind} is the class {name.__name__}, wanted an object of it: {name.__name__}()")
     from difflib import get_close_matches  # slow to import and rarely needed
 
     known = sorted(known)

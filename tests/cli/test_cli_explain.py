@@ -10,6 +10,15 @@ import pytest
 import deepnotes as dn
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 
+FORMULAS = {
+    "identity": "Z",
+    "tanh": "tanh Z",
+    "relu": "Z where Z >= 0, else 0",
+    "elu": "Z where Z > 0, else 1 (e^Z - 1)",
+    "softplus": "log(1 + e^Z)",
+    "softmax": "e^Z / Σ_outputs e^Z",
+}
+
 
 def test_the_drawn_example(run, folder) -> None:
     """N5, step by step."""
@@ -55,8 +64,7 @@ def test_names_of_activations_are_those_of_the_hidden_and_the_last_layers(activa
     content = json.loads(run("explain", "2-3-3-2", *["--activation", activation] * bool(activation), "--json")[0])
     formulas = {step["name"]: step["formula"] for step in content["steps"]}
     for i, name in enumerate(expected, 1):
-        texts = {"tanh": f"tanh Z{i}", "softmax": f"e^Z{i} / Σ_outputs e^Z{i}", "relu": f"Z{i} where Z{i} >= 0, else 0"}
-        assert formulas[f"A{i}"] == texts.get(name, f"Z{i}" if name == "identity" else f"{name}(Z{i})")
+        assert formulas[f"A{i}"] == FORMULAS[name].replace("Z", f"Z{i}")
 
 
 def test_every_activation_and_loss_has_targets_that_suit_it(run, folder) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from printed_formulas import evaluate
 
 import deepnotes as dn
 from deepnotes.backends.eager import EagerProgram
 from deepnotes.backends.program import Data, State
 from deepnotes.network.inspection.matrices import cells
+from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.losses import LIBRARY as LOSSES
 
 STRANGER = Path(__file__).parents[1] / "stranger" / "deepnotes_torch.py"
 X = np.array([[0.5, -1.0, 0.25, 2.0], [1.5, 0.125, -0.5, -1.0], [-0.75, 1.0, 1.25, 0.5]])
@@ -32,30 +35,16 @@ def drawn(hidden="tanh", **options):
     return network(dn.Dense(4, hidden), dn.Dense(1, "sigmoid"), **options)
 
 
-def evaluate(formula, arrays):
-    """Return the value of a printed formula, in which two names in a row are a product of matrices."""
-    text = formula.replace("²", "**2")
-    text = re.sub(r"([\w.]+(?: \w+)?) where ([^,]+), else ([^)]+)", r"np.where(\2, \1, \3)", text)
-    text = re.sub(r"e\^(-?\w+)", r"np.exp(\1)", text)
-    text = re.sub(r"\b(tanh|log) (\w+)", r"np.\1(\2)", text).replace(" log(", " np.log(")
-    text = re.sub(r"Σ_samples (.*)", r"np.sum(\1, axis=1, keepdims=True)", text)
-    text = re.sub(r"Σ_outputs ((?:[^()]|\([^()]*\))*)", r"np.sum(\1, axis=0, keepdims=True)", text)
-    text = re.sub(r"mean_outputs (.*)", r"np.mean(\1, axis=0, keepdims=True)", text)
-    text = re.sub(r"\|(.*)\|", r"abs(\1)", text)
-    text = re.sub(r"(\w+)ᵀ", r"\1.T", text)
-    text = re.sub(r"(\(1/m\)|\b[\d.]+) (?=[\w(])", r"\1 * ", text)
-    text = re.sub(r"(\w) (?=\w)", r"\1 @ ", text)
-    return eval(text, {"np": np, "m": arrays["A0"].shape[1], **arrays})
-
-
 def check_formulas(trace):
     """Check that each formula that can be computed gives the numbers beside it; return how many could not."""
-    arrays = {name: trace[name] for name in trace.names}
+    arrays = {name: trace[name] for name in trace.names} | {"m": trace["A0"].shape[1]}
     skipped = 0
     for event in trace:
-        if re.search(r"∂|backward|probability|'\(|\b(?!log\b)\w+\(", event.formula):
+        if re.search(r"∂|backward|probability|'\(|Square\(", event.formula):
             skipped += 1
             continue
+        if "log(Y / " in event.formula:  # where Y is 0, so is Y * log(Y / A)
+            arrays["Y"] = np.maximum(trace["Y"], 1e-300)
         result = np.broadcast_to(evaluate(event.formula, arrays), event.shape or (1, 1))
         np.testing.assert_allclose(result.reshape(event.shape), event.value, rtol=1e-9, atol=1e-12, err_msg=str(event))
     return skipped
@@ -126,7 +115,73 @@ def test_the_arrays_are_those_of_training(hidden, last, outputs, loss, l2, weigh
     if rate:
         assert set(np.unique(trace["D1"])) <= {0.0, 1.0}
         np.testing.assert_allclose(trace["A1_dropout"], trace["A1"] * trace["D1"] / 0.6)
-    assert check_formulas(trace) < len(trace) // 2
+    assert check_formulas(trace) == 2 * bool(rate)  # the masks, which are random
+
+
+OPTIONS = {
+    "categorical_cross_entropy": ("label_smoothing", 0.2),
+    "huber": ("delta", 0.25),
+    "focal": ("gamma", 1.5),
+    "pinball": ("quantile", 0.9),
+}
+PAIRS = [
+    (name, last, outputs)
+    for name, loss in LOSSES.items()
+    for last, outputs in (("sigmoid", 1), ("sigmoid", 3), ("softmax", 2), ("exp", 1), ("exp", 2), ("identity", 3))
+    if ACTIVATIONS[last].range in loss.outputs
+]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 2, 3, 4]])
+@pytest.mark.parametrize("options", [False, True])
+@pytest.mark.parametrize(("name", "last", "outputs"), PAIRS)
+def test_the_formulas_of_every_loss_give_its_numbers(name, last, outputs, options, weights) -> None:
+    loss = dn.Loss(name, **dict([OPTIONS[name]] if options and name in OPTIONS else []))
+    net = network(dn.Dense(4, "tanh"), dn.Dense(outputs, last))
+    targets = np.random.default_rng(2).uniform(0.1, 1, size=(outputs, 4))
+    targets = targets / targets.sum(axis=0) if LOSSES[name].targets == "simplex" else targets
+    trace = net.trace(X, targets, loss=loss, sample_weight=weights)
+    assert check_formulas(trace) == 0
+    tagged = [event for event in trace if "N11" in event.equations]
+    assert all("- Y" in event.formula or "- (0.8 Y" in event.formula for event in tagged)
+    assert any("N16" in note for note in trace.notes) == (bool(tagged) and weights is None)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_formulas_of_every_activation_give_its_numbers(name) -> None:
+    defaults = ACTIVATIONS[name].options
+    for options in ({}, dict.fromkeys(defaults, 0.7)):
+        trace = network(dn.Dense(4, dn.Activation(name, **options)), dn.Dense(1, "sigmoid")).trace(X, Y)
+        assert check_formulas(trace) == 0
+        text = " ".join(event.formula for event in trace)
+        meanings = [note for note in trace.notes if note.startswith(tuple("σΦλ"))]
+        assert len(meanings) == sum(symbol in text for symbol in "σΦλ")
+        note = next((note for note in trace.notes if "N16" in note), "")
+        assert bool(note) == (name not in ("softmax", "log_softmax", "mish", "gelu_tanh"))
+        if note:
+            chain = note[note.index("(1/m)") : note.index(", composed")]
+            arrays = {each: trace[each] for each in trace.names} | {"m": 4}
+            np.testing.assert_allclose(evaluate(chain, arrays), trace["dW1"], rtol=1e-9, atol=1e-12)
+
+
+def test_a_loss_of_ones_own_goes_by_its_class() -> None:
+    class Squares(dn.LossFunction):
+        def value(self, ops, A, Y):
+            return ops.xp.sum((A - Y) * (A - Y), axis=0, keepdims=True)
+
+    events = {event.name: event.formula for event in drawn().trace(X, Y, loss=Squares())}
+    assert (events["L"], events["dA2"]) == ("Squares(A2, Y)", "∂L/∂A2")
+
+
+def test_a_long_formula_continues_in_the_next_line() -> None:
+    net = network(dn.Dense(4, "gelu_tanh"), dn.Dense(2, "sigmoid"))
+    for options in ({}, {"loss": dn.Loss("focal", gamma=1.5), "sample_weight": [1, 2, 3, 4]}):
+        page = str(net.trace(X, np.vstack([Y, 1 - Y]), **options)).splitlines()
+        assert len({row.index("│") for row in page if "│" in row}) == 1, "the numbers are aligned"
+    html_page = net.trace(X, np.vstack([Y, 1 - Y]), **options).to_html()
+    assert "<i>B</i><sup> 1.5</sup>" in html_page
+    assert '<td class="f l">d<i>Z</i><sup>[2]</sup> = ' in html_page, "it may wrap there, too"
+    assert "^1.5" not in html_page
 
 
 def test_derivatives_agree_with_central_differences() -> None:

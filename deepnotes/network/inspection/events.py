@@ -1,10 +1,14 @@
 """The events of a training step: its arrays, each with its name, its formula and its equations."""
 
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
 
 from deepnotes.network.inspection.matrices import beside
+
+WIDTH = 62
+"""The number of characters after which a formula continues in the next line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,9 @@ class Event:
             Whether to begin with the position in the step.
         """
         lead = f"{self.number:>3}  " if numbered else ""
-        return beside([f"{lead}{self.headline}", " " * len(lead) + self.shapes], self.value, width)
+        indent = " " * len(lead)
+        lines = textwrap.wrap(lead + self.headline, WIDTH, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
+        return beside([*lines, indent + self.shapes], self.value, width)
 
     @property
     def headline(self) -> str:

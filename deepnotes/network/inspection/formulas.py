@@ -3,9 +3,11 @@
 The text is for readers; the arrays themselves are computed by :func:`deepnotes.nn.steps.gradient_step`.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from deepnotes.equations.activations import SELU
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.layers import Dense, Layer
 from deepnotes.nn.losses import Loss, LossFunction
@@ -18,16 +20,102 @@ ACTIVATIONS = {
     "relu": ("{Z} where {Z} >= 0, else 0", "{dA} * (1 where {Z} > 0, else 0)", "N8"),
     "leaky_relu": ("{Z} where {Z} >= 0, else {slope:g} {Z}", "{dA} * (1 where {Z} > 0, else {slope:g})", "N9"),
     "softmax": ("e^{Z} / Σ_outputs e^{Z}", "{A} * ({dA} - Σ_outputs {dA} * {A})", ""),
+    "log_softmax": ("{Z} - log Σ_outputs e^{Z}", "{dA} - e^{A} * Σ_outputs {dA}", ""),
     "exp": ("e^{Z}", "{dA} * {A}", ""),
+    "softplus": ("log(1 + e^{Z})", "{dA} * σ({Z})", ""),
+    "softsign": ("{Z} / (1 + |{Z}|)", "{dA} / (1 + |{Z}|)²", ""),
+    "elu": (
+        "{Z} where {Z} > 0, else {alpha:g} (e^{Z} - 1)",
+        "{dA} * (1 where {Z} > 0, else {alpha:g} e^{Z})",
+        "",
+    ),
+    "celu": (
+        "{Z} where {Z} > 0, else {alpha:g} (exp({Z} / {alpha:g}) - 1)",
+        "{dA} * (1 where {Z} > 0, else exp({Z} / {alpha:g}))",
+        "",
+    ),
+    "selu": (
+        "λ * ({Z} where {Z} > 0, else α * (e^{Z} - 1))",
+        "{dA} * λ * (1 where {Z} > 0, else α * e^{Z})",
+        "",
+    ),
+    "relu6": ("min(max({Z}, 0), 6)", "{dA} * (1 where 0 < {Z} < 6, else 0)", ""),
+    "hardswish": (
+        "{Z} * min(max({Z} + 3, 0), 6) / 6",
+        "{dA} * ((2 {Z} + 3) / 6 where |{Z}| < 3, else (1 where {Z} > 0, else 0))",
+        "",
+    ),
+    "silu": ("{Z} * σ({Z})", "{dA} * σ({Z}) * (1 + {Z} * (1 - σ({Z})))", ""),
+    "mish": (
+        "{Z} * tanh(log(1 + e^{Z}))",
+        "{dA} * (T + {Z} * (1 - T²) * σ({Z})), with T = tanh(log(1 + e^{Z}))",
+        "",
+    ),
+    "gelu": ("{Z} * Φ({Z})", "{dA} * (Φ({Z}) + {Z} * φ({Z}))", ""),
+    "gelu_tanh": (
+        "{Z} / 2 * (1 + tanh U), with U = √(2 / π) * ({Z} + 0.044715 {Z}³)",
+        "{dA} * (S + {Z} * S * (1 - S) * V), with S = σ(√(8 / π) * ({Z} + 0.044715 {Z}³)) "
+        "and V = √(8 / π) * (1 + 0.134145 {Z}²)",
+        "",
+    ),
 }
-"""``A`` (N3), ``dZ`` (N12), and the number of the activation in the notes; for others, see :func:`activation`."""
+"""``A`` (N3), ``dZ`` (N12), and the number of the activation in the notes; user-defined ones are not listed."""
+SYMBOLS = {
+    "σ": "σ(z) = 1 / (1 + e^-z) (N6)",
+    "Φ": "Φ is the distribution function of the standard normal distribution, and φ its density",
+    "λ": f"λ = {SELU[1]}, α = {SELU[0]}",
+}
+"""The meaning of the symbols in the formulas of activations."""
+
+
+class LossFormulas(NamedTuple):
+    """The formulas of a loss with one output; ``{Y}`` stands for the targets, smoothed if the loss smooths them.
+
+    Attributes
+    ----------
+    loss, derivative : str
+        ``L`` and ``dA``.
+    delta : str
+        ``dZ`` after the activation with which the loss is fused.
+    joint : bool
+        Whether all outputs form one distribution; the other losses are means over the outputs.
+    """
+
+    loss: str
+    derivative: str
+    delta: str = "{A} - {Y}"
+    joint: bool = False
+
+
 LOSSES = {
-    "binary_cross_entropy": "-({Y} * log {A} + (1 - {Y}) * log(1 - {A}))",
-    "categorical_cross_entropy": "-Σ_outputs {Y} * log {A}",
-    "mean_squared_error": "({A} - {Y})²",
-    "mean_absolute_error": "|{A} - {Y}|",
+    "binary_cross_entropy": LossFormulas(
+        "-({Y} * log {A} + (1 - {Y}) * log(1 - {A}))", "({A} - {Y}) / ({A} * (1 - {A}))"
+    ),
+    "categorical_cross_entropy": LossFormulas("-Σ_outputs {Y} * log {A}", "-{Y} / {A}", joint=True),
+    "kl_divergence": LossFormulas("Σ_outputs ({Y} * log({Y} / {A}) - {Y} + {A})", "1 - {Y} / {A}", joint=True),
+    "mean_squared_error": LossFormulas("({A} - {Y})²", "2 ({A} - {Y})"),
+    "mean_absolute_error": LossFormulas("|{A} - {Y}|", "sign({A} - {Y})"),
+    "huber": LossFormulas(
+        "({A} - {Y})² / 2 where |{A} - {Y}| <= {delta:g}, else {delta:g} (|{A} - {Y}| - {delta:g} / 2)",
+        "min(max({A} - {Y}, -{delta:g}), {delta:g})",
+    ),
+    "log_cosh": LossFormulas("log cosh({A} - {Y})", "tanh({A} - {Y})"),
+    "pinball": LossFormulas(
+        "max({quantile:g} ({Y} - {A}), (1 - {quantile:g}) ({A} - {Y}))",
+        "(1 - sign({Y} - {A})) / 2 - {quantile:g}",
+    ),
+    "hinge": LossFormulas("max(0, 1 - (2 {Y} - 1) * {A})", "1 - 2 {Y} where (2 {Y} - 1) * {A} < 1, else 0"),
+    "poisson": LossFormulas("{A} - {Y} * log {A}", "1 - {Y} / {A}"),
+    "half_poisson_deviance": LossFormulas("{Y} * log({Y} / {A}) - {Y} + {A}", "1 - {Y} / {A}"),
+    "focal": LossFormulas(
+        "-({Y} * (1 - {A}){power} * log {A} + (1 - {Y}) * {A}{power} * log(1 - {A}))",
+        "{Y} * B{power} * ({gamma:g} log {A} / B - 1 / {A}) + (1 - {Y}) * {A}{power} * (1 / B - {gamma:g} log B / {A})"
+        ", with B = 1 - {A}",
+        "{Y} * B{power} * ({gamma:g} {A} * log {A} - B) + (1 - {Y}) * {A}{power} * ({A} - {gamma:g} B * log B), "
+        "with B = 1 - {A}",
+    ),
 }
-"""The loss of a sample with one output; a mean over the outputs otherwise, except for categorical cross-entropy."""
+"""The formulas of the library's losses by name."""
 
 
 class Names(NamedTuple):
@@ -95,18 +183,51 @@ def activation(g: ActivationFunction, names: Names) -> tuple[str, str, str]:
 
 def loss_formula(loss: LossFunction, A: str, outputs: int) -> str:
     """Return the formula of the loss of each sample."""
-    name = one_line(getattr(loss, "name", type(loss).__name__))
-    if type(loss) is not Loss or name not in LOSSES:
-        return f"{name}({A}, Y)"
-    formula = LOSSES[name].format(A=A, Y="Y")
-    return formula if outputs == 1 or name == "categorical_cross_entropy" else f"mean_outputs {formula}"
-
-
-def delta_formula(loss: LossFunction, A: str, outputs: int) -> str:
-    """Return the formula of ``dZ[L]`` of a loss that is fused with the last activation (N11)."""
     if type(loss) is not Loss:
-        return f"∂L/∂Z of {type(loss).__name__}"
-    return f"{A} - Y" if outputs == 1 or loss.name == "categorical_cross_entropy" else f"({A} - Y) / {outputs}"
+        return f"{one_line(type(loss).__name__)}({A}, Y)"
+    formula = _filled(LOSSES[loss.name].loss, loss, A, outputs)
+    return formula if outputs == 1 or LOSSES[loss.name].joint else f"mean_outputs {_in_parentheses(formula)}"
+
+
+def derivative_formula(loss: LossFunction, A: str, outputs: int, factor: str = "") -> str:
+    """Return the formula of ``dA[L]``; `factor`, such as ``" * w"``, multiplies it."""
+    if type(loss) is not Loss:
+        return f"∂L/∂{A}{factor}"
+    return _of_outputs(LOSSES[loss.name].derivative, loss, A, outputs, factor)
+
+
+def delta_formula(loss: LossFunction, A: str, outputs: int, factor: str = "") -> str:
+    """Return the formula of ``dZ[L]`` of a loss that is fused with the last activation; `factor` multiplies it."""
+    if type(loss) is not Loss:
+        return f"∂L/∂Z of {one_line(type(loss).__name__)}{factor}"
+    return _of_outputs(LOSSES[loss.name].delta, loss, A, outputs, factor)
+
+
+def is_n11(loss: LossFunction) -> bool:
+    """Return whether ``dZ[L]`` of a fused loss is N11, ``A - Y``."""
+    return type(loss) is Loss and LOSSES[loss.name].delta == LossFormulas._field_defaults["delta"]
+
+
+def _of_outputs(formula: str, loss: Loss, A: str, outputs: int, factor: str) -> str:
+    """Return a derivative of a loss, divided by the number of outputs unless they form one distribution."""
+    formula, separator, definition = _filled(formula, loss, A, outputs).partition(", with ")
+    share = "" if outputs == 1 or LOSSES[loss.name].joint else f" / {outputs}"
+    if share or factor:
+        formula = f"{_in_parentheses(formula)}{share}{factor}"
+    return formula + separator + definition
+
+
+def _filled(formula: str, loss: Loss, A: str, outputs: int) -> str:
+    options = dict(loss.options)
+    s, gamma = options.get("label_smoothing", 0.0), options.get("gamma", 1.0)
+    Y = f"({1 - s:g} Y + {s:g} / {outputs})" if s else "Y"
+    return formula.format(A=A, Y=Y, power="²" if gamma == 2 else f"^{gamma:g}", **options)
+
+
+def _in_parentheses(formula: str) -> str:
+    """Return a formula in parentheses if it is a sum or has cases."""
+    inner = re.sub(r"\([^()]*\)|\|[^|]*\|", "", re.sub(r"\((?:[^()]|\([^()]*\))*\)", "", formula))
+    return f"({formula})" if re.search(r" [+-] | where ", inner) else formula
 
 
 def is_plain(layer: Layer) -> bool:

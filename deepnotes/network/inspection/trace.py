@@ -4,6 +4,7 @@ The arrays are those of :func:`deepnotes.nn.steps.gradient_step` itself, which r
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,7 @@ class _Recorder:
 
     def __init__(self, plan: Plan, weighted: bool, to_numpy: Callable[[Array], np.ndarray]) -> None:
         self.plan, self.weighted, self.to_numpy = plan, weighted, to_numpy
+        self.weights = " * w" if weighted else ""
         self.names = formulas.layer_names(plan.layers, plan.inputs)
         self.events: list[Event] = []
         self.layer = 0  # the index of the layer whose pass runs
@@ -224,7 +226,8 @@ class _Recorder:
         """Record ``dA`` of the output of a layer, which the backward pass of the layer after it has computed."""
         name = "dA0" if layer == 0 else f"d{self.names[layer - 1].after}"
         if layer == len(self.plan.layers):
-            self.add(name, f"∂L/∂{self.names[-1].after}{' * w' * self.weighted}", "", dA)
+            loss, k = self.plan.loss, self.plan.layout.sizes[-1]
+            self.add(name, formulas.derivative_formula(loss, self.names[-1].after, k, self.weights), "", dA)
             return
         after, names = self.plan.layers[layer], self.names[layer]
         if formulas.is_plain(after):
@@ -258,8 +261,8 @@ class _Recorder:
         """Return the formula of ``dZ`` of the layer whose backward pass runs, and its equations."""
         names, plan = self.names[self.layer], self.plan
         if self.layer == len(plan.layers) - 1 and fuses(layer, plan.loss):
-            formula = formulas.delta_formula(plan.loss, names.after, plan.layout.sizes[-1])
-            return (f"({formula}) * w" if self.weighted else formula), "N11"
+            formula = formulas.delta_formula(plan.loss, names.after, plan.layout.sizes[-1], self.weights)
+            return formula, "N11" if formulas.is_n11(plan.loss) else ""
         if not formulas.is_plain(layer):
             return f"backward pass of {formulas.kind(layer)}", ""
         _, formula, number = formulas.activation(layer.g, names)
@@ -319,10 +322,11 @@ def _notes(plan: Plan, recorder: _Recorder) -> list[str]:
     """Return remarks on what the page shows."""
     notes = []
     kinds = [type(layer) for layer in plan.layers]
-    if kinds == [Dense, Dense] and fuses(plan.layers[-1], plan.loss) and not recorder.weighted and not plan.l2:
-        first = next(event.formula for event in recorder.events if event.name == "dZ1")
-        delta = next(event.formula for event in recorder.events if event.name == "dZ2")
-        if first.startswith("dA1"):  # the derivative is elementwise
+    shown = {event.name: event for event in recorder.events}
+    plain = kinds == [Dense, Dense] and not recorder.weighted and not plan.l2
+    if plain and "N11" in shown["dZ2"].equations:
+        first, delta = shown["dZ1"].formula, shown["dZ2"].formula
+        if re.match(r"dA1( [*/] |$)", first) and ", with " not in first:  # the derivative is elementwise
             chain = f"(W2ᵀ ({delta}){first.removeprefix('dA1')}) A0ᵀ"
             notes.append(f"N16 is this chain written out: dW1 = (1/m) {chain}, composed of N11, N15, N12 and N13")
     if fuses(plan.layers[-1], plan.loss):
@@ -330,6 +334,10 @@ def _notes(plan: Plan, recorder: _Recorder) -> list[str]:
         notes.append(f"L is computed from {Z} instead of {A}, which is accurate even where {A} is close to 0 or 1")
     if plan.class_indices:
         notes.append("Y holds class indices; in the formulas, it stands for the one-hot columns")
+    text = " ".join(event.formula for event in recorder.events)
+    if "log(Y / " in text:
+        notes.append(f"where Y is 0, so is Y * log(Y / {recorder.names[-1].after})")
+    notes += [meaning for symbol, meaning in formulas.SYMBOLS.items() if symbol in text]
     if plan.l2:
         notes.append(f"the cost is without the L2 penalty, {plan.l2:g} / 2 Σ w² over the weights")
     return notes

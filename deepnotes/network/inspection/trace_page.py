@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepnotes.network.inspection.events import Event
+from deepnotes.network.inspection.events import WIDTH, Event
 from deepnotes.network.inspection.matrices import beside, cells
 from deepnotes.utils import html
 from deepnotes.utils.safe_text import escaped
@@ -18,6 +18,7 @@ STYLE = (
     ".trace td{vertical-align:middle;padding:.45em .9em;border-top:1px solid #ddd;text-align:left}"
     ".trace th{text-align:left;padding:1.1em .9em .3em;font-size:17px}"
     ".trace .n{color:#777;text-align:right}.trace .f{font-size:17px;white-space:nowrap}"
+    ".trace .l{white-space:normal;min-width:24em}"
     ".trace .s{color:#777;font-size:13px;white-space:nowrap}.trace .e{white-space:nowrap}"
     ".trace .m{border-collapse:collapse;border:solid #333;border-width:0 1.5px;border-radius:5px}"
     ".trace .m td{border:0;padding:.05em .5em;text-align:right;font:13px ui-monospace,monospace;white-space:nowrap}"
@@ -42,8 +43,7 @@ class Page(NamedTuple):
 def text_page(page: Page) -> str:
     """Return the page as text."""
     lines = [page.title, "=" * len(page.title), "", "Given"]
-    width = 5 + max(len(e.headline) for e in page.events)
-    width = min(width, 62)
+    width = min(WIDTH, 5 + max(len(e.headline) for e in page.events))
     for name, array in page.given.items():
         lines += ["", beside([f"     {name}{_meaning(name)}", f"     {array.shape}"], array, width)]
     direction = ""
@@ -92,14 +92,15 @@ def _heading(text: str) -> str:
 
 def _row(number: str, formula: str, equations: str, shapes: str, array: np.ndarray) -> str:
     matrix = "".join(f"<tr>{''.join(f'<td>{html.text(cell)}</td>' for cell in row)}</tr>" for row in cells(array))
+    form = "f l" if len(re.sub("<.*?>", "", formula)) > WIDTH else "f"
     return (
-        f'<tr><td class="n">{number}</td><td class="f">{formula}</td><td class="e">{equations}</td>'
+        f'<tr><td class="n">{number}</td><td class="{form}">{formula}</td><td class="e">{equations}</td>'
         f'<td><table class="m">{matrix}</table></td><td class="s">{html.text(shapes)}</td></tr>'
     )
 
 
-NAME = re.compile(r"\b(d?)([A-MO-Z]|b)([0-9]+)(_[a-z0-9]+)?([ᵀ²]?)(?![\w\[])|\b(d?)([LYXmw])\b")
-RAISED = {"ᵀ": " T", "²": " 2", "": ""}
+NAME = re.compile(r"\b(d?)([A-MO-Z]|b)([0-9]+)(_[a-z0-9]+)?([ᵀ²³]?)(?![\w\[])|\b(d?)([LYXBSTUVmw])\b")
+RAISED = {"ᵀ": " T", "²": " 2", "³": " 3", "": ""}
 
 
 def _set(formula: str) -> str:
@@ -115,7 +116,8 @@ def _set(formula: str) -> str:
     text = NAME.sub(name, html.text(formula))
     text = re.sub(r"(Σ|mean)_(\w+)", r"\1<sub>\2</sub>", text)
     text = re.sub(r"e\^(-?d?<i>.*?</i><sup>.*?</sup>)", lambda match: f"e<sup>{_flat(match[1])}</sup>", text)
-    for plain, printed in ((" * ", " ∗ "), (" - ", " − "), ("(-", "(−"), (" &gt;= ", " ≥ ")):
+    text = re.sub(r"\^(-?[\d.]+)", r"<sup> \1</sup>", text)
+    for plain, printed in ((" * ", " ∗ "), (" - ", " − "), ("(-", "(−"), (" &gt;= ", " ≥ "), (" &lt;= ", " ≤ ")):
         text = text.replace(plain, printed)
     return re.sub("^-", "−", text)
 

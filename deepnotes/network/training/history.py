@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS = 10
-"""The largest number of epochs that a notebook shows."""
+"""The largest number of epochs that a table shows."""
 
 
 @dataclass
@@ -81,10 +81,22 @@ class History:
     def _count(self) -> str:
         return f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"
 
+    def __str__(self) -> str:
+        """Return a table of the epochs; of many epochs, some at equal distances."""
+        header, rows, notes = self._table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = ["  ".join(f"{x:>{w}}" for x, w in zip(row, widths, strict=True)) for row in (header, *rows)]
+        return "\n".join([*lines, notes])
+
     def _repr_html_(self) -> str:
-        """Return a table of the epochs as HTML, for IPython; of many epochs, some at equal distances."""
+        """Return the table as HTML, for IPython."""
         from deepnotes.utils import html
 
+        header, rows, notes = self._table()
+        return html.table(header, rows, notes, text_columns=0)
+
+    def _table(self) -> tuple[list[str], list[list[str]], str]:
+        """Return the header and the rows of a table of some of the epochs, and a remark."""
         series = {"loss": self.loss, "val_loss": self.val_loss, **self.metrics, "learning rate": self.learning_rate}
         series |= {"seconds": self.seconds}
         named = {name: values for name, values in series.items() if len(values) == self.epochs}
@@ -92,7 +104,7 @@ class History:
         chosen = sorted({round(i * last / (ROWS - 1)) for i in range(ROWS)}) if last >= ROWS else range(self.epochs)
         rows = [[str(i + 1), *(f"{values[i]:.4g}" for values in named.values())] for i in chosen]
         best = "" if self.best_epoch is None else f"; the parameters of epoch {self.best_epoch} were restored"
-        return html.table(["epoch", *named], rows, self._count() + best, text_columns=0)
+        return ["epoch", *named], rows, self._count() + best
 
     def plot(self, show: "str | Sequence[str] | None" = None, *, ax: Any = None) -> "Figure":
         """Plot losses and metrics in `ax` or a new figure and return the figure; see :func:`deepnotes.plots.curves`."""
