@@ -76,9 +76,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
     held = f"{len(train):,} to train on{early}, {len(held_out):,} held out"
     rows = f"{held}; {describe_folds(folds)}" if folds else held
     table = source.table
+    of_data = format_count(table.n_rows - source.validation_rows, "row")  # without those of --validation-file
     output.facts(
         [
-            ("data", f"{table.source}: {format_count(table.n_rows, 'row')}, {format_count(len(features), 'feature')}"),
+            ("data", f"{table.source}: {of_data}, {format_count(len(features), 'feature')}"),
             ("target", f"{source.target!r}: {task}"),
             ("rows", rows),
             ("settings", _describe_settings(final)),

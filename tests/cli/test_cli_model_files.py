@@ -194,6 +194,15 @@ def test_the_rows_of_a_validation_file_are_held_out(run):
     assert model.encoder == alone
 
 
+def test_the_report_counts_the_rows_of_data_without_those_of_the_validation_file(run):
+    write("valid.csv", 30, seed=1)
+    arguments = ("--target", "price", "--validation-file", "valid.csv", "-o", "model")
+    status, out, _ = run("train", "flats.csv", *QUICK, *arguments)
+    assert status == 0
+    assert re.search(r"data +flats\.csv: 60 rows, ", out)
+    assert re.search(r"rows +60 to train on, 30 held out", out)
+
+
 def test_classes_keep_their_spelling_in_a_validation_file(run):
     write("flats.csv", 60, price=["007", "x"] * 30)
     write("valid.csv", 10, price=["007"] * 10)
