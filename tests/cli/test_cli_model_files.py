@@ -142,7 +142,7 @@ def test_training_from_an_ensemble_trains_all_members(run):
     np.testing.assert_allclose(second, first, rtol=1e-4)
     status, _, err = run("train", "flats.csv", "--from", "two")
     assert status == 2
-    assert "--members 1: --from two has 2" in err
+    assert "--from two: it has 2 networks; use --members 2" in err
 
 
 @pytest.mark.parametrize(
