@@ -84,3 +84,9 @@ def describe_classes(y: Column) -> Iterator[str]:
             f"note: {'one class has' if one else f'{len(single)} classes have'} a single row, which is trained on; no "
             f"held-out row shows how well {'it is' if one else 'they are'} predicted: {join_names(map(quote, single))}"
         )
+
+
+def describe_target(y: Column) -> Iterator[str]:
+    """Yield a note if a target of numbers has the same value in all rows."""
+    if len(y) > 1 and y.ndim == 1 and (y == y[0]).all():
+        yield f"note: the target has the same value in all rows, {y[0]:g}, so there is nothing to learn, and R² is 0"
