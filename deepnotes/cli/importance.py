@@ -23,9 +23,13 @@ from deepnotes.cli.output_paths import require_output_paths, writing
 from deepnotes.cli.reading_options import add_reading, format_of
 from deepnotes.cli.train import plot_path_of
 from deepnotes.datasets.table_writing import write_table
+from deepnotes.datasets.tables import Column
 from deepnotes.network.importance import Importance
+from deepnotes.utils.wording import quote
 
 HELP = "Measure how much a model's score falls when the values of a column are shuffled, for each column."
+MOSTLY = 0.9
+"""The share of rows of one class from which on accuracy says little about the others."""
 SHOWN = 30
 """The largest number of columns that the report lists."""
 
@@ -40,6 +44,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--drop-missing-target",
         action="store_true",
         help="leave out rows whose target is missing (default: report an error)",
+    )
+    option(
+        "--metric",
+        metavar="NAME",
+        help="the score: accuracy (default), balanced_accuracy, f1, roc_auc, or for two classes average_precision; for "
+        "a regression r2",
     )
     option(
         "--repeats", type=whole_number(2), default=5, metavar="NUMBER", help="how often to shuffle a column (default 5)"
@@ -65,7 +75,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     y = data.target_column(table, target)
     with np.errstate(all="ignore"), output.waiting("shuffling columns"):
         result = deepnotes.Model(model.network).importance(
-            table, y, repeats=args.repeats, seed=args.seed, unknown=args.unknown
+            table, y, metric=args.metric, repeats=args.repeats, seed=args.seed, unknown=args.unknown
         )
     columns = result.as_dict()
     output.facts(
@@ -76,6 +86,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
         ]
     )
     _show(result, output)
+    if result.score_name == "accuracy" and (note := _note_on_rare_classes(y)):
+        output.log(note)
     if path is not None:
         with writing(path):
             write_table(path, list(columns), {name: np.array(values) for name, values in columns.items()})
@@ -99,6 +111,18 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "output": args.output,
             "plot": args.plot,
         }
+    )
+
+
+def _note_on_rare_classes(y: Column) -> str:
+    """Return a note if accuracy says little, since nearly all rows are of one class; otherwise an empty string."""
+    classes, counts = np.unique(y, return_counts=True)
+    share = counts.max() / counts.sum()
+    if share < MOSTLY or len(classes) < 2:
+        return ""
+    return (
+        f"note: {share:.1%} of the rows are of class {quote(str(classes[counts.argmax()]))}, so accuracy says little "
+        "about the others; --metric roc_auc counts all classes"
     )
 
 

@@ -32,7 +32,7 @@ from deepnotes.cli.train_options import (
     check_options,
 )
 from deepnotes.cli.training_data import TrainingData
-from deepnotes.cli.training_rows import describe_training_rows
+from deepnotes.cli.training_rows import describe_training_rows, note_on_held_out_rows
 from deepnotes.cli.training_runs import Run, prepare, train_alone
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.network.fit_many import FitResult, fit_many
@@ -188,6 +188,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     scores = final.scores(final_task, source, test)
     saved = {"test": {"rows": len(test), **scores}, "search": best.as_dict()}
     saved |= describe_training_rows(final.inputs(final.train), source.y[final.train], final_task)
+    note = note_on_held_out_rows(final.X, source.y, final_task, [(others, test)], "test row")
     _model_of(final, final_task, source).save(path, **saved)
     if plot_path is not None:
         save_plot(lambda: _figure(trials), plot_path, path)
@@ -202,6 +203,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
             *([("plot", str(plot_path))] if plot_path else []),
         ]
     )
+    if note:
+        output.log(f"note: {note}")
     output.outcome(
         {
             "command": "search",
@@ -222,6 +225,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "seconds": seconds,
             "metrics": scores,
             "metrics_of": "test",
+            "note": note or None,
             "model": str(path),
             "csv": None if csv_path is None else str(csv_path),
             "plot": None if plot_path is None else str(plot_path),

@@ -50,8 +50,10 @@ class Start:
         start._require("--task", None if args.task == "auto" else args.task, model.task.kind)
         if args.layers is not None and tuple(args.layers) != sizes:
             start._refuse("--layers", ",".join(map(str, args.layers)), ",".join(map(str, sizes)) or "none")
+        if args.members is None and members > 1:
+            raise ArgumentError(f"--from {args.start}: it has {members} networks; use --members {members}")
         if members != (args.members or 1):
-            start._refuse("--members", args.members or 1, members)
+            start._refuse("--members", args.members, members)
         if args.dropout is not None:
             raise ArgumentError("--dropout cannot be combined with --from, which has the layers of the model")
         if args.folds:

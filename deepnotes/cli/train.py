@@ -23,7 +23,7 @@ from deepnotes.cli.tasks import Classification, Task
 from deepnotes.cli.train_defaults import stopping_rows
 from deepnotes.cli.train_options import VALIDATION, check_options, configure
 from deepnotes.cli.training_data import TrainingData
-from deepnotes.cli.training_rows import describe_training_rows
+from deepnotes.cli.training_rows import describe_training_rows, note_on_held_out_rows, note_on_training_rows
 from deepnotes.cli.training_runs import (
     FoldScores,
     Run,
@@ -76,9 +76,10 @@ def run(args: argparse.Namespace, output: Output) -> None:
     held = f"{len(train):,} to train on{early}, {len(held_out):,} held out"
     rows = f"{held}; {describe_folds(folds)}" if folds else held
     table = source.table
+    of_data = format_count(table.n_rows - source.validation_rows, "row")  # without those of --validation-file
     output.facts(
         [
-            ("data", f"{table.source}: {format_count(table.n_rows, 'row')}, {format_count(len(features), 'feature')}"),
+            ("data", f"{table.source}: {of_data}, {format_count(len(features), 'feature')}"),
             ("target", f"{source.target!r}: {task}"),
             ("rows", rows),
             ("settings", _describe_settings(final)),
@@ -111,6 +112,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
     saved = {part: {"rows": len(rows_of_part), **scores}} | ({"folds": tested.as_dict()} if folds else {})
     before = None if begin is None else begin.model.network.metadata
     saved |= describe_training_rows(final.inputs(others), source.y[others], task, before)
+    splits = [(np.setdiff1d(np.arange(table.n_rows), fold), fold) for fold in folds] or [(others, held_out)]
+    notes = [note_on_held_out_rows(final.X, source.y, task, splits)]
+    if before is not None:
+        unseen = final.inputs(held_out), source.y[held_out]
+        notes.append(note_on_training_rows(before, *unseen, task, "held-out row", args.start))
     try:
         model.save(path, **saved)
     except ModelFileError as error:
@@ -134,6 +140,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
             *([("plot", str(plot_path))] if plot_path else []),
         ]
     )
+    notes = [note for note in notes if note]
+    for note in notes:
+        output.log(f"note: {note}")
     if classes:
         report_classes(classes, output, weighted=args.class_weight is not None)
     single = final.histories[0] if isinstance(predictor, Network) else None
@@ -161,6 +170,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "metrics": scores,
             "metrics_of": part,
             "per_class": classes or None,
+            "notes": notes,
             "never_predicted": never_predicted(classes) if classes else None,
             "folds": tested.as_dict() if folds else None,
             "members": members or None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepnotes.cli import data
-from deepnotes.cli.column_notes import describe_classes, describe_columns
+from deepnotes.cli.column_notes import describe_classes, describe_columns, describe_target
 from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.reading_options import MEND_CELLS, format_of, imputation_rules
 from deepnotes.cli.tasks import TASKS, Classification, Regression, SeveralTargets, suggest_task
@@ -85,8 +85,8 @@ class TrainingData:
         kind = _choose_task(args.task, target, y, output)
         if kind is Classification and isinstance(target, str):
             y = table.labels(target)
-            for note in describe_classes(y):
-                output.log(note)
+        for note in describe_classes(y) if kind is Classification else describe_target(y):
+            output.log(note)
         dates = [name for name in split_names(args.dates, known) if name in (*names, *data.names_of(target))]
         validation_rows = table.n_rows - rows
         return cls(table, target, names, categorical, impute, y, kind, dates, file_format, validation_rows)

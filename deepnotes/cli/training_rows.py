@@ -7,7 +7,7 @@ Broder, On the resemblance and containment of documents, 1997). Rows with equal 
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,24 @@ def describe_training_rows(
     return {KEY: {"hashes": base64.b64encode(smallest.astype("<u8").tobytes()).decode("ascii")}}
 
 
-def note_on_training_rows(metadata: Mapping[str, Any], X: np.ndarray | OnDisk, y: Column, task: Task) -> str:
+def note_on_training_rows(
+    metadata: Mapping[str, Any],
+    X: np.ndarray | OnDisk,
+    y: Column,
+    task: Task,
+    row: str = "row",
+    model: str = "the model",
+) -> str:
     """Return a note on how many of these rows the model was trained on; an empty string if none, or not known.
 
-    Parameters are as for :func:`describe_training_rows`.
+    Parameters
+    ----------
+    metadata : mapping
+        The metadata of the model.
+    X, y, task
+        As for :func:`describe_training_rows`.
+    row, model : str
+        What the note calls one of these rows, and the model.
     """
     smallest = _read(metadata)
     if isinstance(X, OnDisk) or not smallest.size:
@@ -61,10 +75,38 @@ def note_on_training_rows(metadata: Mapping[str, Any], X: np.ndarray | OnDisk, y
     if not seen:
         return ""
     if complete:
-        share = f"{seen:,} of {format_count(hashes.size, 'row')} are"
+        share = f"{seen:,} of {format_count(hashes.size, row)} are"
     else:
-        share = f"about {seen / comparable.size:.0%} of the {format_count(hashes.size, 'row')} are"
-    return f"{share} equal to rows that the model was trained on, so the scores may be too good"
+        share = f"about {seen / comparable.size:.0%} of the {format_count(hashes.size, row)} are"
+    return f"{share} equal to rows that {model} was trained on, so the scores may be too good"
+
+
+def note_on_held_out_rows(
+    X: np.ndarray | OnDisk,
+    y: Column,
+    task: Task,
+    parts: Sequence[tuple[np.ndarray, np.ndarray]],
+    row: str = "held-out row",
+) -> str:
+    """Return a note on how many held-out rows are equal to rows to train on; an empty string if none, or not known.
+
+    Parameters
+    ----------
+    X, y, task
+        As for :func:`describe_training_rows`, for all rows.
+    parts : sequence of (ndarray of int, ndarray of int)
+        The indices of the rows to train on and of those that are held out, for each fold.
+    row : str
+        What the note calls a row that is held out.
+    """
+    if isinstance(X, OnDisk):
+        return ""
+    hashes = _hashes(X, y, task)
+    equal = sum(int(np.isin(hashes[held_out], hashes[train]).sum()) for train, held_out in parts)
+    if not equal:
+        return ""
+    count = format_count(sum(len(held_out) for _, held_out in parts), row)
+    return f"{equal:,} of {count} are equal to rows to train on, so the scores may be too good"
 
 
 def _read(metadata: Mapping[str, Any]) -> NDArray[np.uint64]:

@@ -282,9 +282,9 @@ def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
     )
     is_number = np.array([value is not None for value in numbers]) & ~is_missing
     fits = is_number | is_missing
+    is_infinite = np.array([value is not None and np.isinf(value) for value in numbers])
     if is_numeric and not fits.all():
-        cell = distinct[codes[np.argmax(~fits[codes])]]
-        raise CellError(~fits[codes], describe_cell(cell, form), hint_of(cell), is_missing[codes])
+        raise _unreadable(coded, ~fits | is_infinite, is_missing, form)
     if fits.all() and not is_numeric and not is_number.any():
         return _convert_missing(coded, is_missing, column)
     if fits.all():
@@ -296,7 +296,7 @@ def convert_coded(coded: CodedCells, column: ColumnRequest) -> TypedColumn:
     booleans_or_nan = [BOOLEANS.get(text, np.nan) for text in lower]
     if (is_missing | ~np.isnan(booleans_or_nan)).all():
         return TypedColumn(np.array(booleans_or_nan)[codes], is_missing[codes])
-    _require_one_type(coded, is_number, is_missing_text, column)
+    _require_one_type(coded, is_number, is_infinite, is_missing_text, column)
     return TypedColumn(column.text(coded.without(is_missing_text)), is_missing_text[codes])
 
 
@@ -309,7 +309,11 @@ def _convert_missing(coded: CodedCells, is_missing: NDArray[np.bool_], column: C
 
 
 def _require_one_type(
-    coded: CodedCells, is_number: NDArray[np.bool_], is_missing_text: NDArray[np.bool_], column: ColumnRequest
+    coded: CodedCells,
+    is_number: NDArray[np.bool_],
+    is_infinite: NDArray[np.bool_],
+    is_missing_text: NDArray[np.bool_],
+    column: ColumnRequest,
 ) -> None:
     """Raise CellError if a column mixes numbers and words, unless it seems to hold categories or text."""
     codes, distinct = coded
@@ -317,13 +321,15 @@ def _require_one_type(
     is_missing = is_missing_text | np.array([text.lower() in MISSING for text in distinct])
     is_word = ~is_number & ~is_missing
     n_values, n_numbers, n_words = (int(counts[mask].sum()) for mask in (~is_missing_text, is_number, is_word))
-    row = int(np.argmax(is_word[codes]))
+    is_invalid = is_word | is_infinite
+    row = int(np.argmax(is_invalid[codes]))
     cell, times = distinct[codes[row]], int(counts[codes[row]])
     hint = hint_of(cell)
     if n_numbers and n_words and all(hint_of(distinct[code]) for code in np.flatnonzero(is_word)):
         # The words are numbers or dates in another notation, so they are not categories, even if there are only a few.
+        hint = hint or hint_of(distinct[codes[np.argmax(is_word[codes])]])
         hint = f"{hint}; or use --exclude {_shell_quote(column.name)} or --categorical {_shell_quote(column.name)}"
-        raise CellError(is_word[codes], describe_cell(cell, column.format), hint, is_missing[codes])
+        raise _unreadable(coded, is_invalid, is_missing, column.format, hint)
     n_distinct = (~is_missing_text).sum()
     is_repeated = MIN_REPEATS * n_distinct <= n_values and MIN_REPEATS * is_word.sum() <= n_words
     if (n_distinct <= MAX_MIXED and is_repeated) or (n_numbers <= n_words and 2 * n_numbers < n_values):
@@ -333,7 +339,25 @@ def _require_one_type(
             f"it occurs {times:,} times; if it stands for a missing value, use --missing-value {_shell_quote(cell)}; "
             f"if the column holds categories, use --categorical {_shell_quote(column.name)}"
         )
-    raise CellError(is_word[codes], describe_cell(cell, column.format), hint, is_missing[codes])
+    raise _unreadable(coded, is_invalid, is_missing, column.format, hint)
+
+
+def _unreadable(
+    coded: CodedCells,
+    is_invalid: NDArray[np.bool_],
+    is_missing: NDArray[np.bool_],
+    form: Format,
+    hint: str | None = None,
+) -> CellError:
+    """Return the error of cells that are not finite numbers; the masks are of the distinct cells.
+
+    The error describes the first cell. By default, the hint is that for the first cell that has one.
+    """
+    invalid = is_invalid[coded.codes]
+    order = [coded.distinct[code] for code in dict.fromkeys(coded.codes[invalid].tolist())]
+    if hint is None:
+        hint = next(filter(None, map(hint_of, order)), "")
+    return CellError(invalid, describe_cell(order[0], form), hint, is_missing[coded.codes])
 
 
 def is_missing_value(text: str, form: Format) -> bool:

@@ -27,7 +27,7 @@ class Importance:
     score : float
         The score with no column shuffled.
     score_name : str
-        ``"accuracy"`` or ``"R²"``.
+        ``"accuracy"``, ``"R²"``, or the name of another metric.
     """
 
     columns: list[str]

@@ -190,7 +190,14 @@ class Model:
         return self.score_of(X, truth)
 
     def importance(
-        self, table: Data, y: Any = None, *, repeats: int = 5, seed: int = 0, unknown: str = "error"
+        self,
+        table: Data,
+        y: Any = None,
+        *,
+        metric: str | None = None,
+        repeats: int = 5,
+        seed: int = 0,
+        unknown: str = "error",
     ) -> Importance:
         """Return how much the score falls when the values of a column are shuffled, for each column.
 
@@ -204,6 +211,9 @@ class Model:
             At least two rows.
         y : array_like, shape (m,), optional
             The true classes or values; by default the target column of the table.
+        metric : str, optional
+            The score: ``"accuracy"`` (default), ``"balanced_accuracy"``, ``"f1"``, ``"roc_auc"``, or for two classes
+            ``"average_precision"``; for a regression ``"r2"``. If one class is rare, accuracy says little about it.
         repeats : int, default 5
             How often each column is shuffled, at least 2. The orders are the same for all columns.
         seed : int, default 0
@@ -214,9 +224,9 @@ class Model:
         Raises
         ------
         ArgumentError
-            If `repeats` or `seed` is out of range.
+            If `metric` is not one of these, or `repeats` or `seed` is out of range.
         DataError
-            If there is only one row.
+            If there is only one row, or the metric is not defined for the rows.
         TableError, ShapeError
 
         References
@@ -224,10 +234,13 @@ class Model:
         L. Breiman, Random Forests, Machine Learning 45, 2001, section 10; A. Fisher, C. Rudin and F. Dominici, All
         Models are Wrong, but Many are Useful, JMLR 20, 2019.
         """
+        metric = self._metric_of(metric)
         X, truth = self.samples(table, y, unknown)
         sizes = [len(feature.inputs) for feature in self.encoder.features]
-        score, falls = falls_of(lambda shuffled: self.score_of(shuffled, truth), X, sizes, repeats, seed)
-        return Importance(self.columns, falls, score, self.score_name)
+        score, falls = falls_of(lambda shuffled: self.score_of(shuffled, truth, metric), X, sizes, repeats, seed)
+        if np.isnan(score):
+            raise DataError(f"metric={metric!r} is not defined for these rows, in which a class does not occur")
+        return Importance(self.columns, falls, score, self.score_name if metric in ("accuracy", "r2") else metric)
 
     def encode(self, table: Data, unknown: str = "error") -> np.ndarray:
         """Return the inputs X of the network, shape (n, m), for the rows of a table.
@@ -274,12 +287,29 @@ class Model:
             )
         return self.encoder(rows, unknown), codes[inverse]
 
-    def score_of(self, X: np.ndarray, truth: np.ndarray) -> float:
-        """Return the accuracy or R² for the result of :meth:`samples`."""
+    def score_of(self, X: np.ndarray, truth: np.ndarray, metric: str = "accuracy") -> float:
+        """Return a metric of classes, or R², for the result of :meth:`samples`."""
         A = np.asarray(self.network.predict(X))
+        if self.labels and metric != "accuracy":
+            return metrics.LIBRARY[metric](A, np.eye(len(self.labels))[:, truth])
         if self.labels:
             return float(np.mean(A.argmax(axis=0) == truth))
         return metrics.r2(np.atleast_2d(self._in_units(A).T), np.atleast_2d(truth.T))
+
+    def _metric_of(self, metric: str | None) -> str:
+        """Return the name of a metric that suits the task, by default that of the score.
+
+        Raises
+        ------
+        ArgumentError
+        """
+        suitable = ["r2"]
+        if self.labels:
+            binary = ["average_precision"] if len(self.labels) == 2 else []
+            suitable = ["accuracy", "balanced_accuracy", "f1", "roc_auc", *binary]
+        if metric is not None and metric not in suitable:
+            raise ArgumentError(f"metric={metric!r}, wanted one of {join_names(suitable)} for {self.target!r}")
+        return metric or suitable[0]
 
     @property
     def score_name(self) -> str:

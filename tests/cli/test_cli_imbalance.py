@@ -203,6 +203,23 @@ def test_a_class_with_one_row_is_reported(run):
     assert list(describe_classes(np.array(["a", "a"]))) == []
 
 
+def test_a_target_with_one_value_is_reported(run):
+    write_table("t.csv", ["x", "y"], [np.arange(40) % 7, np.full(40, 1.5)])
+    _, err = run("train", "t.csv", "--target", "y", *QUICK)
+    assert "note: the target has the same value in all rows, 1.5, so there is nothing to learn" in err
+
+
+def test_classes_and_categories_that_differ_in_case_only_are_reported(run):
+    kind, town = np.array(["yes", "no", "Yes", "maybe"] * 10), np.array(["Ulm", "Aub", "ULM", "aub", "Hof"] * 8)
+    write_table("t.csv", ["x", "town", "code", "kind"], [np.arange(40) % 7, town, np.arange(40) % 3, kind])
+    _, err = run("train", "t.csv", "--target", "kind", "--categorical", "code", *QUICK)
+    assert "note: classes that differ in upper and lower case only: 'Yes' and 'yes'; if they mean the same" in err
+    assert (
+        "note: categories of column 'town' that differ in upper and lower case only: 'Aub' and 'aub', 'ULM' and" in err
+    )
+    assert err.count("upper and lower case only") == 2
+
+
 # --- the recipe -------------------------------------------------------------------------------------------------------
 
 

@@ -142,7 +142,7 @@ def test_training_from_an_ensemble_trains_all_members(run):
     np.testing.assert_allclose(second, first, rtol=1e-4)
     status, _, err = run("train", "flats.csv", "--from", "two")
     assert status == 2
-    assert "--members 1: --from two has 2" in err
+    assert "--from two: it has 2 networks; use --members 2" in err
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,15 @@ def test_the_rows_of_a_validation_file_are_held_out(run):
     assert outcome["metrics"]["r2"] == pytest.approx(model.score(held_out))
     alone = dn.Encoder.fit(dn.read_table("flats.csv"), ["area", "town"])
     assert model.encoder == alone
+
+
+def test_the_report_counts_the_rows_of_data_without_those_of_the_validation_file(run):
+    write("valid.csv", 30, seed=1)
+    arguments = ("--target", "price", "--validation-file", "valid.csv", "-o", "model")
+    status, out, _ = run("train", "flats.csv", *QUICK, *arguments)
+    assert status == 0
+    assert re.search(r"data +flats\.csv: 60 rows, ", out)
+    assert re.search(r"rows +60 to train on, 30 held out", out)
 
 
 def test_classes_keep_their_spelling_in_a_validation_file(run):

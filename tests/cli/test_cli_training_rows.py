@@ -1,4 +1,4 @@
-"""``evaluate`` says how many of the rows were trained on."""
+"""``evaluate``, ``train`` and ``search`` say how many of the rows were trained on."""
 
 import json
 import re
@@ -10,7 +10,13 @@ import pytest
 import deepnotes as dn
 from deepnotes.cli import main
 from deepnotes.cli.tasks import Classification, Regression, Task
-from deepnotes.cli.training_rows import KEPT, KEY, describe_training_rows, note_on_training_rows
+from deepnotes.cli.training_rows import (
+    KEPT,
+    KEY,
+    describe_training_rows,
+    note_on_held_out_rows,
+    note_on_training_rows,
+)
 
 KINDS = Classification(("a", "b"), "categorical_cross_entropy")
 REGRESSION = Regression(0.0, 1.0, "mean_squared_error")
@@ -85,3 +91,67 @@ def test_evaluate_says_that_rows_were_trained_on(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out)["note"] is None
     assert "trained on" not in err
+
+
+def test_held_out_rows_that_are_trained_on_are_counted_over_all_folds():
+    X, y = rows(10)
+    X[:, 7], y[7] = X[:, 2], y[2]
+    parts = [(np.arange(5), np.arange(5, 10)), (np.arange(5, 10), np.arange(5))]
+    note = "are equal to rows to train on, so the scores may be too good"
+    assert note_on_held_out_rows(X, y, REGRESSION, parts[:1]) == f"1 of 5 held-out rows {note}"
+    assert note_on_held_out_rows(X, y, REGRESSION, parts) == f"2 of 10 held-out rows {note}"
+    assert note_on_held_out_rows(X, y, REGRESSION, [(np.arange(7), np.arange(8, 10))]) == ""
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """Return the path of a table of 60 different rows, in the current directory."""
+    monkeypatch.chdir(tmp_path)
+    X, y = rows(60)
+    dn.write_table("t.csv", ["a", "b", "c", "y"], [*X, y])
+    return tmp_path / "t.csv"
+
+
+QUICK = ["--target", "y", "--epochs", "2", "--layers", "4", "--backend", "numpy"]
+
+
+def notes_of(capsys, *arguments: str) -> list[str]:
+    """Return the notes in the JSON object of ``train``, each of which stderr has, too."""
+    assert main(["train", *arguments, *QUICK, "--json"]) == 0
+    out, err = capsys.readouterr()
+    notes: list[str] = json.loads(out)["notes"]
+    assert [line.removeprefix("note: ") for line in err.splitlines() if "too good" in line] == notes
+    return notes
+
+
+@pytest.mark.parametrize("options", [(), ("--folds", "4"), ("--members", "2")])
+def test_train_says_that_rows_occur_several_times(table, capsys, options: tuple[str, ...]):
+    assert notes_of(capsys, "t.csv", *options) == []
+    header, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([header, *lines, *lines, *lines]))
+    (note,) = notes_of(capsys, "t.csv", *options)
+    assert re.match(r"\d+ of \d+ held-out rows are equal to rows to train on", note)
+
+
+def test_train_says_that_the_validation_file_has_rows_of_the_data(table, capsys):
+    (note,) = notes_of(capsys, "t.csv", "--validation-file", str(table))
+    assert note.startswith("60 of 60 held-out rows are equal to rows to train on")
+
+
+def test_train_from_a_model_says_that_it_was_trained_on_held_out_rows(table, capsys):
+    assert notes_of(capsys, "t.csv", "-o", "first.safetensors") == []
+    continued = ("t.csv", "--from", "first.safetensors", "-o", "second.safetensors")
+    assert notes_of(capsys, *continued) == []  # the same rows are held out
+    (note,) = notes_of(capsys, *continued, "--seed", "1")
+    assert re.match(r"\d+ of 12 held-out rows are equal to rows that first.safetensors was trained on", note)
+
+
+def test_search_says_that_rows_occur_several_times(table, capsys):
+    header, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([header, *lines, *lines]))
+    options = ["--target", "y", "--trials", "1", "--epochs", "2", "--backend", "numpy", "--json"]
+    assert main(["search", "t.csv", *options]) == 0
+    out, err = capsys.readouterr()
+    note = json.loads(out)["note"]
+    assert re.match(r"\d+ of 24 test rows are equal to rows to train on", note)
+    assert f"note: {note}" in err

@@ -167,3 +167,23 @@ def test_the_encoder_reports_all_columns(tmp_path):
     with pytest.raises(TableError, match="column 'b' has an empty cell") as caught:
         Encoder.fit(table)
     assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("options", [(), ("--numeric", "a")])
+def test_infinite_numbers_are_reported_together_with_words(tmp_path, monkeypatch, capsys, options):
+    monkeypatch.chdir(tmp_path)
+    cells = ["1", "inf", "3", "0x10", "5", "1e400", "7", "-Infinity", "9", "10", "11", "12"]
+    Path("t.csv").write_text("\n".join(["a,y", *(f"{cell},{i}.5" for i, cell in enumerate(cells)), ""]))
+    (found,) = problems_of(capsys, "train", "t.csv", "--target", "y", *options)
+    assert found.startswith(
+        "t.csv:3: column 'a' has 'inf' where a finite number was expected; 3 more are unreadable, in lines 5, 7, 9; "
+    )
+
+
+def test_infinity_among_numbers_in_another_notation_does_not_hide_its_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cells = ["1", "inf", "3", "1,035", "5", "6"]
+    Path("t.csv").write_text("\n".join(["a;y", *(f"{cell};{i}.5" for i, cell in enumerate(cells)), ""]))
+    (found,) = problems_of(capsys, "train", "t.csv", "--target", "y")
+    assert "column 'a' has 'inf' where a finite number was expected; one more is unreadable, in line 5" in found
+    assert "--thousands ','" in found

@@ -137,3 +137,55 @@ def test_a_plot_has_one_bar_for_each_column():
     for arguments in (([], [], []), (["a"], [1.0, 2.0], [0.0])):
         with pytest.raises(dn.ArgumentError, match="wanted the same number"):
             plots.importances(*arguments)
+
+
+def rare_model() -> dn.Model:
+    """Return a model that predicts the class "no" for all rows, with a larger probability of "yes" for a larger x."""
+    net = dn.Network([dn.Dense(2, "softmax")], inputs=2, dtype="float64", seed=0)
+    net.parameters["W1"] = np.array([[0.0, 0.0], [0.1, 0.0]])
+    net.parameters["b1"] = np.array([[9.0], [0.0]])
+    net.metadata = {"features": ["x", "noise"], "target": "y", "task": "classification", "classes": ["no", "yes"]}
+    net.metadata |= {"loss": "categorical_cross_entropy"}
+    return dn.Model(net)
+
+
+@pytest.fixture
+def rare() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2, 400))
+    return {"x": x, "noise": noise, "y": np.where(x > np.quantile(x, 0.98), "yes", "no")}
+
+
+def test_the_importance_for_a_rare_class_needs_another_metric(rare):
+    model = rare_model()
+    assert not model.importance(rare).falls.any()
+    for metric in ("roc_auc", "average_precision"):
+        found = model.importance(rare, metric=metric)
+        assert (found.score, found.score_name) == (pytest.approx(1), metric)
+        assert found.mean[0] > 0.3
+        assert found.mean[1] == 0
+    assert model.importance(rare, metric="balanced_accuracy").score == 0.5
+    assert model.importance(rare, metric="f1").score == pytest.approx(0.98 / 1.98)
+    assert model.importance(rare, metric="accuracy").score == 0.98
+
+
+def test_a_metric_that_does_not_suit_the_task_or_the_rows_is_refused(rare, table):
+    with pytest.raises(dn.ArgumentError, match=r"metric='r2', wanted one of accuracy, .*average_precision for 'y'"):
+        rare_model().importance(rare, metric="r2")
+    with pytest.raises(dn.ArgumentError, match="metric='roc_auc', wanted one of r2 for 'y'"):
+        weighted_model().importance(table, metric="roc_auc")
+    with pytest.raises(dn.DataError, match="metric='roc_auc' is not defined for these rows, in which a class does not"):
+        rare_model().importance(rare, np.full(400, "no"), metric="roc_auc")
+
+
+def test_the_command_says_that_accuracy_ignores_a_rare_class(rare, tmp_path, capsys):
+    rare_model().save(tmp_path / "rare.safetensors")
+    dn.write_table(tmp_path / "rare.csv", list(rare), list(rare.values()))
+    arguments = ["importance", str(tmp_path / "rare.safetensors"), str(tmp_path / "rare.csv"), "--json"]
+    assert main(arguments) == 0
+    assert "note: 98.0% of the rows are of class 'no', so accuracy says little" in capsys.readouterr().err
+    assert main([*arguments, "--metric", "roc_auc"]) == 0
+    out, err = capsys.readouterr()
+    assert "note:" not in err
+    assert json.loads(out)["score"] == "roc_auc"
+    assert json.loads(out)["columns"]["column"] == ["x", "noise"]
