@@ -163,7 +163,16 @@ class Backend:
         return nullcontext()
 
     def from_numpy(self, x: np.ndarray, dtype: DType | None = None) -> Array:
-        """Return the host array `x` as an array of this backend, without a copy where possible."""
+        """Return the host array `x` as an array of this backend, without a copy where possible.
+
+        Parameters
+        ----------
+        x : ndarray of float32, float64, int64 or bool
+        dtype : dtype of the backend, optional
+            By default that of `x`, but :attr:`integer` for int64 if the library lacks int64.
+        """
+        if dtype is None and x.dtype == np.int64:
+            dtype = self.integer
         return self.xp.asarray(x, dtype=dtype)
 
     def from_samples(self, x: np.ndarray) -> Any:
@@ -179,8 +188,18 @@ class Backend:
         return self.from_numpy(x)
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Return an array of this backend as a NumPy array, without a copy where possible."""
-        return x if isinstance(x, np.ndarray) else np.from_dlpack(cast(Any, x))
+        """Return an array of this backend as a NumPy array, without a copy where possible.
+
+        By default, the array is exchanged by DLPack. Override this method if the library does not support DLPack.
+        """
+        if isinstance(x, np.ndarray):
+            return x
+        if not hasattr(x, "__dlpack__"):
+            raise TypeError(
+                f"backend {self.name!r}: cannot convert {type(x).__name__} to a NumPy array, since it has no method "
+                "__dlpack__; the backend has to override to_numpy"
+            )
+        return np.from_dlpack(cast(Any, x))
 
     def is_array(self, x: object) -> bool:
         """Return whether `x` is an array of this backend."""
