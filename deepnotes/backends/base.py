@@ -15,6 +15,7 @@ from deepnotes.backends.dlpack import device_of
 from deepnotes.equations import EQUATIONS
 from deepnotes.equations.array import Array, DType, Namespace
 from deepnotes.equations.ops import Ops
+from deepnotes.utils.errors import ArgumentError
 
 if TYPE_CHECKING:
     from deepnotes.backends.inference import Inference
@@ -31,6 +32,8 @@ PROMISES = {
     "none": "the last bits may differ between runs",
 }
 """A description of each value of :attr:`Backend.determinism`."""
+MATMUL_PRECISIONS = ("highest", "high", "bfloat16", "float16")
+"""The values of :attr:`Backend.matmul_precision`."""
 
 
 class Backend:
@@ -72,6 +75,8 @@ class Backend:
     ------
     TypeError
         If a kernel does not have the name and the signature of an equation.
+    ArgumentError
+        If one of these attributes has another value than listed here.
 
     Examples
     --------
@@ -92,6 +97,7 @@ class Backend:
         self.options: dict[str, Any] = {}
         self.xp = cast(Namespace, namespace)
         self.kernels = dict(kernels or {})
+        check_declarations(self)
         _check_signatures(name, self.kernels)
         self.ops = Ops(self.xp, self.kernels)
         self.dtypes = tuple(self.dtypes) or _available_dtypes(self.xp)
@@ -271,6 +277,27 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<deepnotes backend {self.name!r}: {self.describe()}>"
+
+
+def check_declarations(backend: Backend) -> None:
+    """Raise ArgumentError unless the attributes in which a backend describes itself have one of their values."""
+    for attribute, allowed in (("determinism", tuple(PROMISES)), ("matmul_precision", MATMUL_PRECISIONS)):
+        value = getattr(backend, attribute)
+        if value not in allowed:
+            raise ArgumentError.of(
+                f"backend {backend.name!r}: {attribute}", value, f"one of {', '.join(map(repr, allowed))}"
+            )
+    dtypes = backend.dtypes
+    if isinstance(dtypes, str) or not set(dtypes) <= set(DTYPES) or (dtypes and set(dtypes) == {"int64"}):
+        raise ArgumentError.of(
+            f"backend {backend.name!r}: dtypes",
+            dtypes,
+            "those of 'float32', 'float64' and 'int64' that it has, as a tuple",
+        )
+    if not isinstance(backend.known_gaps, Mapping):
+        raise ArgumentError.of(
+            f"backend {backend.name!r}: known_gaps", backend.known_gaps, "a dict of ids of checks and reasons"
+        )
 
 
 def _available_dtypes(xp: Namespace) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from deepnotes.backends.base import Backend
+from deepnotes.backends.base import Backend, check_declarations
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
@@ -208,6 +208,8 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
         factory = entry.load()
         _check_options(name, factory, options)
         backend = factory(**options)
+        if isinstance(backend, Backend):
+            check_declarations(backend)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0] or entry.module
         raise BackendUnavailable(name, f"Python cannot find {missing!r}", f"pip install {missing}") from error
@@ -232,6 +234,12 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
             f"give both the same name, or report this to the authors of {entry.dist.name if entry.dist else name}",
         )
     return backend
+
+
+def owner(name: str) -> str:
+    """Return the name of the package that registers the backend `name`."""
+    entry = _entry_points()[name]
+    return entry.dist.name if entry.dist else entry.module
 
 
 def describe_stranger(error: BaseException) -> str | None:
