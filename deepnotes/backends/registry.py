@@ -216,22 +216,26 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
     except Exception as error:
         if isinstance(error, BackendUnavailable) or (options and isinstance(error, ArgumentError)):
             raise
-        owner = entry.dist.name if entry.dist else name
+        package = entry.dist.name if entry.dist else name
         installed_badly = isinstance(error, ImportError | OSError)  # such as a shared library that is missing
-        fix = f"pip install --force-reinstall {owner}" if installed_badly else f"report this to the authors of {owner}"
+        fix = (
+            f"pip install --force-reinstall {package}"
+            if installed_badly
+            else f"report this to the authors of {package}"
+        )
         raise BackendUnavailable(name, f"{type(error).__name__}: {error}", fix) from error
     if not isinstance(backend, Backend):
         raise BackendUnavailable(
             name,
             f"its entry point {entry.value} returned {type(backend).__name__}, not a deepnotes Backend",
-            "report this to the authors of the backend",
+            f"report this to the authors of {owner(name)}",
         )
     own_name = backend.name
     if own_name != name:
         raise BackendUnavailable(
             name,
             f"its entry point {entry.value} returned a backend of the name {own_name!r}",
-            f"give both the same name, or report this to the authors of {entry.dist.name if entry.dist else name}",
+            f"give both the same name, or report this to the authors of {owner(name)}",
         )
     return backend
 
@@ -253,13 +257,27 @@ def describe_stranger(error: BaseException) -> str | None:
         modules.add(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
         trace = trace.tb_next
     for name, entry in _entry_points().items():
-        package = entry.dist.name if entry.dist else entry.module
         backends = [backend for key, backend in _loaded.items() if key[0] == name]
-        if not backends or package == "deepnotes":
+        if not backends or owner(name) == "deepnotes":
             continue
         libraries = {str(getattr(backend.xp, "__name__", "")).partition(".")[0] for backend in backends} - {"numpy", ""}
         if modules & ({entry.module.partition(".")[0]} | libraries):
-            return f"backend {name!r} of {package}"
+            return f"backend {name!r} of {owner(name)}"
+    return None
+
+
+def stranger_in_use(error: BaseException) -> str | None:
+    """Return the name of a third party's backend that deepnotes was computing with when `error` was raised, or None.
+
+    Its results may have caused the error, although its own code did not raise it.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        for value in list(trace.tb_frame.f_locals.values()):
+            backend = value if isinstance(value, Backend) else getattr(value, "__dict__", {}).get("backend")
+            if isinstance(backend, Backend) and backend.name in _entry_points() and owner(backend.name) != "deepnotes":
+                return backend.name
+        trace = trace.tb_next
     return None
 
 

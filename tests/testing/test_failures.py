@@ -32,6 +32,11 @@ def create_failing() -> dn.Backend:
     return dn.Backend("failing", np, {"weight_gradient": failing})
 
 
+def create_empty() -> dn.Backend:
+    """Return a backend whose ReLU forgets to return its result."""
+    return dn.Backend("empty", np, {"relu": lambda xp, Z: None})
+
+
 def create_misnamed() -> dn.Backend:
     """Return a backend with a kernel for no equation."""
     return dn.Backend("misnamed", np, {"weight_gradeint": doubled})
@@ -46,7 +51,8 @@ def create_other() -> dn.Backend:
 def registered(monkeypatch):
     """Register these backends, as a package of a third party does."""
     entries = {
-        name: EntryPoint(name, f"{__name__}:create_{name}", registry.GROUP) for name in ("failing", "misnamed", "other")
+        name: EntryPoint(name, f"{__name__}:create_{name}", registry.GROUP)
+        for name in ("failing", "empty", "misnamed", "other")
     }
     entries |= registry._entry_points()
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
@@ -87,6 +93,12 @@ def test_debug_shows_the_traceback_of_a_kernel(capsys) -> None:
 def test_an_error_of_a_backend_is_not_called_a_bug_of_deepnotes(fails, folder) -> None:
     message = fails(1, "train", "iris", "--backend", "failing", "--epochs", "1", "--quiet")
     assert message.startswith("the backend 'failing' of test_failures failed (RuntimeError: no memory for a tile)")
+
+
+def test_a_result_of_a_backend_that_deepnotes_cannot_use_may_be_a_bug_of_either(fails, folder) -> None:
+    message = fails(1, "train", "iris", "--backend", "empty", "--epochs", "1", "--quiet")
+    assert message.startswith("this is a bug in deepnotes or in the backend 'empty' of test_failures (")
+    assert "'deepnotes conformance --backend empty' checks the backend; --debug shows the traceback" in message
 
 
 def test_an_error_of_deepnotes_is_not_blamed_on_a_backend(fails, folder, monkeypatch) -> None:
