@@ -70,6 +70,45 @@ def test_a_failure_without_a_failing_equation_is_its_own_cause() -> None:
     assert report.causes() == {CHECKS[2]: []}
 
 
+class Unreadable(dn.Backend):
+    """A backend whose arrays cannot be moved to the host."""
+
+    def to_numpy(self, x: Any) -> Any:
+        raise OSError("the bus is off")
+
+
+def test_checks_that_raise_the_same_error_are_grouped_under_the_first() -> None:
+    checks = ["namespace.exp", "namespace.sqrt", *CHECKS]
+    report = run(Unreadable("unreadable", np), checks=checks, quick=True)
+    assert {result.verdict for result in report.results} == {"failed"}
+    assert report.causes() == {"namespace.exp": checks[1:]}
+
+
+def test_every_failure_is_a_cause_or_explained_by_one() -> None:
+    kernels = {"weight_gradient": doubled, "relu": lambda xp, Z: None, "tanh": lambda xp, Z: 1 / 0}
+    report = run(dn.Backend("three", np, kernels), checks=["equations.*", "programs.activation.*"], quick=True)
+    failed = {result.check for result in report.results if result.verdict == "failed"}
+    causes = report.causes()
+    assert set(causes).union(*causes.values()) == failed
+    assert set(causes) == {"equations.weight_gradient", "equations.relu", "equations.tanh"}
+
+
+def test_the_table_has_no_ratio_for_a_result_of_another_kind(capsys) -> None:
+    assert main(["conformance", "--backend", "empty", "--quick", "--check", "equations.relu"]) == 1
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL"))
+    assert "exact" not in row
+    assert row.endswith("got NoneType, wanted an array of the backend")
+
+
+def test_many_effects_are_counted_and_the_first_ones_named(capsys) -> None:
+    patterns = ("--check", "equations.weight_gradient", "--check", "programs.activation.*")
+    assert main(["conformance", "--backend", "failing", "--quick", *patterns]) == 1
+    end = capsys.readouterr().out.splitlines()[-2]
+    assert end.startswith("    may explain 19 other failures: programs.activation.identity, ")
+    assert end.endswith(", programs.activation.silu and 9 more")
+    assert end.count("programs.") == 10
+
+
 def test_the_command_ends_with_the_causes(capsys) -> None:
     arguments = [word for check in CHECKS for word in ("--check", check)]
     assert main(["conformance", "--backend", "failing", "--quick", *arguments]) == 1
