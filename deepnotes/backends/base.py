@@ -15,7 +15,7 @@ from deepnotes.backends.dlpack import device_of
 from deepnotes.equations import EQUATIONS
 from deepnotes.equations.array import Array, DType, Namespace
 from deepnotes.equations.ops import Ops
-from deepnotes.utils.errors import ArgumentError
+from deepnotes.utils.errors import ArgumentError, nearest
 
 if TYPE_CHECKING:
     from deepnotes.backends.inference import Inference
@@ -324,7 +324,9 @@ def _check_signatures(backend: str, kernels: Mapping[str, Callable[..., Any]]) -
 
     for name, kernel in kernels.items():
         if name not in EQUATIONS:
-            raise TypeError(f"backend {backend!r} has a kernel {name!r}, but there is no equation of that name")
+            near = nearest(name, EQUATIONS)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise TypeError(f"backend {backend!r} has a kernel {name!r}, but there is no equation of that name{hint}")
         expected, actual = (
             [(p.name, p.kind, p.default) for p in signature(f).parameters.values()] for f in (EQUATIONS[name], kernel)
         )

@@ -212,6 +212,10 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
             check_declarations(backend)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0] or entry.module
+        if _is_installed(missing):  # such as the entry point "package.create" instead of "package:create"
+            raise BackendUnavailable(
+                name, f"its entry point {entry.value}: {error}", f"report this to the authors of {owner(name)}"
+            ) from error
         raise BackendUnavailable(name, f"Python cannot find {missing!r}", f"pip install {missing}") from error
     except Exception as error:
         if isinstance(error, BackendUnavailable) or (options and isinstance(error, ArgumentError)):
@@ -238,6 +242,15 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
             f"give both the same name, or report this to the authors of {owner(name)}",
         )
     return backend
+
+
+def _is_installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # a module without a spec
+        return True
 
 
 def owner(name: str) -> str:

@@ -148,13 +148,13 @@ def select_checks(patterns: Iterable[str] | None) -> list[str]:
     return [id for id in known if id in chosen]
 
 
-def check_gaps(gaps: Mapping[str, str]) -> None:
-    """Raise ArgumentError unless all known gaps are ids of checks, each with a reason."""
+def check_gaps(backend: Backend, gaps: Mapping[str, str]) -> None:
+    """Raise ArgumentError unless all known gaps of a backend are ids of checks, each with a reason."""
     for id, reason in gaps.items():
         if id not in all_checks():
-            raise ArgumentError(f"known_gaps: {unknown_name('check', id, all_checks())}")
+            raise ArgumentError(f"backend {backend.name!r}: known_gaps: {unknown_name('check', id, all_checks())}")
         if not isinstance(reason, str) or not reason.strip():
-            raise ArgumentError.of(f"known_gaps[{id!r}]", reason, "the reason as text")
+            raise ArgumentError.of(f"backend {backend.name!r}: known_gaps[{id!r}]", reason, "the reason as text")
 
 
 def run_check(
@@ -269,7 +269,7 @@ def run(
     (True, ['equations.relu'])
     """
     backend = get_backend(backend)
-    check_gaps(backend.known_gaps if known_gaps is None else known_gaps)
+    check_gaps(backend, backend.known_gaps if known_gaps is None else known_gaps)
     ids, results = select_checks(checks), list[Result]()
     causes_of: dict[str, tuple[str, ...]] = {}  # for each failed check, itself if it has no causes
     first_with_error: dict[str, str] = {}

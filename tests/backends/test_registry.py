@@ -39,7 +39,7 @@ def no_backend() -> object:
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Register the backends above in addition to those of deepnotes, and reset the selection afterwards."""
     factories = {name: f"{__name__}:{name}" for name in ("strict", "broken", "without_device", "no_backend")}
-    factories |= {"missing": "surely_not_installed.backend:create"}
+    factories |= {"missing": "surely_not_installed.backend:create", "dotted": f"{__name__}.strict"}
     entries = {n: EntryPoint(n, value, registry.GROUP) for n, value in factories.items()} | registry._entry_points()
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
     monkeypatch.setattr(registry, "_loaded", {})
@@ -206,6 +206,7 @@ def test_auto_raises_if_no_backend_works(monkeypatch: pytest.MonkeyPatch) -> Non
         ("missing", "cannot find 'surely_not_installed'", "pip install surely_not_installed"),
         ("broken", "OSError: libcuda.so.1", "pip install --force-reinstall broken"),
         ("without_device", "there is no CUDA device", "use backend='numpy'"),
+        ("dotted", f"its entry point {__name__}.strict: No module named", "report this to the authors of"),
         ("no_backend", "returned object, not a deepnotes Backend", "report this"),
     ],
 )

@@ -147,7 +147,7 @@ def test_an_error_of_deepnotes_is_not_blamed_on_a_backend(fails, folder, monkeyp
 
 
 def test_a_misnamed_kernel_is_reported_to_its_authors() -> None:
-    with pytest.raises(dn.BackendUnavailable, match="no equation of that name; to fix it: report this") as caught:
+    with pytest.raises(dn.BackendUnavailable, match=r"name; did you mean 'weight_gradient'\?; to fix it") as caught:
         dn.get_backend("misnamed")
     assert "reinstall" not in str(caught.value)
 
