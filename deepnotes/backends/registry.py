@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from deepnotes.backends.base import Backend, check_declarations
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, UnknownNameError, unknown_name
@@ -191,11 +191,11 @@ def _load_first(candidates: list[str], options: dict[str, Any]) -> Backend:
         try:
             chosen = load(candidate, options)
         except (BackendUnavailable, UnknownNameError, ArgumentError) as error:
-            _log_info("backend auto: not %s (%s)", candidate, error)
+            _log("info", "backend auto: not %s (%s)", candidate, error)
             if isinstance(error, ArgumentError):
                 refusals.append(str(error))
             continue
-        _log_info("backend auto: chose %s", candidate)
+        _log("info", "backend auto: chose %s", candidate)
         return chosen
     failure = f"none of {', '.join(candidates)} works" if candidates else "no backend has a priority"
     if refusals:
@@ -323,10 +323,23 @@ def by_priority() -> list[str]:
 
 @cache
 def _priorities() -> dict[str, int]:
-    """Return the priority of each factory, by its reference, such as ``"deepnotes_numpy:create"``."""
+    """Return the priority of each factory, by its reference, such as ``"deepnotes_numpy:create"``.
+
+    An entry point that gives no backend a priority is reported once, as a warning, since ``"auto"`` cannot use it.
+    """
     from importlib.metadata import entry_points
 
-    return {entry.value: int(entry.name) for entry in entry_points(group=AUTO_GROUP) if entry.name.isdecimal()}
+    priorities, factories = {}, {entry.value for entry in _entry_points().values()}
+    for entry in entry_points(group=AUTO_GROUP):
+        package = entry.dist.name if entry.dist else entry.module
+        place = f"entry point {entry.name!r} of {package} in the group {AUTO_GROUP!r}"
+        if not entry.name.isdecimal():
+            _log("warning", "%s: its name is no priority, wanted a whole number", place)
+        elif entry.value not in factories:
+            _log("warning", "%s: %s is not an entry point in the group %r", place, entry.value, GROUP)
+        else:
+            priorities[entry.value] = int(entry.name)
+    return priorities
 
 
 @cache
@@ -336,10 +349,10 @@ def _entry_points() -> "dict[str, EntryPoint]":
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def _log_info(message: str, *args: object) -> None:
+def _log(level: Literal["info", "warning"], message: str, *args: object) -> None:
     import logging
 
-    logging.getLogger("deepnotes").info(message, *args)
+    getattr(logging.getLogger("deepnotes"), level)(message, *args)
 
 
 # A pickle of a backend contains its name and options; unpickling calls this function.
