@@ -15,6 +15,7 @@ from deepnotes.backends.dlpack import device_of
 from deepnotes.equations import EQUATIONS
 from deepnotes.equations.array import Array, DType, Namespace
 from deepnotes.equations.ops import Ops
+from deepnotes.utils.errors import ArgumentError, nearest
 
 if TYPE_CHECKING:
     from deepnotes.backends.inference import Inference
@@ -31,6 +32,8 @@ PROMISES = {
     "none": "the last bits may differ between runs",
 }
 """A description of each value of :attr:`Backend.determinism`."""
+MATMUL_PRECISIONS = ("highest", "high", "bfloat16", "float16")
+"""The values of :attr:`Backend.matmul_precision`."""
 
 
 class Backend:
@@ -72,6 +75,8 @@ class Backend:
     ------
     TypeError
         If a kernel does not have the name and the signature of an equation.
+    ArgumentError
+        If one of these attributes has another value than listed here.
 
     Examples
     --------
@@ -92,6 +97,7 @@ class Backend:
         self.options: dict[str, Any] = {}
         self.xp = cast(Namespace, namespace)
         self.kernels = dict(kernels or {})
+        check_declarations(self)
         _check_signatures(name, self.kernels)
         self.ops = Ops(self.xp, self.kernels)
         self.dtypes = tuple(self.dtypes) or _available_dtypes(self.xp)
@@ -163,7 +169,16 @@ class Backend:
         return nullcontext()
 
     def from_numpy(self, x: np.ndarray, dtype: DType | None = None) -> Array:
-        """Return the host array `x` as an array of this backend, without a copy where possible."""
+        """Return the host array `x` as an array of this backend, without a copy where possible.
+
+        Parameters
+        ----------
+        x : ndarray of float32, float64, int64 or bool
+        dtype : dtype of the backend, optional
+            By default that of `x`, but :attr:`integer` for int64 if the library lacks int64.
+        """
+        if dtype is None and x.dtype == np.int64:
+            dtype = self.integer
         return self.xp.asarray(x, dtype=dtype)
 
     def from_samples(self, x: np.ndarray) -> Any:
@@ -179,8 +194,18 @@ class Backend:
         return self.from_numpy(x)
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """Return an array of this backend as a NumPy array, without a copy where possible."""
-        return x if isinstance(x, np.ndarray) else np.from_dlpack(cast(Any, x))
+        """Return an array of this backend as a NumPy array, without a copy where possible.
+
+        By default, the array is exchanged by DLPack. Override this method if the library does not support DLPack.
+        """
+        if isinstance(x, np.ndarray):
+            return x
+        if not hasattr(x, "__dlpack__"):
+            raise TypeError(
+                f"backend {self.name!r}: cannot convert {type(x).__name__} to a NumPy array, since it has no method "
+                "__dlpack__; the backend has to override to_numpy"
+            )
+        return np.from_dlpack(cast(Any, x))
 
     def is_array(self, x: object) -> bool:
         """Return whether `x` is an array of this backend."""
@@ -254,6 +279,27 @@ class Backend:
         return f"<deepnotes backend {self.name!r}: {self.describe()}>"
 
 
+def check_declarations(backend: Backend) -> None:
+    """Raise ArgumentError unless the attributes in which a backend describes itself have one of their values."""
+    for attribute, allowed in (("determinism", tuple(PROMISES)), ("matmul_precision", MATMUL_PRECISIONS)):
+        value = getattr(backend, attribute)
+        if value not in allowed:
+            raise ArgumentError.of(
+                f"backend {backend.name!r}: {attribute}", value, f"one of {', '.join(map(repr, allowed))}"
+            )
+    dtypes = backend.dtypes
+    if isinstance(dtypes, str) or not set(dtypes) <= set(DTYPES) or (dtypes and set(dtypes) == {"int64"}):
+        raise ArgumentError.of(
+            f"backend {backend.name!r}: dtypes",
+            dtypes,
+            "those of 'float32', 'float64' and 'int64' that it has, as a tuple",
+        )
+    if not isinstance(backend.known_gaps, Mapping):
+        raise ArgumentError.of(
+            f"backend {backend.name!r}: known_gaps", backend.known_gaps, "a dict of ids of checks and reasons"
+        )
+
+
 def _available_dtypes(xp: Namespace) -> tuple[str, ...]:
     """Return those of `DTYPES` in which the library makes an array, without replacing the dtype by another one."""
     import warnings
@@ -278,7 +324,9 @@ def _check_signatures(backend: str, kernels: Mapping[str, Callable[..., Any]]) -
 
     for name, kernel in kernels.items():
         if name not in EQUATIONS:
-            raise TypeError(f"backend {backend!r} has a kernel {name!r}, but there is no equation of that name")
+            near = nearest(name, EQUATIONS)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise TypeError(f"backend {backend!r} has a kernel {name!r}, but there is no equation of that name{hint}")
         expected, actual = (
             [(p.name, p.kind, p.default) for p in signature(f).parameters.values()] for f in (EQUATIONS[name], kernel)
         )

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from deepnotes.backends.base import Backend
+from deepnotes.backends.base import Backend, check_declarations
 from deepnotes.utils.errors import ArgumentError, BackendUnavailable, UnknownNameError, unknown_name
 
 if TYPE_CHECKING:
@@ -191,11 +191,11 @@ def _load_first(candidates: list[str], options: dict[str, Any]) -> Backend:
         try:
             chosen = load(candidate, options)
         except (BackendUnavailable, UnknownNameError, ArgumentError) as error:
-            _log_info("backend auto: not %s (%s)", candidate, error)
+            _log("info", "backend auto: not %s (%s)", candidate, error)
             if isinstance(error, ArgumentError):
                 refusals.append(str(error))
             continue
-        _log_info("backend auto: chose %s", candidate)
+        _log("info", "backend auto: chose %s", candidate)
         return chosen
     failure = f"none of {', '.join(candidates)} works" if candidates else "no backend has a priority"
     if refusals:
@@ -208,30 +208,55 @@ def _create(name: str, entry: "EntryPoint", options: dict[str, Any]) -> Backend:
         factory = entry.load()
         _check_options(name, factory, options)
         backend = factory(**options)
+        if isinstance(backend, Backend):
+            check_declarations(backend)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0] or entry.module
+        if _is_installed(missing):  # such as the entry point "package.create" instead of "package:create"
+            raise BackendUnavailable(
+                name, f"its entry point {entry.value}: {error}", f"report this to the authors of {owner(name)}"
+            ) from error
         raise BackendUnavailable(name, f"Python cannot find {missing!r}", f"pip install {missing}") from error
     except Exception as error:
         if isinstance(error, BackendUnavailable) or (options and isinstance(error, ArgumentError)):
             raise
-        owner = entry.dist.name if entry.dist else name
+        package = entry.dist.name if entry.dist else name
         installed_badly = isinstance(error, ImportError | OSError)  # such as a shared library that is missing
-        fix = f"pip install --force-reinstall {owner}" if installed_badly else f"report this to the authors of {owner}"
+        fix = (
+            f"pip install --force-reinstall {package}"
+            if installed_badly
+            else f"report this to the authors of {package}"
+        )
         raise BackendUnavailable(name, f"{type(error).__name__}: {error}", fix) from error
     if not isinstance(backend, Backend):
         raise BackendUnavailable(
             name,
             f"its entry point {entry.value} returned {type(backend).__name__}, not a deepnotes Backend",
-            "report this to the authors of the backend",
+            f"report this to the authors of {owner(name)}",
         )
     own_name = backend.name
     if own_name != name:
         raise BackendUnavailable(
             name,
             f"its entry point {entry.value} returned a backend of the name {own_name!r}",
-            f"give both the same name, or report this to the authors of {entry.dist.name if entry.dist else name}",
+            f"give both the same name, or report this to the authors of {owner(name)}",
         )
     return backend
+
+
+def _is_installed(package: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # a module without a spec
+        return True
+
+
+def owner(name: str) -> str:
+    """Return the name of the package that registers the backend `name`."""
+    entry = _entry_points()[name]
+    return entry.dist.name if entry.dist else entry.module
 
 
 def describe_stranger(error: BaseException) -> str | None:
@@ -245,13 +270,27 @@ def describe_stranger(error: BaseException) -> str | None:
         modules.add(str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0])
         trace = trace.tb_next
     for name, entry in _entry_points().items():
-        package = entry.dist.name if entry.dist else entry.module
         backends = [backend for key, backend in _loaded.items() if key[0] == name]
-        if not backends or package == "deepnotes":
+        if not backends or owner(name) == "deepnotes":
             continue
         libraries = {str(getattr(backend.xp, "__name__", "")).partition(".")[0] for backend in backends} - {"numpy", ""}
         if modules & ({entry.module.partition(".")[0]} | libraries):
-            return f"backend {name!r} of {package}"
+            return f"backend {name!r} of {owner(name)}"
+    return None
+
+
+def stranger_in_use(error: BaseException) -> str | None:
+    """Return the name of a third party's backend that deepnotes was computing with when `error` was raised, or None.
+
+    Its results may have caused the error, although its own code did not raise it.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        for value in list(trace.tb_frame.f_locals.values()):
+            backend = value if isinstance(value, Backend) else getattr(value, "__dict__", {}).get("backend")
+            if isinstance(backend, Backend) and backend.name in _entry_points() and owner(backend.name) != "deepnotes":
+                return backend.name
+        trace = trace.tb_next
     return None
 
 
@@ -284,10 +323,23 @@ def by_priority() -> list[str]:
 
 @cache
 def _priorities() -> dict[str, int]:
-    """Return the priority of each factory, by its reference, such as ``"deepnotes_numpy:create"``."""
+    """Return the priority of each factory, by its reference, such as ``"deepnotes_numpy:create"``.
+
+    An entry point that gives no backend a priority is reported once, as a warning, since ``"auto"`` cannot use it.
+    """
     from importlib.metadata import entry_points
 
-    return {entry.value: int(entry.name) for entry in entry_points(group=AUTO_GROUP) if entry.name.isdecimal()}
+    priorities, factories = {}, {entry.value for entry in _entry_points().values()}
+    for entry in entry_points(group=AUTO_GROUP):
+        package = entry.dist.name if entry.dist else entry.module
+        place = f"entry point {entry.name!r} of {package} in the group {AUTO_GROUP!r}"
+        if not entry.name.isdecimal():
+            _log("warning", "%s: its name is no priority, wanted a whole number", place)
+        elif entry.value not in factories:
+            _log("warning", "%s: %s is not an entry point in the group %r", place, entry.value, GROUP)
+        else:
+            priorities[entry.value] = int(entry.name)
+    return priorities
 
 
 @cache
@@ -297,10 +349,10 @@ def _entry_points() -> "dict[str, EntryPoint]":
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
-def _log_info(message: str, *args: object) -> None:
+def _log(level: Literal["info", "warning"], message: str, *args: object) -> None:
     import logging
 
-    logging.getLogger("deepnotes").info(message, *args)
+    getattr(logging.getLogger("deepnotes"), level)(message, *args)
 
 
 # A pickle of a backend contains its name and options; unpickling calls this function.

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from deepnotes.backends.registry import describe_stranger
+from deepnotes.backends.registry import describe_stranger, owner, stranger_in_use
 from deepnotes.cli.arguments import parser
 from deepnotes.cli.output import Output, write_stderr
 from deepnotes.utils.errors import (
@@ -79,9 +79,13 @@ def _error_lines(error: BaseException) -> list[str]:
     elif isinstance(error, MemoryError):
         text = "out of memory"
     elif not isinstance(error, DeepnotesError):
-        stranger = describe_stranger(error)
-        problem = f"the {stranger} failed" if stranger else "this is a bug in deepnotes"
-        text = f"{problem} ({type(error).__name__}: {error}); --debug shows the traceback"
+        problem, advice = "this is a bug in deepnotes", "--debug shows the traceback"
+        if stranger := describe_stranger(error):
+            problem = f"the {stranger} failed"
+        elif name := stranger_in_use(error):
+            problem += f" or in the backend {name!r} of {owner(name)}"
+            advice = f"'deepnotes conformance --backend {name}' checks the backend; {advice}"
+        text = f"{problem} ({type(error).__name__}: {error}); {advice}"
     if isinstance(error, BackendUnavailable | MissingExtraError) or not isinstance(error, DeepnotesError):
         text = " ".join(text.split())  # messages of other libraries may span several lines
     notes = getattr(error, "__notes__", []) if isinstance(error, DeepnotesError) else []

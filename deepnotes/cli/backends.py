@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from deepnotes.backends.base import PROMISES
-from deepnotes.backends.registry import get_backend, load, registered_backends
+from deepnotes.backends.registry import get_backend, load, owner, registered_backends
 from deepnotes.cli.output import Output, cell
 from deepnotes.utils.errors import BackendUnavailable, UnknownNameError
 
@@ -57,4 +57,8 @@ def _describe(name: str) -> dict[str, Any]:
         backend = load(name)
         return description | {"description": backend.describe(), "determinism": backend.determinism}
     except BackendUnavailable as error:
-        return description | {"works": False, "cause": error.cause, "fix": error.fix}
+        cause, fix = error.cause, error.fix
+    except Exception as error:  # of the backend's own `describe`: the other backends are listed all the same
+        cause = f"its method describe failed ({type(error).__name__}: {error})"
+        fix = f"report this to the authors of {owner(name)}"
+    return description | {"works": False, "cause": cause, "fix": fix}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["HELP", "add_json", "configure", "run"]
 
 HELP = "Check a backend against the equations, and compare its errors with their bounds."
+NAMED = 10
+"""The largest number of failed checks that are named after the check that may explain them; the table has them all."""
 MARKS = {"passed": ("pass", "green"), "failed": ("FAIL", "bold red"), "known gap": ("gap", "yellow")}
 """The text and the style of each verdict in the table."""
 SUMMARY_WORDS: tuple[tuple["Verdict", str], ...] = (
@@ -94,6 +96,8 @@ def _show(report: "Report", output: Output) -> None:
     for result in report.results:
         mark, style = MARKS.get(result.verdict, ("n/a", "dim"))
         description = one_line(result.message or result.where)
+        if result.traceback:
+            description = description.removeprefix("raised ")  # as the column before says
         if result.causes:
             description = f"may follow from {', '.join(result.causes)}: {description}"
         table.add_row(cell(mark, style), cell(result.check), _format_ratio(result), cell(description))
@@ -117,7 +121,9 @@ def _list_failures(report: "Report", output: Output) -> None:
     for check, effects in causes.items():
         output.report(f"  {check}: {messages[check]}")
         if effects:
-            output.report(f"    may explain {format_count(len(effects), 'other failure')}: {', '.join(effects)}")
+            more = f" and {len(effects) - NAMED:,} more" if len(effects) > NAMED else ""
+            names = f"{', '.join(effects[:NAMED])}{more}"
+            output.report(f"    may explain {format_count(len(effects), 'other failure')}: {names}")
     if any(result.traceback for result in report.results):
         output.report("--debug shows the tracebacks of errors that the backend raised")
 
@@ -128,4 +134,6 @@ def _format_ratio(result: "Result") -> str:
         return ""
     if result.verdict == "failed" and result.traceback:
         return "raised"
+    if result.verdict == "failed" and result.worst <= 1:
+        return ""  # the error is not that of a number: another dtype or shape, a value that is no array
     return "exact" if result.worst == 0 else f"{result.worst:.2f}" if result.worst < 1e6 else "wrong"

@@ -22,7 +22,7 @@ from deepnotes.network.training.loop import exclusive
 from deepnotes.network.training.signals import Deferral, SharedDeferral, defer_signals
 from deepnotes.network.training.state import Training
 from deepnotes.utils.arguments import true_or_false
-from deepnotes.utils.errors import ArgumentError, NonFiniteLossError, look_up
+from deepnotes.utils.errors import ArgumentError, DeepnotesError, NonFiniteLossError, look_up
 
 SETTINGS = {
     name: parameter.default
@@ -174,6 +174,11 @@ def run_all(
         for backend, tasks in run.tasks_by_backend():
             backend.run_each(tasks)
         run.end()
+    for i, fit in enumerate(prepared):
+        if i not in run.results:
+            raise DeepnotesError(
+                f"backend {fit.network.backend.name!r}: run_each returned without training networks[{i}]"
+            )
     return [run.results[i] for i in range(len(prepared))]
 
 

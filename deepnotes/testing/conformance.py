@@ -52,7 +52,7 @@ class BackendConformance:
     def test_known_gaps_name_checks_and_have_reasons(self) -> None:
         """Each declared gap names a check and has a reason."""
         backend = get_backend(self.backend)
-        check_gaps(backend.known_gaps if self.known_gaps is None else self.known_gaps)
+        check_gaps(backend, backend.known_gaps if self.known_gaps is None else self.known_gaps)
 
     def test_equations_on_random_inputs(self, pytestconfig: Any) -> None:
         """Check equations on inputs that Hypothesis draws: arrays of any size and layout, constant arrays, ties."""

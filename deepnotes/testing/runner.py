@@ -60,7 +60,9 @@ class Result:
     traceback : str
         The traceback, if the backend raised an error that the check did not expect.
     causes : tuple of str
-        If the check failed, the ids of other checks that failed before, of equations that this check computes with.
+        If the check failed, the ids of other checks that failed before: those of equations that this check computes
+        with or, if there are none, the first check in which the backend raised the same error. A check that other
+        failures explain is replaced by those.
     """
 
     check: str
@@ -146,13 +148,13 @@ def select_checks(patterns: Iterable[str] | None) -> list[str]:
     return [id for id in known if id in chosen]
 
 
-def check_gaps(gaps: Mapping[str, str]) -> None:
-    """Raise ArgumentError unless all known gaps are ids of checks, each with a reason."""
+def check_gaps(backend: Backend, gaps: Mapping[str, str]) -> None:
+    """Raise ArgumentError unless all known gaps of a backend are ids of checks, each with a reason."""
     for id, reason in gaps.items():
         if id not in all_checks():
-            raise ArgumentError(f"known_gaps: {unknown_name('check', id, all_checks())}")
+            raise ArgumentError(f"backend {backend.name!r}: known_gaps: {unknown_name('check', id, all_checks())}")
         if not isinstance(reason, str) or not reason.strip():
-            raise ArgumentError.of(f"known_gaps[{id!r}]", reason, "the reason as text")
+            raise ArgumentError.of(f"backend {backend.name!r}: known_gaps[{id!r}]", reason, "the reason as text")
 
 
 def run_check(
@@ -267,15 +269,19 @@ def run(
     (True, ['equations.relu'])
     """
     backend = get_backend(backend)
-    check_gaps(backend.known_gaps if known_gaps is None else known_gaps)
+    check_gaps(backend, backend.known_gaps if known_gaps is None else known_gaps)
     ids, results = select_checks(checks), list[Result]()
-    failed: set[str] = set()
+    causes_of: dict[str, tuple[str, ...]] = {}  # for each failed check, itself if it has no causes
+    first_with_error: dict[str, str] = {}
     for number, id in enumerate(ids, 1):
         result, equations = _run_check(backend, id, quick, known_gaps)
         if result.verdict == "failed":
-            used = {f"equations.{name}" for name in equations} - {id}
-            result = replace(result, causes=tuple(sorted(used & failed)))
-            failed.add(id)
+            explained_by = {f"equations.{name}" for name in equations} & set(causes_of)
+            if result.traceback:
+                explained_by = explained_by or {first_with_error.setdefault(result.message, id)} - {id}
+            causes = tuple(sorted({cause for check in explained_by for cause in causes_of[check]}))
+            causes_of[id] = causes or (id,)
+            result = replace(result, causes=causes)
         results.append(result)
         if on_result is not None:
             on_result(results[-1], number, len(ids))

@@ -33,7 +33,7 @@ def test_check(backend: str, check: str, quick: bool) -> None:
 
 def test_known_gaps_name_checks_and_have_reasons(backend: str) -> None:
     """Each declared gap names a check and has a reason."""
-    check_gaps(get_backend(backend).known_gaps)
+    check_gaps(get_backend(backend), get_backend(backend).known_gaps)
 
 
 def test_equations_on_random_inputs(backend: str, quick: bool, pytestconfig: pytest.Config) -> None:

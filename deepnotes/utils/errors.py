@@ -215,6 +215,27 @@ def look_up(kind: str, name: Any, library: Mapping[str, Entry]) -> Entry:
     return library[name]
 
 
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """Return the known name that `name` resembles most or abbreviates, or None if there is none.
+
+    Examples
+    --------
+    >>> nearest("rleu", ["relu", "tanh"]), nearest("mse", ["mean_squared_error"]), nearest("zzz", ["relu"])
+    ('relu', 'mean_squared_error', None)
+    """
+    from difflib import get_close_matches  # slow to import and rarely needed
+
+    known = sorted(known)
+    lower = str(name).lower()
+    initials = [k for k in known if "".join(word[0] for word in k.split("_")) == lower]  # mse, mae, bce
+    near = initials or (get_close_matches(lower, known, n=1, cutoff=0.5) if len(lower) < 100 else [])
+    return near[0] if near else None
+
+
+LISTED = 40
+"""The largest number of known names that an error lists."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Return the error for a `name` that is not one of the `known` names; the message suggests the nearest match.
 
@@ -232,11 +253,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     """
     if isinstance(name, type):
         return UnknownNameError(f"{kind} is the class {name.__name__}, wanted an object of it: {name.__name__}()")
-    from difflib import get_close_matches  # slow to import and rarely needed
-
     known = sorted(known)
-    lower = str(name).lower()
-    initials = [k for k in known if "".join(word[0] for word in k.split("_")) == lower]  # mse, mae, bce
-    near = initials or (get_close_matches(lower, known, n=1, cutoff=0.5) if len(lower) < 100 else [])
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return UnknownNameError(f"unknown {kind} {brief(repr(name))}; {hint}known: {', '.join(known)}")
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}? " if near else ""
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return UnknownNameError(f"unknown {kind} {brief(repr(name))}; {hint}known: {', '.join(known[:LISTED])}{more}")

@@ -39,7 +39,7 @@ def no_backend() -> object:
 def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Register the backends above in addition to those of deepnotes, and reset the selection afterwards."""
     factories = {name: f"{__name__}:{name}" for name in ("strict", "broken", "without_device", "no_backend")}
-    factories |= {"missing": "surely_not_installed.backend:create"}
+    factories |= {"missing": "surely_not_installed.backend:create", "dotted": f"{__name__}.strict"}
     entries = {n: EntryPoint(n, value, registry.GROUP) for n, value in factories.items()} | registry._entry_points()
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
     monkeypatch.setattr(registry, "_loaded", {})
@@ -171,9 +171,13 @@ def install(folder: Path, name: str, priority: str) -> None:
 
 @pytest.fixture
 def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Install third-party backends with a high, a low, an equal and an invalid priority."""
+    """Install third-party backends with a high, a low, an equal and an invalid priority, and one of no backend."""
     for name, priority in [("swift", "1000"), ("steady", "1"), ("equal", "10"), ("odd", "first")]:
         install(tmp_path, name, priority)
+    registration = tmp_path / "absent-1.0.dist-info"
+    registration.mkdir()
+    (registration / "METADATA").write_text("Metadata-Version: 2.1\nName: absent\nVersion: 1.0\n")
+    (registration / "entry_points.txt").write_text(f"[{registry.AUTO_GROUP}]\n7 = absent_backend:create\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "_entry_points", cache(ENTRY_POINTS.__wrapped__))
     registry._priorities.cache_clear()
@@ -188,6 +192,17 @@ def test_auto_tries_backends_by_priority_and_imports_no_others(monkeypatch: pyte
     assert dn.get_backend("auto").name == "swift"
     assert "steady_backend" not in sys.modules
     monkeypatch.delitem(sys.modules, "swift_backend")
+
+
+@pytest.mark.usefixtures("third_party")
+def test_an_entry_point_that_gives_no_backend_a_priority_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    registry.by_priority()
+    registry.by_priority()
+    group, factories = f"in the group '{registry.AUTO_GROUP}'", f"in the group '{registry.GROUP}'"
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f"entry point '7' of absent {group}: absent_backend:create is not an entry point {factories}",
+        f"entry point 'first' of odd {group}: its name is no priority, wanted a whole number",
+    ]
 
 
 def test_auto_raises_if_no_backend_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +221,7 @@ def test_auto_raises_if_no_backend_works(monkeypatch: pytest.MonkeyPatch) -> Non
         ("missing", "cannot find 'surely_not_installed'", "pip install surely_not_installed"),
         ("broken", "OSError: libcuda.so.1", "pip install --force-reinstall broken"),
         ("without_device", "there is no CUDA device", "use backend='numpy'"),
+        ("dotted", f"its entry point {__name__}.strict: No module named", "report this to the authors of"),
         ("no_backend", "returned object, not a deepnotes Backend", "report this"),
     ],
 )

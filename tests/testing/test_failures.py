@@ -32,6 +32,11 @@ def create_failing() -> dn.Backend:
     return dn.Backend("failing", np, {"weight_gradient": failing})
 
 
+def create_empty() -> dn.Backend:
+    """Return a backend whose ReLU forgets to return its result."""
+    return dn.Backend("empty", np, {"relu": lambda xp, Z: None})
+
+
 def create_misnamed() -> dn.Backend:
     """Return a backend with a kernel for no equation."""
     return dn.Backend("misnamed", np, {"weight_gradeint": doubled})
@@ -46,7 +51,8 @@ def create_other() -> dn.Backend:
 def registered(monkeypatch):
     """Register these backends, as a package of a third party does."""
     entries = {
-        name: EntryPoint(name, f"{__name__}:create_{name}", registry.GROUP) for name in ("failing", "misnamed", "other")
+        name: EntryPoint(name, f"{__name__}:create_{name}", registry.GROUP)
+        for name in ("failing", "empty", "misnamed", "other")
     }
     entries |= registry._entry_points()
     monkeypatch.setattr(registry, "_entry_points", lambda: entries)
@@ -62,6 +68,45 @@ def test_failures_are_grouped_by_the_equation_that_fails_first() -> None:
 def test_a_failure_without_a_failing_equation_is_its_own_cause() -> None:
     report = run(dn.Backend("doubled", np, {"weight_gradient": doubled}), checks=CHECKS[2:3], quick=True)
     assert report.causes() == {CHECKS[2]: []}
+
+
+class Unreadable(dn.Backend):
+    """A backend whose arrays cannot be moved to the host."""
+
+    def to_numpy(self, x: Any) -> Any:
+        raise OSError("the bus is off")
+
+
+def test_checks_that_raise_the_same_error_are_grouped_under_the_first() -> None:
+    checks = ["namespace.exp", "namespace.sqrt", *CHECKS]
+    report = run(Unreadable("unreadable", np), checks=checks, quick=True)
+    assert {result.verdict for result in report.results} == {"failed"}
+    assert report.causes() == {"namespace.exp": checks[1:]}
+
+
+def test_every_failure_is_a_cause_or_explained_by_one() -> None:
+    kernels = {"weight_gradient": doubled, "relu": lambda xp, Z: None, "tanh": lambda xp, Z: 1 / 0}
+    report = run(dn.Backend("three", np, kernels), checks=["equations.*", "programs.activation.*"], quick=True)
+    failed = {result.check for result in report.results if result.verdict == "failed"}
+    causes = report.causes()
+    assert set(causes).union(*causes.values()) == failed
+    assert set(causes) == {"equations.weight_gradient", "equations.relu", "equations.tanh"}
+
+
+def test_the_table_has_no_ratio_for_a_result_of_another_kind(capsys) -> None:
+    assert main(["conformance", "--backend", "empty", "--quick", "--check", "equations.relu"]) == 1
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL"))
+    assert "exact" not in row
+    assert row.endswith("got NoneType, wanted an array of the backend")
+
+
+def test_many_effects_are_counted_and_the_first_ones_named(capsys) -> None:
+    patterns = ("--check", "equations.weight_gradient", "--check", "programs.activation.*")
+    assert main(["conformance", "--backend", "failing", "--quick", *patterns]) == 1
+    end = capsys.readouterr().out.splitlines()[-2]
+    assert end.startswith("    may explain 19 other failures: programs.activation.identity, ")
+    assert end.endswith(", programs.activation.silu and 9 more")
+    assert end.count("programs.") == 10
 
 
 def test_the_command_ends_with_the_causes(capsys) -> None:
@@ -89,6 +134,12 @@ def test_an_error_of_a_backend_is_not_called_a_bug_of_deepnotes(fails, folder) -
     assert message.startswith("the backend 'failing' of test_failures failed (RuntimeError: no memory for a tile)")
 
 
+def test_a_result_of_a_backend_that_deepnotes_cannot_use_may_be_a_bug_of_either(fails, folder) -> None:
+    message = fails(1, "train", "iris", "--backend", "empty", "--epochs", "1", "--quiet")
+    assert message.startswith("this is a bug in deepnotes or in the backend 'empty' of test_failures (")
+    assert "'deepnotes conformance --backend empty' checks the backend; --debug shows the traceback" in message
+
+
 def test_an_error_of_deepnotes_is_not_blamed_on_a_backend(fails, folder, monkeypatch) -> None:
     dn.get_backend("failing")
     monkeypatch.setattr("deepnotes.cli.train.chosen_backend", int)  # which takes no Namespace
@@ -96,7 +147,7 @@ def test_an_error_of_deepnotes_is_not_blamed_on_a_backend(fails, folder, monkeyp
 
 
 def test_a_misnamed_kernel_is_reported_to_its_authors() -> None:
-    with pytest.raises(dn.BackendUnavailable, match="no equation of that name; to fix it: report this") as caught:
+    with pytest.raises(dn.BackendUnavailable, match=r"name; did you mean 'weight_gradient'\?; to fix it") as caught:
         dn.get_backend("misnamed")
     assert "reinstall" not in str(caught.value)
 

@@ -17,7 +17,7 @@ from deepnotes.network.training.orders import Orders
 from deepnotes.network.training.signals import Deferral, defer_signals
 from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.nn.schedules import Memory, Rate, Schedule, as_schedule
-from deepnotes.utils.errors import ArgumentError, BusyError, NonFiniteLossError
+from deepnotes.utils.errors import ArgumentError, BusyError, DeepnotesError, NonFiniteLossError
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
@@ -246,6 +246,9 @@ def _train_epochs(training: Training, program: EpochProgram, orders: Orders, sch
     order = orders.draw(epochs, training.epochs - training.epoch - epochs)
     data, program_order = data_for_program(training.network.backend, training.data, order)
     chunks = program.train_epochs(state, Batches(data, program_order, training.batch_size, rates))
+    if len(chunks) != epochs and not (chunks and chunks[-1].steps < updates):
+        name = training.network.backend.name
+        raise DeepnotesError(f"backend {name!r}: train_epochs returned {len(chunks)} Chunks for {epochs} epochs")
     seconds = (time.perf_counter() - start) / max(1, sum(chunk.steps for chunk in chunks))
     for chunk, rate in zip(chunks, rates[:, -1].tolist(), strict=False):
         training.epoch += 1

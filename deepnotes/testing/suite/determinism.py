@@ -97,7 +97,9 @@ def _compare_epochs(trial: Trial, case: TrainingCase, data: Data, order: np.ndar
             together = program.train_epochs(state, batches)
         else:
             together = train_by_epoch(program, state, batches)
-    trial.that(repr(together) == repr(chunks), f"{where}: {chunks}, got {together}")
+    trial.that(len(together) == len(chunks), f"{where}: {len(chunks)} Chunks, got {len(together)}")
+    for epoch, (result, wanted) in enumerate(zip(together, chunks, strict=True)):
+        trial.that(repr(result) == repr(wanted), f"{where}, row {epoch} of the batches: {wanted}, got {result}")
     trial.that(state.step == expected.step, f"{where}: {expected.step} updates, got {state.step}")
     trial.same(state.theta, trial.host(expected.theta), f"{where}: θ")
     for i, (slot, expected_slot) in enumerate(zip(state.slots, expected.slots, strict=True)):
@@ -115,6 +117,7 @@ def determinism_of_tasks(trial: Trial) -> None:
             results[i] = train_on_backend(trial, case)
 
         trial.backend.run_each([partial(task, i, case) for i, case in enumerate(cases)])
+        trial.that(len(results) == len(cases), f"{dtype}: run_each runs {len(cases)} tasks, got {len(results)}")
         for i, case in enumerate(cases):
             state, chunks = train_on_backend(trial, case)
             trial.same(results[i][0].theta, trial.host(state.theta), f"{dtype}, task {i}: θ")
