@@ -106,6 +106,25 @@ def test_a_target_and_an_ensemble(tmp_path: Path) -> None:
 
 
 @needs_compiler
+def test_names_of_columns_and_classes_are_not_changed_and_cause_no_warning(tmp_path: Path) -> None:
+    net = network()
+    net.metadata = {"classes": ["MODEL_TEST", "b", "c"], "features": ["a /* b", "*/*", "\n#ifdef A_TEST", "d", "e", "f"]}
+    text = to_c(Chain.of(net), "digits")
+    folder = tmp_path / "strict"
+    folder.mkdir()
+    library = compile_strictly(text, folder)
+    assert ctypes.c_char_p.in_dll(library, "digits_classes").value == b"MODEL_TEST"
+    assert check(text)
+
+
+@pytest.mark.filterwarnings("error")
+def test_quantized_weights_of_infinite_outputs() -> None:
+    net = dn.Network([dn.Dense(2, "exp")], inputs=3, seed=0)
+    net.set_flat(np.full(net.flat().shape, 1e30, np.float32))
+    assert "by at most 0." in to_c(Chain.of(net), weights="int8")
+
+
+@needs_compiler
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_classes_may_have_any_names(outputs: int, tmp_path: Path) -> None:
     names = ['quote" \\', "??/ */ 7", "ÿ\n\0 11"][: max(2, outputs)]
