@@ -23,7 +23,7 @@ from deepnotes.cli.tasks import Classification, Task
 from deepnotes.cli.train_defaults import stopping_rows
 from deepnotes.cli.train_options import VALIDATION, check_options, configure
 from deepnotes.cli.training_data import TrainingData
-from deepnotes.cli.training_rows import describe_training_rows
+from deepnotes.cli.training_rows import describe_training_rows, note_on_training_rows
 from deepnotes.cli.training_runs import (
     FoldScores,
     Run,
@@ -70,6 +70,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
     final = prepare(args, backend, source, task, (train, watched), stops_early=len(stopping) > 0)
     if begin is not None:
         begin.set_weights(final.networks)
+        known, X = begin.model.network.metadata, final.inputs(held_out)
+        if seen := note_on_training_rows(known, X, source.y[held_out], task, "held-out row", begin.path):
+            output.log(f"note: {seen}")
     source.report_encoding(final.encoder, output)
     predictor, features = final.predictor, final.encoder.inputs
     early = f", {len(stopping):,} for early stopping" if len(stopping) else ""

@@ -46,10 +46,24 @@ def describe_training_rows(
     return {KEY: {"hashes": base64.b64encode(smallest.astype("<u8").tobytes()).decode("ascii")}}
 
 
-def note_on_training_rows(metadata: Mapping[str, Any], X: np.ndarray | OnDisk, y: Column, task: Task) -> str:
-    """Return a note on how many of these rows the model was trained on; an empty string if none, or not known.
+def note_on_training_rows(
+    metadata: Mapping[str, Any],
+    X: np.ndarray | OnDisk,
+    y: Column,
+    task: Task,
+    row: str = "row",
+    model: str = "the model",
+) -> str:
+    """Return a note on how many of these rows a model was trained on; an empty string if none, or not known.
 
-    Parameters are as for :func:`describe_training_rows`.
+    Parameters
+    ----------
+    metadata : mapping
+        The metadata of the model.
+    X, y, task
+        As for :func:`describe_training_rows`.
+    row, model : str
+        What the note calls a row, and the model.
     """
     smallest = _read(metadata)
     if isinstance(X, OnDisk) or not smallest.size:
@@ -61,10 +75,10 @@ def note_on_training_rows(metadata: Mapping[str, Any], X: np.ndarray | OnDisk, y
     if not seen:
         return ""
     if complete:
-        share = f"{seen:,} of {format_count(hashes.size, 'row')} are"
+        share = f"{seen:,} of {format_count(hashes.size, row)} are"
     else:
-        share = f"about {seen / comparable.size:.0%} of the {format_count(hashes.size, 'row')} are"
-    return f"{share} equal to rows that the model was trained on, so the scores may be too good"
+        share = f"about {seen / comparable.size:.0%} of the {format_count(hashes.size, row)} are"
+    return f"{share} equal to rows that {model} was trained on, so the scores may be too good"
 
 
 def _read(metadata: Mapping[str, Any]) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""``evaluate`` says how many of the rows were trained on."""
+"""``evaluate`` and ``train --from`` say how many of the rows were trained on."""
 
 import json
 import re
@@ -85,3 +85,18 @@ def test_evaluate_says_that_rows_were_trained_on(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert json.loads(out)["note"] is None
     assert "trained on" not in err
+
+
+def test_training_from_a_model_says_that_held_out_rows_were_trained_on(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    X, _ = rows(60)
+    table = {"u": X[0], "v": X[1], "kind": np.array(["a", "b"])[(X[0] > 0).astype(int)]}
+    dn.write_table("a.csv", list(table), table)
+    train = ["train", "a.csv", "--epochs", "2", "--backend", "numpy"]
+    assert main([*train, "--target", "kind", "--layers", "4", "-o", "m", "--early-stopping", "none"]) == 0
+    assert main([*train, "--from", "m", "-o", "same"]) == 0
+    assert "trained on, so" not in capsys.readouterr().err
+    assert main([*train, "--from", "m", "--seed", "1", "-o", "other"]) == 0
+    wanted = r"note: \d+ of 12 held-out rows are equal to rows that m was trained on, so the scores may be too good"
+    assert re.search(wanted, capsys.readouterr().err)

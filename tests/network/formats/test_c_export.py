@@ -108,7 +108,10 @@ def test_a_target_and_an_ensemble(tmp_path: Path) -> None:
 @needs_compiler
 def test_names_of_columns_and_classes_are_not_changed_and_cause_no_warning(tmp_path: Path) -> None:
     net = network()
-    net.metadata = {"classes": ["MODEL_TEST", "b", "c"], "features": ["a /* b", "*/*", "\n#ifdef A_TEST", "d", "e", "f"]}
+    net.metadata = {
+        "classes": ["MODEL_TEST", "b", "c"],
+        "features": ["a /* b", "*/*", "\n#ifdef A_TEST", "d", "e", "f"],
+    }
     text = to_c(Chain.of(net), "digits")
     folder = tmp_path / "strict"
     folder.mkdir()
