@@ -16,7 +16,7 @@ import deepnotes as dn
 from deepnotes.cli import main
 from deepnotes.network.formats.c_writing import Quantized, check, to_c
 from deepnotes.network.formats.chain import Chain, ChainMean, Target
-from deepnotes.network.formats.check_vectors import expected
+from deepnotes.network.formats.check_vectors import expected, vectors_of
 from deepnotes.nn.activations import LIBRARY
 
 CC = shutil.which("cc")
@@ -118,6 +118,12 @@ def test_names_of_columns_and_classes_are_not_changed_and_cause_no_warning(tmp_p
     library = compile_strictly(text, folder)
     assert ctypes.c_char_p.in_dll(library, "digits_classes").value == b"MODEL_TEST"
     assert check(text)
+
+
+@pytest.mark.parametrize("activation", [name for name in LIBRARY if name != "exp"])  # exp of exp is huge
+def test_the_bounds_of_the_test_vectors_are_close(activation: str) -> None:
+    vectors = vectors_of(Chain.of(network(activation, last="log_softmax")))
+    assert vectors.allowed.max() < 1e-3
 
 
 @pytest.mark.filterwarnings("error")
