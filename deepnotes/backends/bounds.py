@@ -94,7 +94,11 @@ class BoundedArray:
         return self.rules.add(self, self.rules.lift(other, self))
 
     def __sub__(self, other: Any) -> "BoundedArray":
-        return self.rules.add(self, -self.rules.lift(other, self))
+        difference = self.rules.add(self, -self.rules.lift(other, self))
+        if not isinstance(other, Largest) or other.argument is not self:
+            return difference
+        is_zero = self.rules.is_largest(self, other)
+        return BoundedArray(self.rules, difference.value, np.where(is_zero, 0.0, difference.error))
 
     def __rsub__(self, other: Any) -> "BoundedArray":
         return self.rules.add(self.rules.lift(other, self), -self)
@@ -416,6 +420,12 @@ class Rules:
     def sign(self, x: BoundedArray, /) -> BoundedArray:
         """Return -1, 0 or 1."""
         return self.with_errors(np.sign(x.value), np.where((x.error > 0) & (abs(x.value) <= x.error), 2.0, 0.0))
+
+    def is_largest(self, x: BoundedArray, largest: Largest) -> np.ndarray:
+        """Return a mask of the elements that are certain to be the maximum of x along an axis, and the only one."""
+        may_be = x.value + x.error >= np.max(x.value - x.error, axis=largest.axis, keepdims=True)
+        mask: np.ndarray = may_be & (np.sum(may_be, axis=largest.axis, keepdims=True) == 1)
+        return mask
 
     def equal(self, x1: BoundedArray, x2: BoundedArray, /) -> BoundedArray:
         """Return whether the elements of two arrays are equal; x2 may be the maxima of x1 along an axis."""

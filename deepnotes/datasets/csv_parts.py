@@ -142,7 +142,7 @@ class _Chunks:
 def end_of_rows(data: bytes, separator: str) -> int:
     r"""Return the offset at which the last complete row of a text ends, or 0 if no row is complete.
 
-    If the text is not CSV, return the offset of its end, since more of it would not help.
+    If the text is not CSV, return the offset of the last line end, since more of it would not help.
 
     Examples
     --------
@@ -166,5 +166,5 @@ def end_of_rows(data: bytes, separator: str) -> int:
         for _ in csv.reader(lines(), strict=True, skipinitialspace=separator != " ", delimiter=separator):
             complete = position
     except csv.Error as error:
-        return complete if "unexpected end" in str(error) else len(data)
+        return complete if "unexpected end" in str(error) else end
     return complete

@@ -12,6 +12,7 @@ from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.steps import gradient_step
 from deepnotes.utils import html
 from deepnotes.utils.arguments import whole
+from deepnotes.utils.errors import ArgumentError
 
 STEP = 2.0**-17
 """The step of the differences, relative to a parameter or to 1, whichever is larger; about the cube root of eps."""
@@ -176,6 +177,8 @@ def check_gradients(
     b2         (1, 1)        1 ...  ok
     the gradients agree with central differences to ... of the largest, ...
     """
+    if not isinstance(network, Network):
+        raise ArgumentError.of("network", network, "a Network")
     elements = whole("elements", elements)
     net = _in_double_precision(network)
     data, plan = net.prepare_step(X, Y, loss, sample_weight, None, l2)

@@ -123,6 +123,8 @@ def learning_rate_test(  # noqa: PLR0913 - the options of the test, each with a 
     >>> 1e-4 < test.suggestion < 10
     True
     """
+    if not isinstance(network, Network):
+        raise ArgumentError.of("network", network, "a Network")
     number("lowest", lowest, positive=True)
     if number("highest", highest, positive=True) <= lowest:
         raise ArgumentError.of("highest", highest, f"above lowest={lowest}")

@@ -88,6 +88,7 @@ def test_lines_and_counts_are_those_of_the_file():
     ("content", "message"),
     [
         (b'a,b\n1,"2\n' + b"3,4\n" * 100, r":2: the row that starts here is not CSV"),
+        ('a,b\n"1"x,2\n' + "€" * 100, r":2: the row that starts here is not CSV"),
         (b"a,b\n" + b"1,2\n" * 50 + b"3,\xff\n", r":52: byte 0xff is not UTF-8 text"),
         (b"a,b\n" + b"1,2\n" * 50 + b"3,\0\n", r":52: byte 0x00 is not UTF-8 text"),
         (b"a,b\n" + b"1,2\n" * 50 + b"3," + b"x" * 200_000 + b"\n", r":52: .*field larger than field limit"),
@@ -98,7 +99,7 @@ def test_lines_and_counts_are_those_of_the_file():
     ],
 )
 def test_hostile_files_are_refused_as_when_they_are_read_as_a_whole(content, message):
-    Path("a.csv").write_bytes(content)
+    Path("a.csv").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(TableError, match=message):
         parts_of("a.csv", numeric=["a"], text=["b"])
 

@@ -20,6 +20,20 @@ def network(backend="numpy", standardizer=None, dropout=0.5, last="softmax"):
 STANDARDIZER = dn.Standardizer(np.array([[1.0], [2.0], [3.0]]), np.array([[0.5], [2.0], [4.0]]))
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba", STRICT])
+def test_the_jacobian_of_no_samples_is_empty(backend) -> None:
+    net = network(backend, STANDARDIZER)
+    assert net.jacobian(X[:, :0]).shape == (2, 3, 0)
+    assert net.activations(X[:, :0], -1).shape == (2, 0)
+
+
+@pytest.mark.parametrize("function", [dn.check_gradients, dn.learning_rate_test])
+def test_what_is_not_a_network_is_refused(function) -> None:
+    for other in (dn.Ensemble([network(), network()]), "net", None):
+        with pytest.raises(dn.ArgumentError, match="wanted a Network"):
+            function(other, X, Y)
+
+
 def test_activations_are_the_outputs_of_each_layer() -> None:
     """N2 and N3, one layer after the other."""
     net = network()

@@ -97,7 +97,6 @@ def to_c(chain: Exportable, name: str = "model", weights: str = "exact") -> str:
     output = real if chain.target is None else "double"
     vectors, difference = _vectors(chain, weights)
     inputs, outputs, classes = chain.inputs, chain.outputs, _classes(chain)
-    upper = name.upper()
     signatures = [f"void {name}_predict(const {real} x[{inputs}], {output} y[{outputs}]);"]
     if classes is not None:
         signatures += [
@@ -106,7 +105,7 @@ def to_c(chain: Exportable, name: str = "model", weights: str = "exact") -> str:
         ]
     parts: list[str] = [
         _comment(chain, name, weights, difference, signatures),
-        "#include <math.h>\n#ifdef MODEL_TEST\n#include <stdio.h>\n#endif",
+        f"#include <math.h>\n#ifdef {_macro(name)}\n#include <stdio.h>\n#endif",
         f"typedef {real} real;",
         "\n".join(signatures),
         *(text for prefix, member in chain.members for text in _member(member, prefix, weights)),
@@ -115,7 +114,7 @@ def to_c(chain: Exportable, name: str = "model", weights: str = "exact") -> str:
     if classes is not None:
         parts.append("\n".join(_classification(name, output, outputs, classes)))
     parts.append("\n".join(_test(name, output, vectors)))
-    return "\n\n".join(parts).replace("MODEL_TEST", f"{upper}_TEST") + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def write(path: str | PathLike[str], chain: Exportable, weights: str) -> None:
@@ -145,7 +144,7 @@ def check(text: str) -> tuple[str, str] | None:
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "model.c"), Path(folder, "model")
         source.write_text(text, encoding="ascii")
-        define = re.search(r"#ifdef (\w+_TEST)", text)
+        define = re.search(r"^#ifdef (\w+_TEST)$", text, re.MULTILINE)
         assert define is not None
         command = [compiler, "-std=c99", "-O2", f"-D{define[1]}", "-o", str(program), str(source), "-lm"]
         compiled = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -164,8 +163,8 @@ def _vectors(chain: Exportable, weights: str) -> tuple[Vectors, float]:
     if weights == "exact":
         return exact, 0.0
     vectors = vectors_from(chain, exact.X.T, _forward_quantized)
-    differences = abs(vectors.A - exact.A)
-    return vectors, float(differences[np.isfinite(differences)].max(initial=0))
+    finite = np.isfinite(vectors.A) & np.isfinite(exact.A)
+    return vectors, float(abs(vectors.A[finite] - exact.A[finite]).max(initial=0))
 
 
 def _forward_quantized(chain: Chain, bounds: Bounds, A: Any) -> Any:
@@ -182,6 +181,11 @@ def _classes(chain: Exportable) -> list[str] | None:
     if not isinstance(classes, list) or len(classes) != max(2, chain.outputs):
         return None
     return [str(name) for name in classes]
+
+
+def _macro(name: str) -> str:
+    """Return the name of the macro with which the file is a program that checks itself."""
+    return f"{name.upper()}_TEST"
 
 
 def _comment(chain: Exportable, name: str, weights: str, difference: float, signatures: list[str]) -> str:
@@ -201,7 +205,7 @@ def _comment(chain: Exportable, name: str, weights: str, difference: float, sign
             "The weights are 8-bit integers times a scale for each neuron. For the test vectors, this changes the "
             f"outputs by at most {difference:.2g}.",
         ]
-    lines += ["", f"To check this file:  cc -std=c99 -DMODEL_TEST -o check {name}.c -lm && ./check"]
+    lines += ["", f"To check this file:  cc -std=c99 -D{_macro(name)} -o check {name}.c -lm && ./check"]
     text = "\n".join("\n".join(wrap(line, WIDTH)) if len(line) > WIDTH else line for line in lines)
     return "/*\n" + "\n".join(f" * {_harmless(line)}".rstrip() for line in text.splitlines()) + "\n */"
 
@@ -215,8 +219,8 @@ def _features(chain: Exportable) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Return text that cannot end a comment, with other than ASCII characters escaped."""
-    return text.encode("ascii", "backslashreplace").decode().replace("*/", "* /").replace("??/", "? ?/")
+    """Return text that neither ends a comment nor begins one, with other than ASCII characters escaped."""
+    return re.sub(r"(?<=\*)(?=/)|(?<=/)(?=\*)|(?<=\?)(?=\?)", " ", text.encode("ascii", "backslashreplace").decode())
 
 
 def _string(text: str) -> str:
@@ -390,7 +394,7 @@ def _classification(name: str, output: str, outputs: int, classes: list[str]) ->
 def _test(name: str, output: str, vectors: Vectors) -> Iterator[str]:
     """Yield the test vectors, and a program that compares the outputs with them."""
     rows, inputs, outputs = *vectors.X.shape, vectors.A.shape[1]
-    yield "#ifdef MODEL_TEST"
+    yield f"#ifdef {_macro(name)}"
     yield from _array("const real test_inputs", [literal(x, str(vectors.X.dtype)) for x in vectors.X.ravel()])
     yield from _array("const double test_outputs", [literal(x, "float64") for x in vectors.A.ravel()])
     yield from _array("const double test_bounds", [literal(x, "float64") for x in vectors.allowed.ravel()])

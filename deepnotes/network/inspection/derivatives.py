@@ -61,6 +61,8 @@ def jacobian(network: "NetworkLike", X: Any) -> Any:
     """Return the derivative of each output by each input; see :meth:`deepnotes.Network.jacobian`."""
     ops, xp, layers = network.backend.ops, network.backend.xp, network.layers
     samples = as_samples(network, X, together=True)
+    if not samples.shape[1]:  # the backward pass divides by the number of samples
+        return _like(network, X, network.from_host(np.zeros((network.outputs, network.inputs, 0))))
     with np.errstate(all="ignore"), network.backend.execution_context():
         parameters = network.layout.split(xp, network.theta)
         A, caches = forward(ops, layers, parameters, samples, network.seed, None)

@@ -16,7 +16,7 @@ import deepnotes as dn
 from deepnotes.cli import main
 from deepnotes.network.formats.c_writing import Quantized, check, to_c
 from deepnotes.network.formats.chain import Chain, ChainMean, Target
-from deepnotes.network.formats.check_vectors import expected
+from deepnotes.network.formats.check_vectors import expected, vectors_of
 from deepnotes.nn.activations import LIBRARY
 
 CC = shutil.which("cc")
@@ -103,6 +103,34 @@ def test_a_target_and_an_ensemble(tmp_path: Path) -> None:
         assert check(text)
     single = Chain.of(networks[0], Target(-3.0, 0.25))
     require_correct(single, compile_strictly(to_c(single), tmp_path), "float64")
+
+
+@needs_compiler
+def test_names_of_columns_and_classes_are_not_changed_and_cause_no_warning(tmp_path: Path) -> None:
+    net = network()
+    net.metadata = {
+        "classes": ["MODEL_TEST", "b", "c"],
+        "features": ["a /* b", "*/*", "\n#ifdef A_TEST", "d", "e", "f"],
+    }
+    text = to_c(Chain.of(net), "digits")
+    folder = tmp_path / "strict"
+    folder.mkdir()
+    library = compile_strictly(text, folder)
+    assert ctypes.c_char_p.in_dll(library, "digits_classes").value == b"MODEL_TEST"
+    assert check(text)
+
+
+@pytest.mark.parametrize("activation", [name for name in LIBRARY if name != "exp"])  # exp of exp is huge
+def test_the_bounds_of_the_test_vectors_are_close(activation: str) -> None:
+    vectors = vectors_of(Chain.of(network(activation, last="log_softmax")))
+    assert vectors.allowed.max() < 1e-3
+
+
+@pytest.mark.filterwarnings("error")
+def test_quantized_weights_of_infinite_outputs() -> None:
+    net = dn.Network([dn.Dense(2, "exp")], inputs=3, seed=0)
+    net.set_flat(np.full(net.flat().shape, 1e30, np.float32))
+    assert "by at most 0." in to_c(Chain.of(net), weights="int8")
 
 
 @needs_compiler
