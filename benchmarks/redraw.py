@@ -20,8 +20,8 @@ from deepnotes.testing.bench import figures, page
 from deepnotes.testing.bench.sweep import lines
 
 IMAGE = Path("docs") / "images" / "crossover.svg"
-PICTURED = [name for name in ACTIVATIONS if name != "softmax"]
-"""The activations in the figure of all activations; softmax is not elementwise."""
+PICTURED = [name for name in ACTIVATIONS if name not in ("softmax", "log_softmax")]
+"""The activations in the figure of all activations; softmax and its logarithm are not elementwise."""
 CAPTION = "How long a training step takes against the width of two layers, for each backend and batch"
 """The text of the figure ``crossover``."""
 

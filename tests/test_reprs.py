@@ -80,7 +80,7 @@ def test_arrays_and_lists_are_left_out(make: Any, begins: str) -> None:
 
 def test_a_rate_test_has_its_rates_and_the_suggestion() -> None:
     rates = dn.RateTest(np.array([0.1, 0.2, 0.4, 0.8]), np.array([4.0, 3.0, 1.0, 0.5]), 0.0)
-    assert repr(rates) == "RateTest(4 updates, rates 0.1 to 0.8, suggestion=0.2)"
+    assert repr(rates) == "RateTest(4 updates, rates 0.1 to 0.8, suggestion=0.4)"
     assert repr(dn.RateTest(np.array([]), np.array([]), 0.0)) == "RateTest(0 updates, suggestion=None)"
 
 

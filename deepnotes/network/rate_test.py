@@ -1,6 +1,7 @@
 """A search for a good learning rate: a short training run in which the rate grows with every update."""
 
 import copy
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -42,13 +43,13 @@ class RateTest:
 
     @property
     def suggestion(self) -> float | None:
-        """The rate at which the smoothed loss falls most per factor of the rate; None if it falls nowhere."""
-        losses = self.smoothed[np.isfinite(self.losses)]
-        if len(losses) < 3:
-            return None
-        slopes = np.gradient(losses)  # by equal steps of the logarithm of the rate
-        steepest = int(slopes.argmin())
-        return float(self.learning_rates[steepest]) if slopes[steepest] < 0 else None
+        """The rate at two thirds of the longest fall of the smoothed loss; None if it falls nowhere.
+
+        The longest fall is the longest sequence of losses, not necessarily of consecutive updates, each of which is
+        below the one before. Noise interrupts it, but does not end it.
+        """
+        first, last = _longest_fall(self.smoothed[np.isfinite(self.losses)])
+        return float(self.learning_rates[first + (last - first) * 2 // 3]) if last > first else None
 
     def __repr__(self) -> str:
         rates, suggestion = self.learning_rates, self.suggestion
@@ -71,6 +72,24 @@ def _smooth(losses: Sequence[float] | np.ndarray, smoothing: float) -> np.ndarra
     return values
 
 
+def _longest_fall(losses: np.ndarray) -> tuple[int, int]:
+    """Return the indices of the first and the last element of the longest falling subsequence; (0, 0) if it is empty.
+
+    `ends` has the index of the largest last element of a falling subsequence of each length (C. Schensted, Canadian J.
+    Math. 13 (1961) 179).
+    """
+    ends: list[int] = []
+    before: list[int] = []
+    for i, loss in enumerate(losses):
+        length = bisect_left(ends, -loss, key=lambda end: -losses[end])
+        before.append(ends[length - 1] if length else i)
+        ends[length : length + 1] = [i]
+    first = last = ends[-1] if ends else 0
+    while ends and before[first] != first:
+        first = before[first]
+    return first, last
+
+
 def learning_rate_test(  # noqa: PLR0913 - the options of the test, each with a default
     network: Network,
     X: Any,
@@ -87,7 +106,7 @@ def learning_rate_test(  # noqa: PLR0913 - the options of the test, each with a 
 ) -> RateTest:
     """Train a copy of a network while the learning rate grows exponentially, and return the losses (arXiv:1506.01186).
 
-    The network does not change. A good rate is about that of the steepest fall of the loss, or a little below.
+    The network does not change. A good rate is where the loss falls steadily; ``suggestion`` is one.
 
     Parameters
     ----------

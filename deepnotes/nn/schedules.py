@@ -217,7 +217,7 @@ class OneCycle(Schedule):
     --------
     >>> rate = OneCycle(0.1, steps=101, rise=0.5, linear=True)
     >>> [round(rate(step), 4) for step in (0, 49, 100, 200)]
-    [0.004, 0.0995, 0.0, 0.0]
+    [0.004, 0.099, 0.0, 0.0]
     """
 
     learning_rate: float

@@ -44,7 +44,7 @@ def learning_rates(test: "RateTestLike", *, ax: Any = None) -> "Figure":
     ax.plot(rates, losses, ".", color=PALE, markersize=3, label="each batch")
     ax.plot(rates, smoothed, "-", color=TRAINING, linewidth=1.6, label="smoothed")
     if test.suggestion is not None:
-        label = f"steepest fall: {test.suggestion:.2g}"
+        label = f"suggestion: {test.suggestion:.2g}"
         ax.axvline(test.suggestion, color=INK, linewidth=1, linestyle=":", zorder=0, label=label)
     ax.set_xlabel("learning rate")
     ax.set_ylabel("loss")

@@ -12,7 +12,7 @@ from deepnotes import plots
 from deepnotes.nn.activations import LIBRARY
 
 pytest.importorskip("matplotlib.figure", reason=REASON)
-ELEMENTWISE = [name for name in LIBRARY if name != "softmax"]
+ELEMENTWISE = [name for name in LIBRARY if name not in ("softmax", "log_softmax")]
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "activations.svg"
 
 
@@ -29,8 +29,10 @@ def test_the_curves_are_g_and_its_derivative(name, tmp_path) -> None:
     z, g, slope = curves(ax)
     np.testing.assert_array_equal(z, np.linspace(-4, 4, 1601))
     differences = np.gradient(g, z)
-    smooth = np.isfinite(slope) & (abs(z) > 0.01) & (abs(z) < 4)
-    assert smooth.mean() > 0.99
+    smooth = np.isfinite(slope) & (abs(z) < 4)
+    for kink in (-3, 0, 3):  # of relu and its kin, and of hardswish
+        smooth &= abs(z - kink) > 0.01
+    assert smooth.mean() > 0.98
     np.testing.assert_allclose(slope[smooth], differences[smooth], atol=1e-3 * max(1, abs(differences).max()))
 
 
