@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     for n, g in zip(units, activations, strict=True):
         if layers and args.dropout:
             layers.append(deepnotes.Dropout(args.dropout))
-        layers.append(deepnotes.Dense(n, g))
+        layers.append(deepnotes.Dense(n, g, bias_initializer=_visible_biases))
     net = deepnotes.Network(layers, inputs, backend=args.backend, dtype=args.dtype, seed=args.seed)
     loss = loss_after(deepnotes.Activation(activations[-1]), args.loss)
     rng = np.random.default_rng([args.seed, 1])  # independent of the parameters, which are drawn from the seed itself
@@ -90,6 +90,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
         output.log(f"wrote {args.output}")
     page = None if args.output is None else str(args.output)
     output.outcome({"command": "explain", "page": page, **trace.as_dict()})
+
+
+def _visible_biases(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Return biases other than 0, with which training starts, so that ``+ b`` of N2 can be followed."""
+    return rng.normal(scale=0.5, size=shape).round(2)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ def test_the_drawn_example(run, folder) -> None:
     cited = set(re.findall(r"N\d+", page))
     assert cited == {f"N{i}" for i in (2, 3, 6, 7, *range(10, 17))}
     assert run("explain", "3-4-1")[0] == page
+    assert 0 not in np.array(json.loads(run("explain", "3-4-1", "--json")[0])["given"]["b1"])
     assert run("explain", "3-4-1", "--seed", "1")[0] != page
 
 
@@ -48,6 +49,8 @@ def test_the_page_and_the_json_object(run, folder) -> None:
     assert f"{steps['dW1'][0, 0]:.4f}" in page
     net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(3, "softmax")], 4, backend="numpy", dtype="float64", seed=0)
     np.testing.assert_array_equal(net.parameters["W1"], given["W1"])
+    for name in net.parameters:
+        net.parameters[name] = given[name]
     np.testing.assert_array_equal(steps["dW1"], net.gradients(given["A0"], given["Y"])["W1"])
 
 

@@ -204,7 +204,8 @@ def _check_header_length(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise ModelFileError(f"cannot read {path}: {reason(error)}") from None
     if size < 8 or length > size - 8:
-        raise ModelFileError(f"{path} is truncated or not a model file: {size:,} bytes")
+        hint = "; from_onnx reads ONNX files" if path.suffix.lower() == ".onnx" else ""
+        raise ModelFileError(f"{path} is truncated or not a model file: {size:,} bytes{hint}")
     if length > HEADER_LIMIT:
         raise ModelFileError(f"{path}: its header has {length:,} bytes, wanted at most {HEADER_LIMIT:,}")
 

@@ -284,6 +284,9 @@ def test_a_header_of_excessive_length_is_refused(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 2**62) + b"{}")
     with pytest.raises(dn.ModelFileError, match="truncated or not a model file"):
         dn.load(path)
+    onnx = path.rename(path.with_name("a.onnx"))
+    with pytest.raises(dn.ModelFileError, match="not a model file: 10 bytes; from_onnx reads ONNX files"):
+        dn.load(onnx)
     with path.open("wb") as file:  # a sparse file, which uses no disk space
         file.write(struct.pack("<Q", containers.HEADER_LIMIT + 1))
         file.truncate(containers.HEADER_LIMIT * 2)
