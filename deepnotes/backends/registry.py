@@ -288,8 +288,9 @@ def stranger_in_use(error: BaseException) -> str | None:
     while trace is not None:
         for value in list(trace.tb_frame.f_locals.values()):
             backend = value if isinstance(value, Backend) else getattr(value, "__dict__", {}).get("backend")
-            if isinstance(backend, Backend) and backend.name in _entry_points() and owner(backend.name) != "deepnotes":
-                return backend.name
+            name = backend.name if isinstance(backend, Backend) else ""
+            if name in _entry_points() and owner(name) != "deepnotes":
+                return name
         trace = trace.tb_next
     return None
 

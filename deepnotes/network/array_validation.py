@@ -17,8 +17,9 @@ BLOCK = 1 << 20
 """The number of elements that are checked at a time; this limits the memory that the check needs."""
 
 
-_dtypes: dict[Any, np.dtype[Any]] = {}
-"""The NumPy dtype of each dtype of a backend that was seen; to look it up, an array has to be moved to the host."""
+_dtypes: dict[tuple[type, Any], np.dtype[Any]] = {}
+"""The NumPy dtype of each dtype of a backend that was seen, by its class and itself; to look it up, an array has to be
+moved to the host. Without the class, dtypes of different libraries would be compared, of which some of them warn."""
 
 
 class ClassWeight(NamedTuple):
@@ -95,9 +96,10 @@ def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first:
 
 def check_real(backend: Backend, x: Any, name: str) -> None:
     """Raise DTypeError unless `x`, an array of the backend with at least one dimension, contains real numbers."""
-    kind = _dtypes.get(x.dtype)
+    key = type(x.dtype), x.dtype
+    kind = _dtypes.get(key)
     if kind is None:
-        kind = _dtypes[x.dtype] = backend.to_numpy(x[:0, ...]).dtype
+        kind = _dtypes[key] = backend.to_numpy(x[:0, ...]).dtype
     if kind.kind not in "biuf":
         raise DTypeError.of(name, kind, "real numbers")
 

@@ -1,7 +1,6 @@
 """A search for a good learning rate: a short training run in which the rate grows with every update."""
 
 import copy
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -78,6 +77,8 @@ def _longest_fall(losses: np.ndarray) -> tuple[int, int]:
     `ends` has the index of the largest last element of a falling subsequence of each length (C. Schensted, Canadian J.
     Math. 13 (1961) 179).
     """
+    from bisect import bisect_left  # not needed by other programs
+
     ends: list[int] = []
     before: list[int] = []
     for i, loss in enumerate(losses):

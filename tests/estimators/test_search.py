@@ -6,6 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -392,9 +393,12 @@ def test_invalid_arguments_are_refused(arguments: dict[str, Any], message: str) 
 
 
 def test_ctrl_c_ends_the_search_and_leaves_it_unfitted(backend: dn.Backend) -> None:
+    first = Lock()  # a second Ctrl-C would act at once
+
     class Interrupt(dn.Callback):
         def on_epoch(self, training: Any) -> None:
-            signal.raise_signal(signal.SIGINT)
+            if first.acquire(blocking=False):
+                signal.raise_signal(signal.SIGINT)
 
     search = dn.DenseSearchCV(classifier(backend, callbacks=[Interrupt()], max_iter=10**6, tol=0), GRID, cv=3)
     with pytest.raises(KeyboardInterrupt, match="of 12 networks were trained to the end"):
