@@ -7,6 +7,7 @@ transposes.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from math import fsum
 from typing import Any
 
@@ -30,7 +31,8 @@ SHAPES += [(4 * (n // 4 + 1), m + 1, 0) for n, m, _ in SHAPES[-2:]]
 PROCESSORS = 2
 """The number of multiprocessors for which grids are computed: small, so that each thread handles several elements."""
 OPTIONS = {"leaky_relu": {"slope": 0.3}, "elu": {"alpha": 1.7}, "huber": {"delta": 0.7}}
-ELEMENTWISE = [name for name in ACTIVATIONS if name != "softmax"]
+ROWWISE = ["softmax", "log_softmax"]
+ELEMENTWISE = [name for name in ACTIVATIONS if name not in ROWWISE]
 FUSED = {"softmax": "softmax_cross_entropy", "sigmoid": "sigmoid_cross_entropy", "exp": "exp_half_poisson_deviance"}
 """The kernel that computes a loss from the logits, by the name of the output activation."""
 CONTROL = control_dtype()
@@ -172,24 +174,24 @@ def activation_backward(host: Host) -> None:
 
 
 def softmax(host: Host) -> None:
-    """``row_activation`` and ``row_backward`` of softmax, for rows that fit into registers and for longer rows."""
+    """``row_activation`` and ``row_backward``, for rows that fit into registers and for longer rows."""
     dtype, rng, ops = host.dtype, np.random.default_rng(2), Bounds(host.dtype).ops
-    for n, m, shift in SHAPES:
-        g = lowered("softmax", dtype, n)
+    for (n, m, shift), name in product(SHAPES, ROWWISE):
+        g = lowered(name, dtype, n)
         Z, b = place(spread(rng, m, n), dtype, shift), place(rng.normal(size=n), dtype, 1)
         A, before = place(np.full((m, n), 7.0), dtype, shift), Z.copy()
         launch(host, g.forward, n, m, Z, b, A, n, m)
         assert (before + b == Z).all()
-        expected = ops.softmax(exact(dtype, Z))
-        assert_within(A.T, expected, f"softmax of {n} neurons, {m} samples")
+        expected = getattr(ops, name)(exact(dtype, Z))
+        assert_within(A.T, expected, f"{name} of {n} neurons, {m} samples")
         in_place = place(Z, dtype, shift)
         launch(host, g.forward, n, m, in_place, None, in_place, n, m)
         assert (in_place == A).all()
         D = place(rng.normal(size=(m, n)), dtype, shift)
         before = D.copy()
         launch(host, g.backward, n, m, D, None, A, n, m)
-        expected = ops.softmax_backward(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
-        assert_within(D.T, expected, f"the derivative of softmax, {n} neurons, {m} samples")
+        expected = getattr(ops, f"{name}_backward")(exact(dtype, before), exact(dtype, Z), exact(dtype, A))
+        assert_within(D.T, expected, f"the derivative of {name}, {n} neurons, {m} samples")
 
 
 def weights(rng: np.random.Generator, m: int, dtype: str, kind: str) -> tuple[Any, Any]:
@@ -265,14 +267,14 @@ def losses(host: Host) -> None:
 def nan_and_infinity(host: Host) -> None:
     """NaN or infinity at each position of a row: kernels agree with the equations, and other elements stay finite."""
     dtype = host.dtype
-    for name in [*ELEMENTWISE, "softmax"]:
+    for name in [*ELEMENTWISE, *ROWWISE]:
         n = 13 if name == "tanh" else 12
         for value in (np.nan, np.inf, -np.inf):
             Z = place(np.tile(np.linspace(-2, 2, n), (n, 1)), dtype)
             np.fill_diagonal(Z, value)
             A, D, ones = place(np.zeros((n, n)), dtype), place(np.ones((n, n)), dtype), place(np.ones((n, n)), dtype)
             g = lowered(name, dtype)
-            if name == "softmax":
+            if name in ROWWISE:
                 launch(host, g.forward, n, n, Z, None, A, n, n)
                 launch(host, g.backward, n, n, D, None, A, n, n)
             else:

@@ -81,7 +81,8 @@ def unpacked(file: IO[bytes], size: int, source: str) -> Iterator[bytes]:
     is_packed = file.read(len(GZIP)) == GZIP
     file.seek(0)
     if not is_packed:
-        yield from iter(lambda: file.read(PART), b"")
+        part = min(PART, size + 1) if size else PART  # as much memory as is asked for is reserved; a pipe has no size
+        yield from iter(lambda: file.read(part), b"")
         return
     needed = 0
     try:

@@ -220,15 +220,16 @@ def nearest(name: object, known: Iterable[str]) -> str | None:
 
     Examples
     --------
-    >>> nearest("rleu", ["relu", "tanh"]), nearest("mse", ["mean_squared_error"]), nearest("zzz", ["relu"])
-    ('relu', 'mean_squared_error', None)
+    >>> nearest("adma", ["adam", "adamax"]), nearest("mse", ["mean_squared_error"]), nearest("zzz", ["relu"])
+    ('adam', 'mean_squared_error', None)
     """
     from difflib import get_close_matches  # slow to import and rarely needed
 
     known = sorted(known)
     lower = str(name).lower()
     initials = [k for k in known if "".join(word[0] for word in k.split("_")) == lower]  # mse, mae, bce
-    near = initials or (get_close_matches(lower, known, n=1, cutoff=0.5) if len(lower) < 100 else [])
+    close = get_close_matches(lower, known, cutoff=0.5) if len(lower) < 100 else []
+    near = initials or [k for k in close if sorted(k) == sorted(lower)] or close  # letters in another order come first
     return near[0] if near else None
 
 

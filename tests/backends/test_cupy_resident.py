@@ -88,7 +88,7 @@ def test_every_optimizer_gives_the_results_of_numpy(form: str, optimizer: Any) -
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_gives_the_results_of_numpy(name: str, form: str) -> None:
     """In a hidden layer, with dropout after it unless that is refused, and in the last layer."""
-    dropout = [] if name == "softmax" else [dn.Dropout(0.3)]
+    dropout = [] if name in ("softmax", "log_softmax") else [dn.Dropout(0.3)]
     layers = [dn.Dense(7, name), *dropout, dn.Dense(5, "tanh"), dn.Dense(4, name)]
     Y = np.random.default_rng(0).uniform(0.1, 1, (4, 90))
     assert_equal_trainings(form, layers=layers, Y=Y, loss="mean_squared_error")
@@ -99,7 +99,7 @@ def test_every_activation_gives_the_results_of_numpy(name: str, form: str) -> No
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_gives_the_results_of_numpy(loss: str, weighted: bool, form: str) -> None:
     rng = np.random.default_rng(1)
-    last = "softmax" if loss == "categorical_cross_entropy" else "sigmoid"
+    last = "softmax" if loss in ("categorical_cross_entropy", "kl_divergence") else "sigmoid"
     w = {"sample_weight": rng.uniform(0.5, 2, 90)} if weighted else {}
     Y = rng.dirichlet(np.ones(4), 90).T
     assert_equal_trainings(form, layers=[dn.Dense(9, "tanh"), dn.Dense(4, last)], Y=Y, loss=loss, **w)

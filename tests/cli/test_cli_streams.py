@@ -30,11 +30,12 @@ NEEDS_DEV_FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="nee
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with data, a model, and a Python file to which the model was exported."""
     folder = tmp_path_factory.mktemp("streams")
-    x, y = np.random.default_rng(1).normal(size=(2, 3000))
-    write_table(folder / "rows.csv", ["x", "y", "kind"], [x, y, np.where(x > 0, "up", "down")])
+    for seed, name in enumerate(("train.csv", "rows.csv")):
+        x, y = np.random.default_rng(seed).normal(size=(2, 3000))
+        write_table(folder / name, ["x", "y", "kind"], [x, y, np.where(x > 0, "up", "down")])
     model = str(folder / "model.safetensors")
     options = ["--target", "kind", "--epochs", "1", "--layers", "4", "--quiet", "--backend", "numpy", "-o", model]
-    assert main(["train", str(folder / "rows.csv"), *options]) == 0
+    assert main(["train", str(folder / "train.csv"), *options]) == 0
     dn.load(model).network.to_python(folder / "model.py")
     return folder
 
