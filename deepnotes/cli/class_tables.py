@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepnotes.cli.output import Output, cell, format_count
-from deepnotes.utils.wording import join_names, quote
+from deepnotes.utils.wording import join_names, one_line, quote
 
 SHOWN = 20
 """The number of classes in the printed table; the JSON object has all classes."""
@@ -32,7 +32,7 @@ def report_classes(classes: ClassRows, output: Output, weighted: bool = False) -
     for row in classes:
         if row in lowest:
             scores = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("precision", "recall", "f1"))
-            table.add_row(*map(cell, (row["class"], f"{row['rows']:,}", f"{row['predicted']:,}", *scores)))
+            table.add_row(*map(cell, (one_line(row["class"]), f"{row['rows']:,}", f"{row['predicted']:,}", *scores)))
     output.report("")
     output.show(table)
     if len(classes) > SHOWN:

@@ -25,7 +25,7 @@ from deepnotes.cli.train import plot_path_of
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.datasets.tables import Column
 from deepnotes.network.importance import Importance
-from deepnotes.utils.wording import quote
+from deepnotes.utils.wording import one_line, quote
 
 HELP = "Measure how much a model's score falls when the values of a column are shuffled, for each column."
 MOSTLY = 0.9
@@ -137,7 +137,7 @@ def _show(result: Importance, output: Output) -> None:
     table.add_column("±", justify="right")
     rows = list(zip(*columns.values(), strict=True))
     for name, mean, std in rows[:SHOWN]:
-        table.add_row(cell(name), f"{mean:.4f}", f"{std:.4f}")
+        table.add_row(cell(one_line(name)), f"{mean:.4f}", f"{std:.4f}")
     output.report("")
     output.show(table)
     if len(rows) > SHOWN:

@@ -4,6 +4,8 @@ import codecs
 import csv
 import gzip
 import io
+import os
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -81,7 +83,8 @@ def unpacked(file: IO[bytes], size: int, source: str) -> Iterator[bytes]:
     is_packed = file.read(len(GZIP)) == GZIP
     file.seek(0)
     if not is_packed:
-        part = min(PART, size + 1) if size else PART  # as much memory as is asked for is reserved; a pipe has no size
+        # As much memory as is asked for is reserved, so no more than the file needs; a pipe has no size.
+        part = min(PART, size + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else PART
         yield from iter(lambda: file.read(part), b"")
         return
     needed = 0

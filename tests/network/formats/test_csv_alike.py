@@ -439,7 +439,7 @@ def test_the_command_and_the_exported_file_give_the_same_result(
     assert error in ours[2]
     assert error in theirs[2]
     message = theirs[2].strip().removeprefix("error: ")
-    problems = [line.strip() for line in ours[2].removeprefix("deepnotes: error: ").splitlines()]
+    problems = [line.removeprefix("deepnotes: error: ").strip() for line in ours[2].splitlines()]
     assert any(problem.startswith(message) for problem in problems)  # the command reports all, with hints about options
 
 
