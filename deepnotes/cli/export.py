@@ -54,9 +54,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
         chain: Exportable = ChainMean.of(network.networks, network.metadata, target)
     else:
         chain = Chain.of(network, target)
-    for name in ("onnx", "c"):
-        if name in paths:
-            _require_no_encoding(f"--{name}", args.model, chain)
+    if "c" in paths:
+        _require_no_encoding(args.model, chain)
     to_c = partial(_convert_to_c, path=args.c, weights="int8" if args.int8 else "exact")
     converters: dict[str, Any] = {"onnx": _convert_to_onnx, "python": _convert_to_python, "c": to_c}
     # If a conversion fails, no file is written.
@@ -80,17 +79,17 @@ def run(args: argparse.Namespace, output: Output) -> None:
     )
 
 
-def _require_no_encoding(option: str, path: str, chain: "Exportable") -> None:
-    """Raise ArgumentError if the model encodes or imputes columns, since only a Python file includes this step."""
+def _require_no_encoding(path: str, chain: "Exportable") -> None:
+    """Raise ArgumentError if the model encodes or imputes columns, since a C file is exported without this step."""
     if chain.encoder is None:
         return
     encoded = [f.name for f in chain.encoder.features if f.categories is not None or f.fill is not None]
     raise with_hint(
         ArgumentError(
-            f"{option}: {path} encodes or imputes columns ({join_names(encoded)}), but such a file exported by "
-            "deepnotes takes columns that are already encoded"
+            f"--c: {path} encodes or imputes columns ({join_names(encoded)}), but a C file exported by deepnotes takes "
+            "columns that are already encoded"
         ),
-        f"use --python, which includes the encoding, or Network.to_{option[2:]}, which exports the network without it",
+        "use --onnx or --python, which include the encoding, or Network.to_c, which exports the network without it",
     )
 
 
@@ -122,14 +121,19 @@ def _convert_to_onnx(chain: "Exportable", output: Output) -> tuple[bytes, dict[s
     DeepnotesError
         If an output of ONNX Runtime exceeds its error bound.
     """
-    from deepnotes.network.formats import check_vectors, onnx_writing
+    from deepnotes.network.formats import check_vectors, onnx_encoding, onnx_writing
 
-    content = onnx_writing.to_onnx(chain)
+    content = onnx_writing.to_onnx(chain, chain.encoder)
     description = f"by onnx.checker, opset {onnx_writing.OPSET}"
     check: dict[str, Any] = {"opset": onnx_writing.OPSET, "checked_with": None, "worst": None}
-    tests = check_vectors.vectors_of(chain)
+    if chain.encoder is None:
+        tests = check_vectors.vectors_of(chain)
+        inputs: Any = tests
+    else:
+        inputs, X = onnx_encoding.sample_columns(chain.encoder)
+        tests = check_vectors.vectors_from(chain, X)
     try:
-        outputs, runtime = onnx_writing.run(content, tests)
+        outputs, runtime = onnx_writing.run(content, inputs)
     except MissingExtraError as error:
         output.log(f"not run: {error}")
         return content, check, description

@@ -201,9 +201,60 @@ def test_the_python_file_encodes_and_imputes(encoded, run):
         module["read"]("some.csv")
 
 
-def test_onnx_export_of_a_model_with_an_encoder_is_refused(encoded, capsys):
-    assert main(["export", encoded[0], "--onnx", "a.onnx", "--python", "a.py"]) == 2
+def test_c_export_of_a_model_with_an_encoder_is_refused(encoded, capsys):
+    assert main(["export", encoded[0], "--c", "a.c", "--python", "a.py"]) == 2
     message = capsys.readouterr().err
-    assert "--onnx: goods.safetensors encodes or imputes columns (size, kind, level)" in message
+    assert "--c: goods.safetensors encodes or imputes columns (size, kind, level)" in message
     assert len(message.splitlines()) == 2
     assert not list(Path().glob("a.*"))
+
+
+def onnx_session(path):
+    runtime = pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
+    return runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_the_onnx_file_encodes_and_imputes(encoded, run):
+    session = onnx_session_of(encoded[0], run)
+    assert {x.name: (x.type, x.shape[1]) for x in session.get_inputs()} == {
+        "size": ("tensor(double)", 1), "kind": ("tensor(string)", 1), "level": ("tensor(string)", 1),
+    }  # fmt: skip
+    table = read_table(encoded[1], missing="keep", text=["level"])
+    feeds = {
+        name: table.column(name).reshape(-1, 1).astype(float if name == "size" else object)
+        for name in ("size", "kind", "level")
+    }
+    (actual,) = session.run(None, feeds)
+    np.testing.assert_allclose(actual[:, 0], dn.load(encoded[0]).predict(encoded[1]), rtol=1e-5)
+    unknown = [np.array([[x]], object if isinstance(x, str) else float) for x in (5.0, "blue", "0.75")]
+    (actual,) = session.run(None, dict(zip(feeds, unknown, strict=True)))
+    model = dn.load(encoded[0])
+    expected = model.network.predict(np.array([[5.0, 0, 0, 0, 0, 0, 0, 0]]).T) * model.metadata["target_scale"]
+    np.testing.assert_allclose(actual[0], expected[0] + model.metadata["target_mean"], rtol=1e-5)
+    with pytest.raises(dn.ModelFileError):
+        dn.from_onnx("goods.onnx")
+
+
+def onnx_session_of(model, run):
+    """Export a model, and return a session of ONNX Runtime."""
+    pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
+    out, _ = run("export", model, "--onnx", "goods.onnx", "--json")
+    assert json.loads(out)["onnx"]["worst"] <= 1
+    return onnx_session("goods.onnx")
+
+
+@pytest.mark.parametrize("options", [[], ["--members", "2", "--dtype", "float64"]], ids=["network", "ensemble"])
+def test_columns_may_have_the_names_of_values_in_the_onnx_file(options, run):
+    rng = np.random.default_rng(0)
+    names = ["A", "A_", "X", "W1", "input_mean", "encode/Concat_1", "1.0:float32", "kind"]
+    kind = np.array(["u", "v"])[(rng.normal(size=80) > 0).astype(int)]
+    columns = dict(zip(names, [*rng.normal(size=(7, 80)), kind], strict=True))
+    answer = np.where((kind == "u") == (columns["A"] > 0), "yes", "no")
+    dn.write_table("names.csv", [*names, "answer"], [*columns.values(), answer])
+    run("train", "names.csv", "--target", "answer", "--epochs", "3", "--layers", "8", "--quiet", "--force",
+        *options, "-o", "names")  # fmt: skip
+    session = onnx_session_of("names", run)
+    assert [x.name for x in session.get_outputs()] == ["A__"]
+    feeds = {name: x.reshape(-1, 1).astype(object if x.dtype.kind == "U" else float) for name, x in columns.items()}
+    (actual,) = session.run(None, feeds)
+    np.testing.assert_allclose(actual, dn.load("names").predict_proba("names.csv"), atol=1e-5)

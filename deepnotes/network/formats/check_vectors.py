@@ -67,12 +67,12 @@ def forward_of(chain: Chain, bounds: Bounds, A: Any) -> Any:
     return chain.forward(bounds.ops, A, lambda _, W: bounds.from_numpy(W))
 
 
-def vectors_from(chain: Exportable, X: np.ndarray, forward: Forward) -> Vectors:
+def vectors_from(chain: Exportable, X: np.ndarray, forward: Forward = forward_of) -> Vectors:
     """Return test vectors for inputs X, shape (n[0], rows), whose outputs `forward` computes."""
     A = expected(chain, X, forward=forward)
     allowed = A.rules.slack * A.error
     may_overflow = np.isfinite(A.value) & (abs(A.value) + allowed > (1 - A.rules.u) * A.rules.largest)
-    return Vectors(X.T, A.value.astype(np.float64).T, np.where(may_overflow, np.inf, allowed).T)
+    return Vectors(X.T.astype(chain.dtype), A.value.astype(np.float64).T, np.where(may_overflow, np.inf, allowed).T)
 
 
 def expected(chain: Exportable, X: np.ndarray, random: bool = False, forward: Forward = forward_of) -> BoundedArray:

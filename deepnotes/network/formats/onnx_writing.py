@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from deepnotes.datasets.encoding import Encoder
 from deepnotes.equations.ops import Ops
+from deepnotes.network.formats import onnx_encoding
 from deepnotes.network.formats.chain import Chain, Exportable
 from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
@@ -27,11 +29,12 @@ LIMIT = (1 << 31) - (1 << 20)
 smaller than 2 GiB."""
 
 
-def to_onnx(chain: Exportable) -> bytes:
+def to_onnx(chain: Exportable, encoder: Encoder | None = None) -> bytes:
     """Return the bytes of an ONNX file for `chain`, checked by ``onnx.checker``.
 
     The input ``X`` has shape (m, n[0]), and the output ``A`` has shape (m, n[L]). Both have the chain's dtype, but
     outputs that are scaled to the units of a target are in double precision. Each metadata entry is written as JSON.
+    With an encoder, the inputs are its columns instead: see :mod:`deepnotes.network.formats.onnx_encoding`.
 
     Raises
     ------
@@ -40,23 +43,34 @@ def to_onnx(chain: Exportable) -> bytes:
     MissingExtraError
     """
     onnx = import_optional("onnx", "onnx", "an ONNX file")
-    trace, A = trace_chain(chain)
+    trace, A = trace_chain(chain, encoder)
+    output = output_name(encoder)
     for node in trace.nodes:  # the last node need not be the one that computes A
         for names in (node.input, node.output):
             if A.name in names:
-                names[:] = [OUTPUT if name == A.name else name for name in names]
+                names[:] = [output if name == A.name else name for name in names]
     size = sum(x.nbytes for x in trace.constants.values())
     if size > LIMIT:
         raise ModelFileError(f"the parameters have {size:,} bytes, but an ONNX file must be smaller than 2 GiB")
-    model = _model(onnx, chain, trace, A.dtype)
+    model = _model(onnx, chain, trace, A.dtype, encoder)
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
 
 
-def trace_chain(chain: Exportable) -> tuple[Trace, Any]:
-    """Return the trace of the computation of a chain's outputs from the input ``X``, and the traced outputs."""
+def output_name(encoder: Encoder | None = None) -> str:
+    """Return the name of the output, which no column may have."""
+    name = OUTPUT
+    while encoder is not None and name in encoder.names:
+        name += "_"
+    return name
+
+
+def trace_chain(chain: Exportable, encoder: Encoder | None = None) -> tuple[Trace, Any]:
+    """Return the trace of the computation of a chain's outputs from its inputs, and the traced outputs."""
     trace = Trace(chain.dtype)
-    parts = [_trace_member(trace, member, prefix and f"{prefix}/") for prefix, member in chain.members]
+    X = Value(trace, INPUT, np.dtype(chain.dtype)) if encoder is None else onnx_encoding.encode(trace, encoder)
+    own = "" if encoder is None else "network/"  # so that no name is that of a column
+    parts = [_trace_member(trace, member, own + (prefix and f"{prefix}/"), X) for prefix, member in chain.members]
     trace.scope = "mean/"
     A = chain.combine(parts)
     if chain.target is not None:
@@ -65,21 +79,21 @@ def trace_chain(chain: Exportable) -> tuple[Trace, Any]:
     return trace, A
 
 
-def _trace_member(trace: Trace, chain: Chain, prefix: str) -> Any:
-    """Trace the computation of a chain's outputs, before they are scaled to the units of a target.
+def _trace_member(trace: Trace, chain: Chain, prefix: str, A: Any) -> Any:
+    """Trace the computation of a chain's outputs from the inputs A, before they are scaled to the units of a target.
 
     The names of all nodes and constants begin with `prefix`.
     """
     ops = Ops(trace, KERNELS)  # type: ignore[arg-type]
     formula_ops = Ops(FormulaTrace(trace), {})  # type: ignore[arg-type]
-    A: Any = Value(trace, INPUT, np.dtype(chain.dtype))
     if chain.standardizer is not None:
         trace.scope = f"{prefix}standardize/"
         constants = (
             trace.constant(prefix + name, x.reshape(1, -1))
             for name, x in (("input_mean", chain.standardizer.mean), ("input_scale", chain.standardizer.scale))
         )
-        A = trace.cast(ops.standardize(trace.cast(A, "float64"), *constants), chain.dtype)
+        A = ops.standardize(trace.cast(A, "float64"), *constants)
+    A = trace.cast(A, chain.dtype)
     for number, link in enumerate(chain.links, 1):
         trace.scope = f"{prefix}layer{number}/"
         W = trace.constant(f"{prefix}W{number}", link.W)
@@ -107,8 +121,10 @@ def write(path: str | PathLike[str], content: bytes | str) -> Path:
     return path
 
 
-def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
-    """Run an ONNX file on the inputs of test vectors; return the outputs and the name and version of ONNX Runtime.
+def run(content: bytes, inputs: Vectors | dict[str, np.ndarray]) -> tuple[np.ndarray, str]:
+    """Run an ONNX file on inputs, by name, or on those of test vectors.
+
+    Return the outputs, and the name and version of ONNX Runtime.
 
     Raises
     ------
@@ -118,33 +134,45 @@ def run(content: bytes, vectors: Vectors) -> tuple[np.ndarray, str]:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(None, {INPUT: vectors.X})
+    (outputs,) = session.run(None, {INPUT: inputs.X} if isinstance(inputs, Vectors) else inputs)
     return outputs, f"onnxruntime {runtime.__version__}"
 
 
-def _model(onnx: Any, chain: Exportable, trace: Trace, result: np.dtype[Any]) -> Any:
+def _model(onnx: Any, chain: Exportable, trace: Trace, result: np.dtype[Any], encoder: Encoder | None) -> Any:
     """Return the ONNX model of a traced chain; its outputs have the dtype `result`."""
     helper = onnx.helper
     kinds = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in ("float32", "float64")}
+    if encoder is None:
+        inputs = [helper.make_tensor_value_info(INPUT, kinds[chain.dtype], [SAMPLES, chain.inputs])]
+    else:
+        text = onnx.TensorProto.STRING
+        inputs = [
+            helper.make_tensor_value_info(f.name, text if f.is_text else kinds["float64"], [SAMPLES, 1])
+            for f in encoder.features
+        ]
     used = {name for node in trace.nodes for name in node.input}
     graph = helper.make_graph(
         trace.nodes,
         "deepnotes",
-        [helper.make_tensor_value_info(INPUT, kinds[chain.dtype], [SAMPLES, chain.inputs])],
-        [helper.make_tensor_value_info(OUTPUT, kinds[result.name], [SAMPLES, chain.outputs])],
+        inputs,
+        [helper.make_tensor_value_info(output_name(encoder), kinds[result.name], [SAMPLES, chain.outputs])],
         [
             onnx.numpy_helper.from_array(np.ascontiguousarray(x), name)
             for name, x in trace.constants.items()
             if name in used
         ],
     )
+    domains = [("", OPSET)]
+    if any(node.domain == onnx_encoding.DOMAIN for node in trace.nodes):
+        domains.append((onnx_encoding.DOMAIN, onnx_encoding.VERSION))
+    described = "X holds one sample in each row" if encoder is None else "each input is a column, of shape (m, 1)"
     model = helper.make_model(
         graph,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid(*domain) for domain in domains],
         ir_version=IR_VERSION,
         producer_name="deepnotes",
         producer_version=__version__,
-        doc_string=f"{chain}; X holds one sample in each row",
+        doc_string=f"{chain}; {described}",
     )
     try:
         texts = {str(key): json.dumps(value, allow_nan=False) for key, value in chain.output_metadata().items()}

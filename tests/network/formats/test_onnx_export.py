@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import literature
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
+from deepnotes.datasets.encoding import Encoder
+from deepnotes.datasets.tables import Table
 from deepnotes.network.formats.chain import Chain, Target
-from deepnotes.network.formats.check_vectors import Vectors, expected, vectors_of, worst
+from deepnotes.network.formats.check_vectors import Vectors, expected, vectors_from, vectors_of, worst
+from deepnotes.network.formats.onnx_encoding import sample_columns
 from deepnotes.network.formats.onnx_writing import run, to_onnx
 from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY
@@ -277,3 +281,30 @@ def test_a_relative_change_of_1e_14_in_the_weights_exceeds_the_bounds() -> None:
     net.parameters["W1"] = np.asarray(net.parameters["W1"]) * (1 + 1e-14)
     assert worst(run(to_onnx(chain), tests)[0], tests) <= 1
     assert worst(run(to_onnx(Chain.of(net)), tests)[0], tests) > 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("standardized", [True, False])
+def test_columns_are_encoded_and_imputed(dtype: str, standardized: bool) -> None:
+    """Numbers, categories that are numbers and text, each with and without missing values."""
+    rng = np.random.default_rng(0)
+    columns: dict[str, np.ndarray] = {
+        "a": rng.normal(size=40), "b": np.where(np.arange(40) % 3 == 0, np.nan, rng.normal(size=40)),
+        "c": rng.choice([0.1, 2.5, 1e300], 40),
+        "d": np.where(np.arange(40) % 5 == 0, np.nan, rng.choice([1.0, 2.0], 40)),
+        "e": rng.choice(["x", "y"], 40), "f": np.where(np.arange(40) % 7 == 0, "", rng.choice(["ü", "no"], 40)),
+    }  # fmt: skip
+    table = Table(list(columns), columns)
+    encoder = Encoder.fit(table, categorical=["c", "d"], impute="mean")
+    encoder = Encoder(tuple(replace(f, fill=f.fill if f.name in "bdf" else None) for f in encoder.features))
+    X = encoder(table)
+    standardizer = dn.Standardizer.fit(X) if standardized else None
+    net = dn.Network([dn.Dense(6, "tanh"), dn.Dense(2)], len(X), dtype=dtype, seed=0, standardizer=standardizer)
+    content = to_onnx(Chain.of(net), encoder)
+    feeds = {name: x.reshape(-1, 1).astype(object if x.dtype.kind == "U" else float) for name, x in columns.items()}
+    tests = vectors_from(Chain.of(net), X)
+    assert worst(run(content, feeds)[0], tests) <= 1
+    inputs, drawn = sample_columns(encoder)
+    assert worst(run(content, inputs)[0], vectors_from(Chain.of(net), drawn)) <= 1
+    assert "" in inputs["f"]
+    assert np.isnan(inputs["b"]).any()
