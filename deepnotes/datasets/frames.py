@@ -106,6 +106,8 @@ def _columns(data: Any, source: str, names: Sequence[str] | None) -> list[tuple[
         raise MissingExtraError(f"a table of the type {source}", "data", "pyarrow is not installed")
     import pyarrow as pa
 
+    if not hasattr(data, "__arrow_c_stream__") and hasattr(data, "to_arrow"):  # polars before 1.3
+        data = data.to_arrow()
     table = data if isinstance(data, pa.Table) else pa.table(data)
     return list(zip(table.column_names, table.columns, strict=True))
 

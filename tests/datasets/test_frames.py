@@ -49,6 +49,18 @@ def test_a_frame_gives_the_same_table_as_its_parquet_file(tmp_path):
     same(dn.read_table(frame, **options), dn.read_table(tmp_path / "frame.parquet", **options))
 
 
+def test_a_frame_without_the_stream_of_arrow_is_read_by_its_to_arrow():
+    pa = pytest.importorskip("pyarrow")
+
+    class Frame:
+        columns = ("x",)
+
+        def to_arrow(self):
+            return pa.table({"x": [1, 2]})
+
+    assert dn.read_table(Frame()).column("x").tolist() == [1, 2]
+
+
 def test_a_dict_of_columns_is_a_table():
     pytest.importorskip("pyarrow")
     table = dn.read_table(COLUMNS | {"day": [date(1970, 1, 2)] * 3}, missing="keep", dates=["day"])
