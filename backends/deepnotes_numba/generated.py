@@ -317,15 +317,24 @@ def layer_backward(backward: Expression, options: Collection[float]) -> Kernel:
     """Return ``kernel(d, x, p, e, t, apart, k, m, constants)``, which writes dA_prev of a layer by feature to e.
 
     It writes the terms of the gradients of the parameters to t, those of each parameter `apart` elements after those of
-    the one before.
+    the one before, except for terms that are dA itself.
     """
     elements, features = _feature_sources(backward)
     source = Source(backward, options, {"dA": D, **elements}, features=features)
     halves = _has_halves(backward)
-    targets = ["E[i, s]", *["E[i + k, s]"] * halves, *(f"T{i}[i, s]" for i in range(len(features)))]
-    arrays = {"D": "d", "X": "x", "E": "e"} | {f"T{i}": f"t + {i} * apart * size" for i in range(len(features))}
-    writes = dict(zip(targets, backward.results, strict=True))
+    written = [i for i in range(len(features)) if i not in terms_in_place(backward)]
+    targets = ["E[i, s]", *["E[i + k, s]"] * halves]
+    arrays = {"D": "d", "X": "x", "E": "e"} | {f"T{i}": f"t + {i} * apart * size" for i in written}
+    writes = dict(zip(targets, backward.results, strict=False))
+    writes |= {f"T{i}[i, s]": backward.results[len(targets) + i] for i in written}
     return _make_kernel(source, "d, x, p, e, t, apart, k, m, constants", arrays, writes, halves=halves)
+
+
+def terms_in_place(backward: Expression) -> list[int]:
+    """Return the indices of the parameters of a layer by feature whose gradients have the terms dA."""
+    first = 1 + _has_halves(backward)
+    nodes = [backward.nodes[i] for i in backward.results[first:]]
+    return [i for i, node in enumerate(nodes) if node.operation == "input" and node.value == "dA"]
 
 
 def _has_halves(expression: Expression) -> bool:

@@ -45,7 +45,7 @@ the layer's first tile of rows, counting the tiles of all layers before it.
 
 A layer by feature has as many inputs as outputs, or twice as many. It has a number of PARAMETERS of one number per row,
 stored one after the other from B on; its Z are the terms of their gradients, one array after the other, and, in the
-first layer, dA of the samples, which nothing needs.
+first layer, dA of the samples, which nothing needs. If bit i of W is 1, the terms of parameter i are D instead.
 
 A shortcut adds the output of the layer SOURCE, or the samples if it is -1, to its input. Its dA is also part of dA of
 the source: the layer after the source adds the region ADDED to its dA_prev. If several shortcuts have one source, that
@@ -341,8 +341,8 @@ def gradient(layers, buffers, squares, work, blocks, team, l2, stage):
         elif row[KIND] == BY_FEATURE:
             for i in range(row[PARAMETERS]):  # each is like the biases of a dense layer without weights
                 biases = DenseLayer(INT_ZERO, row[B] + i * n, n, INT_ZERO)
-                terms, tile = (row[Z] + i * padded(n, memory)) * unit, row[TILES] + i * ((n + ROWS - 1) // ROWS)
-                offsets = terms, INT_ZERO, tile
+                terms = row[D] if row[W] >> i & 1 else row[Z] + i * padded(n, memory)
+                offsets = terms * unit, INT_ZERO, row[TILES] + i * ((n + ROWS - 1) // ROWS)
                 _gradient_of(biases, offsets, buffers, squares, work, blocks, team, (l2, *stage))
 
 

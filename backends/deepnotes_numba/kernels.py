@@ -41,19 +41,25 @@ def activation_kernels(g: Any, dtype: str, outputs: int, in_place: bool) -> Acti
 
 
 class LayerKernels(NamedTuple):
-    """The kernels of a layer by feature, which have the same constants."""
+    """The kernels of a layer by feature, which have the same constants.
+
+    `in_place` are the indices of the parameters whose gradients have the terms dA, which the kernels do not write.
+    """
 
     forward: Kernel
     backward: Kernel
+    in_place: list[int]
 
 
 @formulas.cached
 def layer_kernels(layer: Layer, dtype: str, inputs: int) -> LayerKernels:
     """Return the kernels of a layer by feature; errors as for :func:`activation_kernels`."""
     options = formulas.options(layer)
+    forward, backward = formulas.layer(layer, dtype, inputs), formulas.layer_backward(layer, dtype, inputs)
     return LayerKernels(
-        generated.layer(formulas.layer(layer, dtype, inputs), options),
-        generated.layer_backward(formulas.layer_backward(layer, dtype, inputs), options),
+        generated.layer(forward, options),
+        generated.layer_backward(backward, options),
+        generated.terms_in_place(backward),
     )
 
 

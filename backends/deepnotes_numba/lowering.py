@@ -81,7 +81,7 @@ def lower_network(
             kept.append(of_layer)
             (forward, constants), (backward, _) = of_layer.forward.addresses, of_layer.backward.addresses
             entries = [e for e in layout.entries.values() if e.layer == index]
-            place = 0, entries[0].start if entries else 0
+            place = sum(1 << i for i in of_layer.in_place), entries[0].start if entries else 0
             kind = interpreter.BY_FEATURE
             rows.append([kind, *sizes, *place, 0, number, forward, backward, constants, len(entries), 0])
         rates += [0.0] * (len(rows) - len(rates))

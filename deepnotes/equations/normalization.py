@@ -66,8 +66,8 @@ def inverse_rms(xp: Namespace, X: Array, epsilon: float) -> Array:
     return 1 / xp.sqrt(feature_mean(xp, X * X) + epsilon)
 
 
-def rms_norm_backward(xp: Namespace, dX_hat: Array, X_hat: Array, inverse: Array) -> Array:
-    """Return ``dX`` of ``X_hat = X * inverse``, where ``inverse`` is :func:`inverse_rms` of ``X``.
+def rms_norm_backward(xp: Namespace, dX_hat: Array, X: Array, inverse: Array) -> Array:
+    """Return ``dX`` of ``X_hat = X * inverse``, where `inverse` is :func:`inverse_rms` of `X`.
 
     ``dX = inverse * (dX_hat - X_hat * mean_features(dX_hat * X_hat))``.
 
@@ -75,18 +75,18 @@ def rms_norm_backward(xp: Namespace, dX_hat: Array, X_hat: Array, inverse: Array
     ----------
     dX_hat : Array, shape (n, m)
         The derivative of the loss of each sample with respect to ``X_hat``.
-    X_hat : Array, shape (n, m)
+    X : Array, shape (n, m)
     inverse : Array, shape (1, m)
 
     Returns
     -------
     Array, shape (n, m)
     """
-    return inverse * (dX_hat - X_hat * feature_mean(xp, dX_hat * X_hat))
+    return inverse * (dX_hat - X * inverse * (inverse * feature_mean(xp, dX_hat * X)))
 
 
-def layer_norm_backward(xp: Namespace, dX_hat: Array, X_hat: Array, inverse: Array) -> Array:
-    """Return ``dX`` of ``X_hat = center(X) * inverse``, where ``inverse`` is :func:`inverse_rms` of ``center(X)``.
+def layer_norm_backward(xp: Namespace, dX_hat: Array, C: Array, inverse: Array) -> Array:
+    """Return ``dX`` of ``X_hat = C * inverse``, where `C` is the centered X and `inverse` :func:`inverse_rms` of `C`.
 
     ``dX = inverse * (dX_hat - mean_features(dX_hat) - X_hat * mean_features(dX_hat * X_hat))``.
 
@@ -94,11 +94,12 @@ def layer_norm_backward(xp: Namespace, dX_hat: Array, X_hat: Array, inverse: Arr
     ----------
     dX_hat : Array, shape (n, m)
         The derivative of the loss of each sample with respect to ``X_hat``.
-    X_hat : Array, shape (n, m)
+    C : Array, shape (n, m)
+        The result of :func:`center`.
     inverse : Array, shape (1, m)
 
     Returns
     -------
     Array, shape (n, m)
     """
-    return inverse * (center(xp, dX_hat) - X_hat * feature_mean(xp, dX_hat * X_hat))
+    return inverse * (center(xp, dX_hat) - C * inverse * (inverse * feature_mean(xp, dX_hat * C)))

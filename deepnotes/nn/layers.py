@@ -299,16 +299,15 @@ class LayerNorm(Layer):
         """Return ``A``, shape (n, m), and the cache."""
         centered = ops.center(A_prev)
         inverse = ops.inverse_rms(centered, self.epsilon)
-        X_hat = centered * inverse
-        return parameters["gamma"] * X_hat + parameters["beta"], (X_hat, inverse)
+        return parameters["gamma"] * (centered * inverse) + parameters["beta"], (centered, inverse)
 
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return ``dA_prev``, ``dgamma = (1/m) Σ_samples dA * X_hat`` and ``dbeta = (1/m) Σ_samples dA``."""
-        X_hat, inverse = cache
-        dA_prev = ops.layer_norm_backward(parameters["gamma"] * dA, X_hat, inverse)
-        return dA_prev, {"gamma": ops.bias_gradient(dA * X_hat), "beta": ops.bias_gradient(dA)}
+        centered, inverse = cache
+        dA_prev = ops.layer_norm_backward(parameters["gamma"] * dA, centered, inverse)
+        return dA_prev, {"gamma": ops.bias_gradient(dA * (centered * inverse)), "beta": ops.bias_gradient(dA)}
 
 
 @dataclass(frozen=True)
@@ -340,16 +339,15 @@ class RMSNorm(Layer):
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
         """Return ``A``, shape (n, m), and the cache."""
         inverse = ops.inverse_rms(A_prev, self.epsilon)
-        X_hat = A_prev * inverse
-        return parameters["gamma"] * X_hat, (X_hat, inverse)
+        return parameters["gamma"] * (A_prev * inverse), (A_prev, inverse)
 
     def backward(
         self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
     ) -> tuple[Array, dict[str, Array]]:
         """Return ``dA_prev`` and ``dgamma = (1/m) Σ_samples dA * X_hat``."""
-        X_hat, inverse = cache
-        dA_prev = ops.rms_norm_backward(parameters["gamma"] * dA, X_hat, inverse)
-        return dA_prev, {"gamma": ops.bias_gradient(dA * X_hat)}
+        A_prev, inverse = cache
+        dA_prev = ops.rms_norm_backward(parameters["gamma"] * dA, A_prev, inverse)
+        return dA_prev, {"gamma": ops.bias_gradient(dA * (A_prev * inverse))}
 
 
 @dataclass(frozen=True)
