@@ -242,7 +242,7 @@ def test_user_defined_objects_are_compiled_and_saved_as_the_page_says(examples: 
     def make_net(*layers: dn.Layer) -> dn.Network:
         return dn.Network([*layers, dn.Dense(2)], inputs=3, seed=0, backend="numpy")
 
-    class Numbered(examples.LayerNorm):  # type: ignore[misc, name-defined]
+    class Numbered(examples.LayerNorm):
         def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
             return super().forward(ops, parameters, context.layer * A_prev, context)
 

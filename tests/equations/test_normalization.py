@@ -22,13 +22,13 @@ def test_by_hand() -> None:
 
 def test_a_sample_of_equal_features_is_finite() -> None:
     ones = np.ones((4, 2), np.float32)
-    centered = equations.center(xp, ones)
+    centered: Any = equations.center(xp, ones)
     assert not centered.any()
     assert np.isfinite(equations.inverse_rms(xp, centered, 1e-5)).all()
 
 
 def normalized(X: np.ndarray, centered: bool) -> tuple[np.ndarray, np.ndarray]:
-    C = equations.center(xp, X) if centered else X
+    C: Any = equations.center(xp, X) if centered else X
     return C, np.asarray(equations.inverse_rms(xp, C, 0.1))
 
 
