@@ -19,7 +19,22 @@ from deepnotes.network.training.state import Callback
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import check
-from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
+from deepnotes.nn.layers import (
+    GLU,
+    Context,
+    Dense,
+    Dropout,
+    Gate,
+    Layer,
+    LayerNorm,
+    Noise,
+    Parameter,
+    PReLU,
+    Residual,
+    RMSNorm,
+    Shortcut,
+    SwiGLU,
+)
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import (
     SGD,
@@ -95,6 +110,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMA",
+    "GLU",
     "SGD",
     "SWA",
     "AMSGrad",
@@ -130,9 +146,11 @@ __all__ = [
     "FitResult",
     "ForeignArrayError",
     "ForkedProcessError",
+    "Gate",
     "History",
     "InverseScaling",
     "Layer",
+    "LayerNorm",
     "Lion",
     "Loss",
     "LossFunction",
@@ -141,21 +159,27 @@ __all__ = [
     "ModelFileError",
     "NAdam",
     "Network",
+    "Noise",
     "NonFiniteLossError",
     "NotAnExpressionError",
     "OnDisk",
     "OneCycle",
     "Ops",
     "Optimizer",
+    "PReLU",
     "Parameter",
     "RAdam",
+    "RMSNorm",
     "RMSProp",
     "RateTest",
     "ReduceOnPlateau",
+    "Residual",
     "Schedule",
     "ShapeError",
+    "Shortcut",
     "Standardizer",
     "StepDecay",
+    "SwiGLU",
     "Table",
     "TableError",
     "TensorBoard",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import deepnotes as dn
 from deepnotes.network.formats import onnx_writing
-from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.chain import Chain, Link
 from deepnotes.network.formats.check_vectors import vectors_of, worst
 from deepnotes.network.formats.python_writing import formulas_of
 from deepnotes.nn.expressions import NOT_FINITE, OPERATIONS
@@ -104,6 +104,7 @@ def check_exports(net: dn.Network) -> None:
     names: dict[str, Any] = {}
     exec("\n".join(formulas_of(chain)), names)
     for number, link in enumerate(chain.links, 1):
+        assert isinstance(link, Link)
         Z = EXTREMES[: len(link.W)].astype(net.dtype)
         with np.errstate(all="ignore"):
             found, expected = names[f"activation{number}"](np, Z), link.g.forward(dn.Ops(np, {}), Z)

@@ -242,10 +242,18 @@ def test_user_defined_objects_are_compiled_and_saved_as_the_page_says(examples: 
     def make_net(*layers: dn.Layer) -> dn.Network:
         return dn.Network([*layers, dn.Dense(2)], inputs=3, seed=0, backend="numpy")
 
+    class Numbered(examples.LayerNorm):
+        def forward(self, ops: Any, parameters: Any, A_prev: Any, context: Any) -> Any:
+            return super().forward(ops, parameters, context.layer * A_prev, context)
+
+    numbered = make_net(Numbered())
+    numbered.fit(*data, epochs=1)
+    assert type(numbered._training[1]) is EagerProgram  # type: ignore[index]
+    assert type(numbered.inference) is EagerInference
+
     layered = make_net(examples.LayerNorm())
     layered.fit(*data, epochs=1, checkpoint=tmp_path / "run")
-    assert type(layered._training[1]) is EagerProgram  # type: ignore[index]
-    assert type(layered.inference) is EagerInference
+    assert isinstance(layered._training[1], RecordedProgram)  # type: ignore[index]
     with pytest.raises(dn.ModelFileError, match="user-defined"):
         layered.save(tmp_path / "file")
     (checkpoint,) = (tmp_path / "run").glob("*.safetensors")

@@ -71,7 +71,7 @@ class CupyBackend(DeviceBackend):
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
         """Return the fused forward pass, or the eager one if a layer has no kernel."""
-        if SUPPORTED.has_layers(layers):
+        if SUPPORTED.has_layers(layers, layout.sizes[0]):
             return CupyInference(self, layers, layout, dtype)
         _log_eager(layers)
         return SectionedInference(self, layers, layout, dtype)

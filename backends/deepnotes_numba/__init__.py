@@ -39,7 +39,7 @@ class NumbaBackend(ThreadedBackend):
 
     def compile_inference(self, layers: Sequence[Layer], layout: Layout, dtype: str) -> Inference | None:
         """Return the compiled forward pass, or None if a layer or activation has no kernel."""
-        if not SUPPORTED.has_layers(layers):
+        if not SUPPORTED.has_layers(layers, layout.sizes[0]):
             _log_eager(layers)
             return None
         from deepnotes_numba.inference import NumbaInference

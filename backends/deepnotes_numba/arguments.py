@@ -39,7 +39,7 @@ class Tables(NamedTuple):
     layers : ndarray of int64
         One row for each layer; see :mod:`deepnotes_numba.interpreter` for the columns.
     rates : ndarray
-        The rate of each layer's dropout, 0 for dense layers.
+        The rate of each layer's dropout, or the standard deviation of its noise; 0 for other layers.
     regions : ndarray of int64
         The regions of the workspace that belong to no layer.
     """

@@ -1,4 +1,4 @@
-"""Kernels of activations, losses and optimizers, generated from their expressions.
+"""Kernels of activations, losses, optimizers and layers by feature, generated from their expressions.
 
 A kernel is a function of addresses and sizes, and the interpreter calls it by its own address, so a new part compiles
 its kernel and nothing else. Arrays have a row for each output, of m samples. Elements are computed in the innermost
@@ -92,6 +92,9 @@ class Source:
         For each number among the arguments, its source.
     scratch : str, optional
         The source of an element that the kernel may overwrite before its last pass over the outputs.
+    features : dict of str to str, optional
+        The sources of the values that are the same for all samples of row i, by the names under which `elements` has
+        them.
     """
 
     def __init__(
@@ -101,7 +104,9 @@ class Source:
         elements: dict[str, str],
         numbers: dict[str, str] | None = None,
         scratch: str | None = None,
+        features: dict[str, str] | None = None,
     ) -> None:
+        self.features = features or {}
         self.expression, self.elements, self.given, self.scratch = expression, elements, numbers or {}, scratch
         # Zeros of both signs are equal, so that one would be taken for the other.
         self.options = list(dict.fromkeys(sign * float(x) for x in options if x != 0 for sign in (1, -1)))
@@ -126,8 +131,8 @@ class Source:
 
     @property
     def has_rows(self) -> bool:
-        """Whether values belong to samples, so that the outputs of a sample depend on each other."""
-        return PER_SAMPLE in self.shapes
+        """Whether values belong to samples or to rows, so that the arrays cannot be computed as one long row."""
+        return PER_SAMPLE in self.shapes or bool(self.features)
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """Return how the values of nodes are written in loops."""
@@ -184,6 +189,10 @@ class Source:
             if shape == PER_SAMPLE:
                 yield f"row{index} = carray(row_of(), ({WIDEST},))"
 
+    def of_row(self) -> Iterator[str]:
+        """Yield the values that are the same for all samples of a row, inside of the loop over the rows."""
+        yield from (f"    {name} = {value}" for name, value in self.features.items())
+
     def _pass(self, reduced: Sequence[int], level: int) -> Iterator[str]:
         """Yield one pass over the outputs, which computes sums and maxima."""
         if not reduced:
@@ -192,6 +201,7 @@ class Source:
             yield "for s in range(S):"
             yield f"    row{index}[s] = {'zero' if self.nodes[index].operation == 'sum' else '-infinity'}"
         yield "for i in range(k):"
+        yield from self.of_row()
         yield "    for s in range(S):"
         arguments = [self.nodes[index].arguments[0] for index in reduced]
         yield from (f"        {line}" for line in self.elementwise(arguments, level))
@@ -292,6 +302,53 @@ def loss(both: Expression, options: Collection[float]) -> Kernel:
     return _make_kernel(source, parameters, arrays, {D: derivative}, losses, "C[0, s] * ")
 
 
+def layer(forward: Expression, options: Collection[float]) -> Kernel:
+    """Return ``kernel(x, a, p, k, m, constants)``, which writes the k outputs A of a layer by feature.
+
+    Its parameters, of k numbers each, begin at address p, one after the other.
+    """
+    elements, features = _feature_sources(forward)
+    source = Source(forward, options, elements, scratch=A, features=features)
+    parameters, arrays = "x, a, p, k, m, constants", {"X": "x", "A": "a"}
+    return _make_kernel(source, parameters, arrays, {A: forward.results[0]}, halves=_has_halves(forward))
+
+
+def layer_backward(backward: Expression, options: Collection[float]) -> Kernel:
+    """Return ``kernel(d, x, p, e, t, apart, k, m, constants)``, which writes dA_prev of a layer by feature to e.
+
+    It writes the terms of the gradients of the parameters to t, those of each parameter `apart` elements after those of
+    the one before, except for terms that are dA itself.
+    """
+    elements, features = _feature_sources(backward)
+    source = Source(backward, options, {"dA": D, **elements}, features=features)
+    halves = _has_halves(backward)
+    written = [i for i in range(len(features)) if i not in terms_in_place(backward)]
+    targets = ["E[i, s]", *["E[i + k, s]"] * halves]
+    arrays = {"D": "d", "X": "x", "E": "e"} | {f"T{i}": f"t + {i} * apart * size" for i in written}
+    writes = dict(zip(targets, backward.results, strict=False))
+    writes |= {f"T{i}[i, s]": backward.results[len(targets) + i] for i in written}
+    return _make_kernel(source, "d, x, p, e, t, apart, k, m, constants", arrays, writes, halves=halves)
+
+
+def terms_in_place(backward: Expression) -> list[int]:
+    """Return the indices of the parameters of a layer by feature whose gradients have the terms dA."""
+    first = 1 + _has_halves(backward)
+    nodes = [backward.nodes[i] for i in backward.results[first:]]
+    return [i for i, node in enumerate(nodes) if node.operation == "input" and node.value == "dA"]
+
+
+def _has_halves(expression: Expression) -> bool:
+    """Return whether a layer by feature has twice as many inputs as outputs."""
+    return "A_prev_2" in expression.arrays
+
+
+def _feature_sources(expression: Expression) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the sources of a layer's inputs and parameters as elements, and those of the parameters by row."""
+    parameters = range(sum(name.startswith("parameter") for name in expression.arrays))
+    elements = {"A_prev": "X[i, s]", "A_prev_2": "X[i + k, s]", **{f"parameter{i}": f"w{i}" for i in parameters}}
+    return elements, {f"w{i}": f"carray(elements_at(p), ({len(parameters)} * k,))[{i} * k + i]" for i in parameters}
+
+
 def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
     """Return a kernel for an optimizer's update of a range of the flat arrays, in place.
 
@@ -315,21 +372,23 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
 
 def _make_kernel(
     source: Source, parameters: str, arrays: dict[str, str], writes: dict[str, int], before: Sequence[str] = (),
-    factor: str = "",
+    factor: str = "", halves: bool = False,
 ) -> Kernel:  # fmt: skip
     """Return a kernel for arrays with a row for each output.
 
     Without values that belong to samples, the arrays are computed as one long row, else some samples at a time.
     `writes` are the nodes to write in the last pass, times `factor`, by the source of the element; `before` precedes
-    that pass.
+    that pass. With `halves`, the arrays X and E have two rows for each output.
     """
     rows = {"C": "1", "L": "1", "Y": "1 if labelled else k"}
+    if halves:
+        rows |= dict.fromkeys("XE", "2 * k")
     # An index `first + s` would not be known to be positive, so that loops would not be vectorised.
     views = [
         f"{name} = carray(elements_at({start} + first * size), ({rows.get(name, 'k')}, m))"
         for name, start in arrays.items()
     ]
-    loop = [*before, "for i in range(k):", "    for s in range(S):"]
+    loop = [*before, "for i in range(k):", *source.of_row(), "    for s in range(S):"]
     loop += [f"        {line}" for line in source.elementwise([*writes.values()])]
     names = source.names([*writes.values()])
     loop += [f"        {element} = {factor}{name}" for element, name in zip(writes, names, strict=True)]

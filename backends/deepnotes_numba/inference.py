@@ -88,7 +88,7 @@ class NumbaInference(EagerInference):
     def _prepare_one(self, theta: np.ndarray) -> None:
         """Create this thread's workspace for single samples, and keep the addresses that `predict_one` needs."""
         state = self._thread_state
-        state.work = aligned(4 * self._stride, self._dtype)
+        state.work = aligned(2 * len(self._table) * self._stride, self._dtype)
         state.memory = state.work.ctypes.data
         state.theta, state.parameters = theta, theta.ctypes.data
 

@@ -17,7 +17,7 @@ from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import transpose_blocks
 from deepnotes_numba.codes import BY_SAMPLE, IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import inline_source, jit
-from deepnotes_numba.masks import dropout
+from deepnotes_numba.masks import add_noise, dropout
 from deepnotes_numba.products import (
     GROUP,
     INT_ONE,
@@ -32,15 +32,27 @@ from deepnotes_numba.products import (
 from deepnotes_numba.regularization import add_l2
 from deepnotes_numba.vectors import ROWS, address, block, invoke, view
 
-DENSE, DROPOUT = 0, 1
-KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, FORWARD, BACKWARD, CONSTANTS, Z, A, D, PANELS, TILES = range(15)
+DENSE, DROPOUT, BY_FEATURE, SHORTCUT, NOISE = range(5)
+(
+    KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, FORWARD, BACKWARD, CONSTANTS, PARAMETERS, SOURCE, Z, A, D, PANELS,
+    TILES, ADDED,
+) = range(18)  # fmt: skip
 """Columns of the table of layers.
 
-FORWARD, BACKWARD and CONSTANTS are the addresses of the activation's kernels and of their constants. Z, A, D (dA, then
-dZ) and PANELS (the layer's inputs, transposed) are regions. TILES is the number of the layer's first tile of rows,
-counting the tiles of all layers before it.
+FORWARD, BACKWARD and CONSTANTS are the addresses of the kernels of the activation, or of a layer by feature, and of
+their constants. Z, A, D (dA, then dZ) and PANELS (the layer's inputs, transposed) are regions. TILES is the number of
+the layer's first tile of rows, counting the tiles of all layers before it.
+
+A layer by feature has as many inputs as outputs, or twice as many. It has a number of PARAMETERS of one number per row,
+stored one after the other from B on; its Z are the terms of their gradients, one array after the other, and, in the
+first layer, dA of the samples, which nothing needs. If bit i of W is 1, the terms of parameter i are D instead.
+
+A shortcut adds the output of the layer SOURCE, or the samples if it is -1, to its input. Its dA is also part of dA of
+the source: the layer after the source adds the region ADDED to its dA_prev. If several shortcuts have one source, that
+region is D of the last of them, and Z of the others, to which they add their dA. The region 0 is that of X, so that 0
+stands for no region.
 """
-COLUMNS = 15
+COLUMNS = 18
 X_BLOCKS, X_PANELS, TARGETS, SAMPLE_ROWS, END = range(5)
 """Further regions: X, X transposed, the targets, and two rows for each block. END is the size of all regions."""
 SHARES, LOSSES = range(2)
@@ -57,8 +69,13 @@ def forward(tables, theta, work, blocks, team, counters):
         if row[KIND] == DENSE:
             if not _run_dense(tables, layer, theta, work, a_prev, blocks, team, counters.training):
                 return False
+        elif row[KIND] == BY_FEATURE:
+            _run_by_feature(row, theta, work, a_prev, blocks, team)
+        elif row[KIND] == SHORTCUT:
+            source = _input_region(tables, row[SOURCE] + 1) * unit
+            _add_arrays(row, work, a_prev, source, row[A] * unit, blocks, team)
         elif counters.training:
-            _run_dropout(tables, layer, work, a_prev, blocks, team, counters)
+            _run_random(tables, layer, work, a_prev, blocks, team, counters)
         else:
             continue
         if not wait(team):
@@ -68,8 +85,8 @@ def forward(tables, theta, work, blocks, team, counters):
 
 
 @inline_source
-def _run_dropout(tables, layer, work, a_prev, blocks, team, counters):
-    """Apply dropout to the activations at offset `a_prev`."""
+def _run_random(tables, layer, work, a_prev, blocks, team, counters):
+    """Apply dropout to the activations at offset `a_prev`, or add noise."""
     row, memory = tables.layers[layer], work.memory
     S = block(memory)
     unit = work.capacity * S
@@ -80,7 +97,48 @@ def _run_dropout(tables, layer, work, a_prev, blocks, team, counters):
         block_counters = DropoutCounters(
             counters.training, counters.seed, counters.step, counters.first_sample + at * S
         )
-        dropout(memory, a_prev + x, a, mask, row[OUTPUTS], tables.rates[layer], row[NUMBER], block_counters)
+        if row[KIND] == NOISE:
+            add_noise(memory, a_prev + x, a, row[OUTPUTS], tables.rates[layer], row[NUMBER], block_counters)
+        else:
+            dropout(memory, a_prev + x, a, mask, row[OUTPUTS], tables.rates[layer], row[NUMBER], block_counters)
+
+
+@jit
+def _input_region(tables, layer):
+    """Return the region of the inputs of a layer."""
+    return tables.layers[layer - 1, A] if layer > 0 else tables.regions[X_BLOCKS]
+
+
+@inline_source
+def _run_by_feature(row, theta, work, a_prev, blocks, team):
+    """Compute A of a layer by feature from the activations at offset `a_prev`."""
+    memory = work.memory
+    S = block(memory)
+    x_stride, stride = padded(row[INPUTS], memory) * S, padded(row[OUTPUTS], memory) * S
+    a = row[A] * work.capacity * S
+    for at in range(blocks[0] + team.rank, blocks[1], team.size):
+        compute_by_feature(row, theta, address(memory, a_prev + at * x_stride), address(memory, a + at * stride), S)
+
+
+@jit
+def compute_by_feature(row, theta, x, a, m):
+    """Write A of a layer by feature to address `a`, for m samples at address `x`."""
+    invoke(row[FORWARD], (x, a, address(theta, row[B]), row[OUTPUTS], m, row[CONSTANTS]))
+
+
+@jit
+def _add_arrays(row, work, first, second, result, blocks, team):
+    """Write the sum of two arrays of the shape of a layer's output to offset `result`, which may be one of them."""
+    memory = work.memory
+    S = block(memory)
+    stride = padded(row[OUTPUTS], memory) * S
+    rows = share(row[OUTPUTS], team.rank, team.size)
+    count = (rows[1] - rows[0]) * S
+    for at in range(blocks[0], blocks[1]):
+        x = at * stride + rows[0] * S
+        a, b, c = view(memory, first + x, count), view(memory, second + x, count), view(memory, result + x, count)
+        for i in range(count):
+            c[i] = a[i] + b[i]
 
 
 @inline_source
@@ -146,11 +204,8 @@ def deltas(tables, theta, work, blocks, team, fused):
     for layer in range(last, -1, -1):
         row = layers[layer]
         d_prev = layers[layer - 1][D] * unit if layer > 0 else 0
-        if row[KIND] == DENSE:
-            if layer < last or not fused:  # a fused loss has computed dZ = A - Y (N11)
-                _run_activation_backward(tables, layer, work, blocks, team)
-        elif layer > 0:
-            _run_dropout_backward(row, work, d_prev, blocks, team)
+        if row[KIND] != DENSE or layer < last or not fused:  # a fused loss has computed dZ = A - Y (N11)
+            _run_elements_backward(tables, layer, theta, work, d_prev, blocks, team)
         if not wait(team):
             return False
         if row[KIND] == DENSE and layer > 0:
@@ -159,7 +214,67 @@ def deltas(tables, theta, work, blocks, team, fused):
             input_gradient(theta, dense, memory, row[D] * unit, d_prev, blocks, rows)
             if not wait(team):
                 return False
+        if layer > 0 and row[ADDED] > 0:
+            _add_arrays(layers[layer - 1], work, d_prev, row[ADDED] * unit, d_prev, blocks, team)
+            if not wait(team):
+                return False
     return True
+
+
+@inline_source
+def _run_elements_backward(tables, layer, theta, work, d_prev, blocks, team):
+    """Compute dZ of a dense layer from its dA, or, for another layer, dA of the layer before to offset `d_prev`."""
+    row = tables.layers[layer]
+    if row[KIND] == DENSE:
+        _run_activation_backward(tables, layer, work, blocks, team)
+    elif row[KIND] == BY_FEATURE:
+        _run_by_feature_backward(tables, layer, theta, work, d_prev, blocks, team)
+    elif layer > 0 and (row[KIND] == SHORTCUT or row[KIND] == NOISE):
+        _run_sum_backward(row, work, d_prev, blocks, team)
+    elif layer > 0:
+        _run_dropout_backward(row, work, d_prev, blocks, team)
+
+
+@inline_source
+def _run_by_feature_backward(tables, layer, theta, work, d_prev, blocks, team):
+    """Write dA of the layer before a layer by feature to offset `d_prev`, and the terms of its gradients."""
+    row, memory = tables.layers[layer], work.memory
+    S = block(memory)
+    unit, height = work.capacity * S, padded(row[OUTPUTS], memory)
+    apart, stride, x_stride = height * unit, height * S, padded(row[INPUTS], memory) * S
+    x, d, terms = _input_region(tables, layer) * unit, row[D] * unit, row[Z] * unit
+    if layer == 0:
+        d_prev = terms + row[PARAMETERS] * apart
+    for at in range(blocks[0] + team.rank, blocks[1], team.size):
+        places = d + at * stride, x + at * x_stride, d_prev + at * x_stride, terms + at * stride
+        _differentiate_by_feature(row, theta, memory, places, apart, S)
+
+
+@jit
+def _differentiate_by_feature(row, theta, memory, places, apart, S):
+    """Compute the backward pass of a layer by feature for S samples; the arrays are dA, A_prev, dA_prev, the terms."""
+    d, x, d_prev, terms = places
+    parameters = address(theta, row[B])
+    arrays = address(memory, d), address(memory, x), parameters, address(memory, d_prev), address(memory, terms)
+    invoke(row[BACKWARD], (*arrays, apart, row[OUTPUTS], S, row[CONSTANTS]))
+
+
+@inline_source
+def _run_sum_backward(row, work, d_prev, blocks, team):
+    """Copy dA of a shortcut or noise to offset `d_prev`; add it to that of the last shortcut from the same source."""
+    memory = work.memory
+    S = block(memory)
+    unit = work.capacity * S
+    stride = padded(row[OUTPUTS], memory) * S
+    rows = share(row[OUTPUTS], team.rank, team.size)
+    count = (rows[1] - rows[0]) * S
+    for at in range(blocks[0], blocks[1]):
+        x = at * stride + rows[0] * S
+        dA, D_prev = view(memory, row[D] * unit + x, count), view(memory, d_prev + x, count)
+        for i in range(count):
+            D_prev[i] = dA[i]
+    if row[Z] > 0:
+        _add_arrays(row, work, row[Z] * unit, row[D] * unit, row[Z] * unit, blocks, team)
 
 
 @inline_source
@@ -214,27 +329,45 @@ def gradient(layers, buffers, squares, work, blocks, team, l2, stage):
     squares are written. There is one sum of squares for each tile of rows, so that their total does not depend on which
     thread computes which tile. The second half of `squares` holds the sums of squares of the weights, for L2.
     """
-    first, last = stage
     memory = work.memory
     unit = work.capacity * block(memory)
     for layer in range(layers.shape[0]):
         row = layers[layer]
-        if row[KIND] != DENSE:
+        n = row[OUTPUTS]
+        if row[KIND] == DENSE:
+            dense = DenseLayer(row[W], row[B], n, row[INPUTS])
+            offsets = row[D] * unit, row[PANELS] * unit, row[TILES]
+            _gradient_of(dense, offsets, buffers, squares, work, blocks, team, (l2, *stage))
+        elif row[KIND] == BY_FEATURE:
+            for i in range(row[PARAMETERS]):  # each is like the biases of a dense layer without weights
+                biases = DenseLayer(INT_ZERO, row[B] + i * n, n, INT_ZERO)
+                terms = row[D] if row[W] >> i & 1 else row[Z] + i * padded(n, memory)
+                offsets = terms * unit, INT_ZERO, row[TILES] + i * ((n + ROWS - 1) // ROWS)
+                _gradient_of(biases, offsets, buffers, squares, work, blocks, team, (l2, *stage))
+
+
+@jit
+def _gradient_of(dense, offsets, buffers, squares, work, blocks, team, stage):
+    """Compute this thread's rows of the gradient of one layer.
+
+    `offsets` are those of dZ and of the transposed inputs, and the number of the first tile; `stage` is the factor of
+    the L2 penalty, and whether the samples are the first and the last of the batch.
+    """
+    d, panels, tile = offsets
+    l2, first, last = stage
+    memory = work.memory
+    start, stop = share(dense.n, team.rank, team.size)
+    for low in range(start, stop, GROUP):
+        rows = low, min(stop, low + GROUP)
+        if buffers.compensated and first:
+            _clear_rows(buffers.errors, dense, rows)
+        weight_gradient(buffers, dense, work, d, panels, blocks, rows, not first)
+        bias_gradient(buffers, dense, memory, d, blocks, rows, not first)
+        if not last:
             continue
-        dense = DenseLayer(row[W], row[B], row[OUTPUTS], row[INPUTS])
-        d, panels = row[D] * unit, row[PANELS] * unit
-        start, stop = share(dense.n, team.rank, team.size)
-        for low in range(start, stop, GROUP):
-            rows = low, min(stop, low + GROUP)
-            if buffers.compensated and first:
-                _clear_rows(buffers.errors, dense, rows)
-            weight_gradient(buffers, dense, work, d, panels, blocks, rows, not first)
-            bias_gradient(buffers, dense, memory, d, blocks, rows, not first)
-            if not last:
-                continue
-            if buffers.compensated:
-                _add_rows(buffers.gradient, buffers.errors, dense, rows)
-            _sum_squares(buffers, squares, dense, row[TILES], rows, l2)
+        if buffers.compensated:
+            _add_rows(buffers.gradient, buffers.errors, dense, rows)
+        _sum_squares(buffers, squares, dense, tile, rows, l2)
 
 
 @inline_source
@@ -296,12 +429,32 @@ def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np
     last = len(rows) - 1
     for layer, row in enumerate(rows):
         height = padded_rows(row[OUTPUTS])
-        row[Z] = reserve(height)
+        if row[KIND] in (DENSE, DROPOUT):
+            row[Z] = reserve(height)
+        elif row[KIND] == BY_FEATURE and training:
+            row[Z] = reserve(row[PARAMETERS] * height + (padded_rows(row[INPUTS]) if layer == 0 else 0))
         shared = row[KIND] == DENSE and row[ACTIVATION] in (IDENTITY, IN_PLACE)
         row[A] = row[Z] if shared else reserve(height)
         row[D] = reserve(height) if training or layer == last else 0
         if row[KIND] == DENSE and training:
             row[PANELS] = x_panels if layer == 0 else reserve(padded_rows(row[INPUTS]))
+        if row[KIND] in (DENSE, BY_FEATURE) and training:
             row[TILES] = tiles
-            tiles += -(-int(row[OUTPUTS]) // ROWS)
+            tiles += -(-int(row[OUTPUTS]) // ROWS) * int(1 if row[KIND] == DENSE else row[PARAMETERS])
+    if training:
+        _connect_shortcuts(rows)
     return np.array([x, x_panels, reserve(targets), reserve(2), end, tiles], np.int64)
+
+
+def _connect_shortcuts(rows: np.ndarray) -> None:
+    """Write the regions by which the derivatives of shortcuts reach their sources."""
+    last: dict[int, int] = {}
+    for layer in range(len(rows) - 1, -1, -1):
+        row = rows[layer]
+        if row[KIND] == SHORTCUT:
+            source = int(row[SOURCE])
+            if source in last:
+                row[Z] = rows[last[source], D]
+            else:
+                last[source] = layer
+                rows[source + 1, ADDED] = row[D]

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from deepnotes.backends import PER_SAMPLE, Activation, Loss, LossFunction, Optimizer, formulas
+from deepnotes.backends import PER_SAMPLE, Activation, Layer, Loss, LossFunction, Optimizer, formulas
 from deepnotes_numba import codes, generated
 from deepnotes_numba.generated import Kernel as Kernel
 
@@ -38,6 +38,29 @@ def activation_kernels(g: Any, dtype: str, outputs: int, in_place: bool) -> Acti
     options = formulas.options(g)
     kernel = generated.activation(forward, options, code == codes.IN_PLACE)
     return ActivationKernels(code, kernel, generated.activation_backward(backward, options))
+
+
+class LayerKernels(NamedTuple):
+    """The kernels of a layer by feature, which have the same constants.
+
+    `in_place` are the indices of the parameters whose gradients have the terms dA, which the kernels do not write.
+    """
+
+    forward: Kernel
+    backward: Kernel
+    in_place: list[int]
+
+
+@formulas.cached
+def layer_kernels(layer: Layer, dtype: str, inputs: int) -> LayerKernels:
+    """Return the kernels of a layer by feature; errors as for :func:`activation_kernels`."""
+    options = formulas.options(layer)
+    forward, backward = formulas.layer(layer, dtype, inputs), formulas.layer_backward(layer, dtype, inputs)
+    return LayerKernels(
+        generated.layer(forward, options),
+        generated.layer_backward(backward, options),
+        generated.terms_in_place(backward),
+    )
 
 
 @formulas.cached

@@ -5,10 +5,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Dense, Dropout, Layer, Layout, LossFunction, Plan, fuses
+from deepnotes.backends import Dense, Dropout, Layer, Layout, LossFunction, Noise, Plan, Shortcut, fuses
 from deepnotes_numba import codes, interpreter
 from deepnotes_numba.arguments import Objective
-from deepnotes_numba.kernels import ActivationKernels, Kernel, activation_kernels, loss_kernel
+from deepnotes_numba.kernels import (
+    ActivationKernels,
+    Kernel,
+    LayerKernels,
+    activation_kernels,
+    layer_kernels,
+    loss_kernel,
+)
 from deepnotes_numba.vectors import REGISTER
 
 
@@ -23,30 +30,33 @@ class Lowered(NamedTuple):
         The number of workspace elements for each sample.
     tiles : int
         The number of tiles of rows in the weights of all layers.
-    kernels : list of ActivationKernels
+    kernels : list of ActivationKernels and LayerKernels
         The kernels whose addresses are in the tables.
     """
 
     tables: tuple[np.ndarray, np.ndarray, np.ndarray]
     units: int
     tiles: int
-    kernels: list[ActivationKernels]
+    kernels: list[ActivationKernels | LayerKernels]
 
 
 def lower_network(
     layers: Sequence[Layer], layout: Layout, dtype: np.dtype, class_indices: bool, training: bool
 ) -> Lowered:
-    """Return the tables for a network of supported layers; dropout layers are left out unless `training`.
+    """Return the tables for a network of supported layers; dropout and noise are left out unless `training`.
 
     Raises
     ------
-    NotImplementedError
+    NotAnExpressionError
         If there is no kernel for a layer.
     """
     starts = {(e.layer, e.key): e.start for e in layout.entries.values()}
-    rows, rates, kept = [], [], []
+    rows: list[list[int]] = []
+    rates: list[float] = []
+    kept: list[ActivationKernels | LayerKernels] = []
+    row_of = [-1]  # the row of the table that computes the input of each layer; -1 for X
     for index, layer in enumerate(layers):
-        sizes = layout.sizes[index : index + 2]
+        sizes, number = layout.sizes[index : index + 2], index + 1
         if type(layer) is Dense:
             # A fused loss needs Z of the last layer.
             in_place = index < len(layers) - 1
@@ -57,15 +67,27 @@ def lower_network(
                 kept.append(kernels)
                 code, (forward, constants) = kernels.code, kernels.forward.addresses
                 addresses = forward, kernels.backward.addresses[0], constants
-            rows.append([interpreter.DENSE, *sizes, *place, code, index + 1, *addresses])
-            rates.append(0.0)
-        elif not isinstance(layer, Dropout):
-            raise NotImplementedError(f"there is no kernel for {layer!r}")
-        elif training:
-            rows.append([interpreter.DROPOUT, *sizes, 0, 0, codes.IDENTITY, index + 1, 0, 0, 0])
-            rates.append(layer.rate)
+            rows.append([interpreter.DENSE, *sizes, *place, code, number, *addresses, 0, 0])
+        elif type(layer) is Shortcut:
+            source = row_of[index - layer.layers]
+            rows.append([interpreter.SHORTCUT, *sizes, 0, 0, codes.IDENTITY, number, 0, 0, 0, 0, source])
+        elif type(layer) in (Dropout, Noise):
+            if training:
+                kind = interpreter.DROPOUT if type(layer) is Dropout else interpreter.NOISE
+                rows.append([kind, *sizes, 0, 0, codes.IDENTITY, number, 0, 0, 0, 0, 0])
+                rates.append(layer.rate if isinstance(layer, Dropout) else layer.std)  # type: ignore[attr-defined]
+        else:
+            of_layer = layer_kernels(layer, dtype.name, sizes[0])
+            kept.append(of_layer)
+            (forward, constants), (backward, _) = of_layer.forward.addresses, of_layer.backward.addresses
+            entries = [e for e in layout.entries.values() if e.layer == index]
+            place = sum(1 << i for i in of_layer.in_place), entries[0].start if entries else 0
+            kind = interpreter.BY_FEATURE
+            rows.append([kind, *sizes, *place, 0, number, forward, backward, constants, len(entries), 0])
+        rates += [0.0] * (len(rows) - len(rates))
+        row_of.append(len(rows) - 1)
     table = np.zeros((len(rows), interpreter.COLUMNS), np.int64)
-    table[:, : interpreter.CONSTANTS + 1] = rows
+    table[:, : interpreter.SOURCE + 1] = rows
     targets = 1 if class_indices else layout.sizes[-1]
     regions = interpreter.assign_regions(table, block_of(dtype), targets, training)
     units, tiles = int(regions[interpreter.END]), int(regions[-1])

@@ -1,4 +1,6 @@
-"""Dropout masks, from the same random words as :func:`deepnotes.equations.philox`: Philox-4x32-10."""
+"""Dropout masks and noise, from the same random words as :func:`deepnotes.equations.philox`: Philox-4x32-10."""
+
+from math import sqrt
 
 import numpy as np
 
@@ -7,6 +9,9 @@ from deepnotes_numba.elementary import ZERO
 from deepnotes_numba.vectors import as_of, block, matrix
 
 LOW, HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+SHORT, QUARTER, MEAN = np.uint64(0xFFFF), np.uint64(16), np.int64(4 * 65535)
+INVERSE_DEVIATION = 1 / sqrt(8 * (65536**2 - 1) / 12)
+"""What the sums of the eight halves of four words are multiplied by, after their MEAN is subtracted."""
 FIRST, SECOND = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 FIRST_KEY, SECOND_KEY = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
@@ -54,6 +59,25 @@ def dropout(memory, a_prev, a, mask, n, rate, layer, counters):
     for i in range(n):
         for s in range(S):
             A[i, s] = A_prev[i, s] * M[i, s]
+
+
+@jit
+def add_noise(memory, a_prev, a, n, std, layer, counters):
+    """Add the noise of :func:`deepnotes.equations.noise`, times `std`, to the block at offset `a_prev`.
+
+    The result is written to the block at offset `a`; both have n rows. `layer` is the layer's number.
+    """
+    S = block(memory)
+    A_prev, A = matrix(memory, a_prev, n, S), matrix(memory, a, n, S)
+    low, high = np.uint64(counters.step) & LOW, np.uint64(counters.step) >> HALF
+    scale = as_of(INVERSE_DEVIATION, memory)
+    for i in range(n):
+        for s in range(S):
+            element = (counters.first_sample + s) * n + i
+            w0, w1, w2, w3 = philox(element, layer, low, high, counters.seed)
+            total = (w0 & SHORT) + (w1 & SHORT) + (w2 & SHORT) + (w3 & SHORT)
+            total += (w0 >> QUARTER) + (w1 >> QUARTER) + (w2 >> QUARTER) + (w3 >> QUARTER)
+            A[i, s] = A_prev[i, s] + std * (as_of(np.int64(total) - MEAN, memory) * scale)
 
 
 @entry("dropout masks")

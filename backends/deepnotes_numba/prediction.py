@@ -18,11 +18,15 @@ from deepnotes_numba.codes import IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     ACTIVATION,
+    BY_FEATURE,
+    DENSE,
     END,
     INPUTS,
+    KIND,
     LOSSES,
     OUTPUTS,
     SAMPLE_ROWS,
+    SOURCE,
     TARGETS,
     X_BLOCKS,
     X_PANELS,
@@ -30,11 +34,12 @@ from deepnotes_numba.interpreter import (
     B,
     W,
     activate,
+    compute_by_feature,
     forward,
     losses_and_deltas,
 )
 from deepnotes_numba.products import INT_ONE, INT_ZERO, padded
-from deepnotes_numba.vectors import block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
+from deepnotes_numba.vectors import address, block, dots1, dots8, matrix, matrix_at, pointer, pointer_to, view
 
 PREDICTION, NOT_WEIGHTED, NO_SEED = np.bool_(False), np.bool_(False), np.uint64(0)
 """Variables, because Numba compiles separate functions for literals."""
@@ -135,22 +140,40 @@ def _write(tables, work, blocks, start, results):
 def predict_one(x, out, layers, theta_address, work_address, stride):
     """Write the output for one sample x, shape (n[0],), to `out`, shape (k, 1).
 
-    The workspace has memory for four vectors, `stride` elements apart. Arrays that stay the same between calls are
-    passed by address, since passing an array takes longer than computing a small layer.
+    The workspace has memory for two vectors for each layer, `stride` elements apart. Arrays that stay the same between
+    calls are passed by address, since passing an array takes longer than computing a small layer.
     """
     theta, work = pointer_to(theta_address, x), pointer_to(work_address, x)
     A_prev = pointer(x, 0)
     for layer in range(layers.shape[0]):
         row = layers[layer]
-        n, code, z = row[OUTPUTS], row[ACTIVATION], pointer(work, 2 * (layer % 2) * stride)
-        _multiply_vector(theta, DenseLayer(row[W], row[B], n, row[INPUTS]), A_prev, z)
-        a = 0 if code in (IDENTITY, IN_PLACE) else stride
-        if code != IDENTITY:
-            activate(row, z, 0, a, n, INT_ONE)
-        A_prev = pointer(z, a)
+        z, code = pointer(work, 2 * layer * stride), row[ACTIVATION]
+        result = z if code in (IDENTITY, IN_PLACE) else pointer(z, stride)
+        if row[KIND] == DENSE:
+            _multiply_vector(theta, DenseLayer(row[W], row[B], row[OUTPUTS], row[INPUTS]), A_prev, z)
+            if code != IDENTITY:
+                activate(row, z, 0, 0 if code == IN_PLACE else stride, row[OUTPUTS], INT_ONE)
+        elif row[KIND] == BY_FEATURE:
+            compute_by_feature(row, theta, address(A_prev, 0), address(result, 0), INT_ONE)
+        else:
+            source = row[SOURCE]
+            of_source = pointer(x, 0)
+            if source >= 0:
+                apart = layers[source, ACTIVATION] != IDENTITY and layers[source, ACTIVATION] != IN_PLACE
+                of_source = pointer(work, 2 * source * stride + (stride if apart else 0))
+            _add_vectors(A_prev, of_source, result, row[OUTPUTS])
+        A_prev = result
     A = view(A_prev, 0, out.shape[0])
     for i in range(out.shape[0]):
         out[i, 0] = A[i]
+
+
+@inline_source
+def _add_vectors(x, y, out, n):
+    """Write ``out = x + y``."""
+    a, b, c = view(x, 0, n), view(y, 0, n), view(out, 0, n)
+    for i in range(n):
+        c[i] = a[i] + b[i]
 
 
 @inline_source

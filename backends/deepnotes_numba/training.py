@@ -22,6 +22,7 @@ from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import add, divisor, gather, gather_targets
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
+    BY_FEATURE,
     DENSE,
     END,
     INPUTS,
@@ -29,6 +30,7 @@ from deepnotes_numba.interpreter import (
     LOSSES,
     OUTPUTS,
     PANELS,
+    PARAMETERS,
     SAMPLE_ROWS,
     TARGETS,
     X_BLOCKS,
@@ -225,6 +227,11 @@ def _update(call, optimizer, scalars, stride, scale, parameters):
             at, count = row[W] + low * row[INPUTS], (high - low) * row[INPUTS]
             _run_update(buffers, optimizer, at, count, scalars, stride, 1.0, scale)
             _run_update(buffers, optimizer, row[B] + low, high - low, scalars, stride, 0.0, scale)
+        elif row[KIND] == BY_FEATURE:
+            low, high = share(row[OUTPUTS], team.rank, team.size)
+            for i in range(row[PARAMETERS]):
+                at = row[B] + i * row[OUTPUTS] + low
+                _run_update(buffers, optimizer, at, high - low, scalars, stride, 0.0, scale)
 
 
 @jit

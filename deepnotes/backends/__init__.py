@@ -23,7 +23,7 @@ from deepnotes.nn import formulas
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.expressions import FULL, NUMBER, PER_SAMPLE, Expression, trace
-from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
+from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Noise, Parameter, Shortcut
 from deepnotes.nn.library import library_activations, library_losses, library_optimizers
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, LossFunction
@@ -82,6 +82,7 @@ __all__ = [
     "Loss",
     "LossFunction",
     "Namespace",
+    "Noise",
     "Objective",
     "Ops",
     "Optimizer",
@@ -92,6 +93,7 @@ __all__ = [
     "RecordedProgram",
     "Samples",
     "Shape",
+    "Shortcut",
     "State",
     "Sums",
     "Supported",

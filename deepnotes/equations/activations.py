@@ -85,6 +85,16 @@ def leaky_relu_backward(xp: Namespace, dA: Array, Z: Array, A: Array, slope: flo
     return dA * (positive + slope * (1 - positive))
 
 
+def prelu(xp: Namespace, Z: Array, alpha: Array) -> Array:
+    """Return ``z`` where ``z > 0``, else ``alpha z``; alpha has the shape (n, 1) (He et al., arXiv:1502.01852)."""
+    return xp.where(Z > 0, Z, alpha * Z)
+
+
+def prelu_backward(xp: Namespace, dA: Array, Z: Array, alpha: Array) -> Array:
+    """Return ``dZ = dA * g'`` with ``g' = 1`` where ``z > 0``, else `alpha`, which has the shape (n, 1) (N12)."""
+    return xp.where(Z > 0, dA, alpha * dA)
+
+
 def softmax(xp: Namespace, Z: Array) -> Array:
     """Return ``e^z / Σ e^z`` for each column; its maximum is subtracted from z first, which prevents overflow."""
     E = xp.exp(Z - xp.max(Z, axis=0, keepdims=True))

@@ -26,7 +26,7 @@ from deepnotes.network.training.loop import fit as run_fit
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
-from deepnotes.nn.layers import Dense, Layer, with_default_initializers
+from deepnotes.nn.layers import Dense, Layer, flatten, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
@@ -112,7 +112,7 @@ class Network:
             n = len(standardizer.mean)
             raise ShapeError(f"standardizer has {n} features, but the network has {self.inputs} inputs")
         self.standardizer = standardizer
-        self.dialect, self.layers = current_dialect(), with_default_initializers(self.layers)
+        self.dialect, self.layers = current_dialect(), with_default_initializers(flatten(self.layers))
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
         if self.dtype not in self.backend.dtypes:

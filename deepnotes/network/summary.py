@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.layers import Dense, Dropout, Gate, Layer, Noise
 from deepnotes.utils import html
 from deepnotes.utils.wording import one_line
 
@@ -36,7 +36,7 @@ def summary(network: "NetworkLike") -> Summary:
     ]
     for i, layer in enumerate(network.layers):
         count = sum(e.stop - e.start for e in layout.entries.values() if e.layer == i)
-        kind = type(layer).__name__.lower()
+        kind = _kind(layer)
         rows.append((kind, f"({layout.sizes[i + 1]}, m)", _describe(layer), f"{count:,}" if count else ""))
     total = _total(network, layout.size)
     widths = [max(len(row[c]) for row in rows) for c in range(4)]
@@ -77,15 +77,22 @@ def _layers_of(network: "NetworkLike") -> str:
     descriptions = [f"{network.inputs} inputs"]
     for i, layer in enumerate(network.layers):
         kind = f"dropout {layer.rate:g}" if isinstance(layer, Dropout) else None
-        descriptions.append(kind or f"{network.layout.sizes[i + 1]} {_describe(layer)}".strip())
+        plain = f"{network.layout.sizes[i + 1]} {_describe(layer)}" if isinstance(layer, Dense) else _kind(layer)
+        descriptions.append(kind or plain)
     return ", ".join(descriptions)
 
 
+def _kind(layer: Layer) -> str:
+    return one_line(type(layer).__name__.lower())
+
+
 def _describe(layer: Layer) -> str:
-    """Return the activation of a dense layer, the rate of a dropout layer, or "" for another layer."""
+    """Return the activation of a dense layer or a gate, the rate of a dropout layer, or "" for another layer."""
     if isinstance(layer, Dropout):
         return f"rate {layer.rate:g}"
-    if isinstance(layer, Dense):
+    if isinstance(layer, Noise):
+        return f"std {layer.std:g}"
+    if isinstance(layer, Dense | Gate):
         options = ", ".join(f"{k}={v:g}" for k, v in getattr(layer.g, "options", ()))
         return one_line(getattr(layer.g, "name", type(layer.g).__name__)) + (f" ({options})" if options else "")
     return ""

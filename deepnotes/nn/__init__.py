@@ -12,7 +12,22 @@ from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActi
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import DerivativeReport
 from deepnotes.nn.initializers import Initializer
-from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Parameter
+from deepnotes.nn.layers import (
+    GLU,
+    Context,
+    Dense,
+    Dropout,
+    Gate,
+    Layer,
+    LayerNorm,
+    Noise,
+    Parameter,
+    PReLU,
+    Residual,
+    RMSNorm,
+    Shortcut,
+    SwiGLU,
+)
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import (
     SGD,
@@ -42,6 +57,7 @@ from deepnotes.nn.schedules import (
 
 __all__ = [
     "EMA",
+    "GLU",
     "SGD",
     "SWA",
     "AMSGrad",
@@ -62,21 +78,29 @@ __all__ = [
     "Dropout",
     "ExponentialDecay",
     "FormulaActivation",
+    "Gate",
     "Initializer",
     "InverseScaling",
     "Layer",
+    "LayerNorm",
     "Lion",
     "Loss",
     "LossFunction",
     "NAdam",
+    "Noise",
     "OneCycle",
     "Ops",
     "Optimizer",
+    "PReLU",
     "Parameter",
     "RAdam",
+    "RMSNorm",
     "RMSProp",
     "ReduceOnPlateau",
+    "Residual",
     "Schedule",
+    "Shortcut",
     "StepDecay",
+    "SwiGLU",
     "WeightAverage",
 ]

@@ -106,6 +106,129 @@ def loss_of_logits(part: Any, g: Any, dtype: str, outputs: int) -> Expression:
 
 
 @cached
+def layer(part: Any, dtype: str, inputs: int) -> Expression:
+    """Return ``A`` of a layer by feature for arguments A_prev and its parameters, ``parameter0``, ``parameter1``, ...
+
+    The parameters have the shape (n, 1), and stand for arrays of the shape (n, m) with equal columns. If the layer has
+    half as many outputs as inputs, the two halves of A_prev are two arguments, A_prev and A_prev_2.
+
+    Raises
+    ------
+    NotAnExpressionError
+        If the layer is not one by feature: it has another number of outputs, has parameters of other shapes or with
+        weight decay, or uses its context.
+    """
+    names, outputs = feature_parameters(part, inputs), part.output_size(inputs)
+    arrays = _halves(inputs, outputs)
+
+    def forward(xp: Any, *values: Any) -> Any:
+        A_prev, parameters = _join(values[: len(arrays)]), dict(zip(names, values[len(arrays) :], strict=True))
+        A, _ = part.forward(Ops(_WithConcat(xp), {}), parameters, A_prev, _NoContext())  # type: ignore[arg-type]
+        return _full(xp, A, values[0])
+
+    return trace(forward, [*arrays, *_numbered(names)], dtype, outputs)
+
+
+@cached
+def layer_backward(part: Any, dtype: str, inputs: int) -> Expression:
+    """Return ``dA_prev`` of a layer by feature, or its two halves, and the terms of each parameter's gradient.
+
+    The gradient is the mean of its terms over the samples, as computed by the equation ``bias_gradient``. The arguments
+    are dA and those of :func:`layer`.
+
+    Raises
+    ------
+    NotAnExpressionError
+        As for :func:`layer`, or if a gradient is not a result of ``ops.bias_gradient``.
+    """
+    names, outputs = feature_parameters(part, inputs), part.output_size(inputs)
+    arrays = _halves(inputs, outputs)
+
+    def backward(xp: Any, dA: Any, *values: Any) -> Any:
+        A_prev, parameters = _join(values[: len(arrays)]), dict(zip(names, values[len(arrays) :], strict=True))
+        ops = Ops(_WithConcat(xp), {"bias_gradient": _MeanOverSamples})  # type: ignore[arg-type]
+        _, cache = part.forward(ops, parameters, A_prev, _NoContext())
+        dA_prev, gradients = part.backward(ops, parameters, cache, dA)
+        terms = [gradients[name] for name in names]
+        if len(gradients) != len(names) or not all(isinstance(term, _MeanOverSamples) for term in terms):
+            raise NotAnExpressionError("gradients that are not results of ops.bias_gradient")
+        halves = dA_prev.halves if len(arrays) > 1 else (dA_prev,)
+        return tuple(_full(xp, x, dA) for x in (*halves, *(term.terms for term in terms)))
+
+    return trace(backward, ["dA", *arrays, *_numbered(names)], dtype, outputs)
+
+
+def feature_parameters(part: Any, inputs: int) -> list[str]:
+    """Return the names of the parameters of a layer by feature; errors as for :func:`layer`."""
+    parameters, outputs = part.parameters(inputs), part.output_size(inputs)
+    if inputs not in (outputs, 2 * outputs):
+        raise NotAnExpressionError("a number of outputs that is neither that of the inputs nor half of it")
+    if any(tuple(p.shape) != (outputs, 1) or p.decays for p in parameters.values()):
+        raise NotAnExpressionError("parameters of a shape other than (n, 1), or with weight decay")
+    return list(parameters)
+
+
+def _halves(inputs: int, outputs: int) -> list[str]:
+    return ["A_prev"] if inputs == outputs else ["A_prev", "A_prev_2"]
+
+
+def _numbered(names: list[str]) -> list[str]:
+    return [f"parameter{i}" for i in range(len(names))]
+
+
+def _join(arrays: tuple[Any, ...]) -> Any:
+    return arrays[0] if len(arrays) == 1 else _Halves(arrays)
+
+
+class _Halves:
+    """The two halves of an array of shape (2n, m) while tracing; only the halves are values to compute with."""
+
+    def __init__(self, halves: tuple[Any, ...]) -> None:
+        self.halves = halves
+        n, m = halves[0].shape
+        self.dtype, self.ndim, self.shape = halves[0].dtype, 2, (2 * int(n), m)
+
+    def __getitem__(self, key: Any) -> Any:
+        n = self.shape[0] // 2
+        if key in (slice(None, n), slice(0, n)):
+            return self.halves[0]
+        if key in (slice(n, None), slice(n, 2 * n)):
+            return self.halves[1]
+        raise NotAnExpressionError("an index other than those of the two halves of the inputs")
+
+
+class _WithConcat:
+    """The namespace of a trace, with the concatenation of two halves."""
+
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._xp, name)
+
+    def concat(self, arrays: Any, /, *, axis: Any = 0) -> _Halves:
+        """Return the array whose two halves are given."""
+        halves = tuple(map(self._xp.symbol, arrays))
+        if len(halves) != 2 or axis != 0 or any(x.kind.shape != FULL for x in halves):
+            raise NotAnExpressionError("concat of other arrays than two halves")
+        return _Halves(halves)
+
+
+class _MeanOverSamples:
+    """The result of ``ops.bias_gradient`` while tracing: only a gradient, not a value to compute with."""
+
+    def __init__(self, xp: Any, terms: Any) -> None:
+        self.terms = terms
+
+
+class _NoContext:
+    """The context of a layer while tracing, whose formula must not depend on it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise NotAnExpressionError(f"context.{name}")
+
+
+@cached
 def update(optimizer: Any, dtype: str) -> Expression:
     """Return the next θ and slots of an optimizer for arrays theta, g, slot0, slot1, ..., and numbers.
 
@@ -148,11 +271,13 @@ def options(part: Any) -> list[float]:
 def is_fixed(part: Any) -> bool:
     """Return whether a part cannot change: it is a frozen dataclass, or an object without attributes of its own.
 
-    If it contains an optimizer, as :class:`~deepnotes.nn.averaging.Averaged` does, this holds for both.
+    If it contains an optimizer or an activation, as :class:`~deepnotes.nn.averaging.Averaged` and
+    :class:`~deepnotes.nn.layers.Gate` do, this holds for both.
     """
     parameters: Any = getattr(type(part), "__dataclass_params__", None)
     fixed = not vars(part) if parameters is None else bool(parameters.frozen)
-    return fixed and ("optimizer" not in vars(part) or is_fixed(part.optimizer))
+    inner = [vars(part)[name] for name in ("optimizer", "activation") if name in vars(part)]
+    return fixed and all(is_fixed(x) for x in inner if hasattr(x, "__dict__"))
 
 
 KERNEL = 500

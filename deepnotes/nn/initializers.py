@@ -47,6 +47,22 @@ class RandomInitializer:
         return rng.uniform(-limit, limit, shape)
 
 
+@dataclass(frozen=True)
+class ConstantInitializer:
+    """An initializer that sets all values to one number.
+
+    Parameters
+    ----------
+    value : float
+    """
+
+    value: float
+
+    def __call__(self, rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
+        """Return an array of the given shape, filled with `value`."""
+        return np.full(shape, self.value, dtype=np.float64)
+
+
 def _zeros(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
     return np.zeros(shape)
 

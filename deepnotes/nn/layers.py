@@ -4,7 +4,7 @@ A layer is an immutable description without state: its parameters are passed in 
 returns a cache for the backward pass. User-defined layers have the same interface.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import Activation, ActivationFunction, as_activation
-from deepnotes.nn.initializers import Initializer, as_initializer
+from deepnotes.nn.initializers import ConstantInitializer, Initializer, as_initializer
 from deepnotes.nn.presets import default
 from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.errors import ArgumentError
 
 
 class Parameter(NamedTuple):
@@ -233,6 +234,366 @@ class Dropout(Layer):
     ) -> tuple[Array, dict[str, Array]]:
         """Return ``dA`` after dropout with the mask of the forward pass, and no gradients."""
         return (dA if cache is None else ops.dropout(dA, cache, self.rate)), {}
+
+
+@dataclass(frozen=True)
+class Noise(Layer):
+    """A layer that adds random numbers to its inputs during training; in predictions it has no effect.
+
+    The numbers are nearly normally distributed (see :func:`deepnotes.equations.noise`), independent for each input,
+    sample and update, and the same on every backend.
+
+    Parameters
+    ----------
+    std : float
+        Their standard deviation, at least 0.
+
+    Raises
+    ------
+    ArgumentError
+        If `std` is negative or not a finite number.
+    """
+
+    std: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "std", number("std", self.std))
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A_prev`` plus noise, shape (n, m), and None."""
+        if context.step is None or self.std == 0:
+            return A_prev, None
+        noise = ops.noise(A_prev.shape, context.seed, context.step, context.layer, A_prev.dtype)
+        return A_prev + self.std * noise, None
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA``, and no gradients."""
+        return dA, {}
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """Layer normalization: each sample is standardized over its features, and each feature scaled and shifted.
+
+    ``A = gamma * X_hat + beta``, where ``X_hat`` is ``A_prev`` minus its mean over the features, divided by its
+    standard deviation (J. L. Ba, J. R. Kiros and G. E. Hinton, arXiv:1607.06450). It has the same effect in training
+    and in predictions. The parameters, of shape (n, 1), have neither L2 nor weight decay.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-5
+        Added to the variance, above 0.
+
+    Raises
+    ------
+    ArgumentError
+        If `epsilon` is not above 0.
+
+    Examples
+    --------
+    >>> LayerNorm().parameters(3)["gamma"].shape
+    (3, 1)
+    """
+
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", number("epsilon", self.epsilon, positive=True))
+
+    def parameters(self, inputs: int) -> dict[str, Parameter]:
+        """Return ``gamma``, initially 1, and ``beta``, initially 0, both of shape (inputs, 1)."""
+        shape = (inputs, 1)
+        ones, zeros = ConstantInitializer(1.0), ConstantInitializer(0.0)
+        return {"gamma": Parameter(shape, ones, decays=False), "beta": Parameter(shape, zeros, decays=False)}
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A``, shape (n, m), and the cache."""
+        centered = ops.center(A_prev)
+        inverse = ops.inverse_rms(centered, self.epsilon)
+        return parameters["gamma"] * (centered * inverse) + parameters["beta"], (centered, inverse)
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA_prev``, ``dgamma = (1/m) Σ_samples dA * X_hat`` and ``dbeta = (1/m) Σ_samples dA``."""
+        centered, inverse = cache
+        dA_prev = ops.layer_norm_backward(parameters["gamma"] * dA, centered, inverse)
+        return dA_prev, {"gamma": ops.bias_gradient(dA * (centered * inverse)), "beta": ops.bias_gradient(dA)}
+
+
+@dataclass(frozen=True)
+class RMSNorm(Layer):
+    """Root mean square normalization: ``A = gamma * A_prev / sqrt(mean_features(A_prev²) + epsilon)``.
+
+    Like :class:`LayerNorm` without the mean and without ``beta`` (B. Zhang and R. Sennrich, arXiv:1910.07467).
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-5
+        Added to the mean square, above 0.
+
+    Raises
+    ------
+    ArgumentError
+        If `epsilon` is not above 0.
+    """
+
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", number("epsilon", self.epsilon, positive=True))
+
+    def parameters(self, inputs: int) -> dict[str, Parameter]:
+        """Return ``gamma``, shape (inputs, 1), initially 1."""
+        return {"gamma": Parameter((inputs, 1), ConstantInitializer(1.0), decays=False)}
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A``, shape (n, m), and the cache."""
+        inverse = ops.inverse_rms(A_prev, self.epsilon)
+        return parameters["gamma"] * (A_prev * inverse), (A_prev, inverse)
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA_prev`` and ``dgamma = (1/m) Σ_samples dA * X_hat``."""
+        A_prev, inverse = cache
+        dA_prev = ops.rms_norm_backward(parameters["gamma"] * dA, A_prev, inverse)
+        return dA_prev, {"gamma": ops.bias_gradient(dA * (A_prev * inverse))}
+
+
+@dataclass(frozen=True)
+class PReLU(Layer):
+    """ReLU with a trained slope for each feature: ``A = A_prev where A_prev > 0, else alpha * A_prev``.
+
+    Source: K. He, X. Zhang, S. Ren and J. Sun, arXiv:1502.01852. The parameter ``alpha``, shape (n, 1), has neither L2
+    nor weight decay. It follows a Dense layer without activation: ``[Dense(16), PReLU(), Dense(1)]``.
+
+    Parameters
+    ----------
+    slope : float, default 0.25
+        The initial value of ``alpha``.
+
+    Raises
+    ------
+    ArgumentError
+        If `slope` is not a finite number.
+    """
+
+    slope: float = 0.25
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slope", number("slope", self.slope, signed=True))
+
+    def parameters(self, inputs: int) -> dict[str, Parameter]:
+        """Return ``alpha``, shape (inputs, 1), initially `slope`."""
+        return {"alpha": Parameter((inputs, 1), ConstantInitializer(self.slope), decays=False)}
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A``, shape (n, m), and the cache."""
+        return ops.prelu(A_prev, parameters["alpha"]), A_prev
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA_prev`` and ``dalpha = (1/m) Σ_samples dA * min(A_prev, 0)``."""
+        dA_prev = ops.prelu_backward(dA, cache, parameters["alpha"])
+        return dA_prev, {"alpha": ops.bias_gradient(dA * ops.xp.minimum(cache, ops.xp.zeros_like(cache)))}
+
+
+@dataclass(frozen=True)
+class Gate(Layer):
+    """The first half of the inputs, each multiplied by an activation of one of the second half: ``A = V * g(G)``.
+
+    Here ``V`` and ``G`` are the halves of ``A_prev``, so that the layer has half as many outputs as inputs. A
+    :class:`GLU` or :class:`SwiGLU` in the list of a network's layers is replaced by a Dense layer and a Gate.
+
+    Parameters
+    ----------
+    activation : str or ActivationFunction, default "sigmoid"
+        ``g``, as for :class:`Dense`.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no activation of this name.
+    ArgumentError
+        When a network is created, if the number of inputs is odd.
+    """
+
+    activation: str | ActivationFunction = "sigmoid"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "activation", as_activation(self.activation))
+
+    @property
+    def g(self) -> ActivationFunction:
+        """The activation function."""
+        return as_activation(self.activation)
+
+    def output_size(self, inputs: int) -> int:
+        """Return half the number of inputs."""
+        if inputs % 2:
+            raise ArgumentError(f"{self!r} has {inputs} inputs, wanted an even number")
+        return inputs // 2
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A``, shape (n/2, m) for A_prev of shape (n, m), and the cache."""
+        half = A_prev.shape[0] // 2
+        V, G = A_prev[:half], A_prev[half:]
+        gate = self.g.forward(ops, G)
+        return V * gate, (V, G, gate)
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA_prev``, whose halves are ``dV = dA * g(G)`` and ``dG = dA * V * g'(G)``, and no gradients."""
+        V, G, gate = cache
+        return ops.xp.concat([dA * gate, self.g.backward(ops, dA * V, G, gate)], axis=0), {}
+
+
+FEATURE_LAYERS: tuple[type[Layer], ...] = (LayerNorm, RMSNorm, PReLU, Gate)
+"""The library's layers by feature: those of which backends and file formats use the formula, as traced."""
+
+
+@dataclass(frozen=True)
+class Shortcut(Layer):
+    """The end of a residual block: its input is added to its output, ``A = A_prev + (input of the block)``.
+
+    A :class:`Residual` in the list of a network's layers is replaced by the layers of the block and a Shortcut.
+
+    Parameters
+    ----------
+    layers : int
+        The number of layers of the block, all directly before this one.
+
+    Raises
+    ------
+    ArgumentError
+        If `layers` is not a whole number above 0.
+    """
+
+    layers: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", whole("layers", self.layers))
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A_prev``; the function that runs all layers adds the input of the block."""
+        return A_prev, None
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA``; the function that runs all layers adds it to the derivative by the input of the block."""
+        return dA, {}
+
+
+class Block(Layer):
+    """Several layers under one name; a network contains the layers instead of the block."""
+
+    def expand(self) -> tuple[Layer, ...]:
+        """Return the layers; they may be blocks, too."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Residual(Block):
+    """A residual block: the input of some layers is added to their output (K. He et al., arXiv:1512.03385).
+
+    ``Network([Dense(8, "relu"), Residual([Dense(8, "relu"), Dense(8)]), Dense(1)], inputs=3)`` has the same layers as
+    ``Network([Dense(8, "relu"), Dense(8, "relu"), Dense(8), Shortcut(2), Dense(1)], inputs=3)``, and this is what its
+    attribute ``layers`` contains. So the parameters have the usual names, here ``W1`` to ``W4``. Blocks may be nested.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The layers of the block, at least one. The last has as many outputs as the first has inputs.
+
+    Raises
+    ------
+    ArgumentError
+        If `layers` is not a list of at least one layer.
+
+    Examples
+    --------
+    >>> flatten([Residual([LayerNorm(), Dense(2)])])[2]
+    Shortcut(layers=2)
+    """
+
+    layers: Sequence[Layer]
+
+    def __post_init__(self) -> None:
+        layers = tuple(self.layers) if isinstance(self.layers, Sequence) else ()
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            raise ArgumentError.of("layers", self.layers, "a list of at least one layer")
+        object.__setattr__(self, "layers", layers)
+
+    def expand(self) -> tuple[Layer, ...]:
+        """Return the layers of the block, and the shortcut at its end."""
+        layers = flatten(self.layers)
+        return *layers, Shortcut(len(layers))
+
+
+@dataclass(frozen=True)
+class GLU(Block):
+    """A layer of gated linear units: ``A = (W_a A_prev + b_a) * sigmoid(W_b A_prev + b_b)`` (arXiv:1612.08083).
+
+    In a network, this is ``Dense(2 * units), Gate("sigmoid")``: the first `units` rows of ``W`` and ``b`` are those of
+    the values, and the others those of the gates, as in PyTorch's ``glu``.
+
+    Parameters
+    ----------
+    units : int
+        The number of outputs.
+    initializer : str or callable, optional
+        Determines the initial ``W``, as for :class:`Dense`.
+
+    Raises
+    ------
+    ArgumentError
+        If `units` is not a whole number above 0.
+    UnknownNameError
+        If there is no initializer of this name.
+
+    Examples
+    --------
+    >>> [type(layer).__name__ for layer in flatten([GLU(8), Dense(1)])]
+    ['Dense', 'Gate', 'Dense']
+    """
+
+    units: int
+    initializer: str | Initializer | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", whole("units", self.units))
+        self.expand()
+
+    def expand(self) -> tuple[Layer, ...]:
+        """Return the dense layer and the gate."""
+        return Dense(2 * self.units, initializer=self.initializer), Gate("sigmoid")
+
+
+@dataclass(frozen=True)
+class SwiGLU(GLU):
+    """A layer of gated units with the activation silu: ``A = (W_a A_prev + b_a) * silu(W_b A_prev + b_b)``.
+
+    Source: N. Shazeer, GLU variants improve Transformer, arXiv:2002.05202. Like :class:`GLU`, but with
+    ``Gate("silu")``; parameters and errors are the same.
+    """
+
+    def expand(self) -> tuple[Layer, ...]:
+        """Return the dense layer and the gate."""
+        return Dense(2 * self.units, initializer=self.initializer), Gate("silu")
+
+
+def flatten(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Return `layers` with the layers of each block instead of the block."""
+    flat: list[Layer] = []
+    for layer in layers:
+        flat += flatten(layer.expand()) if isinstance(layer, Block) else [layer]
+    return tuple(flat)
 
 
 def with_default_initializers(layers: tuple["Layer", ...]) -> tuple["Layer", ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from deepnotes.equations.array import Array, Namespace
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import Dense, Dropout, Layer, Parameter
+from deepnotes.nn.layers import Dense, Dropout, Layer, Noise, Parameter, Shortcut
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import Optimizer
 from deepnotes.utils.errors import ArgumentError
@@ -67,6 +67,8 @@ class Layout:
         unordered: list[tuple[str, int, str, Parameter]] = []
         number = 0
         for index, layer in enumerate(layers):
+            if type(layer) is Shortcut:
+                self._check_shortcut(index, layer.layers)
             parameters = layer.parameters(self.sizes[-1])
             number += bool(parameters)
             unordered += [(f"{key}{number}", index, key, parameter) for key, parameter in parameters.items()]
@@ -83,6 +85,17 @@ class Layout:
             self.size = stop
             if parameter.decays:
                 self.decaying = stop
+
+    def _check_shortcut(self, index: int, length: int) -> None:
+        """Raise an error unless the layers `index` and ``index - length`` have equally many inputs."""
+        if length > index:
+            raise ArgumentError(f"layers[{index}]: got Shortcut({length}), but only {index} layers are before it")
+        before, after = self.sizes[index - length], self.sizes[index]
+        if before != after:
+            raise ArgumentError(
+                f"layers[{index}]: a residual block has {before} inputs and {after} outputs, wanted equal numbers, "
+                "since both are added"
+            )
 
     def split(self, xp: Namespace, flat: Array) -> list[dict[str, Array]]:
         """Return the parameters of each layer as slices of the buffer `flat`, shape (p,); views where possible."""
@@ -261,6 +274,9 @@ class Supported(NamedTuple):
     generates : bool, default False
         Whether the backend generates kernels from expressions. If so, any other activation, loss or
         optimizer counts as well if it cannot change and an expression can be traced from it.
+    by_feature : bool, default False
+        Whether that also holds for layers by feature, see :func:`deepnotes.nn.formulas.layer`, and whether the backend
+        has kernels for :class:`~deepnotes.nn.layers.Shortcut` and :class:`~deepnotes.nn.layers.Noise`.
 
     Examples
     --------
@@ -274,10 +290,26 @@ class Supported(NamedTuple):
     losses: Container[str] = ()
     optimizer: Callable[[Optimizer], bool] = _no_optimizer
     generates: bool = False
+    by_feature: bool = False
 
-    def has_layers(self, layers: Sequence[Layer]) -> bool:
-        """Return whether all layers and their activations have kernels; user-defined layers have none."""
-        return all(type(x) is Dropout or (type(x) is Dense and self.has_activation(x.g, x.units)) for x in layers)
+    def has_layers(self, layers: Sequence[Layer], inputs: int = 2) -> bool:
+        """Return whether all layers of a network with this number of inputs, and their activations, have kernels."""
+        size = inputs
+        for layer in layers:
+            if not self._has_layer(layer, size):
+                return False
+            size = layer.output_size(size)
+        return True
+
+    def _has_layer(self, layer: Layer, inputs: int) -> bool:
+        if type(layer) is Dense:
+            return self.has_activation(layer.g, layer.units)
+        if type(layer) is Dropout:
+            return True
+        if type(layer) in (Noise, Shortcut):
+            return self.by_feature
+        describe = formulas.layer, formulas.layer_backward
+        return self.by_feature and all(formulas.has_formula(f, layer, "float64", inputs) for f in describe)
 
     def has_activation(self, activation: ActivationFunction, outputs: int = 2) -> bool:
         """Return whether an activation with this number of outputs has a kernel."""
@@ -303,4 +335,4 @@ class Supported(NamedTuple):
     def has_plan(self, plan: Plan) -> bool:
         """Return whether the layers, the loss and the optimizer of a plan all have kernels."""
         has_loss = self.has_loss(plan.loss, plan.layout.sizes[-1], plan.layers[-1])
-        return has_loss and self.has_layers(plan.layers) and self.has_optimizer(plan.optimizer)
+        return has_loss and self.has_layers(plan.layers, plan.inputs) and self.has_optimizer(plan.optimizer)

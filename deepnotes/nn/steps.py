@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.layers import Context, Layer
+from deepnotes.nn.layers import Context, Layer, Shortcut
 from deepnotes.nn.losses import LossFunction, losses_of
 from deepnotes.nn.optimizers import updated_by
 from deepnotes.nn.plan import Plan, fuses
@@ -68,12 +68,21 @@ def forward(
         Called with the output "A" of each layer.
     """
     A = X
-    caches = []
+    caches, inputs, kept = [], {}, set(_sources(layers).values())
     for number, (layer, layer_parameters) in enumerate(zip(layers, parameters, strict=True), 1):
+        if number - 1 in kept:
+            inputs[number - 1] = A
         A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, step))
+        if type(layer) is Shortcut:
+            A = A + inputs[number - 1 - layer.layers]
         caches.append(cache)
         observe("A", number, A)
     return A, caches
+
+
+def _sources(layers: Sequence[Layer]) -> dict[int, int]:
+    """Return, for the index of each shortcut, the index of the first layer of its block, whose input it adds."""
+    return {i: i - layer.layers for i, layer in enumerate(layers) if type(layer) is Shortcut}
 
 
 def backward(
@@ -95,9 +104,16 @@ def backward(
         Called with the derivative "dA" by the output of each layer before its backward pass, then with its gradients.
     """
     gradients: list[dict[str, Array]] = [{} for _ in layers]
+    sources = _sources(layers)
+    skipped: dict[int, Array] = {}  # the derivatives by the inputs of blocks, as far as they come from the shortcuts
     for i in reversed(range(len(layers))):
         observe("dA", i + 1, dA)
+        if i in sources:
+            source = sources[i]
+            skipped[source] = skipped[source] + dA if source in skipped else dA
         dA, gradients[i] = layers[i].backward(ops, parameters[i], caches[i], dA)
+        if i in skipped:
+            dA = dA + skipped.pop(i)
         _observe_gradients(observe, i + 1, gradients[i])
     return dA, gradients
 

@@ -97,6 +97,14 @@ CALLS: dict[str, Arguments] = {
     "input_gradient": lambda d, n, k, m: (d.weights(k, n), d.weights(k, m)),
     "gather": lambda d, n, k, m: (d.real(n, m), d.indices(m, k)),
     "standardize": lambda d, n, k, m: (d.real(n, m), d.weights(n, 1), d.positive(n, 1)),
+    **dict.fromkeys(("feature_mean", "center"), lambda d, n, k, m: (d.real(n, m),)),
+    "prelu": lambda d, n, k, m: (d.real(n, m), d.weights(n, 1)),
+    "prelu_backward": lambda d, n, k, m: (d.weights(n, m), d.real(n, m), d.weights(n, 1)),
+    "inverse_rms": lambda d, n, k, m: (d.real(n, m), 1e-5),
+    **dict.fromkeys(
+        ("rms_norm_backward", "layer_norm_backward"),
+        lambda d, n, k, m: (d.weights(n, m), d.real(n, m), d.positive(1, m)),
+    ),
     **{name: lambda d, n, k, m: (d.real(n, m), d.weights(n, m)) for name in LOSSES},
     **{f"{name}_derivative": lambda d, n, k, m: (d.real(n, m), d.weights(n, m)) for name in LOSSES},
     **{
@@ -150,6 +158,7 @@ CALLS: dict[str, Arguments] = {
     "clip_by_global_norm": lambda d, n, k, m: (d.weights(n * m), 0.5),
     "dropout": lambda d, n, k, m: (d.real(n, m), d.bits(n, m), 0.3),
     "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
+    "noise": lambda d, n, k, m: ((n, m), 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
     "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
 }
 """For each equation, a function that draws its arguments; :func:`call` packs the arguments of philox into a tuple."""

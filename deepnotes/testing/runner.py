@@ -25,6 +25,7 @@ SUITE = (
     "equations",
     "programs",
     "inference",
+    "layers",
     "semantics",
     "tails",
     "unknown",

@@ -55,6 +55,11 @@ CALLS = {
     "input_gradient": (numbers(4, 4, 3), DA),
     "gather": (Z, np.array([5, 0, 0, 2])),
     "standardize": (Z, numbers(5, 4, 1), numbers(6, 4, 1, low=0.5)),
+    **dict.fromkeys(("feature_mean", "center"), (Z,)),
+    "inverse_rms": (Z, 1e-5),
+    **dict.fromkeys(("layer_norm_backward", "rms_norm_backward"), (DA, Z, numbers(7, 1, 6, low=0.1))),
+    "prelu": (Z, numbers(5, 4, 1)),
+    "prelu_backward": (DA, Z, numbers(5, 4, 1)),
     **dict.fromkeys(LOSSES, (A, Y)),
     **{f"{name}_derivative": (A, Y) for name in LOSSES},
     "sigmoid_cross_entropy": (Z, Y),
@@ -92,6 +97,7 @@ CALLS = {
     "clip_by_global_norm": (G, 0.5),
     "dropout": (A, np.array([[1.0, 0.0, 1.0, 1.0, 0.0, 1.0]] * 4), 0.3),
     "dropout_mask": ((4, 6), 0.3, 2**63 + 5, np.array(2**33 + 7), 2, "float64"),
+    "noise": ((4, 6), 2**63 + 5, np.array(2**33 + 7), 2, "float64"),
     "philox": ((np.arange(5), 1, np.array(7), np.array(2)), 2**63 + 5),
 }
 

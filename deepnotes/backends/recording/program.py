@@ -29,11 +29,13 @@ MAX_RECORDINGS = 4
 def recordable(plan: Plan) -> bool:
     """Return whether the equations of a plan can be recorded.
 
-    The equations of a user-defined layer cannot be recorded, because they may branch on values, for example. Those of
-    any other user-defined object can be recorded only if an expression can be traced from the object.
+    The equations of a user-defined object, such as a layer, can be recorded only if an expression can be traced from
+    the object, because they may branch on values, for example.
     """
     optimizers = OPTIMIZERS.values()
-    supported = Supported(ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in optimizers, generates=True)
+    supported = Supported(
+        ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in optimizers, generates=True, by_feature=True
+    )
     return supported.has_plan(plan)
 
 

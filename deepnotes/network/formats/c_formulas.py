@@ -1,6 +1,6 @@
-"""The formulas of activations as C99 functions, generated from their expressions."""
+"""The formulas of activations and layers as C99 functions, generated from their expressions."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -39,10 +39,13 @@ def literal(x: float, dtype: str) -> str:
     return f"{mantissa.rstrip('0')}p{int(exponent)}{suffix}"
 
 
-def function_of(formula: Expression, name: str, outputs: int) -> list[str]:
-    """Return the lines of a C function that replaces Z, an array of one sample's `outputs`, by ``A = g(Z)`` (N3)."""
+def function_of(formula: Expression, name: str, outputs: int, others: Mapping[str, str] | None = None) -> list[str]:
+    """Return the lines of a C function that replaces Z, an array of one sample's `outputs`, by ``A = g(Z)`` (N3).
+
+    `others` are the sources of the elements of the formula's other arguments.
+    """
     numbers = formula.values_of_numbers(np.empty((outputs, 0), formula.dtype))
-    return [f"static void {name}(real *a)", "{", *_Body(formula, numbers, outputs).lines(), "}"]
+    return [f"static void {name}(real *a)", "{", *_Body(formula, numbers, outputs, others or {}).lines(), "}"]
 
 
 class _Body:
@@ -51,7 +54,10 @@ class _Body:
     A loop computes the elements that it needs again, so that no memory is needed for them.
     """
 
-    def __init__(self, formula: Expression, numbers: dict[int, float | bool], outputs: int) -> None:
+    def __init__(
+        self, formula: Expression, numbers: dict[int, float | bool], outputs: int, others: Mapping[str, str]
+    ) -> None:
+        self.others = others
         self.nodes, self.shapes = formula.nodes, [kind.shape for kind in formula.kinds]
         self.booleans = [kind.boolean for kind in formula.kinds]
         self.result, self.dtype, self.outputs = formula.results[0], formula.dtype, outputs
@@ -102,7 +108,7 @@ class _Body:
     def _value(self, index: int) -> str:
         node = self.nodes[index]
         if node.operation == "input":
-            return "a[i]"
+            return self.others.get(str(node.value), "a[i]")
         arguments = [self.names[i] for i in node.arguments]
         if node.operation in FUNCTIONS:
             return f"{FUNCTIONS[node.operation]}{'f' if self.dtype == 'float32' else ''}({arguments[0]})"

@@ -20,7 +20,7 @@ import numpy as np
 from deepnotes.backends.bounds import Bounds
 from deepnotes.network.formats import onnx_writing
 from deepnotes.network.formats.c_formulas import function_of, literal
-from deepnotes.network.formats.chain import Chain, Exportable, Link
+from deepnotes.network.formats.chain import Chain, Exportable, FeatureLink, Link, ShortcutLink
 from deepnotes.network.formats.check_vectors import Vectors, vectors_from, vectors_of
 from deepnotes.network.formats.containers import as_path
 from deepnotes.nn import formulas
@@ -169,10 +169,12 @@ def _vectors(chain: Exportable, weights: str) -> tuple[Vectors, float]:
 
 def _forward_quantized(chain: Chain, bounds: Bounds, A: Any) -> Any:
     """Return the outputs of a chain for preprocessed inputs, with the weights rounded to integers times a scale."""
-    for W, b, g in chain.links:
-        q, scale = map(bounds.from_numpy, Quantized.of(W))
-        A = g.forward(bounds.ops, (q @ A) * scale + bounds.from_numpy(b))
-    return A
+
+    def dense(link: Link, A: Any) -> Any:
+        q, scale = map(bounds.from_numpy, Quantized.of(link.W))
+        return link.g.forward(bounds.ops, (q @ A) * scale + bounds.from_numpy(link.b))
+
+    return chain.forward(bounds.ops, A, lambda _, x: bounds.from_numpy(x), dense)
 
 
 def _classes(chain: Exportable) -> list[str] | None:
@@ -232,14 +234,32 @@ def _string(text: str) -> str:
 def _stack(chain: Exportable) -> int:
     """Return the number of bytes of the arrays on the stack."""
     size = np.dtype(chain.dtype).itemsize
-    widest = max(sum(_buffers(member)) for _, member in chain.members)
+    widest = max(sum(_buffers(member)) + sum(_kept(member).values()) for _, member in chain.members)
     return size * (widest + (chain.outputs if chain.target is not None or len(chain.members) > 1 else 0))
 
 
 def _buffers(chain: Chain) -> tuple[int, int]:
-    """Return the sizes of the two arrays that the layers read and write by turns."""
-    widths = [chain.inputs if chain.standardizer is not None else 1, *(len(link.W) for link in chain.links[:-1])]
+    """Return the sizes of the two arrays that the dense layers read and write by turns."""
+    dense = [link.outputs for link in chain.links if isinstance(link, Link)]
+    widths = [chain.inputs if _needs_copy(chain) else 1, *(dense if _shrinks(chain) else dense[:-1])]
     return max(widths[::2]), max(widths[1::2], default=1)
+
+
+def _shrinks(chain: Chain) -> bool:
+    """Return whether the last dense layer has more outputs than the network, because of a gate after it."""
+    links = list(chain.links)
+    last = max((index for index, link in enumerate(links) if isinstance(link, Link)), default=-1)
+    return any(link.inputs != link.outputs for link in links[last + 1 :])
+
+
+def _needs_copy(chain: Chain) -> bool:
+    """Return whether the inputs are changed before the first dense layer, or its outputs are written over them."""
+    return chain.standardizer is not None or not isinstance(chain.links[0], Link)
+
+
+def _kept(chain: Chain) -> dict[int, int]:
+    """Return the links whose inputs a shortcut adds later, by their indices, with the numbers of inputs."""
+    return {link.source: link.size for link in chain.links if isinstance(link, ShortcutLink)}
 
 
 def _member(chain: Chain, prefix: str, weights: str) -> Iterator[str]:
@@ -250,7 +270,11 @@ def _member(chain: Chain, prefix: str, weights: str) -> Iterator[str]:
             yield "\n".join(_array(f"const double {before}{name}", [literal(v, "float64") for v in np.ravel(x)]))
         yield "\n".join(_standardize(before, chain.inputs))
     for number, link in enumerate(chain.links, 1):
-        yield from _layer(link, f"{before}layer{number}", chain.dtype, weights)
+        name = f"{before}layer{number}"
+        if isinstance(link, Link):
+            yield from _layer(link, name, chain.dtype, weights)
+        elif isinstance(link, FeatureLink):
+            yield from _feature_layer(link, name, chain.dtype)
     yield "\n".join(_network(chain, before))
 
 
@@ -288,6 +312,16 @@ def _layer(link: Link, name: str, dtype: str, weights: str) -> Iterator[str]:
         yield "\n".join(function_of(formula, f"{name}_activation", n))
 
 
+def _feature_layer(link: FeatureLink, name: str, dtype: str) -> Iterator[str]:
+    """Yield the parameters of a layer by feature, and the function that replaces its inputs by its outputs."""
+    names = [f"{name}_parameter{i}" for i in range(len(link.parameters))]
+    for parameter, x in zip(names, link.parameters.values(), strict=True):
+        yield "\n".join(_array(f"const real {parameter}", [literal(value, dtype) for value in x.ravel()]))
+    sources = [*[f"a[i + {link.outputs}]"] * (link.inputs != link.outputs), *(f"{x}[i]" for x in names)]
+    others = dict(zip(link.formula.arrays[1:], sources, strict=True))
+    yield "\n".join(function_of(link.formula, name, link.outputs, others))
+
+
 def _linear(name: str, n: int, n_prev: int, weights: str) -> Iterator[str]:
     """Yield the function for ``Z = W A_prev + b`` of one sample; the columns of W follow each other in memory."""
     kind = "signed char" if weights == "int8" else "real"
@@ -322,25 +356,55 @@ def _linear(name: str, n: int, n_prev: int, weights: str) -> Iterator[str]:
 
 def _network(chain: Chain, before: str) -> Iterator[str]:
     """Yield the function that computes the outputs of one network from its inputs."""
-    sizes = _buffers(chain)
-    buffers = [f"even[{sizes[0]}]", f"odd[{sizes[1]}]"]
-    used = [chain.standardizer is not None or len(chain.links) > 2, len(chain.links) > 1]
+    sizes, kept = _buffers(chain), _kept(chain)
+    body = list(_calls(chain, before))
+    declared = [f"{name}[{size}]" for name, size in zip(("even", "odd"), sizes, strict=True) if name in " ".join(body)]
+    declared += [f"kept{index}[{size}]" for index, size in kept.items()]
     yield f"static void {before}network(const real *x, real *y)"
     yield "{"
-    declared = [buffer for buffer, is_used in zip(buffers, used, strict=True) if is_used]
     if declared:
         yield f"    real {', '.join(declared)};"
-    source = "x"
-    if chain.standardizer is not None:
-        yield f"    {before}standardize(x, even);"
-        source = "even"
-    for number, link in enumerate(chain.links, 1):
-        to = "y" if number == len(chain.links) else "odd" if number % 2 else "even"
-        yield f"    {before}layer{number}({source}, {to});"
-        if not formulas.activation(link.g, chain.dtype, len(link.W)).is_input("Z"):
-            yield f"    {before}layer{number}_activation({to});"
-        source = to
+    yield from body
     yield "}"
+
+
+def _calls(chain: Chain, before: str) -> Iterator[str]:
+    """Yield the statements of the function that computes the outputs of one network."""
+    kept, shrinks = _kept(chain), _shrinks(chain)
+    dense = sum(isinstance(link, Link) for link in chain.links)
+    source = "x"
+    if _needs_copy(chain):
+        source = "even" if dense or shrinks else "y"
+        if chain.standardizer is not None:
+            yield f"    {before}standardize(x, {source});"
+        else:
+            yield from _copy("x", source, chain.inputs)
+    done = 0
+    for index, link in enumerate(chain.links):
+        if index in kept:
+            yield from _copy(source, f"kept{index}", kept[index])
+        if isinstance(link, ShortcutLink):
+            yield from _copy(f"kept{link.source}", source, link.size, "+=")
+        elif isinstance(link, FeatureLink):
+            yield f"    {before}layer{index + 1}({source});"
+        else:
+            done += 1
+            to = "y" if done == dense and not shrinks else "odd" if done % 2 else "even"
+            yield f"    {before}layer{index + 1}({source}, {to});"
+            if not formulas.activation(link.g, chain.dtype, len(link.W)).is_input("Z"):
+                yield f"    {before}layer{index + 1}_activation({to});"
+            source = to
+    if source != "y":
+        yield from _copy(source, "y", chain.outputs)
+
+
+def _copy(source: str, to: str, size: int, operator: str = "=") -> Iterator[str]:
+    """Yield a block that copies an array, or adds it to another."""
+    yield "    {"
+    yield "        int i;"
+    yield f"        for (i = 0; i < {size}; i++)"
+    yield f"            {to}[i] {operator} {source}[i];"
+    yield "    }"
 
 
 def _predict(chain: Exportable, name: str, output: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,8 +12,10 @@ from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.network.evaluation import mean_output
+from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation, as_formula
-from deepnotes.nn.layers import Context, Dense, Dropout
+from deepnotes.nn.expressions import Expression
+from deepnotes.nn.layers import FEATURE_LAYERS, Context, Dense, Dropout, Layer, Noise, Shortcut
 from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 from deepnotes.utils.wording import brief
 
@@ -33,6 +36,31 @@ class Link(NamedTuple):
         return Dense(len(self.W), self.g)
 
     @property
+    def inputs(self) -> int:
+        """The number of inputs."""
+        return int(self.W.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return len(self.W)
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The parameters by their names in the layer."""
+        return {"W": self.W, "b": self.b}
+
+    @property
+    def description(self) -> str:
+        """The layer, in text."""
+        return f"{len(self.W)} {self.name}"
+
+    def forward(self, ops: Ops, A: Array, parameters: Sequence[Array]) -> Array:
+        """Return the outputs for inputs A, shape (n_prev, m), and `parameters` on the namespace of `ops`."""
+        A, _ = self.layer.forward(ops, dict(zip(self.parameters, parameters, strict=True)), A, Context(1, 0, None))
+        return A
+
+    @property
     def name(self) -> str:
         """The name of the activation, in text."""
         return str(getattr(self.g, "name", type(self.g).__name__))
@@ -40,6 +68,90 @@ class Link(NamedTuple):
     def has(self, name: str) -> bool:
         """Return whether the activation is the library's one of this name; another class may have the same name."""
         return type(self.g) is Activation and self.g.name == name
+
+
+class FeatureLink(NamedTuple):
+    """One layer by feature, such as LayerNorm, whose formula is known; see :func:`deepnotes.nn.formulas.layer`.
+
+    Attributes
+    ----------
+    name : str
+        The name of its class.
+    formula : Expression
+        ``A``, for arguments A_prev and the parameters.
+    parameters : dict of str to ndarray
+        The parameters, each of shape (n, 1), by their names in the layer.
+    inputs, outputs : int
+        The numbers of inputs and outputs; there may be twice as many inputs.
+    """
+
+    name: str
+    formula: Expression
+    parameters: dict[str, np.ndarray]
+    inputs: int
+    outputs: int
+
+    @property
+    def description(self) -> str:
+        """The layer, in text."""
+        return self.name
+
+    def has(self, name: str) -> bool:
+        """Return whether the last operation is the library's activation of this name; it never is."""
+        return False
+
+    def forward(self, ops: Ops, A: Array, parameters: Sequence[Array]) -> Array:
+        """Return the outputs for inputs A, shape (n, m), and `parameters` on the namespace of `ops`."""
+        arrays = (A,) if self.inputs == self.outputs else (A[: self.outputs], A[self.outputs :])
+        (A,) = self.formula(ops.xp, *arrays, *parameters)
+        return A
+
+
+class ShortcutLink(NamedTuple):
+    """The sum of the outputs of the link before and the inputs of an earlier one.
+
+    Attributes
+    ----------
+    source : int
+        The index of the earlier link, from 0.
+    size : int
+        The number of inputs and outputs.
+    """
+
+    source: int
+    size: int
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs."""
+        return self.size
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return self.size
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """No parameters."""
+        return {}
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return "Shortcut"
+
+    @property
+    def description(self) -> str:
+        """The layer, in text."""
+        return self.name
+
+    def has(self, name: str) -> bool:
+        """Return whether the last operation is the library's activation of this name; it never is."""
+        return False
+
+
+AnyLink: TypeAlias = Link | FeatureLink | ShortcutLink
 
 
 class Target(NamedTuple):
@@ -73,11 +185,11 @@ class Described:
 
 @dataclass(frozen=True, eq=False)
 class Chain(Described):
-    """Dense layers, with the preprocessing of their inputs and the scaling of their outputs.
+    """Layers, with the preprocessing of their inputs and the scaling of their outputs.
 
     Parameters
     ----------
-    links : sequence of Link
+    links : sequence of Link, FeatureLink and ShortcutLink
     dtype : {"float32", "float64"}
         The dtype of the parameters and of the computation.
     standardizer : Standardizer, optional
@@ -87,7 +199,7 @@ class Chain(Described):
         JSON values by name: ``features``, ``classes``, ``target`` and others, and ``columns`` if features are encoded.
     """
 
-    links: Sequence[Link]
+    links: Sequence[AnyLink]
     dtype: str
     standardizer: Standardizer | None = None
     target: Target | None = None
@@ -96,12 +208,12 @@ class Chain(Described):
     @property
     def inputs(self) -> int:
         """``n[0]``, the number of features."""
-        return int(self.links[0].W.shape[1])
+        return self.links[0].inputs
 
     @property
     def outputs(self) -> int:
         """``n[L]``, the number of outputs."""
-        return len(self.links[-1].W)
+        return self.links[-1].outputs
 
     @property
     def members(self) -> "list[tuple[str, Chain]]":
@@ -115,7 +227,7 @@ class Chain(Described):
 
     @classmethod
     def of(cls, network: "NetworkLike", target: Target | None = None) -> "Chain":
-        """Return the chain for a network; dropout is omitted, since it does not affect predictions.
+        """Return the chain for a network; dropout and noise are omitted, since they do not affect predictions.
 
         Raises
         ------
@@ -131,18 +243,22 @@ class Chain(Described):
             )
         if not isinstance(network.metadata, dict):
             raise ModelFileError(f"metadata is {brief(repr(network.metadata))}, wanted a dict of JSON values")
-        host = {name: np.array(network.backend.to_numpy(W)) for name, W in network.parameters.items()}
-        links: list[Link] = []
-        for number, layer in enumerate(network.layers, 1):
-            if type(layer) is Dropout:
-                continue
-            if type(layer) is not Dense:
+        links: list[AnyLink] = []
+        before = [0]  # for each layer, the number of links before it
+        for index, (layer, parameters) in enumerate(zip(network.layers, _host_parameters(network), strict=True)):
+            size = network.layout.sizes[index]
+            if type(layer) is Dense:
+                links.append(Link(parameters["W"], parameters["b"], _exported(layer, index + 1, network.dtype)))
+            elif type(layer) is Shortcut:
+                links.append(ShortcutLink(before[index - layer.layers], size))
+            elif type(layer) in FEATURE_LAYERS:
+                links.append(_feature_link(layer, index, network, parameters))
+            elif type(layer) not in (Dropout, Noise):
                 raise ModelFileError(
-                    f"layer {number} is the user-defined layer {brief(repr(layer))}, but files of other formats can "
-                    "only contain Dense and Dropout"
+                    f"layer {index + 1} is the user-defined layer {brief(repr(layer))}, but files of other formats can "
+                    "only contain layers of the library"
                 )
-            g = _exported(layer, number, network.dtype)
-            links.append(Link(host[f"W{len(links) + 1}"], host[f"b{len(links) + 1}"], g))
+            before.append(len(links))
         return cls(tuple(links), network.dtype, preprocessing, target, network.metadata)
 
     def with_folded_target(self) -> "Chain":
@@ -155,16 +271,22 @@ class Chain(Described):
         """
         if self.target is None:
             return self
-        *before, (W, b, g) = self.links
-        if not self.links[-1].has("identity"):
+        *before, link = self.links
+        if not isinstance(link, Link) or not link.has("identity"):
             raise ModelFileError(
-                f"the outputs of {self.links[-1].name} are scaled by {self.target.scale:g}, which cannot be "
-                "folded into a layer"
+                f"the outputs of {link.name} are scaled by {self.target.scale:g}, which cannot be folded into a layer"
             )
+        W, b, g = link
         last = Link(*scale_layer(W, b, np.float64(self.target.scale), np.float64(self.target.mean), self.dtype), g)
         return replace(self, links=(*before, last), target=None, metadata=self.output_metadata())
 
-    def forward(self, ops: Ops, A: Array, parameter: Any) -> Array:
+    @property
+    def numbered(self) -> list[tuple[int, AnyLink]]:
+        """The links, each with the number in the names of its parameters, as in the network: 2 for ``W2``."""
+        numbers = accumulate(bool(link.parameters) for link in self.links)
+        return list(zip(map(int, numbers), self.links, strict=True))
+
+    def forward(self, ops: Ops, A: Array, parameter: Any, dense: Any = None) -> Array:
         """Return ``A[L]``, shape (n[L], m), for preprocessed inputs, on any namespace.
 
         Parameters
@@ -173,10 +295,18 @@ class Chain(Described):
         A : Array, shape (n[0], m)
         parameter : callable
             Called with the name of a parameter, such as ``W1``, and its host array; returns an array of the namespace.
+        dense : callable, optional
+            Called with a Link and its inputs instead of computing its outputs.
         """
-        for number, link in enumerate(self.links, 1):
-            parameters = {"W": parameter(f"W{number}", link.W), "b": parameter(f"b{number}", link.b)}
-            A, _ = link.layer.forward(ops, parameters, A, Context(number, 0, None))
+        inputs = []
+        for number, link in self.numbered:
+            inputs.append(A)
+            if isinstance(link, ShortcutLink):
+                A = A + inputs[link.source]
+            elif dense is not None and isinstance(link, Link):
+                A = dense(link, A)
+            else:
+                A = link.forward(ops, A, [parameter(f"{key}{number}", x) for key, x in link.parameters.items()])
         return A
 
     def preprocess(self, X: np.ndarray) -> np.ndarray:
@@ -186,8 +316,11 @@ class Chain(Described):
             return X.astype(self.dtype)
 
     def __str__(self) -> str:
-        layers = ", ".join(f"{len(link.W)} {link.name}" for link in self.links)
-        return f"{self.inputs} features, dense {layers}"
+        parts: list[str] = []
+        for before, link in zip([None, *self.links], self.links, strict=False):
+            is_dense = isinstance(link, Link)
+            parts.append(f"{'dense ' * (is_dense and not isinstance(before, Link))}{link.description}")
+        return f"{self.inputs} features, {', '.join(parts)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +387,26 @@ class ChainMean(Described):
 
 
 Exportable: TypeAlias = Chain | ChainMean
+
+
+def _host_parameters(network: "NetworkLike") -> list[dict[str, np.ndarray]]:
+    """Return copies of the parameters of each layer."""
+    parameters: list[dict[str, np.ndarray]] = [{} for _ in network.layers]
+    for name, entry in network.layout.entries.items():
+        parameters[entry.layer][entry.key] = np.array(network.backend.to_numpy(network.parameters[name]))
+    return parameters
+
+
+def _feature_link(layer: Layer, index: int, network: "NetworkLike", parameters: dict[str, np.ndarray]) -> FeatureLink:
+    """Return the link for one of the library's layers by feature, at an index of the network's layers."""
+    inputs, outputs = network.layout.sizes[index : index + 2]
+    try:
+        formula = formulas.layer(layer, network.dtype, inputs)
+    except NotAnExpressionError as error:  # of a gate with a user-defined activation
+        raise ModelFileError(
+            f"layer {index + 1} is {brief(repr(layer))}, which cannot be exported, since it uses {brief(error)}"
+        ) from None
+    return FeatureLink(type(layer).__name__, formula, parameters, inputs, outputs)
 
 
 def _exported(layer: Dense, number: int, dtype: str) -> Activation | FormulaActivation:

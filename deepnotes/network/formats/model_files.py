@@ -18,7 +18,7 @@ import numpy as np
 from deepnotes.network.formats import containers
 from deepnotes.network.formats.containers import Container
 from deepnotes.nn.activations import Activation, as_formula
-from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.layers import Dense, Dropout, Gate, Layer, LayerNorm, Noise, PReLU, RMSNorm, Shortcut
 from deepnotes.nn.plan import Layout
 from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 
@@ -30,6 +30,17 @@ STANDARDIZER = ("input_mean", "input_scale")
 """The names of the tensors of a standardizer."""
 TRAINING = "training."
 """The prefix of the names of the tensors that hold the state of training."""
+
+
+SIMPLE_LAYERS: dict[str, type[Layer]] = {
+    "dropout": Dropout,
+    "noise": Noise,
+    "layer_norm": LayerNorm,
+    "rms_norm": RMSNorm,
+    "prelu": PReLU,
+    "shortcut": Shortcut,
+}
+"""The layers that are described by their type and their fields, which are numbers."""
 
 
 def member_prefix(index: int) -> str:
@@ -61,8 +72,11 @@ def describe(layer: Layer, dtype: str) -> dict[str, Any]:
     ModelFileError
         If the layer or an initializer is user-defined, or an activation whose formula cannot be traced.
     """
-    if type(layer) is Dropout:
-        return {"type": "dropout", "rate": layer.rate}
+    for name, kind in SIMPLE_LAYERS.items():
+        if type(layer) is kind:
+            return {"type": name, **vars(layer)}
+    if type(layer) is Gate and type(layer.g) is Activation:
+        return {"type": "gate", "activation": layer.g.name, "options": dict(layer.g.options)}
     initializers = (layer.initializer, layer.bias_initializer) if type(layer) is Dense else ()
     if type(layer) is Dense and not any(map(callable, initializers)):
         return {

@@ -10,7 +10,7 @@ import numpy as np
 from deepnotes.datasets.encoding import Encoder
 from deepnotes.equations.ops import Ops
 from deepnotes.network.formats import onnx_encoding
-from deepnotes.network.formats.chain import Chain, Exportable
+from deepnotes.network.formats.chain import Chain, Exportable, FeatureLink, ShortcutLink
 from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.tracing import KERNELS, FormulaTrace, Trace, Value
@@ -94,10 +94,22 @@ def _trace_member(trace: Trace, chain: Chain, prefix: str, A: Any) -> Any:
         )
         A = ops.standardize(trace.cast(A, "float64"), *constants)
     A = trace.cast(A, chain.dtype)
-    for number, link in enumerate(chain.links, 1):
-        trace.scope = f"{prefix}layer{number}/"
-        W = trace.constant(f"{prefix}W{number}", link.W)
-        b = trace.constant(f"{prefix}b{number}", link.b.reshape(-1))
+    inputs = []
+    for index, (number, link) in enumerate(chain.numbered, 1):
+        trace.scope = f"{prefix}layer{index}/"
+        inputs.append(A)
+        if isinstance(link, ShortcutLink):
+            A = A + inputs[link.source]
+            continue
+        parameters: list[Any] = [
+            trace.constant(f"{prefix}{key}{number}", x if key == "W" else x.reshape(-1))
+            for key, x in link.parameters.items()
+        ]
+        if isinstance(link, FeatureLink):
+            A.shape = (link.inputs,)
+            A = link.forward(formula_ops, A, parameters)
+            continue
+        W, b = parameters
         Z: Any = ops.linear(W, A, b)
         Z.shape = (len(link.W),)
         A = link.g.forward(ops if type(link.g) is Activation else formula_ops, Z)

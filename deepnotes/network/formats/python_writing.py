@@ -8,7 +8,7 @@ everything that they refer to. It also contains the parameters, test vectors wit
 import ast
 import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ import numpy as np
 from deepnotes.datasets.encoding import Encoder, Feature
 from deepnotes.datasets.reading import Format
 from deepnotes.equations import EQUATIONS
-from deepnotes.network.formats.chain import Chain, Exportable
+from deepnotes.network.formats.chain import Chain, Exportable, FeatureLink, Link, ShortcutLink
 from deepnotes.network.formats.check_vectors import vectors_of
 from deepnotes.nn.activations import Activation, FormulaActivation
 from deepnotes.nn.expressions import NUMBER, Expression
@@ -163,9 +163,10 @@ def _text(lines: list[str], statement: ast.stmt) -> str:
 def _functions(chain: Exportable) -> list[str]:
     """Return the names of the equations that the networks need."""
     members = [member for _, member in chain.members]
-    activations = [link.g.name for member in members for link in member.links if type(link.g) is Activation]
+    links = [link for member in members for link in member.links if isinstance(link, Link)]
+    activations = [link.g.name for link in links if type(link.g) is Activation]
     standardized = any(member.standardizer is not None for member in members)
-    return [*["standardize"] * standardized, "linear", *dict.fromkeys(activations)]
+    return [*["standardize"] * standardized, *["linear"] * bool(links), *dict.fromkeys(activations)]
 
 
 OPERATORS = {
@@ -179,19 +180,27 @@ OPERATORS = {
 
 
 def formulas_of(chain: Exportable) -> list[str]:
-    """Return the source lines of the user-defined activations."""
+    """Return the source lines of the user-defined activations, and of the layers by feature."""
     lines = []
     for prefix, member in chain.members:
-        for number, (W, _, g) in enumerate(member.links, 1):
-            if isinstance(g, FormulaActivation):
-                lines += [
-                    "",
-                    f"def {_name(prefix, f'activation{number}')}(xp, Z):",
-                    f'    """Return the activation {g.name} of layer {number}."""',
-                    *_formula_body(g.formula, np.empty((len(W), 0), chain.dtype)),
-                    "",
-                ]
-    return [_heading("the formulas of user-defined activations"), *lines] if lines else []
+        for index, (number, link) in enumerate(member.numbered, 1):
+            if isinstance(link, FeatureLink):
+                name, inputs = f"layer{index}", ["Z", *["Z_2"] * (link.inputs != link.outputs)]
+                arguments, formula = ", ".join([*inputs, *link.parameters]), link.formula
+                text = f"the outputs of layer {index}, {link.name}, for inputs Z"
+            elif isinstance(link, Link) and isinstance(link.g, FormulaActivation):
+                name, arguments = f"activation{number}", "Z"
+                text, formula = f"the activation {link.g.name} of layer {number}", link.g.formula
+            else:
+                continue
+            lines += [
+                "",
+                f"def {_name(prefix, name)}(xp, {arguments}):",
+                f'    """Return {text}."""',
+                *_formula_body(formula, np.empty((link.outputs, 0), chain.dtype), arguments.split(", ")),
+                "",
+            ]
+    return [_heading("the formulas of activations and layers"), *lines] if lines else []
 
 
 def _name(prefix: str, name: str) -> str:
@@ -199,7 +208,7 @@ def _name(prefix: str, name: str) -> str:
     return f"{prefix}_{name}" if prefix else name
 
 
-def _formula_body(formula: Expression, like: np.ndarray) -> list[str]:
+def _formula_body(formula: Expression, like: np.ndarray, arguments: Sequence[str]) -> list[str]:
     """Return the source lines that compute a formula, one for each operation on arrays.
 
     Parameters
@@ -207,24 +216,27 @@ def _formula_body(formula: Expression, like: np.ndarray) -> list[str]:
     formula : Expression
     like : ndarray, shape (n, 0)
         An array with the number of outputs and the dtype of the layer.
+    arguments : sequence of str
+        The names in the source of the arrays that the formula takes.
     """
+    inputs = dict(zip(formula.arrays, arguments, strict=True))
     names = {index: _literal(value) for index, value in formula.values_of_numbers(like).items()}
     lines = []
     for index, node in enumerate(formula.nodes):
         if node.operation == "input":
-            names[index] = "Z"
+            names[index] = inputs[str(node.value)]
         if index in names:
             continue
         is_function = node.operation not in OPERATORS
-        arguments = [
+        operands = [
             f"xp.asarray({names[i]}, dtype={'bool' if formula.kinds[i].boolean else 'Z.dtype'})"
             if is_function and formula.kinds[i].shape == NUMBER
             else names[i]
             for i in node.arguments
         ]
-        template = OPERATORS.get(node.operation, f"xp.{node.operation}({', '.join(['{}'] * len(arguments))})")
+        template = OPERATORS.get(node.operation, f"xp.{node.operation}({', '.join(['{}'] * len(operands))})")
         names[index] = f"t{index}"
-        lines.append(f"    t{index} = {template.format(*arguments)}")
+        lines.append(f"    t{index} = {template.format(*operands)}")
     (result,) = formula.results
     return [*lines, f"    return {names[result]}"]
 
@@ -445,7 +457,19 @@ def _outputs(prefix: str, chain: Chain) -> list[str]:
     """Return the source lines that compute the outputs A of one network, shape (n[L], rows)."""
     constants = "" if chain.standardizer is None else f", {_name(prefix, 'MEAN')}, {_name(prefix, 'SCALE')}"
     lines = [f"    A = samples(X{constants})  # samples are columns from here on"]
-    for number, (_, _, g) in enumerate(chain.links, 1):
+    sources = {link.source for link in chain.links if isinstance(link, ShortcutLink)}
+    for index, (number, link) in enumerate(chain.numbered):
+        if index in sources:
+            lines.append(f"    A_{index} = A")
+        if isinstance(link, ShortcutLink):
+            lines.append(f"    A = A + A_{link.source}")
+            continue
+        if isinstance(link, FeatureLink):
+            names = [_name(prefix, f"{key}{number}") for key in link.parameters]
+            inputs = ["A"] if link.inputs == link.outputs else [f"A[:{link.outputs}]", f"A[{link.outputs}:]"]
+            lines.append(f"    A = {_name(prefix, f'layer{index + 1}')}(np, {', '.join([*inputs, *names])})")
+            continue
+        g = link.g
         if type(g) is Activation:
             name, options = g.name, g.options
         else:
@@ -462,8 +486,8 @@ def _arrays(chain: Exportable) -> dict[str, np.ndarray]:
     for prefix, member in chain.members:
         if (standardizer := member.standardizer) is not None:
             arrays |= {_name(prefix, "MEAN"): standardizer.mean, _name(prefix, "SCALE"): standardizer.scale}
-        for number, (W, b, _) in enumerate(member.links, 1):
-            arrays |= {_name(prefix, f"W{number}"): W, _name(prefix, f"b{number}"): b}
+        for number, link in member.numbered:
+            arrays |= {_name(prefix, f"{key}{number}"): x for key, x in link.parameters.items()}
     tests = vectors_of(chain)
     return arrays | {"test inputs": tests.X, "test outputs": tests.A, "test bounds": tests.allowed}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from deepnotes.equations.activations import SELU
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import Dense, Layer
+from deepnotes.nn.layers import Dense, Gate, Layer, LayerNorm, PReLU, RMSNorm
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.utils.wording import one_line
 
@@ -138,6 +138,11 @@ class Names(NamedTuple):
     mask: str
 
     @property
+    def noise(self) -> str:
+        """The random numbers of a noise layer, such as ``N1``."""
+        return f"N{self.mask[1:]}"
+
+    @property
     def Z(self) -> str:
         """The name of the linear part, ``Z2``."""
         return f"Z{self.number}"
@@ -179,6 +184,56 @@ def activation(g: ActivationFunction, names: Names) -> tuple[str, str, str]:
         return forward.format(**arrays), backward.format(**arrays), number
     name = one_line(getattr(g, "name", type(g).__name__))
     return f"{name}({Z})", f"{dA} * {name}'({Z})", ""
+
+
+def normalization(layer: LayerNorm | RMSNorm, names: Names) -> dict[str, str]:
+    """Return the formulas of the arrays of a normalization.
+
+    Those of its parameters' gradients are under ``gamma`` and ``beta``, that of the derivative by its input under
+    ``dA_prev``. The centered input is named ``C2``, and the inverse of its root mean square ``r2``.
+    """
+    n, before, dA = names.number, names.before, f"d{names.after}"
+    centers = isinstance(layer, LayerNorm)
+    X, mean = (f"C{n}" if centers else before), f" - mean_features(gamma{n} * {dA})" if centers else ""
+    X_hat = f"{X} * r{n}"
+    return {
+        "center": f"{before} - mean_features({before})",
+        "inverse_rms": f"1 / sqrt(mean_features({X}²) + {layer.epsilon:g})",
+        "A": f"gamma{n} * {X_hat}" + (f" + beta{n}" if centers else ""),
+        "dA_prev": f"r{n} * (gamma{n} * {dA}{mean} - {X_hat} * mean_features(gamma{n} * {dA} * {X_hat}))",
+        "gamma": f"(1/m) Σ_samples {dA} * {X_hat}",
+        "beta": f"(1/m) Σ_samples {dA}",
+    }
+
+
+def prelu(names: Names) -> dict[str, str]:
+    """Return the formulas of the arrays of a :class:`~deepnotes.nn.layers.PReLU`, as :func:`normalization` does."""
+    n, before, dA = names.number, names.before, f"d{names.after}"
+    return {
+        "A": f"{before} where {before} > 0, else alpha{n} * {before}",
+        "dA_prev": f"{dA} * (1 where {before} > 0, else alpha{n})",
+        "alpha": f"(1/m) Σ_samples {dA} * min({before}, 0)",
+    }
+
+
+def gate(layer: Gate, names: Names) -> dict[str, str]:
+    """Return the formulas of the arrays of a :class:`~deepnotes.nn.layers.Gate`, as :func:`normalization` does."""
+    before, dA = names.before, f"d{names.after}"
+    V, G = f"{before}[:n]", f"{before}[n:]"
+    name = one_line(getattr(layer.g, "name", type(layer.g).__name__))
+    return {
+        "A": f"{V} * {name}({G}), where {V} and {G} are the halves of {before}",
+        "dA_prev": f"{dA} * {name}({G}) above {dA} * {V} * {name}'({G})",
+    }
+
+
+def of_layer(layer: Layer, names: Names) -> dict[str, str]:
+    """Return the formulas of the arrays of a layer of the library other than Dense and Dropout, or nothing."""
+    if type(layer) in (LayerNorm, RMSNorm):
+        return normalization(layer, names)  # type: ignore[arg-type]
+    if type(layer) is Gate:
+        return gate(layer, names)
+    return prelu(names) if type(layer) is PReLU else {}
 
 
 def loss_formula(loss: LossFunction, A: str, outputs: int) -> str:

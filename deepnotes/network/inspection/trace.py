@@ -16,7 +16,7 @@ from deepnotes.equations.ops import Ops
 from deepnotes.network.inspection import formulas
 from deepnotes.network.inspection.events import Event
 from deepnotes.network.inspection.trace_page import Page, html_document, html_fragment, text_page
-from deepnotes.nn.layers import Dense, Dropout
+from deepnotes.nn.layers import FEATURE_LAYERS, Dense, Dropout, Layer, LayerNorm, Noise, RMSNorm, Shortcut
 from deepnotes.nn.plan import Plan, fuses
 from deepnotes.nn.steps import gradient_step
 from deepnotes.utils.errors import look_up
@@ -173,7 +173,7 @@ class _Recorder:
         if self.layer == len(self.plan.layers):  # an equation of the loss
             return
         layer, names = self.plan.layers[self.layer], self.names[self.layer]
-        if name in self.has or not isinstance(layer, Dense | Dropout):
+        if name in self.has or not isinstance(layer, Dense | Dropout | Noise | LayerNorm | RMSNorm):
             return
         if name == "linear" and self.direction == "forward":
             W, A_prev, b = args
@@ -182,6 +182,11 @@ class _Recorder:
             self.add(names.Z, formula, "N2", result, W, A_prev, b, form=form)
         elif name == "dropout_mask" and isinstance(layer, Dropout):
             self.add(names.mask, f"1 with probability {1 - layer.rate:g}, else 0", "", result)
+        elif name == "noise":
+            self.add(names.noise, "random, with mean 0 and standard deviation 1", "", result)
+        elif name in ("center", "inverse_rms") and self.direction == "forward" and type(layer) in (LayerNorm, RMSNorm):
+            inner = {"center": "C", "inverse_rms": "r"}[name]
+            self.add(f"{inner}{names.number}", formulas.of_layer(layer, names)[name], "", result)
         elif name == "weight_gradient" and self.direction == "backward" and isinstance(layer, Dense):
             self.add(f"d{names.Z}", *self._dZ(layer), args[0])
         self.has.add(name)
@@ -211,8 +216,14 @@ class _Recorder:
         elif isinstance(layer, Dropout):
             dropped = "dropout_mask" in self.has
             self.add(names.after, _dropped(names.before, names.mask, layer.rate) if dropped else names.before, "", A)
+        elif type(layer) is Noise:
+            added = f" + {layer.std:g} * {names.noise}" if "noise" in self.has else ""
+            self.add(names.after, f"{names.before}{added}", "", A)
+        elif type(layer) is Shortcut:
+            self.add(names.after, f"{names.before} + {self.names[index - layer.layers].before}", "", A)
         else:
-            self.add(names.after, f"{formulas.kind(layer)}({names.before})", "", A)
+            default = f"{formulas.kind(layer)}({names.before})"
+            self.add(names.after, formulas.of_layer(layer, names).get("A", default), "", A)
 
     def _loss(self, name: str, value: Any) -> None:
         loss, k = self.plan.loss, self.plan.layout.sizes[-1]
@@ -230,17 +241,26 @@ class _Recorder:
             self.add(name, formulas.derivative_formula(loss, self.names[-1].after, k, self.weights), "", dA)
             return
         after, names = self.plan.layers[layer], self.names[layer]
+        shortcuts = "".join(
+            f" + d{self.names[i].after}"
+            for i, shortcut in enumerate(self.plan.layers)
+            if type(shortcut) is Shortcut and i - shortcut.layers == layer
+        )
         if formulas.is_plain(after):
             n = names.number
             W, dZ = self._parameter_shape(layer), _shape(dA)
-            factors = f"({W[1]}, {W[0]}) ({W[0]}, {dZ[1]})"
-            self.add(name, f"W{n}ᵀ d{names.Z}", "N15", dA, form=factors)
+            factors = "" if shortcuts else f"({W[1]}, {W[0]}) ({W[0]}, {dZ[1]})"
+            self.add(name, f"W{n}ᵀ d{names.Z}{shortcuts}", "N15", dA, form=factors)
         elif isinstance(after, Dropout):
             dropped = names.mask in {event.name for event in self.events}
             dA_after = f"d{names.after}"
-            self.add(name, _dropped(dA_after, names.mask, after.rate) if dropped else dA_after, "", dA)
+            formula = _dropped(dA_after, names.mask, after.rate) if dropped else dA_after
+            self.add(name, f"{formula}{shortcuts}", "", dA)
+        elif type(after) in (Noise, Shortcut):
+            self.add(name, f"d{names.after}{shortcuts}", "", dA)
         else:
-            self.add(name, f"backward pass of {formulas.kind(after)}", "", dA)
+            default = f"backward pass of {formulas.kind(after)}"
+            self.add(name, formulas.of_layer(after, names).get("dA_prev", default) + shortcuts, "", dA)
 
     def _gradient(self, name: str, index: int, value: Any) -> None:
         """Record the gradient of one parameter of a layer."""
@@ -255,7 +275,8 @@ class _Recorder:
         elif formulas.is_plain(layer) and name == "db":
             self.add(full, f"(1/m) Σ_samples d{names.Z}", "N14", value)
         else:
-            self.add(full, f"backward pass of {formulas.kind(layer)}", "", value)
+            default = f"backward pass of {formulas.kind(layer)}"
+            self.add(full, formulas.of_layer(layer, names).get(name[1:], default), "", value)
 
     def _dZ(self, layer: Dense) -> tuple[str, str]:
         """Return the formula of ``dZ`` of the layer whose backward pass runs, and its equations."""
@@ -312,7 +333,8 @@ def trace(network: "NetworkLike", plan: Plan, data: Data) -> Trace:
         given = {"A0": to_numpy(data.X), "Y": to_numpy(data.Y)}
         given |= {} if data.w is None else {"w": to_numpy(data.w)}
         given |= {name: to_numpy(network.parameters[name]) for name in layout.in_order}
-    outputs = [n for n, layer in zip(layout.sizes[1:], plan.layers, strict=True) if not isinstance(layer, Dropout)]
+    unsized: tuple[type[Layer], ...] = Dropout, Noise, Shortcut, *FEATURE_LAYERS
+    outputs = [n for n, layer in zip(layout.sizes[1:], plan.layers, strict=True) if not isinstance(layer, unsized)]
     sizes = "-".join(map(str, [network.inputs, *outputs]))
     description = f"{sizes} network, {network.dtype}, backend {one_line(backend.name)}"
     return Trace(description, given, recorder.events, _notes(plan, recorder))

@@ -1,12 +1,13 @@
 """Conversion of a chain (dense layers, usually read from a file of another format) to a network."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.equations.array import Namespace
-from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.chain import Chain, Link
 from deepnotes.network.network import Network
 from deepnotes.nn.plan import Layout
 
@@ -20,9 +21,10 @@ def network_of(chain: Chain, backend: str | Backend | None = None) -> Network:
         As for :func:`deepnotes.get_backend`.
     """
     chain = chain.with_folded_target()
-    layers = [link.layer for link in chain.links]
+    links = cast(Sequence[Link], chain.links)  # only dense layers are read from files
+    layers = [link.layer for link in links]
     layout = Layout(chain.inputs, layers)
-    parameters: Any = [{"W": link.W, "b": link.b} for link in chain.links]
+    parameters: Any = [{"W": link.W, "b": link.b} for link in links]
     theta = layout.join(cast(Namespace, np), parameters)
     network = Network(
         layers,

@@ -10,12 +10,12 @@ from deepnotes.backends.base import Backend
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.network.formats import containers
 from deepnotes.network.formats.containers import Container
-from deepnotes.network.formats.model_files import STANDARDIZER, TRAINING, flat, member_prefix
+from deepnotes.network.formats.model_files import SIMPLE_LAYERS, STANDARDIZER, TRAINING, flat, member_prefix
 from deepnotes.network.network import Network
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
 from deepnotes.nn.expressions import Expression
 from deepnotes.nn.initializers import LIBRARY as INITIALIZERS
-from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.layers import Dense, Gate, Layer
 from deepnotes.nn.plan import Layout
 from deepnotes.nn.presets import DIALECTS, in_dialect
 from deepnotes.utils.errors import DeepnotesError, ModelFileError
@@ -165,8 +165,10 @@ def _network(path: Path, content: _Content, backend: str | Backend | None) -> Ne
 def _layer(path: Path, description: Any, dtype: str) -> Layer:
     """Return the layer that the header of a model file describes."""
     kind = description.get("type")
-    if kind == "dropout":
-        return Dropout(description["rate"])
+    if isinstance(kind, str) and kind in SIMPLE_LAYERS:
+        return SIMPLE_LAYERS[kind](**{key: value for key, value in description.items() if key != "type"})
+    if kind == "gate":
+        return Gate(Activation(description["activation"], **description["options"]))
     if kind == "dense":
         initializers = description["initializer"], description.get("bias_initializer")
         for name in initializers:
@@ -207,6 +209,7 @@ def _architecture(path: Path, header: dict[str, Any]) -> tuple[list[Layer], dict
             raise ModelFileError(f"{path}: unknown dialect {brief(repr(dialect))}; the file may need a newer deepnotes")
         if not valid or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
             raise ModelFileError(f"{path}: its header is invalid")
+        Layout(inputs, layers)
     except ModelFileError:
         raise
     except (DeepnotesError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

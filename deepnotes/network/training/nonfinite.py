@@ -7,8 +7,7 @@ import numpy as np
 from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import EagerProgram
 from deepnotes.backends.program import Data, State
-from deepnotes.nn.layers import Context
-from deepnotes.nn.steps import sample_losses
+from deepnotes.nn.steps import forward, sample_losses
 
 if TYPE_CHECKING:
     from deepnotes.nn.plan import Plan
@@ -51,15 +50,18 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
     X, Y, w = host_arrays
     theta: Any = np.array(backend.to_numpy(state.theta))
     step: Any = np.asarray(state.step)
-    A: Any = X
-    caches = []
+    faulty: list[int] = []
+
+    def check(name: str, number: int, A: Any) -> None:
+        if not np.isfinite(A).all():
+            faulty.append(number)
+
     with np.errstate(all="ignore"):
         parameters = plan.layout.split(host.xp, theta)
-        for number, (layer, layer_parameters) in enumerate(zip(plan.layers, parameters, strict=True), 1):
-            A, cache = layer.forward(host.ops, layer_parameters, A, Context(number, plan.seed, step))
-            caches.append(cache)
-            if not np.isfinite(A).all():
-                return Fault(number, f"the first non-finite output is that of layer {number}, {layer!r}")
+        A, caches = forward(host.ops, plan.layers, parameters, X, plan.seed, step, check)
+        if faulty:
+            number = faulty[0]
+            return Fault(number, f"the first non-finite output is that of layer {number}, {plan.layers[number - 1]!r}")
         targets = host.ops.one_hot(Y, A.shape[0], A.dtype) if plan.class_indices else Y
         losses: Any = sample_losses(host.ops, plan.layers, plan.loss, A, caches, targets)
         if not np.isfinite(losses).all():

@@ -1,0 +1,105 @@
+"""Normalization of each sample over its features: layer normalization, and division by the root mean square.
+
+The results have mean square 1 over the features of a sample, and after :func:`center` also mean 0. Samples are columns:
+``n`` is the number of features and ``m`` the number of samples. Sources: J. L. Ba, J. R. Kiros and G. E. Hinton, Layer
+Normalization, arXiv:1607.06450; B. Zhang and R. Sennrich, Root Mean Square Layer Normalization, arXiv:1910.07467.
+"""
+
+from deepnotes.equations.array import Array, Namespace
+
+
+def feature_mean(xp: Namespace, X: Array) -> Array:
+    """Return the mean over the features of each sample, ``(1/n) Σ_features X``.
+
+    Parameters
+    ----------
+    X : Array, shape (n, m)
+
+    Returns
+    -------
+    Array, shape (1, m)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> feature_mean(np, np.array([[1.0, 4.0], [3.0, 0.0]]))
+    array([[2., 2.]])
+    """
+    return xp.sum(X, axis=0, keepdims=True) / X.shape[0]
+
+
+def center(xp: Namespace, X: Array) -> Array:
+    """Return ``X`` minus the mean over the features of each sample.
+
+    Parameters
+    ----------
+    X : Array, shape (n, m)
+
+    Returns
+    -------
+    Array, shape (n, m)
+    """
+    return X - feature_mean(xp, X)
+
+
+def inverse_rms(xp: Namespace, X: Array, epsilon: float) -> Array:
+    """Return ``1 / sqrt((1/n) Σ_features X² + epsilon)`` for each sample (arXiv:1910.07467, equation 4).
+
+    For a centered `X`, this is the inverse of the standard deviation (arXiv:1607.06450, equation 3).
+
+    Parameters
+    ----------
+    X : Array, shape (n, m)
+    epsilon : float
+        Above 0, so that the result is finite for a sample whose features are all 0.
+
+    Returns
+    -------
+    Array, shape (1, m)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> inverse_rms(np, np.array([[3.0], [5.0]]), epsilon=8.0)
+    array([[0.2]])
+    """
+    return 1 / xp.sqrt(feature_mean(xp, X * X) + epsilon)
+
+
+def rms_norm_backward(xp: Namespace, dX_hat: Array, X: Array, inverse: Array) -> Array:
+    """Return ``dX`` of ``X_hat = X * inverse``, where `inverse` is :func:`inverse_rms` of `X`.
+
+    ``dX = inverse * (dX_hat - X_hat * mean_features(dX_hat * X_hat))``.
+
+    Parameters
+    ----------
+    dX_hat : Array, shape (n, m)
+        The derivative of the loss of each sample with respect to ``X_hat``.
+    X : Array, shape (n, m)
+    inverse : Array, shape (1, m)
+
+    Returns
+    -------
+    Array, shape (n, m)
+    """
+    return inverse * (dX_hat - X * inverse * (inverse * feature_mean(xp, dX_hat * X)))
+
+
+def layer_norm_backward(xp: Namespace, dX_hat: Array, C: Array, inverse: Array) -> Array:
+    """Return ``dX`` of ``X_hat = C * inverse``, where `C` is the centered X and `inverse` :func:`inverse_rms` of `C`.
+
+    ``dX = inverse * (dX_hat - mean_features(dX_hat) - X_hat * mean_features(dX_hat * X_hat))``.
+
+    Parameters
+    ----------
+    dX_hat : Array, shape (n, m)
+        The derivative of the loss of each sample with respect to ``X_hat``.
+    C : Array, shape (n, m)
+        The result of :func:`center`.
+    inverse : Array, shape (1, m)
+
+    Returns
+    -------
+    Array, shape (n, m)
+    """
+    return inverse * (center(xp, dX_hat) - C * inverse * (inverse * feature_mean(xp, dX_hat * C)))
