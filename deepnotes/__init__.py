@@ -5,6 +5,7 @@ Samples are columns: X has shape (features, samples). Start with :class:`Network
 
 from typing import TYPE_CHECKING, Any
 
+from deepnotes import distributed as distributed
 from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import available_backends, get_backend, registered_backends, set_backend, use_backend
 from deepnotes.datasets.on_disk import OnDisk
@@ -62,6 +63,7 @@ from deepnotes.utils.errors import (
     ModelFileError,
     NonFiniteLossError,
     NotAnExpressionError,
+    RankError,
     ShapeError,
     TableError,
     UnknownNameError,
@@ -150,6 +152,7 @@ __all__ = [
     "Parameter",
     "RAdam",
     "RMSProp",
+    "RankError",
     "RateTest",
     "ReduceOnPlateau",
     "Schedule",
