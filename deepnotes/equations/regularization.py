@@ -81,14 +81,47 @@ def dropout_mask(
     Array, shape (n, m)
         Elements are numbered sample by sample, so the mask of a sample does not depend on how many samples follow it.
     """
+    return dropout_mask_from(xp, shape, rate, seed, step, layer, dtype, 0)
+
+
+def dropout_mask_from(
+    xp: Namespace, shape: tuple[int, int], rate: float, seed: int, step: Array, layer: int, dtype: object, first: int
+) -> Array:
+    """Return the columns from `first` on of the mask that :func:`dropout_mask` returns for a larger batch.
+
+    A batch whose samples are divided among several processes has the mask that it has in one process.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        n and m, the numbers of neurons and of samples.
+    rate, seed, step, layer, dtype : object
+        As for :func:`dropout_mask`.
+    first : int
+        The position of the first sample in the batch.
+
+    Returns
+    -------
+    Array, shape (n, m)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask = dropout_mask(np, (3, 9), 0.5, 7, np.asarray(0), 1, np.float32)
+    >>> bool((dropout_mask_from(np, (3, 4), 0.5, 7, np.asarray(0), 1, np.float32, 5) == mask[:, 5:]).all())
+    True
+    """
     n, m = shape
+    start, skipped = divmod(first * n, 4)
+    stop = ceil((first + m) * n / 4)
     if _is_int64(xp, step):
-        blocks, low, high = xp.arange(ceil(n * m / 4), dtype=xp.int64), step & 0xFFFFFFFF, step >> 32
+        blocks, low, high = xp.arange(start, stop, dtype=xp.int64), step & 0xFFFFFFFF, step >> 32
     else:
         low = xp.astype(step, xp.uint32)
-        blocks, high = xp.arange(ceil(n * m / 4), dtype=xp.uint32), xp.zeros_like(low)
+        blocks, high = xp.arange(start, stop, dtype=xp.uint32), xp.zeros_like(low)
     word_arrays = philox(xp, (blocks, layer, low, high), seed)
-    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in word_arrays], axis=1), (-1,))[: n * m]
+    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in word_arrays], axis=1), (-1,))
+    words = words[skipped : skipped + n * m]
     threshold = round(rate * 2**32)
     keep = words >= _constant(xp, threshold, words) if threshold < 2**32 else words < 0
     return xp.astype(xp.reshape(keep, (m, n)).T, dtype)
