@@ -196,6 +196,7 @@ def train_alone(args: argparse.Namespace, run: Run, task: Task, source: Training
             resume=args.resume,
             callbacks=[ReportResumption(output)],
             progress=not output.quiet,
+            ranks=args.ranks,
         )
     except NonFiniteLossError as error:
         hint = "no model was written; try a smaller --learning-rate, or --clip-norm 1"

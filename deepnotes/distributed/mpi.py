@@ -24,7 +24,7 @@ GRACE = 1.0
 SPINNING = 1e-3
 """The number of seconds to poll without a pause, before the pauses of `PAUSE` seconds."""
 PAUSE = 5e-5
-CLOSING = 5.0
+CLOSING = 3.0
 """The number of seconds that a process whose training has failed waits, at its end, for the other ranks to end."""
 ENDED = 0
 """The tag of the message that a process has ended."""
