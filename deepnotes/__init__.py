@@ -5,12 +5,12 @@ Samples are columns: X has shape (features, samples). Start with :class:`Network
 
 from typing import TYPE_CHECKING, Any
 
-from deepnotes import distributed as distributed
 from deepnotes.backends.base import Backend
 from deepnotes.backends.registry import available_backends, get_backend, registered_backends, set_backend, use_backend
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.ops import Ops
+from deepnotes.network import distributed as distributed
 from deepnotes.network.loading.model_reading import load
 from deepnotes.network.network import Network
 from deepnotes.network.rate_test import RateTest, learning_rate_test

@@ -6,8 +6,8 @@ from functools import wraps
 
 from deepnotes.cli.arguments import whole_number
 from deepnotes.cli.output import Output
-from deepnotes.distributed import Ranks, mpi
-from deepnotes.distributed.ranks import SHARDS
+from deepnotes.network.distributed import Ranks, mpi
+from deepnotes.network.distributed.ranks import SHARDS
 from deepnotes.utils.errors import ArgumentError
 
 Command = Callable[[argparse.Namespace, Output], None]

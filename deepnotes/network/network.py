@@ -15,8 +15,8 @@ from deepnotes.backends.program import Data, Program, State
 from deepnotes.backends.registry import get_backend
 from deepnotes.backends.samples import host_columns
 from deepnotes.datasets.standardizer import Standardizer
-from deepnotes.distributed.ranks import Ranks
 from deepnotes.equations.array import Array
+from deepnotes.network.distributed.ranks import Ranks
 from deepnotes.network.evaluation import compute_metrics, epoch_evaluator, outputs
 from deepnotes.network.inputs import Converted, as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
@@ -25,7 +25,6 @@ from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import callback_lifecycle, exclusive
 from deepnotes.network.training.loop import fit as run_fit
 from deepnotes.network.training.sharded_program import ShardedProgram
-from deepnotes.network.training.shared_start import on_rank
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
@@ -237,7 +236,7 @@ class Network:
         progress : bool, default False
             Whether to show a progress bar with the remaining time on stderr.
         ranks : Ranks, optional
-            Processes that share the training run, such as :func:`deepnotes.distributed.mpi`: each computes the
+            Processes that share the training run, such as :func:`deepnotes.network.distributed.mpi`: each computes the
             gradients of its shards of each batch. All of them have to call ``fit`` with the same arguments. The result
             has the same bits on any number of ranks, but not those of training without `ranks`, in which a batch is
             not divided into shards. Rank 0 evaluates, shows progress, and writes files.
@@ -325,6 +324,8 @@ class Network:
         plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
         all_callbacks = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
         if ranks is not None:
+            from deepnotes.network.training.shared_start import on_rank
+
             all_callbacks = on_rank(all_callbacks, ranks)
         if held_out is None:
             columns = ("loss", *metric_functions)

@@ -6,7 +6,6 @@ from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
-from zlib import crc32
 
 import numpy as np
 
@@ -192,6 +191,8 @@ def _compare_parameters(training: Training) -> None:
     """Raise RankError if the ranks do not all have the same parameters: then their processors compute other bits."""
     if training.ranks.size == 1:
         return
+    from zlib import crc32  # imported late, since most programs do not use it
+
     digests = training.ranks.gather(crc32(training.network.flat().tobytes()))
     if other := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
         raise RankError(

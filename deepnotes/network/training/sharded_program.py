@@ -7,9 +7,9 @@ import numpy as np
 from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import EagerProgram
 from deepnotes.backends.program import Data, Program, State
-from deepnotes.distributed.ranks import Ranks
-from deepnotes.distributed.tree import shard_bounds, sum_in_tree
 from deepnotes.equations.array import Array
+from deepnotes.network.distributed.ranks import Ranks
+from deepnotes.network.distributed.tree import shard_bounds, sum_in_tree
 from deepnotes.network.streaming import data_for_program
 from deepnotes.nn.plan import Plan
 from deepnotes.nn.steps import Gradient

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.distributed.ranks import Ranks
+from deepnotes.network.distributed.ranks import Ranks
 from deepnotes.network.training.loop import callbacks_with_memory
 from deepnotes.network.training.state import Callback, Training
 from deepnotes.network.training.training_fingerprint import settings, versions

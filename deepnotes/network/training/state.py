@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.backends.program import Data, State, Sums
-from deepnotes.distributed.ranks import Ranks, SingleRank
+from deepnotes.network.distributed.ranks import Ranks, SingleRank
 from deepnotes.network.training.history import History
 from deepnotes.nn.averaging import Averaged
 from deepnotes.nn.plan import Plan

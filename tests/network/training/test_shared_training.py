@@ -1,6 +1,6 @@
 """Training that several ranks share: the same bits on any number of them, also after it is resumed on another number.
 
-The ranks are threads. tests/distributed/test_mpi.py trains with processes.
+The ranks are threads. tests/network/distributed/test_mpi.py trains with processes.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from thread_ranks import ThreadRanks, World, run_ranks
 
-from deepnotes.distributed import ConnectedRanks, Ranks, SingleRank, shard_bounds, single, sum_in_tree
+from deepnotes.network.distributed import ConnectedRanks, Ranks, SingleRank, shard_bounds, single, sum_in_tree
 from deepnotes.utils.errors import ArgumentError, RankError
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from deepnotes.distributed import ConnectedRanks
-from deepnotes.distributed.connected import Messages
+from deepnotes.network.distributed import ConnectedRanks
+from deepnotes.network.distributed.connected import Messages
 from deepnotes.utils.errors import RankError
 
 R = TypeVar("R")

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepnotes.distributed.ranks import SHARDS, as_shards
+from deepnotes.network.distributed.ranks import SHARDS, as_shards
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import RankError
 from deepnotes.utils.wording import brief
@@ -20,7 +20,7 @@ Messages: TypeAlias = Sequence[tuple[int, np.ndarray]]
 
 
 class ConnectedRanks:
-    """The base class of ranks that exchange messages; see :class:`~deepnotes.distributed.Ranks`.
+    """The base class of ranks that exchange messages; see :class:`~deepnotes.network.distributed.Ranks`.
 
     A subclass defines :meth:`transfer` and :meth:`report`.
 

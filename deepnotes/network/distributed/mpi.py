@@ -4,7 +4,6 @@ Every message is sent and received without blocking, so that a rank that waits a
 failed, and gives up after the time limit.
 """
 
-import atexit
 import os
 import sys
 import time
@@ -13,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.distributed.connected import TIME_LIMIT, ConnectedRanks, Messages
-from deepnotes.distributed.ranks import SHARDS
+from deepnotes.network.distributed.connected import TIME_LIMIT, ConnectedRanks, Messages
+from deepnotes.network.distributed.ranks import SHARDS
 from deepnotes.utils.errors import ArgumentError, RankError
 from deepnotes.utils.extras import import_optional
 from deepnotes.utils.wording import brief
@@ -91,6 +90,8 @@ class MPIRanks(ConnectedRanks):
         self._failures: dict[int, tuple[int, str]] = {}  # by rank: the call, or 0 if the process has ended; the message
         self._has_failed = False
         self._sent: list[Any] = []  # requests of reports that nobody may ever receive, and their data
+        import atexit  # imported late, since most programs do not use it
+
         atexit.register(self._close)
 
     def sum(self, buffer: np.ndarray) -> None:

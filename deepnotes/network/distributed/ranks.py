@@ -44,7 +44,7 @@ class Ranks(Protocol):
     def sum(self, buffer: np.ndarray) -> None:
         """Replace the content of `buffer`, shape (p,), on every rank by the sum of the buffers of all ranks.
 
-        The sum is added in the fixed binary tree of :mod:`deepnotes.distributed.tree`.
+        The sum is added in the fixed binary tree of :mod:`deepnotes.network.distributed.tree`.
         """
 
     def broadcast(self, value: Any) -> Any:

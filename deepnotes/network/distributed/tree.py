@@ -2,8 +2,8 @@
 
 A batch has K shards, where K is a power of two. The gradients of shards 0 and 1, 2 and 3, and so on are added first,
 then those sums in pairs, and so on. A rank has consecutive shards, as many as each other rank, and so it computes the
-sum of a subtree; :meth:`deepnotes.distributed.ConnectedRanks.sum` continues up the tree. Each addition has the same
-operands on any number of ranks, and hence the sum has the same bits.
+sum of a subtree; :meth:`~deepnotes.network.distributed.ConnectedRanks.sum` continues up the tree. Each addition has the
+same operands on any number of ranks, and hence the sum has the same bits.
 """
 
 from collections.abc import Callable
