@@ -173,7 +173,7 @@ class NumbaProgram(EagerProgram):
                  first_sample or 0),
                 self._objective, optimizer,
             )  # fmt: skip
-            self._pace.record(size, (stop - done) * work, perf_counter() - start_time)
+            self._pace.record(size, (stop - done if update else 1) * work, perf_counter() - start_time)
             state.step += stop - done
             done = stop
             if stop < end:

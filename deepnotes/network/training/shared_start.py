@@ -10,9 +10,8 @@ import numpy as np
 from deepnotes.network.distributed.ranks import Ranks
 from deepnotes.network.training.loop import callbacks_with_memory
 from deepnotes.network.training.state import Callback, Training
-from deepnotes.network.training.training_fingerprint import settings, versions
+from deepnotes.network.training.training_fingerprint import excerpts, settings, versions
 from deepnotes.utils.errors import RankError
-from deepnotes.utils.wording import brief
 
 DIGESTS = ("data", "validation", "the initial parameters", "the random generator")
 """Settings that are compared by a digest, which says nothing to a reader."""
@@ -96,11 +95,12 @@ def _differences(first: Mapping[str, str | None], own: Mapping[str, str | None],
         old, new = first.get(name), own.get(name)
         if old == new:
             continue
-        if name in DIGESTS or None in (old, new):
+        if name in DIGESTS or old is None or new is None:
             messages.append(f"{name} differs between rank 0 and rank {rank}")
             continue
         hint = ", so create the network with the same seed=NUMBER on all ranks" if name == "seed" else ""
-        messages.append(f"{name} is {brief(old)} on rank 0 and {brief(new)} on rank {rank}{hint}")
+        old, new = excerpts(old, new)
+        messages.append(f"{name} is {old} on rank 0 and {new} on rank {rank}{hint}")
     return "; ".join(messages)
 
 

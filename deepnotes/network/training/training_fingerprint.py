@@ -89,13 +89,13 @@ def differences(before: Mapping[str, str | None], now: Mapping[str, str | None])
         if name in {"data", "validation"}:
             messages.append(f"{name} differs")
             continue
-        old, new = _excerpts(old_value or "unknown", value or "unknown")
+        old, new = excerpts(old_value or "unknown", value or "unknown")
         hint = f", so create the network with seed={old}" if name == "seed" else ""
         messages.append(f"{name} was {old} and is {new}{hint}")
     return "; ".join(messages)
 
 
-def _excerpts(old: str, new: str) -> tuple[str, str]:
+def excerpts(old: str, new: str) -> tuple[str, str]:
     """Return both strings; if they are long, return excerpts that begin shortly before the first difference."""
     same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     start = same - 60 if same > 100 else 0
