@@ -88,10 +88,10 @@ class NumbaProgram(EagerProgram):
     def shard_gradient(self, state: State, data: Data, indices: np.ndarray, first_sample: int) -> Gradient:
         """Return the cost and gradient of a part of a batch; see :meth:`EagerProgram.shard_gradient`."""
         m, sums = len(indices), np.zeros((1, 3))
-        shard = Data(*(x if x is None else _columns(np.asarray(x), indices) for x in data))
+        shard = Data._make(x if x is None else _columns(np.asarray(x), indices) for x in data)
         self._train(state, Batches(shard, np.arange(m), m, np.zeros(1)), m, 0, sums, first_sample)
         square, _, cost = sums[0]
-        return Gradient(cost, np.float64(m), self._g[: self.plan.layout.size], square)
+        return Gradient._make((cost, float(m), self._g[: self.plan.layout.size], square))
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update with the gradient `g`, shape (p,), by the compiled kernel of the optimizer."""

@@ -128,12 +128,12 @@ def as_shards(shards: Any, size: int) -> int:
     ArgumentError
         If the number of shards is not a power of two, or if the number of ranks does not divide it.
     """
-    shards = whole("shards", shards, 1)
-    if shards & (shards - 1):
-        raise ArgumentError.of("shards", shards, "a power of two")
-    if size < 1 or shards % size:
+    count: int = whole("shards", shards, 1)
+    if count & (count - 1):
+        raise ArgumentError.of("shards", count, "a power of two")
+    if size < 1 or count % size:
         raise ArgumentError(
-            f"{size} ranks cannot share {shards} shards equally, wanted 1, 2, 4 or another power of two of at most "
-            f"{shards} ranks; shards=NUMBER allows more"
+            f"{size} ranks cannot share {count} shards equally, wanted 1, 2, 4 or another power of two of at most "
+            f"{count} ranks; shards=NUMBER allows more"
         )
-    return shards
+    return count

@@ -99,7 +99,7 @@ def test_a_single_rank_is_the_form_for_one_process() -> None:
 @pytest.mark.parametrize("shards", [0, 3, 6, -8, 2.5, "8"])
 def test_a_number_of_shards_that_is_not_a_power_of_two_is_refused(shards: object) -> None:
     with pytest.raises(ArgumentError, match=r"shards="):
-        SingleRank(shards)  # type: ignore[arg-type]
+        SingleRank(shards)
 
 
 @pytest.mark.parametrize(("size", "shards"), [(3, 8), (5, 8), (6, 8), (16, 8), (2, 1)])
@@ -115,7 +115,7 @@ def test_more_ranks_than_8_need_more_shards() -> None:
 @pytest.mark.parametrize("time_limit", [0, -1, float("nan"), "1"])
 def test_a_time_limit_that_is_not_positive_is_refused(time_limit: object) -> None:
     with pytest.raises(ArgumentError, match="time_limit="):
-        ConnectedRanks(0, 2, time_limit=time_limit)  # type: ignore[arg-type]
+        ConnectedRanks(0, 2, time_limit=time_limit)
 
 
 @pytest.mark.parametrize("failing", [0, 2])

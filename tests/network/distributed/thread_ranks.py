@@ -72,9 +72,9 @@ def run_ranks(size: int, function: Callable[[ThreadRanks], R], shards: int = 8, 
 
     def work(rank: int) -> None:
         try:
-            results[rank] = function(ThreadRanks(world, rank, shards, time_limit))  # type: ignore[call-overload]
+            results[rank] = function(ThreadRanks(world, rank, shards, time_limit))
         except BaseException as error:
-            results[rank] = error  # type: ignore[call-overload]
+            results[rank] = error
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
