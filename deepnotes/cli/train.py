@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     if args.folds or args.members:
         train_side_by_side(args, [final, *fold_runs], task, source, output)
     else:
-        train_alone(args, final, task, source, output)
+        train_alone(args, final, task, source, output, args.ranks)
     if not writes_files(args.ranks):
         return
     seconds = time.perf_counter() - start
