@@ -39,7 +39,7 @@ OTHER_OPTIONS: dict[str, dict[str, Any]] = {
 Train = Callable[[Any], tuple[bytes, dict[str, Any]]]
 
 
-def network(backend: str = "numpy", dtype: str = "float32", units: int = 10, **options: Any) -> dn.Network:
+def network(backend: Any = "numpy", dtype: str = "float32", units: int = 10, **options: Any) -> dn.Network:
     layers = [dn.Dense(units, "relu"), dn.Dropout(0.3), dn.Dense(3, "softmax")]
     return dn.Network(layers, **({"inputs": 7, "seed": 3, "backend": backend, "dtype": dtype} | options))
 
@@ -277,3 +277,17 @@ def test_other_objects_are_refused_as_ranks() -> None:
         trained("mpi")
     with pytest.raises(UnknownNameError, match="ranks"):
         dn.fit_many([network()], X, Y, ranks=dn.distributed.single())
+
+
+def test_the_cupy_backend_trains_on_ranks_on_its_stand_in() -> None:
+    """The gradients are interpreted on the device and summed on the host; it was not run on several GPUs."""
+    host_device = pytest.importorskip("host_device", reason="the stand-in compiles the CUDA kernels with g++")
+    devices = [host_device.backend() for _ in range(2)]
+
+    def train(ranks: Any) -> Any:
+        return trained(ranks, network(devices[ranks.rank]), epochs=2)
+
+    expected = train(dn.distributed.single())
+    assert run_ranks(2, train) == [expected] * 2
+    on_numpy = np.frombuffer(trained(dn.distributed.single(), epochs=2)[0], np.float32)
+    np.testing.assert_allclose(np.frombuffer(expected[0], np.float32), on_numpy, rtol=1e-3, atol=1e-5)
