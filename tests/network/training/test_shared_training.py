@@ -206,6 +206,16 @@ def test_ranks_that_are_not_started_alike_are_refused_by_name(net: Any, options:
         assert message in text
 
 
+def test_ranks_that_would_sum_in_different_ways_are_refused() -> None:
+    def train(ranks: Any) -> str:
+        ranks.fixed_order = ranks.rank == 0
+        with pytest.raises(RankError) as caught:
+            trained(ranks)
+        return str(caught.value)
+
+    assert all("fixed_order is True on rank 0 and False on rank 1" in text for text in run_ranks(2, train))
+
+
 def test_other_parameters_at_the_start_are_refused() -> None:
     def train(ranks: ThreadRanks) -> str:
         net = network()
