@@ -10,6 +10,7 @@ from deepnotes.backends.registry import available_backends, get_backend, registe
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.ops import Ops
+from deepnotes.network import distributed as distributed
 from deepnotes.network.loading.model_reading import load
 from deepnotes.network.network import Network
 from deepnotes.network.rate_test import RateTest, learning_rate_test
@@ -77,6 +78,7 @@ from deepnotes.utils.errors import (
     ModelFileError,
     NonFiniteLossError,
     NotAnExpressionError,
+    RankError,
     ShapeError,
     TableError,
     UnknownNameError,
@@ -171,6 +173,7 @@ __all__ = [
     "RAdam",
     "RMSNorm",
     "RMSProp",
+    "RankError",
     "RateTest",
     "ReduceOnPlateau",
     "Residual",

@@ -44,6 +44,7 @@ NOT_RUN = {
     "a fragment",
     "measures for minutes, and writes to the repository",
     "needs a GPU",
+    "needs several processes",
     "its table contains durations",
     "builds an image",
     ".ci/run runs it",

@@ -245,7 +245,8 @@ class Optimizer(NamedTuple):
     decaying : int
         The number of parameters that decay: the weights, which precede the biases.
     kernel, constants, slots : int
-        The addresses of the generated kernel, of its constants, and of the addresses of the slots.
+        The addresses of the generated kernel, of its constants, and of the addresses of the slots. If the kernel is
+        0, no update is made, and the buffer of the gradient contains that of the first batch.
     safe_step, safe_norm : float
         Limits: if the step and the norm of the gradient are below them, no update can overflow.
     """
@@ -280,7 +281,9 @@ class Batches(NamedTuple):
         The number of updates before the update 0.
     sums : ndarray, shape (epochs, 3)
         For each epoch, the sum of the losses and the sum of the weights, to which those of the batches are added, and
-        the cost of the last batch.
+        the cost of the last batch. If there is no update, the first number is that of the squares of the gradient.
+    first_sample : int
+        The position of the first sample in its batch: not 0 if the samples are a shard of a batch.
     """
 
     order: np.ndarray
@@ -293,6 +296,7 @@ class Batches(NamedTuple):
     seed: int
     step: int
     sums: np.ndarray
+    first_sample: int
 
 
 class Training(NamedTuple):

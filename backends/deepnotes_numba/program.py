@@ -5,7 +5,18 @@ from time import perf_counter
 
 import numpy as np
 
-from deepnotes.backends import Batches, Chunk, EagerProgram, Plan, State, aligned, scalar_table
+from deepnotes.backends import (
+    Array,
+    Batches,
+    Chunk,
+    Data,
+    EagerProgram,
+    Gradient,
+    Plan,
+    State,
+    aligned,
+    scalar_table,
+)
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
@@ -40,6 +51,7 @@ class NumbaProgram(EagerProgram):
         self._update = update_kernel(plan.optimizer, plan.dtype)
         self._scalar_names = list(plan.optimizer.scalars(1, 1.0))
         self._optimizer = float(plan.clip_norm or 0.0), plan.layout.decaying, *self._update.addresses
+        self._no_optimizer = 0.0, plan.layout.decaying, 0, 0
         self._multiplications = 3 * plan.layout.decaying
         # Unused elements follow the gradient, since a tile may read (but not write) a little beyond its columns.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
@@ -73,6 +85,26 @@ class NumbaProgram(EagerProgram):
             for epoch, (loss_sum, weight_sum, cost) in enumerate(sums[:started].tolist())
         ]
 
+    def shard_gradient(self, state: State, data: Data, indices: np.ndarray, first_sample: int) -> Gradient:
+        """Return the cost and gradient of a part of a batch; see :meth:`EagerProgram.shard_gradient`."""
+        m, sums = len(indices), np.zeros((1, 3))
+        shard = Data._make(x if x is None else _columns(np.asarray(x), indices) for x in data)
+        self._train(state, Batches(shard, np.arange(m), m, np.zeros(1)), m, 0, sums, first_sample)
+        square, _, cost = sums[0]
+        return Gradient._make((cost, float(m), self._g[: self.plan.layout.size], square))
+
+    def update(self, state: State, g: Array, rate: float) -> None:
+        """Make one update with the gradient `g`, shape (p,), by the compiled kernel of the optimizer."""
+        if self.plan.clip_norm is not None:
+            g = self.ops.clip_by_global_norm(g, self.plan.clip_norm)
+        gradient, scalars = to_writable(g, self._dtype), self._scalar_table(state.step, np.array([rate]))
+        slots = np.array([np.asarray(x).ctypes.data for x in state.slots], np.int64)
+        arrays = np.asarray(state.theta).ctypes.data, gradient.ctypes.data, slots.ctypes.data
+        size, decaying, constants = self.plan.layout.size, self.plan.layout.decaying, self._update.addresses[1]
+        for start, count, decays in ((0, decaying, 1.0), (decaying, size - decaying, 0.0)):
+            self._update.function(*arrays, start, count, scalars.ctypes.data, 1, constants, decays, 1.0)
+        state.step += 1
+
     def _update_eagerly(self, state: State, batches: Batches, per_epoch: int, update: int, sums: np.ndarray) -> bool:
         """Make one update with the eager Program unless the cost in `sums` is not finite; return whether it was made.
 
@@ -88,11 +120,22 @@ class NumbaProgram(EagerProgram):
         sums[:] = *chunk.sums, chunk.cost
         return chunk.steps == 1
 
-    def _train(self, state: State, batches: Batches, per_epoch: int, first: int, sums: np.ndarray) -> int:
+    def _train(
+        self,
+        state: State,
+        batches: Batches,
+        per_epoch: int,
+        first: int,
+        sums: np.ndarray,
+        first_sample: int | None = None,
+    ) -> int:
         """Make the updates from `first` on, or those before one that the compiled code does not make.
 
         The batches are added to `sums`, shape (epochs, 3): the sums of the losses and of the weights, and the last
         cost, of each epoch. Return the number of the update not made, or else of updates.
+
+        If `first_sample` is a number, the only batch is a part of a batch, with its first sample at this position. Then
+        no update is made, the gradient is in ``self._g``, and `sums` has the sum of its squares and the cost.
         """
         data, order, batch_size, rates, _ = batches
         X, by_sample = to_c_order(data.X)
@@ -112,9 +155,10 @@ class NumbaProgram(EagerProgram):
             min(batch_size, capacity * self._block), self.plan.layout.sizes, self.plan.layout.size
         )
         step = state.step - first
-        scalars = self._scalar_table(step, rates)
+        update = first_sample is None
+        scalars = self._scalar_table(step, rates) if update else np.zeros((1, len(rates)))
         slots = np.array([np.asarray(x).ctypes.data for x in state.slots], np.int64)
-        optimizer = *self._optimizer, slots.ctypes.data, self.safe, self.safe_norm
+        optimizer = *(self._optimizer if update else self._no_optimizer), slots.ctypes.data, self.safe, self.safe_norm
         errors = self._errors if compensated else self._empty
         buffers = state.theta, self._g, errors, self._squares
         done, total = first, len(rates)
@@ -125,10 +169,11 @@ class NumbaProgram(EagerProgram):
             stop = run(
                 size, training.train, self._tables, buffers, workspace,
                 (X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None),
-                (order, per_epoch, batch_size, done, end, rates, scalars, np.uint64(self.plan.seed), step, sums),
+                (order, per_epoch, batch_size, done, end, rates, scalars, np.uint64(self.plan.seed), step, sums,
+                 first_sample or 0),
                 self._objective, optimizer,
             )  # fmt: skip
-            self._pace.record(size, (stop - done) * work, perf_counter() - start_time)
+            self._pace.record(size, (stop - done if update else 1) * work, perf_counter() - start_time)
             state.step += stop - done
             done = stop
             if stop < end:
@@ -152,3 +197,10 @@ class NumbaProgram(EagerProgram):
         if len(self._work) < wanted:
             self._work = aligned(wanted, self._dtype)
         return self._work
+
+
+def _columns(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Return the columns of x at `indices`, in the order in memory that x has."""
+    if x.T.flags.c_contiguous and not x.flags.c_contiguous:
+        return x.T.take(indices, 0).T
+    return x.take(indices, 1)

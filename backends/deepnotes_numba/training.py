@@ -87,7 +87,7 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
         m = min(batches.size, (epoch + 1) * batches.per_epoch - start)
         total = divisor(weights, weighted and objective.weighted_mean, view(samples.order, 0, m))
         l2 = objective.l2 / total if objective.share_l2 and total > 0 else objective.l2
-        counters = DropoutCounters(TRAINING, batches.seed, batches.step + update, INT_ZERO)
+        counters = DropoutCounters(TRAINING, batches.seed, batches.step + update, batches.first_sample)
         complete, cost = _differentiate(call, samples, m, total / objective.scale, l2, counters)
         if not complete:
             return update
@@ -97,6 +97,10 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
             cost += 0.5 * l2 * squared_weights
         if call.team.rank == 0:
             sums[epoch, 2] = cost
+        if optimizer.kernel == 0:
+            if call.team.rank == 0:
+                sums[epoch, 0] = square
+            return update
         norm = sqrt(square)
         clipping = optimizer.clip_norm / norm if 0 < optimizer.clip_norm < norm else 1.0
         if not _is_safe(cost, rates[update] * max(norm, 1.0), norm * clipping, optimizer):
@@ -157,7 +161,7 @@ def _differentiate(call, samples, m, total, l2, counters):
     for start in range(0, m, unit):
         count, order = min(unit, m - start), view(samples.order, start, samples.order.shape[0] - start)
         part = Samples(samples.X, samples.by_sample, order)
-        part_counters = DropoutCounters(counters.training, counters.seed, counters.step, start)
+        part_counters = DropoutCounters(counters.training, counters.seed, counters.step, counters.first_sample + start)
         if not _run_network(call, part, count, total, part_counters):
             return False, cost
         blocks = (count + S - 1) // S

@@ -9,6 +9,8 @@ from deepnotes.backends import (
     Backend,
     Batches,
     Chunk,
+    Data,
+    Gradient,
     HostBackend,
     Plan,
     Program,
@@ -16,7 +18,7 @@ from deepnotes.backends import (
     State,
     recordable,
 )
-from deepnotes_numpy.blas_threads import threads_for
+from deepnotes_numpy.blas_threads import one_thread, threads_for
 
 __all__ = ["NumpyBackend", "create"]
 
@@ -48,6 +50,14 @@ class NumpyProgram(RecordedProgram):
         largest = max((n * k for n, k in pairwise(sizes)), default=0)
         with threads_for(largest * batches.batch_size):
             return super().train(state, batches)
+
+    def shard_gradient(self, state: State, data: Data, indices: np.ndarray, first_sample: int) -> Gradient:
+        """Return the cost and gradient of a part of a batch, with the bits of one thread.
+
+        See :meth:`deepnotes.backends.EagerProgram.shard_gradient`.
+        """
+        with one_thread():
+            return super().shard_gradient(state, data, indices, first_sample)
 
 
 class NumpyBackend(HostBackend):

@@ -78,6 +78,17 @@ def threads_for(multiplications: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one thread in the ``with`` block, whatever the environment says."""
+    blas = openblas()
+    if blas is None:
+        yield
+        return
+    with blas.using(True):
+        yield
+
+
 @cache
 def openblas() -> BlasThreads | None:
     """Return the number of threads of NumPy's OpenBLAS, or None if NumPy uses another BLAS, or one thread."""

@@ -37,8 +37,7 @@ class EagerProgram:
         data, order, batch_size, rates, (loss_sum, weight_sum) = batches
         cost = 0.0
         for updates, rate in enumerate(rates.tolist()):
-            batch = self.batch(data, order[updates * batch_size : (updates + 1) * batch_size])
-            gradient = self.gradients(state, batch)
+            gradient = self.batch_gradient(state, data, order[updates * batch_size : (updates + 1) * batch_size])
             cost, weight = float(gradient.cost), float(gradient.weight)
             norm = self._norm(gradient)
             if not isfinite(cost) or not isfinite(norm):
@@ -72,6 +71,36 @@ class EagerProgram:
         ]
         state.theta, state.slots, state.step = theta, tuple(slots), state.step - 1
         return False
+
+    def batch_gradient(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
+        """Return the cost and gradient of the batch of the samples at `indices`, shape (m,).
+
+        The next call may overwrite the arrays of the result.
+        """
+        return self.gradients(state, self.batch(data, indices))
+
+    def shard_gradient(self, state: State, data: Data, indices: np.ndarray, first_sample: int) -> Gradient:
+        """Return the cost and gradient of a part of a batch, the samples at `indices`, as if it were a batch.
+
+        Only the dropout masks are those that the samples have in the whole batch.
+
+        Parameters
+        ----------
+        state : State
+            It is not changed.
+        data : Data
+        indices : ndarray of int64, shape (m,)
+        first_sample : int
+            The position of the first of these samples in the batch.
+
+        Returns
+        -------
+        Gradient
+            The next call may overwrite its arrays.
+        """
+        step = self.ops.xp.asarray(state.step, dtype=self.backend.integer)
+        samples = take(self.backend, data, indices)
+        return gradient_step(self.ops, self.plan, state.theta, self.decays, step, *samples, first_sample=first_sample)
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         """Return the samples at `indices`, shape (m,)."""

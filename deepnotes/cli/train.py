@@ -15,6 +15,7 @@ from deepnotes.cli.class_tables import never_predicted, report_classes
 from deepnotes.cli.models import Model
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths, writing
+from deepnotes.cli.ranks import describe_ranks, on_ranks, writes_files
 from deepnotes.cli.reading_options import as_metadata
 from deepnotes.cli.replacing import require_replaceable
 from deepnotes.cli.resuming import explain_resumption
@@ -48,6 +49,7 @@ __all__ = ["HELP", "configure", "run"]
 HELP = "Train a network on the rows of a table, and write it to a model file."
 
 
+@on_ranks
 @explain_resumption
 def run(args: argparse.Namespace, output: Output) -> None:
     """Read the data, train and evaluate a network or an ensemble, write the model, and report the scores."""
@@ -84,6 +86,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             ("rows", rows),
             ("settings", _describe_settings(final)),
             ("backend", f"{backend.name}, {_why(args)}"),
+            *describe_ranks(args.ranks),
         ]
     )
     output.report(f"\n{predictor.summary()}\n")
@@ -101,7 +104,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
     if args.folds or args.members:
         train_side_by_side(args, [final, *fold_runs], task, source, output)
     else:
-        train_alone(args, final, task, source, output)
+        train_alone(args, final, task, source, output, args.ranks)
+    if not writes_files(args.ranks):
+        return
     seconds = time.perf_counter() - start
     tested = FoldScores([run.scores(task, source, fold) for run, fold in zip(fold_runs, folds, strict=True)])
     part, rows_of_part = ("validation", held_out) if len(held_out) else ("training", train)

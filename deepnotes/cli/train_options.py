@@ -16,6 +16,7 @@ from deepnotes.cli.arguments import (
     one_of,
     whole_number,
 )
+from deepnotes.cli.ranks import add_ranks
 from deepnotes.cli.reading_options import add_names, add_reading, imputation
 from deepnotes.cli.replacing import add_force
 from deepnotes.cli.tasks import MOST_CLASSES, ROWS_PER_CLASS
@@ -132,6 +133,7 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         help=f"the dropout rate after each hidden layer (default: {train_defaults.DROPOUT_RULE})",
     )
     add_computation(group)
+    add_ranks(group)
 
 
 def add_computation(group: argparse._ArgumentGroup) -> None:

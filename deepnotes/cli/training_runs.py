@@ -18,6 +18,7 @@ from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.datasets.tables import Column
+from deepnotes.network.distributed import Ranks
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.fit_many import FitManyInterrupt, fit_many
 from deepnotes.network.network import Network
@@ -164,8 +165,15 @@ def _class_weights(text: str | None, task: Task, column: Column) -> np.ndarray |
     return task.class_weights(text, column)
 
 
-def train_alone(args: argparse.Namespace, run: Run, task: Task, source: TrainingData, output: Output) -> None:
-    """Train the only network of a run, and set its history.
+def train_alone(
+    args: argparse.Namespace,
+    run: Run,
+    task: Task,
+    source: TrainingData,
+    output: Output,
+    ranks: Ranks | None = None,
+) -> None:
+    """Train the only network of a run, on `ranks` if there are several processes, and set its history.
 
     Raises
     ------
@@ -196,6 +204,7 @@ def train_alone(args: argparse.Namespace, run: Run, task: Task, source: Training
             resume=args.resume,
             callbacks=[ReportResumption(output)],
             progress=not output.quiet,
+            ranks=ranks,
         )
     except NonFiniteLossError as error:
         hint = "no model was written; try a smaller --learning-rate, or --clip-norm 1"

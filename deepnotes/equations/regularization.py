@@ -81,9 +81,41 @@ def dropout_mask(
     Array, shape (n, m)
         Elements are numbered sample by sample, so the mask of a sample does not depend on how many samples follow it.
     """
+    return dropout_mask_from(xp, shape, rate, seed, step, layer, dtype, 0)
+
+
+def dropout_mask_from(
+    xp: Namespace, shape: tuple[int, int], rate: float, seed: int, step: Array, layer: int, dtype: object, first: int
+) -> Array:
+    """Return the columns from `first` on of the mask that :func:`dropout_mask` returns for a larger batch.
+
+    A batch whose samples are divided among several processes has the mask that it has in one process.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        n and m, the numbers of neurons and of samples.
+    rate, seed, step, layer, dtype : object
+        As for :func:`dropout_mask`.
+    first : int
+        The position of the first sample in the batch.
+
+    Returns
+    -------
+    Array, shape (n, m)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mask = dropout_mask(np, (3, 9), 0.5, 7, np.asarray(0), 1, np.float32)
+    >>> bool((dropout_mask_from(np, (3, 4), 0.5, 7, np.asarray(0), 1, np.float32, 5) == mask[:, 5:]).all())
+    True
+    """
     n, m = shape
-    word_arrays = _random_words(xp, ceil(n * m / 4), seed, step, layer)
-    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in word_arrays], axis=1), (-1,))[: n * m]
+    start, skipped = divmod(first * n, 4)
+    word_arrays = _random_words(xp, start, ceil((first + m) * n / 4), seed, step, layer)
+    words = xp.reshape(xp.concat([xp.reshape(word, (-1, 1)) for word in word_arrays], axis=1), (-1,))
+    words = words[skipped : skipped + n * m]
     threshold = round(rate * 2**32)
     keep = words >= _constant(xp, threshold, words) if threshold < 2**32 else words < 0
     return xp.astype(xp.reshape(keep, (m, n)).T, dtype)
@@ -109,21 +141,51 @@ def noise(xp: Namespace, shape: tuple[int, int], seed: int, step: Array, layer: 
     Array, shape (n, m)
         Elements are numbered sample by sample.
     """
+    return noise_from(xp, shape, seed, step, layer, dtype, 0)
+
+
+def noise_from(
+    xp: Namespace, shape: tuple[int, int], seed: int, step: Array, layer: int, dtype: object, first: int
+) -> Array:
+    """Return the columns from `first` on of the numbers that :func:`noise` returns for a larger batch.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        n and m, the numbers of neurons and of samples.
+    seed, step, layer, dtype
+        As for :func:`dropout_mask`.
+    first : int
+        The position of the first sample in the batch.
+
+    Returns
+    -------
+    Array, shape (n, m)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> whole = noise(np, (3, 9), 7, np.asarray(0), 1, np.float32)
+    >>> bool((noise_from(np, (3, 4), 7, np.asarray(0), 1, np.float32, 5) == whole[:, 5:]).all())
+    True
+    """
     n, m = shape
-    words = _random_words(xp, n * m, seed, step, layer)
-    first, *others = [half for word in words for half in (word & 0xFFFF, word >> 16)]
-    total = sum(others, start=first)
+    words = _random_words(xp, first * n, (first + m) * n, seed, step, layer)
+    one, *others = [half for word in words for half in (word & 0xFFFF, word >> 16)]
+    total = sum(others, start=one)
     deviation = sqrt(8 * (65536**2 - 1) / 12)
     return xp.reshape(xp.astype(total, dtype) - 4 * 65535, (m, n)).T * (1 / deviation)
 
 
-def _random_words(xp: Namespace, count: int, seed: int, step: Array, layer: int) -> tuple[Array, Array, Array, Array]:
-    """Return the words of :func:`philox` for `count` counters, of which the first word is the index."""
+def _random_words(
+    xp: Namespace, start: int, stop: int, seed: int, step: Array, layer: int
+) -> tuple[Array, Array, Array, Array]:
+    """Return the words of :func:`philox` for the counters whose first word is from `start` to ``stop - 1``."""
     if _is_int64(xp, step):
-        blocks, low, high = xp.arange(count, dtype=xp.int64), step & 0xFFFFFFFF, step >> 32
+        blocks, low, high = xp.arange(start, stop, dtype=xp.int64), step & 0xFFFFFFFF, step >> 32
     else:
         low = xp.astype(step, xp.uint32)
-        blocks, high = xp.arange(count, dtype=xp.uint32), xp.zeros_like(low)
+        blocks, high = xp.arange(start, stop, dtype=xp.uint32), xp.zeros_like(low)
     return philox(xp, (blocks, layer, low, high), seed)
 
 

@@ -27,7 +27,7 @@ from deepnotes.utils.errors import ArgumentError, DeepnotesError, NonFiniteLossE
 SETTINGS = {
     name: parameter.default
     for name, parameter in signature(Network.fit).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name != "progress"
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in {"progress", "ranks"}
 }
 """The keyword arguments of :meth:`Network.fit`, and their defaults."""
 

@@ -16,6 +16,7 @@ from deepnotes.backends.registry import get_backend
 from deepnotes.backends.samples import host_columns
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
+from deepnotes.network.distributed.ranks import Ranks
 from deepnotes.network.evaluation import compute_metrics, epoch_evaluator, outputs
 from deepnotes.network.inputs import Converted, as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
@@ -23,6 +24,7 @@ from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
 from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import callback_lifecycle, exclusive
 from deepnotes.network.training.loop import fit as run_fit
+from deepnotes.network.training.sharded_program import ShardedProgram
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
@@ -184,6 +186,7 @@ class Network:
         every: int | str | None = None,
         resume: bool = False,
         progress: bool = False,
+        ranks: Ranks | None = None,
     ) -> History:
         """Train from the current parameters, with a new state of the optimizer.
 
@@ -234,6 +237,11 @@ class Network:
             from the latest checkpoint: see :class:`~deepnotes.Checkpoints`.
         progress : bool, default False
             Whether to show a progress bar with the remaining time on stderr.
+        ranks : Ranks, optional
+            Processes that share the training run, such as :func:`deepnotes.network.distributed.mpi`: each computes the
+            gradients of its shards of each batch. All of them have to call ``fit`` with the same arguments. The result
+            has the same bits on any number of ranks, but not those of training without `ranks`, in which a batch is
+            not divided into shards. Rank 0 evaluates, shows progress, and writes files.
 
         Returns
         -------
@@ -249,13 +257,24 @@ class Network:
             If a checkpoint cannot be written or resumed from, or if it belongs to another training run.
         BusyError
             If the network is already being trained, in another thread or by a call of ``fit`` that called a callback.
+        RankError
+            If another rank has failed, does not answer, or was called with other arguments.
         """
-        return self.prepare_fit(
-            X, Y, {}, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle,
-            samples=samples, validation=validation, sample_weight=sample_weight, class_weight=class_weight, l2=l2,
-            clip_norm=clip_norm, metrics=metrics, average=average, early_stopping=early_stopping,
-            callbacks=callbacks, checkpoint=checkpoint, every=every, resume=resume, progress=progress,
-        ).run()  # fmt: skip
+        prepare = partial(
+            self.prepare_fit, X, Y, {}, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
+            shuffle=shuffle, samples=samples, validation=validation, sample_weight=sample_weight,
+            class_weight=class_weight, l2=l2, clip_norm=clip_norm, metrics=metrics, average=average,
+            early_stopping=early_stopping, callbacks=callbacks, checkpoint=checkpoint, every=every, resume=resume,
+            progress=progress, ranks=ranks,
+        )  # fmt: skip
+        if ranks is None:
+            return prepare().run()
+        if not isinstance(ranks, Ranks):
+            raise ArgumentError.of("ranks", ranks, "the result of deepnotes.distributed.mpi(), or None")
+        with ranks.guard():
+            history = prepare().run()
+            ranks.barrier()  # an error at the end of another rank concerns this one, too
+            return history
 
     def prepare_fit(  # noqa: PLR0913 - the options of fit
         self,
@@ -282,6 +301,7 @@ class Network:
         every: int | str | None,
         resume: bool,
         progress: bool,
+        ranks: Ranks | None = None,
     ) -> "PreparedFit":
         """Check the arguments of :meth:`fit`, and return the training run that they describe.
 
@@ -306,12 +326,18 @@ class Network:
             optimizer = Averaged(as_optimizer(optimizer, self.dialect), average)
         plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
         all_callbacks = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
+        if ranks is not None:
+            from deepnotes.network.training.shared_start import on_rank
+
+            all_callbacks = on_rank(all_callbacks, ranks)
         if held_out is None:
             columns = ("loss", *metric_functions)
         else:
             columns = ("loss", "val_loss", *(f"val_{name}" for name in metric_functions))
         rng = self._rng if shuffle else None
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
+        if ranks is not None:
+            training.ranks, training.shards = ranks, ranks.shards
         evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
         return PreparedFit(self, training, evaluate if average is None else partial(with_averages, training, evaluate))
 
@@ -736,6 +762,8 @@ class PreparedFit(NamedTuple):
         network, training = self.network, self.training
         with callback_lifecycle(training), np.errstate(all="ignore"):
             program, training.state = network._start(training.plan)
+            if training.shards is not None:
+                program = ShardedProgram(program, network.backend, training.plan, training.ranks)
             used = min(training.batch_size, training.samples)
             training.per_chunk = network._per_chunk.get(used, 1)
             try:

@@ -46,11 +46,14 @@ class Context(NamedTuple):
         The 64-bit seed of the network.
     step : Array of int64, 0-d, or None
         During training, the number of updates made so far; None during prediction.
+    first_sample : int
+        The position in the batch of the first sample: not 0 in a shard of a batch.
     """
 
     layer: int
     seed: int
     step: Array | None
+    first_sample: int = 0
 
 
 class Layer:
@@ -226,7 +229,11 @@ class Dropout(Layer):
         """Return ``A_prev`` after dropout, shape (n, m), and the mask, or ``A_prev`` and None if nothing is dropped."""
         if context.step is None or self.rate == 0:
             return A_prev, None
-        keep = ops.dropout_mask(A_prev.shape, self.rate, context.seed, context.step, context.layer, A_prev.dtype)
+        arguments = A_prev.shape, self.rate, context.seed, context.step, context.layer, A_prev.dtype
+        if context.first_sample == 0:
+            keep = ops.dropout_mask(*arguments)
+        else:
+            keep = ops.dropout_mask_from(*arguments, context.first_sample)
         return ops.dropout(A_prev, keep, self.rate), keep
 
     def backward(
@@ -263,7 +270,11 @@ class Noise(Layer):
         """Return ``A_prev`` plus noise, shape (n, m), and None."""
         if context.step is None or self.std == 0:
             return A_prev, None
-        noise = ops.noise(A_prev.shape, context.seed, context.step, context.layer, A_prev.dtype)
+        arguments = A_prev.shape, context.seed, context.step, context.layer, A_prev.dtype
+        if context.first_sample == 0:
+            noise = ops.noise(*arguments)
+        else:
+            noise = ops.noise_from(*arguments, context.first_sample)
         return A_prev + self.std * noise, None
 
     def backward(

@@ -52,6 +52,7 @@ def forward(
     seed: int,
     step: Array | None,
     observe: Observer = ignore,
+    first_sample: int = 0,
 ) -> tuple[Array, list[Any]]:
     """Return the output of the last layer (N2 and N3 for each layer, as drawn in N5), and the cache of each layer.
 
@@ -66,13 +67,15 @@ def forward(
         The number of updates made so far; None for a prediction, where dropout has no effect.
     observe : callable, optional
         Called with the output "A" of each layer.
+    first_sample : int, default 0
+        The position of the first sample in the batch, on which the dropout masks depend.
     """
     A = X
     caches, inputs, kept = [], {}, set(_sources(layers).values())
     for number, (layer, layer_parameters) in enumerate(zip(layers, parameters, strict=True), 1):
         if number - 1 in kept:
             inputs[number - 1] = A
-        A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, step))
+        A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, step, first_sample))
         if type(layer) is Shortcut:
             A = A + inputs[number - 1 - layer.layers]
         caches.append(cache)
@@ -142,6 +145,7 @@ def gradient_step(  # noqa: PLR0913 - the data and the state of a step
     Y: Array,
     w: Array | None = None,
     observe: Observer = ignore,
+    first_sample: int = 0,
 ) -> Gradient:
     """Return the cost of a batch and its gradient: forward pass (N2, N3), loss (N10), backward pass (N11 to N15).
 
@@ -161,10 +165,12 @@ def gradient_step(  # noqa: PLR0913 - the data and the state of a step
         losses in a batch is the weighted mean loss of the data set.
     observe : callable, optional
         Called as by :func:`forward` and :func:`backward`, and in between with the losses "L" and the "cost".
+    first_sample : int, default 0
+        As for :func:`forward`.
     """
     xp, loss, objective = ops.xp, plan.loss, plan.objective
     parameters = plan.layout.split(xp, theta)
-    A, caches = forward(ops, plan.layers, parameters, X, plan.seed, step, observe)
+    A, caches = forward(ops, plan.layers, parameters, X, plan.seed, step, observe, first_sample)
     if plan.class_indices:
         Y = ops.one_hot(Y, A.shape[0], A.dtype)
 

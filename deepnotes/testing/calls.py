@@ -159,6 +159,8 @@ CALLS: dict[str, Arguments] = {
     "dropout": lambda d, n, k, m: (d.real(n, m), d.bits(n, m), 0.3),
     "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
     "noise": lambda d, n, k, m: ((n, m), 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
+    "noise_from": lambda d, n, k, m: ((n, m), 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE, 5),
+    "dropout_mask_from": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE, 5),
     "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
 }
 """For each equation, a function that draws its arguments; :func:`call` packs the arguments of philox into a tuple."""

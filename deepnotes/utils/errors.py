@@ -184,6 +184,26 @@ class CheckpointError(DeepnotesError, ValueError):
     """There is no checkpoint to resume from, it belongs to another training run, or a checkpoint cannot be written."""
 
 
+class RankError(DeepnotesError, RuntimeError):
+    """A training run that several processes share cannot go on: a rank failed, is lost, or was started differently.
+
+    Parameters
+    ----------
+    message : str
+    rank : int, optional
+        The number of the rank that failed.
+    is_reported : bool, default False
+        Whether that rank has told all others.
+    """
+
+    def __init__(self, message: str, rank: int | None = None, is_reported: bool = False) -> None:
+        super().__init__(message)
+        self.rank, self.is_reported = rank, is_reported
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return type(self), (str(self), self.rank, self.is_reported)
+
+
 class TableError(DeepnotesError, ValueError):
     """A data file cannot be read, or a table cannot be written; the message gives the file and, if known, the line.
 

@@ -98,6 +98,8 @@ CALLS = {
     "dropout": (A, np.array([[1.0, 0.0, 1.0, 1.0, 0.0, 1.0]] * 4), 0.3),
     "dropout_mask": ((4, 6), 0.3, 2**63 + 5, np.array(2**33 + 7), 2, "float64"),
     "noise": ((4, 6), 2**63 + 5, np.array(2**33 + 7), 2, "float64"),
+    "noise_from": ((4, 6), 2**63 + 5, np.array(2**33 + 7), 2, "float64", 5),
+    "dropout_mask_from": ((4, 6), 0.3, 2**63 + 5, np.array(2**33 + 7), 2, "float64", 5),
     "philox": ((np.arange(5), 1, np.array(7), np.array(2)), 2**63 + 5),
 }
 

@@ -11,7 +11,6 @@ size of the header is limited: each array has a tensor of its own, and the other
 import json
 import logging
 import os
-import platform
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,12 +29,11 @@ from deepnotes.network.training.intervals import interval
 from deepnotes.network.training.locks import HeldError, Lock
 from deepnotes.network.training.loop import callbacks_with_memory, validate_memory
 from deepnotes.network.training.state import Callback, Position, Training
-from deepnotes.network.training.training_fingerprint import describe_incomparable, differences, settings
+from deepnotes.network.training.training_fingerprint import describe_incomparable, differences, settings, versions
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.schedules import as_schedule
 from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import CheckpointError, DeepnotesError, ModelFileError
-from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief, reason
 
 log = logging.getLogger(__name__)
@@ -338,7 +336,7 @@ def read_latest(files: list[Path], training: Training, expected: dict[str, str |
             log.warning("checkpoint skipped: %s", error)
             faults.append(str(error))
             continue
-        if changes := differences(checkpoint.versions, _current_versions(training)):
+        if changes := differences(checkpoint.versions, versions(training)):
             log.warning("%s was written with other versions, so the last bits may differ: %s", path, changes)
         return checkpoint
     raise CheckpointError(f"checkpoint: no file is intact: {'; '.join(faults)}")
@@ -386,7 +384,7 @@ def build_content(
         "best_epoch": history.best_epoch,
         "generator": None if training.rng is None else training.rng.bit_generator.state,
         "memories": memories,
-        "versions": _current_versions(training),
+        "versions": versions(training),
     }
     arrays["json"] = np.frombuffer(json.dumps(entries).encode(), np.uint8)
     return header | {"training": FORMAT}, tensors | {
@@ -435,16 +433,6 @@ def _to_python_number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"got an object of type {type(value).__qualname__}")
-
-
-def _current_versions(training: Training) -> dict[str, str]:
-    """Return the versions that may affect the last bits of the results of training."""
-    return {
-        "deepnotes": __version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "backend": training.network.backend.describe(),
-    }
 
 
 def _read_checkpoint(path: Path, training: Training, expected: dict[str, str | None]) -> Checkpoint:

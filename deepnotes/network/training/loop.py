@@ -14,10 +14,11 @@ from deepnotes.network.streaming import data_for_program, is_streamed, updates_i
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
 from deepnotes.network.training.orders import Orders
+from deepnotes.network.training.sharded_program import ShardedProgram
 from deepnotes.network.training.signals import Deferral, defer_signals
 from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.nn.schedules import Memory, Rate, Schedule, as_schedule
-from deepnotes.utils.errors import ArgumentError, BusyError, DeepnotesError, NonFiniteLossError
+from deepnotes.utils.errors import ArgumentError, BusyError, DeepnotesError, NonFiniteLossError, RankError
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
@@ -90,26 +91,28 @@ def fit(
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
     max_updates = updates_in_memory(training.data, training.batch_size)
+    ranks = training.ranks
     orders = Orders(training.rng, training.samples, ahead=not training.network.backend.on_host)
-    terminate = any(callback.saves for callback in training.callbacks)
+    terminate = any(callback.saves for callback in training.callbacks) or ranks.size > 1
     several = isinstance(program, EpochProgram) and _can_train_several_epochs(training, schedule)
     epoch_program = cast(EpochProgram, program) if several else None
     with defer_signals(terminate) if signals is None else nullcontext(signals) as signals:
+        _end_together(training, signals)
         while training.position.order is not None or (training.epoch < training.epochs and not training.stop):
             if epoch_program is not None and (epochs := _whole_epochs_in_chunk(training)) > 1:
                 _train_epochs(training, epoch_program, orders, schedule, epochs)
                 _notify(training, "on_chunk")
                 _notify(training, "on_epoch")
-                signals.check()
+                _end_together(training, signals)
                 continue
             start = time.perf_counter() - training.position.seconds
             for _ in _chunks(training, program, orders, schedule, max_updates):
                 training.position.seconds = time.perf_counter() - start
                 _notify(training, "on_chunk")
-                signals.check()
+                _end_together(training, signals)
             # If a user-defined metric or schedule fails here, or a signal interrupts it, the history is unchanged.
             with signals.acting_at_once():
-                figures = evaluate()
+                figures = ranks.broadcast(evaluate() if ranks.rank == 0 else None)
             memory = validate_memory(schedule.observe(training.position.memory, figures.get("val_loss", training.loss)))
             training.at_rest = False
             history.loss.append(training.loss)
@@ -120,7 +123,8 @@ def fit(
             training.position = Position(memory=memory)
             training.at_rest = True
             _notify(training, "on_epoch")
-            signals.check()
+            _end_together(training, signals)
+            _compare_parameters(training)
     return history
 
 
@@ -166,6 +170,38 @@ def _notify(training: Training, method: Literal["on_chunk", "on_epoch"]) -> None
     _call_all([partial(call, callback) for callback in training.callbacks])
 
 
+def _end_together(training: Training, signals: Deferral) -> None:
+    """Raise the error of a signal on all ranks if one has received it, and agree on whether training ends."""
+    if training.ranks.size == 1:
+        signals.check()
+        return
+    error: KeyboardInterrupt | SystemExit | None = None
+    try:
+        signals.check()
+    except (KeyboardInterrupt, SystemExit) as arrived:
+        error = arrived
+    errors, stops = zip(*training.ranks.gather((error, training.stop)), strict=True)
+    training.stop = any(stops)
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _compare_parameters(training: Training) -> None:
+    """Raise RankError if the ranks do not all have the same parameters: then their processors compute other bits."""
+    if training.ranks.size == 1:
+        return
+    from zlib import crc32  # imported late, since most programs do not use it
+
+    digests = training.ranks.gather(crc32(training.network.flat().tobytes()))
+    if other := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
+        raise RankError(
+            f"rank {other[0]} has other parameters than rank 0 after update {training.step}, so training stopped: its "
+            "processor, or a library, rounds in another way, or a callback has changed the parameters on one of them",
+            other[0],
+        )
+
+
 def _call_all(functions: Sequence[Callable[[], None]], kind: type[BaseException] = Exception) -> None:
     """Call each function, then raise the first error of type `kind`, with later errors added as notes."""
     first: BaseException | None = None
@@ -188,6 +224,7 @@ def _chunks(
     position, state, samples, batch_size = training.position, training.state, training.samples, training.batch_size
     while position.order is None or position.done < samples:
         updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), max_updates)
+        updates = training.ranks.broadcast(updates)  # a chunk takes longer on one rank than on another
         rates = _rates(schedule, state.step, updates, position.memory)
         if position.order is None:  # only now: if computing the rates fails, nothing has changed yet
             position.order = orders.draw(1, training.epochs - training.epoch - 1)[0]
@@ -195,7 +232,10 @@ def _chunks(
         chunk_order = position.order[position.done : position.done + updates * batch_size]
         start = time.perf_counter()
         training.at_rest = False
-        data, order = data_for_program(training.network.backend, training.data, chunk_order)
+        if isinstance(program, ShardedProgram):  # it reads only the samples of its own shards
+            data, order = training.data, chunk_order
+        else:
+            data, order = data_for_program(training.network.backend, training.data, chunk_order)
         chunk = program.train(state, Batches(data, order, batch_size, rates, position.sums))
         position.sums, position.rate = chunk.sums, float(rates[-1])
         position.done += len(chunk_order) if chunk.steps == updates else chunk.steps * batch_size

@@ -25,6 +25,7 @@ class Progress(Callback):
     """
 
     every_epoch = False
+    every_rank = False
 
     def __init__(self) -> None:
         self._console = Console(file=stderr())

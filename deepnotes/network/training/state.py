@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepnotes.backends.program import Data, State, Sums
+from deepnotes.network.distributed.ranks import Ranks, SingleRank
 from deepnotes.network.training.history import History
 from deepnotes.nn.averaging import Averaged
 from deepnotes.nn.plan import Plan
@@ -31,10 +32,15 @@ class Callback:
         Whether :meth:`on_epoch`, if overridden, must be called after each epoch. If no callback needs that, several
         short epochs may be trained at once, and :meth:`on_epoch` is called after the last of them only. See also
         :meth:`next_epoch`.
+    every_rank : bool
+        Whether each of the processes that share a training run calls the callback (see the argument `ranks` of
+        :meth:`deepnotes.Network.fit`), or only rank 0, as for a callback that only shows or writes something. Rank 0
+        alone calls a callback that writes checkpoints.
     """
 
     saves = False
     every_epoch = True
+    every_rank = True
 
     def on_start(self, training: "Training") -> None:
         """Called once, before anything changes; raise an error to refuse to train."""
@@ -143,6 +149,10 @@ class Training:
         unless a callback sets it again, as :class:`EarlyStopping` does.
     per_chunk : int
         The number of updates in the next chunk.
+    ranks : Ranks
+        The processes that share the training run.
+    shards : int or None
+        The number of shards of a batch; None if batches are not divided.
     """
 
     network: "NetworkLike"
@@ -163,6 +173,8 @@ class Training:
     at_rest: bool = True
     stop: bool = False
     per_chunk: int = 1
+    ranks: Ranks = field(default_factory=SingleRank)
+    shards: int | None = None
 
     @property
     def samples(self) -> int:

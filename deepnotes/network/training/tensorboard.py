@@ -51,6 +51,8 @@ class TensorBoard(Callback):
         At the start of training, if the directory cannot be created.
     """
 
+    every_rank = False
+
     def __init__(self, directory: str | PathLike[str], *, histograms: int = 0) -> None:
         self.directory: Path = as_path(directory)
         self.histograms = whole("histograms", histograms, 0)

@@ -1,6 +1,7 @@
 """Fingerprints of the settings and data of a training run, to decide whether it can be resumed from a checkpoint."""
 
 import hashlib
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 from deepnotes.nn.optimizers import Optimizer
 from deepnotes.utils.errors import NotAnExpressionError
+from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from deepnotes.backends.program import Data
     from deepnotes.network.training.state import Training
     from deepnotes.nn.plan import Plan
+
+NOT_SHARDED = "none"
+"""The value of the setting "shards" if batches are not divided; older checkpoints lack the setting."""
 
 
 def settings(training: "Training") -> dict[str, str | None]:
@@ -41,7 +46,18 @@ def settings(training: "Training") -> dict[str, str | None]:
         except NoFingerprintError:
             fingerprints[name] = None
     held_out = None if training.held_out is None else digest(training.network.backend, training.held_out)
+    fingerprints["shards"] = str(training.shards or NOT_SHARDED)
     return fingerprints | {"data": digest(training.network.backend, training.data), "validation": held_out or "none"}
+
+
+def versions(training: "Training") -> dict[str, str]:
+    """Return the versions that may affect the last bits of the results of training."""
+    return {
+        "deepnotes": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "backend": training.network.backend.describe(),
+    }
 
 
 def describe_incomparable(training: "Training") -> str:
@@ -67,18 +83,19 @@ def differences(before: Mapping[str, str | None], now: Mapping[str, str | None])
     """
     messages = []
     for name, value in now.items():
-        if before.get(name) == value:
+        old_value = before.get(name, NOT_SHARDED if name == "shards" else None)
+        if old_value == value:
             continue
         if name in {"data", "validation"}:
             messages.append(f"{name} differs")
             continue
-        old, new = _excerpts(before.get(name) or "unknown", value or "unknown")
+        old, new = excerpts(old_value or "unknown", value or "unknown")
         hint = f", so create the network with seed={old}" if name == "seed" else ""
         messages.append(f"{name} was {old} and is {new}{hint}")
     return "; ".join(messages)
 
 
-def _excerpts(old: str, new: str) -> tuple[str, str]:
+def excerpts(old: str, new: str) -> tuple[str, str]:
     """Return both strings; if they are long, return excerpts that begin shortly before the first difference."""
     same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
     start = same - 60 if same > 100 else 0

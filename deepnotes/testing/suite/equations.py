@@ -9,7 +9,7 @@ PRODUCT_LIKE = {"linear", "weight_gradient", "input_gradient", "bias_gradient", 
 """Equations whose arguments have three sizes: n, k and m."""
 LARGE_PRODUCTS = {"linear", "weight_gradient", "input_gradient"}
 """Equations that are also checked on matrices larger than a cache."""
-REQUIREMENTS = dict.fromkeys(("dropout_mask", "philox"), "the same bits on every backend")
+REQUIREMENTS = dict.fromkeys(("dropout_mask", "dropout_mask_from", "philox"), "the same bits on every backend")
 """The requirements on equations whose results have to be exact."""
 
 
