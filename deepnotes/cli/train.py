@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,10 +101,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         parts = _split_for_stopping(args, source, np.setdiff1d(np.arange(table.n_rows), fold))
         stops_early = len(parts[1]) > 0
         fold_runs.append(prepare(args, backend, source, task, parts, [final, *fold_runs], stops_early))
-    if args.folds or args.members:
-        train_side_by_side(args, [final, *fold_runs], task, source, output)
-    else:
-        train_alone(args, final, task, source, output, args.ranks)
+    _train(args, [final, *fold_runs], task, source, output)
     if not writes_files(args.ranks):
         return
     seconds = time.perf_counter() - start
@@ -184,6 +181,14 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "plot": None if plot_path is None else str(plot_path),
         }
     )
+
+
+def _train(args: argparse.Namespace, runs: Sequence[Run], task: Task, source: TrainingData, output: Output) -> None:
+    """Train the final network or ensemble, which is the first run, and those of the folds."""
+    if args.folds or args.members:
+        train_side_by_side(args, runs, task, source, output)
+    else:
+        train_alone(args, runs[0], task, source, output, args.ranks)
 
 
 def _why(args: argparse.Namespace) -> str:

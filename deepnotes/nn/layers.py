@@ -271,10 +271,7 @@ class Noise(Layer):
         if context.step is None or self.std == 0:
             return A_prev, None
         arguments = A_prev.shape, context.seed, context.step, context.layer, A_prev.dtype
-        if context.first_sample == 0:
-            noise = ops.noise(*arguments)
-        else:
-            noise = ops.noise_from(*arguments, context.first_sample)
+        noise = ops.noise(*arguments) if context.first_sample == 0 else ops.noise_from(*arguments, context.first_sample)
         return A_prev + self.std * noise, None
 
     def backward(
