@@ -39,6 +39,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from deepnotes.network.fit_many import run_all
+from deepnotes.nn import formulas
 
 BACKENDS = [
     "numpy",
@@ -538,3 +539,20 @@ def searches_to_check() -> Iterator[Any]:
 @parametrize_with_checks([*searches_to_check()])
 def test_the_checks_of_scikit_learn_pass(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+def test_estimators_that_differ_in_their_rate_trace_one_update(monkeypatch):
+    """Tracing an optimizer takes longer than a short training run."""
+    traced = []
+    trace = formulas.trace
+
+    def counting(function, *args, **kwargs):
+        traced.append(function.__name__)
+        return trace(function, *args, **kwargs)
+
+    formulas.update.cache_clear()
+    monkeypatch.setattr(formulas, "trace", counting)
+    X, y = load_iris(return_X_y=True)
+    for rate in (0.001, 0.003, 0.01):
+        dn.DenseClassifier(4, learning_rate_init=rate, max_iter=1, tol=0, backend="numba").fit(X, y)
+    assert 0 < traced.count("step") <= 2  # one for each dtype that is asked for
