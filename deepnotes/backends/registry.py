@@ -345,9 +345,25 @@ def _priorities() -> dict[str, int]:
 
 @cache
 def _entry_points() -> "dict[str, EntryPoint]":
+    """Return the factory of each backend by its name.
+
+    If several packages register a name, it is deepnotes' own backend, or else that of the package whose name comes
+    first; a warning names the others, once.
+    """
     from importlib.metadata import entry_points  # slow to import, so only when a backend is needed
 
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    def package(entry: "EntryPoint") -> str:
+        return entry.dist.name if entry.dist else entry.module
+
+    chosen: dict[str, EntryPoint] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: (package(entry) != "deepnotes", package(entry))):
+        first = chosen.setdefault(entry.name, entry)
+        if first.value != entry.value:
+            _log(
+                "warning", "backend %r of %s is not used: %s registers a backend of that name, too",
+                entry.name, package(entry), package(first),
+            )  # fmt: skip
+    return chosen
 
 
 def _log(level: Literal["info", "warning"], message: str, *args: object) -> None:

@@ -205,6 +205,26 @@ def test_an_entry_point_that_gives_no_backend_a_priority_is_reported_once(caplog
     ]
 
 
+def test_of_two_backends_of_one_name_the_second_is_reported_and_never_replaces_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which of two packages is found first depends on the order of the folders in sys.path."""
+    install(tmp_path, "steady", "1")
+    impostor = tmp_path / "another-1.0.dist-info"
+    impostor.mkdir()
+    (impostor / "METADATA").write_text("Metadata-Version: 2.1\nName: another\nVersion: 1.0\n")
+    factories = "numpy = steady_backend:create\nsteady = another_backend:create\n"
+    (impostor / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{factories}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_entry_points", cache(ENTRY_POINTS.__wrapped__))
+    assert registry._entry_points()["numpy"].value == "deepnotes_numpy:create"
+    assert registry._entry_points()["steady"].value == "another_backend:create"
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "backend 'numpy' of another is not used: deepnotes registers a backend of that name, too",
+        "backend 'steady' of steady is not used: another registers a backend of that name, too",
+    ]
+
+
 def test_auto_raises_if_no_backend_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "by_priority", lambda: ["missing"])
     with pytest.raises(dn.BackendUnavailable, match="none of missing works"):

@@ -159,6 +159,11 @@ class Checkpoints(Callback):
         if self._checkpoint is not None:
             self._checkpoint.restore(training)
             log.info("resumed from %s: epoch %d, update %d", self._checkpoint.path, training.epoch, training.state.step)
+            if training.epoch > training.epochs:
+                log.warning(
+                    "%s: its latest checkpoint is of epoch %d; with epochs=%d, nothing is trained",
+                    self.directory, training.epoch, training.epochs,
+                )  # fmt: skip
             self._checkpoint = None
         self._written = _progress(training)
 

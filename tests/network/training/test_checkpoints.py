@@ -95,6 +95,15 @@ def test_finished_training_can_be_resumed_with_more_epochs(run: Path) -> None:
     assert history.epochs == EPOCHS
 
 
+def test_resuming_with_fewer_epochs_than_were_trained_warns(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(network(), run, epochs=5, early_stopping=None)
+    history = fit(network(), run, epochs=3, early_stopping=None, resume=True)
+    assert history.epochs == 5
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{run}: its latest checkpoint is of epoch 5; with epochs=3, nothing is trained"
+    ]
+
+
 def test_resuming_finished_training_restores_its_outcome(run: Path) -> None:
     first, second = network(), network()
     expected = outcome(first, fit(first, run))
