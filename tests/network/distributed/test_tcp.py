@@ -18,8 +18,9 @@ import pytest
 from test_ranks import tree, write_shard
 
 import deepnotes as dn
-from deepnotes.network.distributed import Ranks, TCPRanks, sum_in_tree
+from deepnotes.network.distributed import Ranks, sum_in_tree
 from deepnotes.network.distributed.launch import find_launch
+from deepnotes.network.distributed.tcp_ranks import TCPRanks
 from deepnotes.utils.errors import ArgumentError, RankError
 
 WORKER = Path(__file__).with_name("mpi_worker.py")
