@@ -140,3 +140,15 @@ def test_memory_mapped_samples_are_read_by_the_rank_that_needs_them(
         assert sum(by_rank) == 2 * 160
         assert len(by_rank) == 4
         assert max(by_rank) <= 2 * 160 / 4 + 8
+
+
+def test_a_backend_with_only_a_namespace_trains_on_ranks() -> None:
+    strict = pytest.importorskip("array_api_strict")
+
+    def train(ranks: Any) -> Any:
+        return trained(ranks, network(dn.Backend("strict", strict)), epochs=2)
+
+    assert_same_bits(train, (2, 8))
+    on_numpy = np.frombuffer(trained(dn.distributed.single(), epochs=2)[0], np.float32)
+    on_strict = np.frombuffer(train(dn.distributed.single())[0], np.float32)
+    np.testing.assert_allclose(on_strict, on_numpy, rtol=1e-3, atol=1e-5)
