@@ -1,87 +1,180 @@
-"""Time training steps on the ranks of MPI, and their sums in the fixed order against ``MPI_Iallreduce``.
+"""Time training steps on the ranks of MPI beside a prediction from their parts, and sums in the fixed order.
 
-    mpiexec -n 2 python -m benchmarks.ranks
+    mpiexec -n 2 python -m benchmarks.ranks --json benchmarks/results/ranks.json
 
-The network is deep-mnist, 784-512-512-10, on the Numba backend with one thread a rank; start it with 1, 2, 4 and 8
-ranks to compare. Rank 0 prints two Markdown tables. The numbers are medians of rounds in which the variants take turns.
+The network is deep-mnist, 784-512-512-10, on the Numba backend with one thread a rank. It takes about two minutes. One
+process, with and without shards, takes turns with the ranks: the other ranks wait meanwhile. The parts of a step are
+measured on all ranks at the same time. From them, a step on any number of ranks is predicted; it is measured on the
+number that was started. The sums are those of the fixed tree and of ``MPI_Iallreduce``. Rank 0 prints the tables.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
+from math import log2
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import deepnotes as dn
-from deepnotes.network.distributed import MPIRanks, mpi
+from benchmarks.report import publish
+from deepnotes.backends import Data, EagerProgram, State
+from deepnotes.network.distributed import MPIRanks, mpi, single
+from deepnotes.nn.plan import Plan
 
 SIZES = [1 << 10, 1 << 14, 1 << 18, 669_706, 1 << 22]
+PARAMETERS = 669_706
 BATCHES = [512, 2048]
-ROUNDS = 9
+SAMPLES = 4096
+SHARDS = 8
+PREDICTED = [1, 2, 4, 8]
+Times = dict[str, list[float]]
 
 
-def median_times(variants: dict[str, Callable[[], object]], ranks: MPIRanks) -> dict[str, float]:
-    """Return the median duration of each function in seconds; all ranks start together."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for round_number in range(ROUNDS + 1):
+def turns(variants: dict[str, Callable[[], float]], ranks: MPIRanks, rounds: int) -> Times:
+    """Return the durations that each function returns, in rounds in which they take turns; all ranks start together."""
+    times: Times = {name: [] for name in variants}
+    for round_number in range(rounds + 1):
         for name, function in variants.items():
             ranks.barrier()
-            start = time.perf_counter()
-            function()
+            duration = function()
             if round_number:  # the first warms up
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+                times[name].append(duration)
+    return times
 
 
-def time_sums(fixed: MPIRanks, engine: MPIRanks) -> list[str]:
-    """Return the lines of a table with the duration of sums of some sizes."""
-    lines = ["| float32 numbers | fixed order µs | MPI_Iallreduce µs |", "|--:|--:|--:|"]
+def clocked(function: Callable[[], object], repeats: int = 1) -> Callable[[], float]:
+    """Return a function that returns the duration of another one in seconds."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            function()
+        return (time.perf_counter() - start) / repeats
+
+    return run
+
+
+def microseconds(times: Times) -> dict[str, float]:
+    """Return medians in microseconds."""
+    return {name: round(statistics.median(values) * 1e6, 1) for name, values in times.items()}
+
+
+def network() -> dn.Network:
+    """Return the network of the case deep-mnist."""
+    layers = [dn.Dense(512, "relu"), dn.Dense(512, "relu"), dn.Dense(10, "softmax")]
+    return dn.Network(layers, inputs=784, backend=dn.get_backend("numba", threads=1), seed=0)
+
+
+def time_sums(fixed: MPIRanks, engine: MPIRanks, rounds: int) -> dict[str, dict[str, float]]:
+    """Return the microseconds of sums of some numbers in float32."""
+    results = {}
     for size in SIZES:
-        x = np.ones(size, np.float32)
-        times = median_times({"fixed": lambda x=x: fixed.sum(x), "engine": lambda x=x: engine.sum(x)}, fixed)  # type: ignore[misc]
-        lines.append(f"| {size:,} | {times['fixed'] * 1e6:,.0f} | {times['engine'] * 1e6:,.0f} |")
-    return lines
-
-
-def time_steps(fixed: MPIRanks, engine: MPIRanks) -> list[str]:
-    """Return the lines of a table with the duration of a training step."""
-    lines = ["| batch | fixed order ms | MPI_Iallreduce ms |", "|--:|--:|--:|"]
-    rng = np.random.default_rng(0)
-    X, y = rng.random((784, 4096), np.float32), rng.integers(0, 10, 4096)
-    for batch in BATCHES:
-        nets = {
-            name: dn.Network(
-                [dn.Dense(512, "relu"), dn.Dense(512, "relu"), dn.Dense(10, "softmax")],
-                inputs=784,
-                backend=dn.get_backend("numba", threads=1),
-                seed=0,
-            )
-            for name in ("fixed", "engine")
+        x = np.zeros(size, np.float32)
+        repeats = max(1, min(100, PARAMETERS // size))
+        variants = {
+            "fixed": clocked(lambda x=x: fixed.sum(x), repeats),  # type: ignore[misc]
+            "engine": clocked(lambda x=x: engine.sum(x), repeats),  # type: ignore[misc]
         }
+        results[str(size)] = microseconds(turns(variants, fixed, rounds))
+    return results
 
-        def train(name: str, ranks: MPIRanks, batch: int = batch, nets: dict[str, dn.Network] = nets) -> float:
-            history = nets[name].fit(X, y, optimizer=dn.Adam(1e-5), batch_size=batch, epochs=1, ranks=ranks)
-            return history.seconds[0]
 
-        seconds: dict[str, list[float]] = {"fixed": [], "engine": []}
-        for round_number in range(ROUNDS + 1):
-            for name, ranks in (("fixed", fixed), ("engine", engine)):
-                duration = train(name, ranks)
-                if round_number:
-                    seconds[name].append(duration * batch / 4096)
-        ms = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
-        lines.append(f"| {batch:,} | {ms['fixed']:.2f} | {ms['engine']:.2f} |")
-    return lines
+def time_parts(ranks: MPIRanks, X: np.ndarray, y: np.ndarray, batch: int, rounds: int) -> dict[str, float]:
+    """Return the microseconds of the parts of a step, measured on all ranks at the same time."""
+    kept: list[tuple[Plan, EagerProgram, State, Data]] = []
+
+    class Keep(dn.Callback):
+        def on_ready(self, training: Any) -> None:
+            program = training.network.backend.compile(training.plan)
+            kept.append((training.plan, program, training.state, training.data))
+
+    network().fit(X, y, optimizer=dn.Adam(1e-5), batch_size=batch, epochs=1, callbacks=[Keep()])
+    ((plan, program, state, data),) = kept
+    shard = np.arange(batch // SHARDS)
+    size = plan.layout.size + 1
+    a, b = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    g = program.shard_gradient(state, data, shard, 0).flat
+    own: Any = np.array(g)
+    variants = {
+        "gradient of a shard": clocked(lambda: program.shard_gradient(state, data, shard, 0)),
+        "scaling": clocked(lambda: np.multiply(own, 0.125, out=a[:-1])),
+        "addition": clocked(lambda: np.add(a, b, out=a)),
+        "squares": clocked(lambda: np.square(own, out=a[:-1]).sum()),
+        "update": clocked(lambda: program.update(state, own, 1e-9)),
+    }
+    return microseconds(turns(variants, ranks, rounds))
+
+
+def predict(parts: dict[str, float], sum_of_two: float, ranks: int) -> float:
+    """Return the predicted microseconds of a step, given those of its parts and of a sum over two ranks.
+
+    Examples
+    --------
+    >>> parts = {"gradient of a shard": 100.0, "scaling": 2.0, "addition": 3.0, "squares": 1.0, "update": 5.0}
+    >>> predict(parts, 10.0, 1), predict(parts, 10.0, 8)
+    (843.0, 138.0)
+    """
+    shards = SHARDS // ranks
+    own = shards * (parts["gradient of a shard"] + parts["scaling"]) + (shards - 1) * parts["addition"]
+    return own + log2(ranks) * sum_of_two + parts["squares"] + parts["update"]
+
+
+def time_steps(fixed: MPIRanks, engine: MPIRanks, X: np.ndarray, y: np.ndarray, batch: int, rounds: int) -> Times:
+    """Return the durations of a training step: on one process without and with shards, and on all ranks."""
+
+    def stepping(ranks: Any, alone: bool) -> Callable[[], float]:
+        if alone and fixed.rank:
+            return lambda: 0.0
+        net = network()
+
+        def run() -> float:
+            history = net.fit(X, y, optimizer=dn.Adam(1e-5), batch_size=batch, epochs=1, ranks=ranks)
+            return history.seconds[0] * batch / SAMPLES
+
+        return run
+
+    variants = {"one process": stepping(None, True), "one process, shards": stepping(single(), True)}
+    if fixed.size > 1:
+        variants |= {"fixed": stepping(fixed, False), "engine": stepping(engine, False)}
+    return turns(variants, fixed, rounds)
 
 
 def main() -> None:
-    """Measure, and print the tables on rank 0."""
+    """Measure, and print the tables and write the results on rank 0."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each variant; default: 9")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
     fixed, engine = mpi(), mpi(fixed_order=False)
+    rng = np.random.default_rng(0)
+    X, y = rng.random((784, SAMPLES), np.float32), rng.integers(0, 10, SAMPLES)
     with fixed.guard(), engine.guard():
-        sums = time_sums(fixed, engine) if fixed.size > 1 else []
-    steps = time_steps(fixed, engine)
+        sums = time_sums(fixed, engine, given.rounds) if fixed.size > 1 else {}
+        levels = max(1.0, log2(fixed.size))
+        sum_of_two = sums[str(PARAMETERS)]["fixed"] / levels if sums else 0.0
+        steps, predicted = {}, PREDICTED if sums else [1]
+        for batch in BATCHES:
+            parts = time_parts(fixed, X, y, batch, given.rounds)
+            times = time_steps(fixed, engine, X, y, batch, given.rounds)
+            steps[str(batch)] = {
+                "parts": parts,
+                "microseconds": microseconds(times),
+                "predicted": {str(n): round(predict(parts, sum_of_two, n), 1) for n in predicted},
+                "predicted_without_sums": {str(n): round(predict(parts, 0.0, n), 1) for n in predicted},
+                "ratios": {
+                    name: round(statistics.median(np.divide(times["one process"], times[name])), 3)
+                    for name in times
+                    if fixed.rank == 0
+                },
+            }
     if fixed.rank == 0:
-        print(f"{fixed.size} ranks\n", *sums, "", *steps, sep="\n")  # noqa: T201
+        results = {"ranks": fixed.size, "sums": sums, "steps": steps}
+        publish("ranks", "one Adam step of 784-512-512-10, float32, numba, one thread a rank", results, given.json)
+        if sums:
+            publish("ranks-sums", "sums over the ranks", results, None)
 
 
 if __name__ == "__main__":

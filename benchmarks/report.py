@@ -295,7 +295,40 @@ def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return rows
 
 
+def ranks_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of the steps in ``ranks.json``: what the parts predict beside what was measured, by batch."""
+    size = results["ranks"]
+    rows = [
+        ["batch, processes", "predicted, ms", "measured, ms", "of which the sum, %", "times as fast as one process"]
+    ]
+    for batch, r in results["steps"].items():
+        times, ratios = r["microseconds"], r["ratios"]
+        rows.append([f"{batch}, one, without shards", "", format_number(times["one process"] / 1e3), "", "1.00"])
+        for ranks, predicted in r["predicted"].items():
+            name = {"1": "one process, shards", str(size): "fixed"}.get(ranks)
+            share = 1 - (r["predicted_without_sums"][ranks] / predicted) if "predicted_without_sums" in r else 0
+            rows.append(
+                [
+                    f"{batch}, {ranks}", format_number(predicted / 1e3),
+                    LEFT_OUT if name is None else format_number(times[name] / 1e3), f"{100 * share:.1f}",
+                    LEFT_OUT if name is None else f"{ratios[name]:.2f}",
+                ]
+            )  # fmt: skip
+    return rows
+
+
+def ranks_sums_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of the sums in ``ranks.json``: the fixed tree, and the order that MPI chooses."""
+    rows = [["float32 numbers", "fixed tree, µs", "MPI_Iallreduce, µs", "fixed to MPI"]]
+    for size, r in results["sums"].items():
+        ratio = r["fixed"] / r["engine"]
+        rows.append([f"{int(size):,}", format_number(r["fixed"]), format_number(r["engine"]), f"{ratio:.2f}"])
+    return rows
+
+
 TABLES = {
+    "ranks": (ranks_rows, set()),
+    "ranks-sums": (ranks_sums_rows, set()),
     "exporters": (exporters_rows, {"torch", "skl2onnx", "keras", "jax2onnx", "onnx"}),
     "steps": (steps_rows, {"scikit-learn", "torch", "jax"}),
     "steps-briefly": (steps_briefly_rows, {"scikit-learn", "torch", "jax"}),
@@ -330,7 +363,11 @@ TEXTS = {"exporters"}
 GPU_TABLES = ("gpu-steps", "gpu-steps-briefly", "gpu-predictions", "gpu-limits", "gpu-estimates")
 DOCUMENTS_ONLY = {"steps-briefly", *GPU_TABLES}
 """The tables that the report leaves out: the first is contained in ``steps``, the others are about other machines."""
-SOURCES = {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"} | dict.fromkeys(GPU_TABLES, "gpu")
+SOURCES = (
+    {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
+    | {"ranks-sums": "ranks"}
+    | dict.fromkeys(GPU_TABLES, "gpu")
+)
 """For each table or figure that is not named like its file of results, the name of the file."""
 
 

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import fake_nccl
 import numpy as np
 from cuda_shim import Host
 
@@ -103,6 +104,11 @@ class Event:
 
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
         self.timed = not disable_timing
+
+    @property
+    def done(self) -> bool:
+        """Whether all work before the event is done: all work is done at once."""
+        return True
 
     def record(self, stream: Any) -> None:
         """Log that the event is recorded at the end of a stream."""
@@ -279,6 +285,7 @@ def modules() -> dict[str, types.ModuleType]:
             "name": b"NVIDIA H100 80GB HBM3", "totalGlobalMem": 80 << 30, "multiProcessorCount": 132,
             "sharedMemPerBlockOptin": 227 << 10, "major": 9,
         },
+        deviceGetPCIBusId=lambda i: f"0000:0{i}:00.0",
         runtimeGetVersion=lambda: 12090,
         cudaDevAttrMaxSharedMemoryPerBlockOptin=97,
         deviceGetAttribute=lambda attribute, i: 0,  # so that training is by graphs
@@ -294,7 +301,7 @@ def modules() -> dict[str, types.ModuleType]:
     cuda.__dict__.update(
         Device=Device, Stream=Stream, Event=Event, runtime=runtime,
         get_current_stream=lambda: CUDA.streams[-1] if CUDA.streams else Stream(null=True),
-        alloc_pinned_memory=bytearray, get_elapsed_time=_elapsed,
+        nccl=fake_nccl, alloc_pinned_memory=bytearray, get_elapsed_time=_elapsed,
     )  # fmt: skip
     cupy = types.ModuleType("cupy")
     cupy.__dict__.update(

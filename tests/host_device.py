@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import fake_nccl
 import numpy as np
 from cuda_shim import Host
 
@@ -71,6 +72,10 @@ class HostDevice:
         The reason why captures fail; "" if they succeed.
     late : bool
         Whether the calls in the second stream are made as late as possible, and not as early.
+    has_nccl : bool
+        Whether NCCL is installed.
+    bus : str
+        The identity of the device; "" means one of its own.
     replay : callable
         Executes a call of a graph, given its index and the call; tests replace it to inject faults.
     """
@@ -86,6 +91,7 @@ class HostDevice:
         self.memory, self.used, self.checked = memory, 0, False
         self.capture_error, self.late = "", False
         self.replay: Any = lambda index, call: call()
+        self.has_nccl, self.bus = True, ""
         self._recording: list[Call] | None = None
         self._holders: weakref.WeakSet[Releasable] = weakref.WeakSet()
         self._addressed: list[weakref.ref[np.ndarray]] = []
@@ -261,6 +267,22 @@ class HostDevice:
 
     def synchronize(self, event: Any) -> None:
         """Do nothing, since all work is done immediately."""
+
+    def has_occurred(self, event: Any) -> bool:
+        """Return True, since all work is done immediately."""
+        return True
+
+    def nccl(self) -> Any:
+        """Return the stand-in for NCCL, or None if there is none."""
+        return fake_nccl if self.has_nccl else None
+
+    def stream_address(self) -> int:
+        """Return 0."""
+        return 0
+
+    def identity(self) -> str:
+        """Return the address of this object, or another one's."""
+        return self.bus or str(id(self))
 
     def describe(self) -> str:
         """Return a short description."""

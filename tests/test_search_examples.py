@@ -1,4 +1,4 @@
-"""The examples of searches run: with Optuna, on a local Dask cluster and with Ray. No extra has these libraries."""
+"""The examples with Optuna, Dask and Ray: searches, and training on several workers. No extra has these libraries."""
 
 import re
 import subprocess
@@ -45,3 +45,11 @@ def test_a_search_with_ray_has_the_same_scores() -> None:
     printed = run_example("ray_search.py")
     assert "best of 4:" in printed
     assert "the same scores without Ray: True" in printed
+
+
+@pytest.mark.parametrize(("library", "example"), [("distributed", "dask_training.py"), ("ray", "ray_training.py")])
+def test_training_on_two_workers_has_the_bits_of_one_process(library: str, example: str) -> None:
+    pytest.importorskip(library, reason='needs Dask or Ray: pip install "dask[distributed]" ray')
+    printed = run_example(example)
+    assert "on 2 workers" in printed
+    assert "the same bits on one process: True" in printed

@@ -15,6 +15,7 @@ from deepnotes_cupy.device import Device
 from deepnotes_cupy.eager_kernels import kernels
 from deepnotes_cupy.inference import CupyInference, SectionedInference, weighted_sums
 from deepnotes_cupy.lowering import SUPPORTED
+from deepnotes_cupy.nccl import nccl_sum
 from deepnotes_cupy.program import CupyProgram
 from deepnotes_cupy.sectioned_program import SectionedProgram
 from deepnotes_cupy.streaming import BUFFER_BYTES, HostSamples, upload
@@ -85,6 +86,10 @@ class CupyBackend(DeviceBackend):
     def execution_context(self) -> AbstractContextManager[None]:
         """Return the context for computing on this backend's arrays; see :meth:`Backend.execution_context`."""
         return self.device.section()
+
+    def array_sum(self, ranks: Any) -> Any:
+        """Return a function that sums arrays over the GPUs of several processes by NCCL, or None without NCCL."""
+        return nccl_sum(self.device, ranks)
 
     # --- transfers -------------------------------------------------------------------------------------
 

@@ -328,6 +328,32 @@ class CudaDevice:
     def _module(self, source: str, dtype: str) -> Any:
         return cupy.RawModule(code=source, options=(f"-DREAL={REAL[dtype]}", "--std=c++17"))
 
+    # --- other processes ----------------------------------------------------------------------------------------------
+
+    def has_occurred(self, event: Any) -> bool:
+        """Return whether an event has occurred."""
+        return bool(event.done)
+
+    def nccl(self) -> Any:
+        """Return CuPy's module of NCCL, or None if the library is missing."""
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # CuPy warns that it does not find the library
+            try:
+                from cupy.cuda import nccl
+            except ImportError:
+                return None
+        return nccl if getattr(nccl, "available", False) else None
+
+    def stream_address(self) -> int:
+        """Return the address of the stream."""
+        return int(self._stream.ptr)
+
+    def identity(self) -> str:
+        """Return the address of the GPU on the bus of the machine."""
+        return str(runtime.deviceGetPCIBusId(self.index))
+
     # --- description --------------------------------------------------------------------------------------------------
 
     def describe(self) -> str:

@@ -205,6 +205,18 @@ class Device(Protocol):
     def synchronize(self, event: Any) -> None:
         """Block the host until an event has occurred."""
 
+    def has_occurred(self, event: Any) -> bool:
+        """Return whether an event has occurred."""
+
+    def nccl(self) -> Any:
+        """Return CuPy's module of NCCL, or None if the library is missing."""
+
+    def stream_address(self) -> int:
+        """Return the address of the stream."""
+
+    def identity(self) -> str:
+        """Return a text that tells this device from all others of the machine, whichever of them are visible."""
+
     def release_on_shortage(self, holder: Releasable) -> None:
         """Have `holder` release its memory if memory is short, before :meth:`empty` raises an error.
 

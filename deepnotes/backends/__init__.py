@@ -34,7 +34,7 @@ from deepnotes.nn.steps import Gradient
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.cache_folder import cache_folder
-from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeviceMemoryError, ForkedProcessError
+from deepnotes.utils.errors import ArgumentError, BackendUnavailable, DeviceMemoryError, ForkedProcessError, RankError
 from deepnotes.utils.wording import reason
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ __all__ = [
     "Plan",
     "Program",
     "RMSProp",
+    "RankError",
     "RecordedProgram",
     "Samples",
     "Shape",

@@ -164,6 +164,31 @@ class Backend:
         for task in tasks:
             task()
 
+    def array_sum(self, ranks: Any) -> Callable[[Array], Array] | None:
+        """Return a function that sums arrays over the processes that share a training run, or None.
+
+        By default None: gradients are then summed in the memory of the host. A backend whose devices are connected may
+        override this. It is called at the start of training, on all ranks, and must have the same result on all.
+
+        Parameters
+        ----------
+        ranks : Ranks
+            See :class:`deepnotes.network.distributed.Ranks`. If they have an attribute `fixed_order` that is false, the
+            order of the additions may be any.
+
+        Returns
+        -------
+        callable or None
+            Given an array of shape (p,) on each rank, returns their sum on all, added in the fixed binary tree of
+            :mod:`deepnotes.network.distributed.tree`: in step i, ranks whose numbers differ in bit i exchange sums.
+
+        Examples
+        --------
+        >>> Backend("mine", np).array_sum(ranks=None) is None
+        True
+        """
+        return None
+
     def execution_context(self) -> AbstractContextManager[None]:
         """Return the context for arithmetic on this backend's arrays, such as a library's current device."""
         return nullcontext()

@@ -1,4 +1,4 @@
-"""``deepnotes train --ranks mpi``: one training run on all processes that ``mpiexec`` or Slurm has started."""
+"""``deepnotes train --ranks mpi``: one training run on the processes that a launcher has started."""
 
 import argparse
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from functools import wraps
 
 from deepnotes.cli.arguments import whole_number
 from deepnotes.cli.output import Output
-from deepnotes.network.distributed import Ranks, mpi
+from deepnotes.network.distributed import Ranks, mpi, tcp
 from deepnotes.network.distributed.ranks import SHARDS
 from deepnotes.utils.errors import ArgumentError
 
@@ -17,9 +17,9 @@ def add_ranks(group: argparse._ArgumentGroup) -> None:
     """Add the options that say which processes share the training."""
     group.add_argument(
         "--ranks",
-        choices=("mpi",),
-        help="share the training among the processes that MPI has started: mpiexec -n 4 deepnotes train ... --ranks "
-        "mpi (default: one process)",
+        choices=("mpi", "tcp"),
+        help="share the training among the processes that MPI has started, mpiexec -n 4 deepnotes train ... --ranks "
+        "mpi, or that torchrun or srun has started, without MPI: tcp (default: one process)",
     )
     group.add_argument(
         "--shards",
@@ -40,10 +40,11 @@ def on_ranks(run: Command) -> Command:
     def shared(args: argparse.Namespace, output: Output) -> None:
         if args.ranks is None:
             if args.shards is not None:
-                raise ArgumentError("--shards needs --ranks mpi: without it, batches are not divided")
+                raise ArgumentError("--shards needs --ranks: without it, batches are not divided")
             run(args, output)
             return
-        ranks = mpi(shards=args.shards or SHARDS)
+        shards = args.shards or SHARDS
+        ranks = mpi(shards=shards) if args.ranks == "mpi" else tcp(shards=shards)
         with ranks.guard():
             if args.folds or args.members:
                 option = "--folds" if args.folds else "--members"

@@ -252,3 +252,29 @@ def test_an_error_of_cublas_is_reported(library: fake_cupy.Cublas) -> None:
     ones = target.from_numpy(np.ones((2, 2), "float32"))
     with pytest.raises(cublas.CublasError, match=r"cublasGemmEx: execution failed \(13\)"):
         target.ops.input_gradient(ones, ones)
+
+
+def test_nccl_is_given_the_stream_and_the_memory_of_the_device(library: fake_cupy.Cublas) -> None:
+    """The ranks of tests/network/training/test_shared_training.py are threads, with HostDevice instead."""
+    import fake_nccl
+
+    device = open_device(1)
+    assert device.nccl() is fake_nccl
+    assert device.identity() == "0000:01:00.0"
+    with device.section():
+        assert device.stream_address() == CUDA.current != 0
+        assert device.has_occurred(device.record_event())
+        x, total = device.empty(5, "float64"), device.empty(5, "float64")
+        x[...] = np.arange(5.0)
+        communicator = fake_nccl.NcclCommunicator(1, fake_nccl.get_unique_id(), 0)
+        communicator.allReduce(device.address(x), device.address(total), 5, fake_nccl.NCCL_FLOAT64, fake_nccl.NCCL_SUM,
+                               device.stream_address())  # fmt: skip
+        assert total.tolist() == x.tolist()
+
+
+def test_without_the_library_nccl_is_missing(library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = open_device()
+    monkeypatch.setattr(sys.modules["cupy.cuda"], "nccl", object())
+    assert device.nccl() is None
+    monkeypatch.delattr(sys.modules["cupy.cuda"], "nccl")
+    assert device.nccl() is None

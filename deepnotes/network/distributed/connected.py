@@ -40,6 +40,8 @@ class ConnectedRanks:
     def __init__(self, rank: int, size: int, shards: int = SHARDS, time_limit: float = TIME_LIMIT) -> None:
         self.rank, self.size, self.shards = rank, size, as_shards(shards, size)
         self.time_limit = number("time_limit", time_limit, positive=True)
+        self.local_rank = rank
+        """The number of this process among those on its machine, from 0: the index of its GPU, if it has one."""
         self.call = 0
         """The number of the outermost :meth:`guard` block, from 1, by which late messages of earlier ones are known."""
         self._depth = 0
@@ -58,6 +60,15 @@ class ConnectedRanks:
     def report(self, text: str) -> None:
         """Tell all other ranks that this one has failed, without waiting for them."""
         raise NotImplementedError
+
+    def lost(self, ranks: set[int]) -> RankError:
+        """Return the error for ranks that have not answered for too long."""
+        names = " and ".join(f"rank {rank}" for rank in sorted(ranks)) or "another rank"
+        return RankError(
+            f"{names} did not answer rank {self.rank} for {self.time_limit:g} s (time_limit): it hangs, is lost, waits "
+            "for another rank, or needs longer for something that only it does",
+            min(ranks, default=None),
+        )
 
     def sum(self, buffer: np.ndarray) -> None:
         """Sum buffers by recursive doubling; see :meth:`Ranks.sum`.

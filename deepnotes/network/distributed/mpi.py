@@ -87,6 +87,7 @@ class MPIRanks(ConnectedRanks):
     def __init__(self, MPI: Any, comm: Any, shards: int, time_limit: float, fixed_order: bool) -> None:
         super().__init__(comm.Get_rank(), comm.Get_size(), shards, time_limit)
         self._MPI, self._comm, self.fixed_order = MPI, comm.Dup(), bool(fixed_order)
+        self.local_rank = comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
         self._failures: dict[int, tuple[int, str]] = {}  # by rank: the call, or 0 if the process has ended; the message
         self._has_failed = False
         self._sent: list[Any] = []  # requests of reports that nobody may ever receive, and their data
@@ -120,7 +121,7 @@ class MPIRanks(ConnectedRanks):
             while pending := [(rank, request) for rank, request in pending if not request.Test()]:
                 now = time.monotonic()
                 if now - start > self.time_limit:
-                    raise self._lost({rank for rank, _ in pending if rank is not None})
+                    raise self.lost({rank for rank, _ in pending if rank is not None})
                 self._read_reports()
                 if (failure := self._failure([rank for rank, _ in pending])) is not None:
                     seen = now if seen is None else seen
@@ -136,15 +137,6 @@ class MPIRanks(ConnectedRanks):
                 with suppress(self._MPI.Exception):
                     request.Cancel()
             raise
-
-    def _lost(self, ranks: set[int]) -> RankError:
-        """Return the error for ranks that have not answered for too long."""
-        names = " and ".join(f"rank {rank}" for rank in sorted(ranks)) or "another rank"
-        return RankError(
-            f"{names} did not answer rank {self.rank} for {self.time_limit:g} s (time_limit): it hangs, is lost, waits "
-            "for another rank, or needs longer for something that only it does",
-            min(ranks, default=None),
-        )
 
     def _read_reports(self) -> None:
         """Keep the reports of ranks that have failed in this call, or whose processes have ended."""

@@ -75,7 +75,7 @@ class SingleRank:
     ArgumentError
     """
 
-    rank, size = 0, 1
+    rank, size, local_rank = 0, 1, 0
 
     def __init__(self, shards: int = SHARDS) -> None:
         self.shards = as_shards(shards, 1)

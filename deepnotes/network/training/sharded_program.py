@@ -38,8 +38,9 @@ class ShardedProgram(EagerProgram):
         self._ranks, self._count = ranks, ranks.shards // ranks.size
         size, dtype = plan.layout.size, np.dtype(plan.dtype)
         # The last element of a buffer is the cost, so that it takes no message of its own.
-        self._buffers = [np.empty(size + 1, dtype) for _ in range(self._count.bit_length())]
-        self._squares = np.empty(size, dtype)
+        self._buffers = [np.empty(size + 1, dtype) for _ in range(self._count.bit_length() if backend.on_host else 0)]
+        self._squares = np.empty(size if backend.on_host else 0, dtype)
+        self._array_sum = None if backend.on_host or ranks.size == 1 else backend.array_sum(ranks)
 
     def batch_gradient(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
         """Return the cost and gradient of the batch of the samples at `indices`, shape (m,), the same on all ranks.
@@ -51,6 +52,10 @@ class ShardedProgram(EagerProgram):
             Its elements may be :class:`~deepnotes.backends.Samples`, of which a rank reads only those of its shards.
         indices : ndarray of int64, shape (m,)
         """
+        return (self._on_host if self.backend.on_host else self._on_device)(state, data, indices)
+
+    def _on_host(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
+        """Return the gradient of a batch; all is added in buffers on the host."""
         m = len(indices)
 
         def compute(shard: int, out: np.ndarray) -> None:
@@ -67,12 +72,41 @@ class ShardedProgram(EagerProgram):
         total = sum_in_tree(compute, self._ranks.rank * self._count, self._count, self._buffers)
         self._ranks.sum(total)
         flat = total[:-1]
-        # A library may read the memory of the buffer later, when it has new content.
-        g = self.backend.from_numpy(flat if self.backend.on_host else flat.copy())
         cost, weight, square = (
             cast(Array, number) for number in (total[-1], np.float64(m), np.square(flat, out=self._squares).sum())
         )
-        return Gradient(cost, weight, g, square)
+        return Gradient(cost, weight, self.backend.from_numpy(flat), square)
+
+    def _on_device(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
+        """Return the gradient of a batch; the shards are added on the device, and the ranks as the backend can."""
+        xp, m, first = self.ops.xp, len(indices), self._ranks.rank * self._count
+        dtype = getattr(xp, self.plan.dtype)
+
+        def compute(shard: int, count: int) -> Array:
+            if count > 1:
+                return compute(shard, count // 2) + compute(shard + count // 2, count // 2)
+            start, stop = shard_bounds(m, self._ranks.shards, shard)
+            if start == stop:
+                return xp.zeros((self.plan.layout.size + 1,), dtype=dtype)
+            part, order = data_for_program(self.backend, data, indices[start:stop])
+            gradient = self._halves.shard_gradient(state, part, order, start)
+            cost = xp.reshape(xp.astype(gradient.cost, dtype), (1,))
+            return xp.concat([gradient.flat, cost]) * ((stop - start) / m)
+
+        with self.backend.execution_context():
+            total = compute(first, self._count)
+            if self._ranks.size > 1:
+                total = self._sum(total)
+            flat, cost = total[:-1], total[-1]
+            return Gradient(cost, cast(Array, np.float64(m)), flat, xp.sum(flat * flat))
+
+    def _sum(self, x: Array) -> Array:
+        """Return the sum of the arrays of all ranks, without the host if the backend can."""
+        if self._array_sum is not None:
+            return self._array_sum(x)
+        on_host = np.array(self.backend.to_numpy(x))
+        self._ranks.sum(on_host)
+        return self.backend.from_numpy(on_host)
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update; see :meth:`Program.update`."""

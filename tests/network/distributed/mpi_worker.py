@@ -1,7 +1,8 @@
-"""A training run that one process of MPI takes part in: ``mpiexec -n 4 python mpi_worker.py [option=value] ...``.
+"""A training run that one of several processes takes part in: ``mpiexec -n 4 python mpi_worker.py [option=value] ...``.
 
-Each rank prints one line of JSON: its rank, and the result or the error. The options `fail` and `rank` make one rank
-fail after the first 20 updates, or before.
+With ``by=tcp``, the environment variables of torchrun or Slurm say which rank the process is. Each rank prints one
+line of JSON: its rank, and the result or the error. The options `fail` and `rank` make one rank fail after the first
+20 updates, or before.
 """
 
 import json
@@ -54,9 +55,12 @@ def show(**result: Any) -> None:
 
 def main(options: dict[str, str]) -> None:
     """Train, and print the digest of the parameters."""
-    ranks = dn.distributed.mpi(
-        time_limit=float(options.get("time_limit", "60")), fixed_order=options.get("order", "fixed") == "fixed"
-    )
+    time_limit = float(options.get("time_limit", "60"))
+    ranks: Any
+    if options.get("by") == "tcp":
+        ranks = dn.distributed.tcp(time_limit=time_limit)
+    else:
+        ranks = dn.distributed.mpi(time_limit=time_limit, fixed_order=options.get("order", "fixed") == "fixed")
     way, failing = options.get("fail", ""), int(options.get("rank", "0"))
     if ranks.rank == failing and way == "raise before":
         raise OSError("no such file")
@@ -73,7 +77,8 @@ def main(options: dict[str, str]) -> None:
     try:
         net.fit(
             X, y, sample_weight=w, epochs=50, batch_size=48 if way != "settings" or ranks.rank != failing else 32,
-            validation=(X[:, :40], y[:40]), early_stopping=1000, callbacks=callbacks, checkpoint=checkpoint, every=1,
+            validation=(X[:, :40], y[:40]), early_stopping=1000, callbacks=callbacks, checkpoint=checkpoint,
+            every=None if checkpoint is None else 1,
             resume=checkpoint is not None and "resume" in options, ranks=ranks,
         )  # fmt: skip
     except (dn.RankError, KeyboardInterrupt, OSError) as error:

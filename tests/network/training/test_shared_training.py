@@ -289,15 +289,74 @@ def test_other_objects_are_refused_as_ranks() -> None:
         dn.fit_many([network()], X, Y, ranks=dn.distributed.single())
 
 
-def test_the_cupy_backend_trains_on_ranks_on_its_stand_in() -> None:
-    """The gradients are interpreted on the device and summed on the host; it was not run on several GPUs."""
+def on_devices(size: int, has_nccl: bool = True, bus: str = "", **options: Any) -> list[Any]:
+    """Return the results of training on the stand-ins for GPUs, a rank on each."""
     host_device = pytest.importorskip("host_device", reason="the stand-in compiles the CUDA kernels with g++")
-    devices = [host_device.backend() for _ in range(2)]
+    backends = [host_device.backend() for _ in range(size)]
+    for backend in backends:
+        backend.device.has_nccl, backend.device.bus = has_nccl, bus
 
     def train(ranks: Any) -> Any:
-        return trained(ranks, network(devices[ranks.rank]), epochs=2)
+        ranks.fixed_order = options.get("fixed_order", True)
+        return trained(ranks, network(backends[ranks.rank]), epochs=2)
 
-    expected = train(dn.distributed.single())
-    assert run_ranks(2, train) == [expected] * 2
+    return run_ranks(size, train) if size > 1 else [train(dn.distributed.single())]
+
+
+def test_the_cupy_backend_sums_gradients_by_nccl_on_its_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not run on several GPUs."""
+    fake_nccl = pytest.importorskip("fake_nccl")
+    monkeypatch.setattr(fake_nccl, "log", [])
+    (expected,) = on_devices(1)
+    assert fake_nccl.log == []
     on_numpy = np.frombuffer(trained(dn.distributed.single(), epochs=2)[0], np.float32)
     np.testing.assert_allclose(np.frombuffer(expected[0], np.float32), on_numpy, rtol=1e-3, atol=1e-5)
+    for size in (2, 4):
+        fake_nccl.log.clear()
+        assert on_devices(size) == [expected] * size
+        parameters = len(on_numpy) + 1  # and the cost
+        assert fake_nccl.log.count(("send", 0, parameters)) == 8 * {2: 1, 4: 2}[size]
+
+
+@pytest.mark.parametrize("options", [{"has_nccl": False}, {"bus": "0000:01:00.0"}])
+def test_without_nccl_or_on_one_gpu_the_bits_are_the_same(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake_nccl = pytest.importorskip("fake_nccl")
+    monkeypatch.setattr(fake_nccl, "log", [])
+    caplog.set_level("DEBUG", "deepnotes")
+    assert on_devices(2, **options) == on_devices(1) * 2
+    assert fake_nccl.log == []
+    assert "the ranks sum gradients on the host" in caplog.text
+
+
+def test_the_order_of_nccl_changes_no_more_than_roundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nccl = pytest.importorskip("fake_nccl")
+    monkeypatch.setattr(fake_nccl, "log", [])
+    fixed, own = on_devices(4), on_devices(4, fixed_order=False)
+    assert own == own[:1] * 4
+    assert {name for name, *_ in fake_nccl.log} == {"send", "allReduce"}
+    first, second = (np.frombuffer(result[0][0], np.float32) for result in (fixed, own))
+    np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
+
+
+def test_a_rank_that_fails_on_a_gpu_ends_the_others() -> None:
+    host_device = pytest.importorskip("host_device", reason="the stand-in compiles the CUDA kernels with g++")
+    backends = [host_device.backend() for _ in range(2)]
+
+    class Fail(dn.Callback):
+        def on_chunk(self, training: Any) -> None:
+            if training.ranks.rank == 1 and training.step >= 4:
+                raise OSError("unplugged")
+
+    results = run_ranks(2, lambda ranks: trained(ranks, network(backends[ranks.rank]), callbacks=[Fail()]))
+    assert str(results[0]) == "rank 1: OSError: unplugged"
+
+
+def test_a_sum_of_nccl_that_does_not_end_is_an_error_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    host_device = pytest.importorskip("host_device", reason="the stand-in compiles the CUDA kernels with g++")
+    backends = [host_device.backend() for _ in range(2)]
+    monkeypatch.setattr(host_device.HostDevice, "has_occurred", lambda self, event: False)
+    results = run_ranks(2, lambda ranks: trained(ranks, network(backends[ranks.rank])), time_limit=1)
+    assert any("a sum of NCCL took longer than 1 s" in str(result) for result in results)
+    assert all(isinstance(result, RankError) for result in results)
