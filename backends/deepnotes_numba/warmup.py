@@ -18,10 +18,11 @@ from deepnotes.backends import (
     aligned,
     fuses,
     library_activations,
+    library_layers,
     library_losses,
     library_optimizers,
 )
-from deepnotes_numba.kernels import activation_kernels, loss_kernel, update_kernel
+from deepnotes_numba.kernels import activation_kernels, layer_kernels, loss_kernel, update_kernel
 
 
 def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
@@ -31,6 +32,9 @@ def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
             for in_place in (False, True):
                 activation_kernels(g, dtype, 1, in_place)
         yield f"activations, {dtype}"
+        for layer in library_layers():
+            layer_kernels(layer, dtype, 2)  # of any number of inputs, but a gate has an even number
+        yield f"layers, {dtype}"
         for loss, last in library_losses():
             loss_kernel(loss, fuses(last, loss), dtype, 1)
         yield f"losses, {dtype}"

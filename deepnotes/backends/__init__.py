@@ -24,7 +24,7 @@ from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.expressions import FULL, NUMBER, PER_SAMPLE, Expression, trace
 from deepnotes.nn.layers import Context, Dense, Dropout, Layer, Noise, Parameter, Shortcut
-from deepnotes.nn.library import library_activations, library_losses, library_optimizers
+from deepnotes.nn.library import library_activations, library_layers, library_losses, library_optimizers
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
@@ -103,6 +103,7 @@ __all__ = [
     "formulas",
     "fuses",
     "library_activations",
+    "library_layers",
     "library_losses",
     "library_optimizers",
     "number",

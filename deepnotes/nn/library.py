@@ -7,7 +7,7 @@ from typing import Any
 
 from deepnotes.nn import activations, losses, optimizers
 from deepnotes.nn.activations import Activation
-from deepnotes.nn.layers import Dense
+from deepnotes.nn.layers import FEATURE_LAYERS, GLU, Dense, Layer, SwiGLU, flatten
 from deepnotes.nn.losses import Loss
 from deepnotes.nn.optimizers import SGD, Optimizer
 
@@ -24,6 +24,14 @@ def library_losses() -> Iterator[tuple[Loss, Dense]]:
         for options in _options(traits.options):
             for last in {"identity", traits.fused[0] if traits.fused else "identity"}:
                 yield Loss(name, **options), Dense(1, last)
+
+
+def library_layers() -> Iterator[Layer]:
+    """Yield every layer by feature: gates with the activations of GLU and SwiGLU, the others with default options."""
+    blocks = flatten([GLU(1), SwiGLU(1)])
+    gates = [layer for layer in blocks if type(layer) in FEATURE_LAYERS]
+    yield from gates
+    yield from (kind() for kind in FEATURE_LAYERS if kind not in map(type, gates))
 
 
 def library_optimizers() -> Iterator[Optimizer]:
