@@ -190,6 +190,8 @@ class _Halves:
 
     def __getitem__(self, key: Any) -> Any:
         n = self.shape[0] // 2
+        if isinstance(key, tuple) and key[1:] == (slice(None),):
+            key = key[0]
         if key in (slice(None, n), slice(0, n)):
             return self.halves[0]
         if key in (slice(n, None), slice(n, 2 * n)):

@@ -449,7 +449,7 @@ class Gate(Layer):
     def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
         """Return ``A``, shape (n/2, m) for A_prev of shape (n, m), and the cache."""
         half = A_prev.shape[0] // 2
-        V, G = A_prev[:half], A_prev[half:]
+        V, G = A_prev[:half, :], A_prev[half:, :]
         gate = self.g.forward(ops, G)
         return V * gate, (V, G, gate)
 

@@ -39,7 +39,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from deepnotes.network.fit_many import run_all
-from deepnotes.nn import formulas
+from deepnotes.nn import expressions, formulas
 
 BACKENDS = [
     "numpy",
@@ -544,13 +544,13 @@ def test_the_checks_of_scikit_learn_pass(estimator: Any, check: Any) -> None:
 def test_estimators_that_differ_in_their_rate_trace_one_update(monkeypatch):
     """Tracing an optimizer takes longer than a short training run."""
     traced = []
-    trace = formulas.trace
+    trace = expressions.trace
 
     def counting(function, *args, **kwargs):
         traced.append(function.__name__)
         return trace(function, *args, **kwargs)
 
-    formulas.update.cache_clear()
+    formulas.update.cache_clear()  # type: ignore[attr-defined]
     monkeypatch.setattr(formulas, "trace", counting)
     X, y = load_iris(return_X_y=True)
     for rate in (0.001, 0.003, 0.01):

@@ -102,7 +102,7 @@ class FeatureLink(NamedTuple):
 
     def forward(self, ops: Ops, A: Array, parameters: Sequence[Array]) -> Array:
         """Return the outputs for inputs A, shape (n, m), and `parameters` on the namespace of `ops`."""
-        arrays = (A,) if self.inputs == self.outputs else (A[: self.outputs], A[self.outputs :])
+        arrays = (A,) if self.inputs == self.outputs else (A[: self.outputs, :], A[self.outputs :, :])
         (A,) = self.formula(ops.xp, *arrays, *parameters)
         return A
 

@@ -34,9 +34,10 @@ class Value:
     def __bool__(self) -> bool:
         raise TypeError("a traced function cannot branch on the values of an array")
 
-    def __getitem__(self, key: slice) -> "Value":
-        """Return a range of the features; the number of features must be known if `key` has no end."""
-        start, stop, _ = key.indices(self.shape[0])
+    def __getitem__(self, key: tuple[slice, slice]) -> "Value":
+        """Return a range of the features, of all samples; the number of features must be known."""
+        features, _ = key
+        start, stop, _ = features.indices(self.shape[0])
         bounds = (self.trace.constant(f"{name}:{x}", np.array([x])) for name, x in (("from", start), ("to", stop)))
         axes = self.trace.constant("features", np.array([-1]))
         part = self.trace.node("Slice", self, *bounds, axes, result=self.dtype.name)
