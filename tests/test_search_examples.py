@@ -32,7 +32,7 @@ def test_optuna_finds_a_network_by_ask_and_tell() -> None:
 
 
 def test_a_search_on_a_dask_cluster_has_the_same_scores() -> None:
-    pytest.importorskip("distributed", reason='needs Dask: pip install "dask[distributed]"')
+    pytest.importorskip("dask.distributed", reason='needs Dask: pip install "dask[distributed]"')
     pytest.importorskip("sklearn", reason="needs scikit-learn")
     printed = run_example("dask_search.py")
     assert "best of 4:" in printed
@@ -47,7 +47,7 @@ def test_a_search_with_ray_has_the_same_scores() -> None:
     assert "the same scores without Ray: True" in printed
 
 
-@pytest.mark.parametrize(("library", "example"), [("distributed", "dask_training.py"), ("ray", "ray_training.py")])
+@pytest.mark.parametrize(("library", "example"), [("dask.distributed", "dask_training.py"), ("ray", "ray_training.py")])
 def test_training_on_two_workers_has_the_bits_of_one_process(library: str, example: str) -> None:
     pytest.importorskip(library, reason='needs Dask or Ray: pip install "dask[distributed]" ray')
     printed = run_example(example)
