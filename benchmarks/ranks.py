@@ -159,7 +159,8 @@ def main() -> None:
         for batch in BATCHES:
             parts = time_parts(fixed, X, y, batch, given.rounds)
             times = time_steps(fixed, engine, X, y, batch, given.rounds)
-            steps[str(batch)] = {
+            steps[f"batch {batch}"] = {
+                "ranks": fixed.size,
                 "parts": parts,
                 "microseconds": microseconds(times),
                 "predicted": {str(n): round(predict(parts, sum_of_two, n), 1) for n in predicted},
@@ -171,7 +172,7 @@ def main() -> None:
                 },
             }
     if fixed.rank == 0:
-        results = {"ranks": fixed.size, "sums": sums, "steps": steps}
+        results = {**steps, "sums": sums}
         publish("ranks", "one Adam step of 784-512-512-10, float32, numba, one thread a rank", results, given.json)
         if sums:
             publish("ranks-sums", "sums over the ranks", results, None)

@@ -297,11 +297,13 @@ def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
 
 def ranks_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of the steps in ``ranks.json``: what the parts predict beside what was measured, by batch."""
-    size = results["ranks"]
     rows = [
         ["batch, processes", "predicted, ms", "measured, ms", "of which the sum, %", "times as fast as one process"]
     ]
-    for batch, r in results["steps"].items():
+    for case, r in results.items():
+        if case == "sums":
+            continue
+        batch, size = case.removeprefix("batch "), r["ranks"]
         times, ratios = r["microseconds"], r["ratios"]
         rows.append([f"{batch}, one, without shards", "", format_number(times["one process"] / 1e3), "", "1.00"])
         for ranks, predicted in r["predicted"].items():

@@ -57,10 +57,6 @@ def test_a_script_writes_to_a_temporary_folder_by_default(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_readme_lists_each_script() -> None:
     scripts = {path.stem for path in FOLDER.glob("*.py")}
-    assert scripts == {
-        *SCRIPTS,
-        "optuna_search",
-        "dask_search",
-        "ray_search",
-    }  # the last three: test_search_examples.py
+    others = {"optuna_search", "dask_search", "ray_search", "dask_training", "ray_training"}  # test_search_examples.py
+    assert scripts == {*SCRIPTS, *others}
     assert set(re.findall(r"\| \[(\w+)\.py\]\(\1\.py\) \|", README)) == scripts
