@@ -54,8 +54,9 @@ def make_layer_check(name: str) -> CheckFunction:
     """Return the check of some networks with one kind of layers."""
 
     def run(trial: Trial) -> None:
+        networks = list(enumerate(NETWORKS[name], 1))
         for dtype in trial.dtypes:
-            for number, network in enumerate(NETWORKS[name], 1):
+            for number, network in networks[-1:] if trial.quick else networks:
                 layers, where = list(flatten(network)), f"{dtype} network {number}"
                 check_gradients(trial, TrainingCase(layers, dtype, weighted=True), f"{where}, gradients")
                 check_training(trial, TrainingCase(layers, dtype, l2=0.05, clip=0.4), f"{where}, training")
