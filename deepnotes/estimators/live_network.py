@@ -32,10 +32,6 @@ class EpochRate(Schedule):
         """Return the rate `count` times."""
         return [self.rate] * count
 
-    def __repr__(self) -> str:
-        """Return a text without the rate, so that optimizers that differ only in it share a compiled update."""
-        return "EpochRate()"
-
 
 class LiveNetwork:
     """A network whose parameters are kept equal to an estimator's ``coefs_`` and ``intercepts_``.

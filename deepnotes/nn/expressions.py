@@ -604,7 +604,7 @@ def trace(
     except Exception as error:  # it may do anything: only what it does on arrays is known to work
         problem = f"{type(error).__name__}: {error}"
         raise NotAnExpressionError(
-            f"something that fails while it is traced ({problem}): only operators and the functions of ops.xp can be"
+            f"something that fails while it is traced, where only operators and functions of ops.xp work ({problem})"
         ) from None
     results = results if isinstance(results, tuple) else (results,)
     return xp.expression([xp.symbol(x) for x in results], arrays, numbers)

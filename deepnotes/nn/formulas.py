@@ -8,6 +8,7 @@ from deepnotes.equations.ops import Ops
 from deepnotes.nn.derivatives import pullback
 from deepnotes.nn.expressions import FULL, Expression, trace
 from deepnotes.nn.optimizers import updated_by
+from deepnotes.nn.schedules import Schedule
 from deepnotes.utils.errors import NotAnExpressionError
 
 P = ParamSpec("P")
@@ -36,12 +37,14 @@ def cached(function: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[A
 class _Exactly:
     """A part as a key: equal to parts of the same class with the same attributes; 0.0 and -0.0, 1 and True differ.
 
-    ``==`` of a part may leave out attributes.
+    ``==`` of a part may leave out attributes. Of a schedule, only the class counts: the rates are numbers that formulas
+    are called with.
     """
 
     def __init__(self, part: Any) -> None:
+        attributes = {name: type(x) if isinstance(x, Schedule) else x for name, x in vars(part).items()}
         kinds = type(part), *map(type, vars(part).values())
-        self.part, self._key = part, (kinds, repr(sorted(vars(part).items())))
+        self.part, self._key = part, (kinds, repr(sorted(attributes.items())))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Exactly) and self._key == other._key
