@@ -13,8 +13,6 @@ from typing import Any
 from deepnotes.backends import RankError
 from deepnotes_cupy.device import Device
 
-TIME_LIMIT = 300.0
-"""The number of seconds after which a sum counts as lost, for ranks that have no time limit of their own."""
 SPINNING, PAUSE = 1e-3, 5e-5
 """The number of seconds to poll without a pause, and the pauses afterwards."""
 
@@ -51,7 +49,8 @@ class NcclSum:
     ----------
     device : Device
     ranks : Ranks
-        Gradients are summed in the fixed tree, unless `ranks` has an attribute `fixed_order` that is false.
+        Gradients are summed in the fixed tree if their `fixed_order` is true. After their `time_limit`, a sum counts
+        as lost.
     unique_id : tuple of int
         The result of ``nccl.get_unique_id`` on rank 0.
     """
@@ -60,8 +59,7 @@ class NcclSum:
         self._device, self._ranks = device, ranks
         self._nccl: Any = device.nccl()
         self._types = {"float32": self._nccl.NCCL_FLOAT32, "float64": self._nccl.NCCL_FLOAT64}
-        self._time_limit = getattr(ranks, "time_limit", TIME_LIMIT)
-        add = self._add_in_tree if getattr(ranks, "fixed_order", True) else self._add_by_nccl
+        add = self._add_in_tree if ranks.fixed_order else self._add_by_nccl
         self._add: Callable[[Any], Any] = add
         with device.section():
             self._communicator = self._call(self._nccl.NcclCommunicator, ranks.size, unique_id, ranks.rank)
@@ -114,8 +112,8 @@ class NcclSum:
         start = time.monotonic()
         while not self._device.has_occurred(event):
             waited = time.monotonic() - start
-            if waited > self._time_limit:
-                raise RankError(f"a sum of NCCL took longer than {self._time_limit:g} s (time_limit)")
+            if waited > self._ranks.time_limit:
+                raise RankError(f"a sum of NCCL took longer than {self._ranks.time_limit:g} s (time_limit)")
             self._call(self._communicator.check_async_error)
             if waited > SPINNING:
                 time.sleep(PAUSE)

@@ -281,7 +281,7 @@ class Batches(NamedTuple):
         The number of updates before the update 0.
     sums : ndarray, shape (epochs, 3)
         For each epoch, the sum of the losses and the sum of the weights, to which those of the batches are added, and
-        the cost of the last batch. If there is no update, the first number is that of the squares of the gradient.
+        the cost of the last batch.
     first_sample : int
         The position of the first sample in its batch: not 0 if the samples are a shard of a batch.
     """

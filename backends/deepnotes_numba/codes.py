@@ -1,7 +1,7 @@
 """How the activation of a layer is computed, and what this backend supports.
 
 Plans with parts whose equations cannot be traced run eagerly, as do those with other layers than Dense, Dropout,
-Shortcut and layers by feature. This module does not import Numba, since that takes a second.
+Noise, Shortcut and layers by feature. This module does not import Numba, since that takes a second.
 """
 
 from deepnotes.backends import Supported

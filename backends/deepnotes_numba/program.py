@@ -2,6 +2,7 @@
 
 from math import isfinite
 from time import perf_counter
+from typing import cast
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from deepnotes.backends import (
     Chunk,
     Data,
     EagerProgram,
-    Gradient,
     Plan,
     State,
     aligned,
@@ -85,13 +85,15 @@ class NumbaProgram(EagerProgram):
             for epoch, (loss_sum, weight_sum, cost) in enumerate(sums[:started].tolist())
         ]
 
-    def shard_gradient(self, state: State, data: Data, indices: np.ndarray, first_sample: int) -> Gradient:
+    def shard_gradient(
+        self, state: State, data: Data, indices: np.ndarray, first_sample: int
+    ) -> tuple[Array | float, Array]:
         """Return the cost and gradient of a part of a batch; see :meth:`EagerProgram.shard_gradient`."""
         m, sums = len(indices), np.zeros((1, 3))
+        # Copied, although the compiled code gathers samples: it would convert all targets, once for each shard.
         shard = Data._make(x if x is None else _columns(np.asarray(x), indices) for x in data)
         self._train(state, Batches(shard, np.arange(m), m, np.zeros(1)), m, 0, sums, first_sample)
-        square, _, cost = sums[0]
-        return Gradient._make((cost, float(m), self._g[: self.plan.layout.size], square))
+        return float(sums[0, 2]), cast(Array, self._g[: self.plan.layout.size])
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update with the gradient `g`, shape (p,), by the compiled kernel of the optimizer."""
@@ -135,7 +137,7 @@ class NumbaProgram(EagerProgram):
         cost, of each epoch. Return the number of the update not made, or else of updates.
 
         If `first_sample` is a number, the only batch is a part of a batch, with its first sample at this position. Then
-        no update is made, the gradient is in ``self._g``, and `sums` has the sum of its squares and the cost.
+        no update is made, the gradient is in ``self._g``, and `sums` has the cost only.
         """
         data, order, batch_size, rates, _ = batches
         X, by_sample = to_c_order(data.X)

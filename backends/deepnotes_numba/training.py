@@ -98,8 +98,6 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
         if call.team.rank == 0:
             sums[epoch, 2] = cost
         if optimizer.kernel == 0:
-            if call.team.rank == 0:
-                sums[epoch, 0] = square
             return update
         norm = sqrt(square)
         clipping = optimizer.clip_norm / norm if 0 < optimizer.clip_norm < norm else 1.0

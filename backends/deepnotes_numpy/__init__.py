@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 
 from deepnotes.backends import (
+    Array,
     Backend,
     Batches,
     Chunk,
     Data,
-    Gradient,
     HostBackend,
     Plan,
     Program,
@@ -51,7 +51,9 @@ class NumpyProgram(RecordedProgram):
         with threads_for(largest * batches.batch_size):
             return super().train(state, batches)
 
-    def shard_gradient(self, state: State, data: Data, indices: np.ndarray, first_sample: int) -> Gradient:
+    def shard_gradient(
+        self, state: State, data: Data, indices: np.ndarray, first_sample: int
+    ) -> tuple[Array | float, Array]:
         """Return the cost and gradient of a part of a batch, with the bits of one thread.
 
         See :meth:`deepnotes.backends.EagerProgram.shard_gradient`.

@@ -173,8 +173,8 @@ class Backend:
         Parameters
         ----------
         ranks : Ranks
-            See :class:`deepnotes.network.distributed.Ranks`. If they have an attribute `fixed_order` that is false, the
-            order of the additions may be any.
+            See :class:`deepnotes.network.distributed.Ranks`. Unless their `fixed_order` is true, the order of the
+            additions may be any.
 
         Returns
         -------

@@ -79,7 +79,9 @@ class EagerProgram:
         """
         return self.gradients(state, self.batch(data, indices))
 
-    def shard_gradient(self, state: State, data: Data, indices: np.ndarray, first_sample: int) -> Gradient:
+    def shard_gradient(
+        self, state: State, data: Data, indices: np.ndarray, first_sample: int
+    ) -> tuple[Array | float, Array]:
         """Return the cost and gradient of a part of a batch, the samples at `indices`, as if it were a batch.
 
         Only the dropout masks are those that the samples have in the whole batch.
@@ -95,12 +97,15 @@ class EagerProgram:
 
         Returns
         -------
-        Gradient
-            The next call may overwrite its arrays.
+        cost : Array, 0-d, or float
+        g : Array, shape (p,)
+            The next call may overwrite it.
         """
-        step = self.ops.xp.asarray(state.step, dtype=self.backend.integer)
-        samples = take(self.backend, data, indices)
-        return gradient_step(self.ops, self.plan, state.theta, self.decays, step, *samples, first_sample=first_sample)
+        step, samples = self.ops.xp.asarray(state.step, dtype=self.backend.integer), take(self.backend, data, indices)
+        gradient = gradient_step(
+            self.ops, self.plan, state.theta, self.decays, step, *samples, first_sample=first_sample
+        )
+        return gradient.cost, gradient.flat
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         """Return the samples at `indices`, shape (m,)."""

@@ -7,13 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from deepnotes.network.distributed.ranks import SHARDS, as_shards
+from deepnotes.network.distributed.ranks import SHARDS, TIME_LIMIT, as_shards
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import RankError
 from deepnotes.utils.wording import brief
-
-TIME_LIMIT = 300.0
-"""The default number of seconds after which a rank that does not answer counts as lost."""
 
 Messages: TypeAlias = Sequence[tuple[int, np.ndarray]]
 """Buffers to send to ranks, or to receive from ranks."""
@@ -40,6 +37,7 @@ class ConnectedRanks:
     def __init__(self, rank: int, size: int, shards: int = SHARDS, time_limit: float = TIME_LIMIT) -> None:
         self.rank, self.size, self.shards = rank, size, as_shards(shards, size)
         self.time_limit = number("time_limit", time_limit, positive=True)
+        self.fixed_order = True
         self.local_rank = rank
         """The number of this process among those on its machine, from 0: the index of its GPU, if it has one."""
         self.call = 0

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.network.distributed.connected import TIME_LIMIT, ConnectedRanks, Messages
-from deepnotes.network.distributed.ranks import SHARDS
+from deepnotes.network.distributed.connected import ConnectedRanks, Messages
+from deepnotes.network.distributed.ranks import SHARDS, TIME_LIMIT
 from deepnotes.utils.errors import ArgumentError, RankError
 from deepnotes.utils.extras import import_optional
 from deepnotes.utils.wording import brief

@@ -11,6 +11,8 @@ from deepnotes.utils.errors import ArgumentError
 
 SHARDS = 8
 """The default number of shards of a batch."""
+TIME_LIMIT = 300.0
+"""The default number of seconds after which a rank that does not answer counts as lost."""
 
 
 @runtime_checkable
@@ -27,6 +29,10 @@ class Ranks(Protocol):
         The number of processes: a power of two, and at most `shards`.
     shards : int
         The number of shards of a batch: a power of two. The bits of a training run depend on it, but not on `size`.
+    fixed_order : bool
+        Whether gradients are summed in the fixed binary tree. If not, their order may depend on `size`.
+    time_limit : float
+        The number of seconds after which a rank that does not answer counts as lost.
     """
 
     @property
@@ -41,10 +47,18 @@ class Ranks(Protocol):
     def shards(self) -> int:
         """The number of shards of a batch."""
 
+    @property
+    def fixed_order(self) -> bool:
+        """Whether gradients are summed in the fixed binary tree."""
+
+    @property
+    def time_limit(self) -> float:
+        """The number of seconds after which a rank that does not answer counts as lost."""
+
     def sum(self, buffer: np.ndarray) -> None:
         """Replace the content of `buffer`, shape (p,), on every rank by the sum of the buffers of all ranks.
 
-        The sum is added in the fixed binary tree of :mod:`deepnotes.network.distributed.tree`.
+        The sum is added in the fixed binary tree of :mod:`deepnotes.network.distributed.tree`, if `fixed_order`.
         """
 
     def broadcast(self, value: Any) -> Any:
@@ -75,7 +89,7 @@ class SingleRank:
     ArgumentError
     """
 
-    rank, size, local_rank = 0, 1, 0
+    rank, size, local_rank, fixed_order, time_limit = 0, 1, 0, True, TIME_LIMIT
 
     def __init__(self, shards: int = SHARDS) -> None:
         self.shards = as_shards(shards, 1)

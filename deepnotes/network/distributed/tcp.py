@@ -3,9 +3,8 @@
 import os
 from typing import TYPE_CHECKING
 
-from deepnotes.network.distributed.connected import TIME_LIMIT
 from deepnotes.network.distributed.launch import find_launch
-from deepnotes.network.distributed.ranks import SHARDS
+from deepnotes.network.distributed.ranks import SHARDS, TIME_LIMIT
 from deepnotes.utils.arguments import whole
 from deepnotes.utils.errors import ArgumentError
 

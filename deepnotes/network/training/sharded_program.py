@@ -64,10 +64,10 @@ class ShardedProgram(EagerProgram):
                 out[...] = 0
                 return
             part, order = data_for_program(self.backend, data, indices[start:stop])
-            gradient = self._halves.shard_gradient(state, part, order, start)
+            cost, g = self._halves.shard_gradient(state, part, order, start)
             share = (stop - start) / m
-            np.multiply(self.backend.to_numpy(gradient.flat), share, out=out[:-1])
-            out[-1] = share * float(gradient.cost)
+            np.multiply(self.backend.to_numpy(g), share, out=out[:-1])
+            out[-1] = share * float(cost)
 
         total = sum_in_tree(compute, self._ranks.rank * self._count, self._count, self._buffers)
         self._ranks.sum(total)
@@ -89,9 +89,9 @@ class ShardedProgram(EagerProgram):
             if start == stop:
                 return xp.zeros((self.plan.layout.size + 1,), dtype=dtype)
             part, order = data_for_program(self.backend, data, indices[start:stop])
-            gradient = self._halves.shard_gradient(state, part, order, start)
-            cost = xp.reshape(xp.astype(gradient.cost, dtype), (1,))
-            return xp.concat([gradient.flat, cost]) * ((stop - start) / m)
+            cost, g = self._halves.shard_gradient(state, part, order, start)
+            last = xp.reshape(xp.astype(cast(Array, cost), dtype), (1,))
+            return xp.concat([g, last]) * ((stop - start) / m)
 
         with self.backend.execution_context():
             total = compute(first, self._count)

@@ -76,7 +76,7 @@ def _describe(training: Training) -> dict[str, str | None]:
     return {
         **{f"the version of {name}": value for name, value in versions(training).items()},
         "epochs": str(training.epochs),
-        "fixed_order": str(getattr(training.ranks, "fixed_order", True)),
+        "fixed_order": str(training.ranks.fixed_order),
         **settings(own),
         "the initial parameters": parameters,
         "the random generator": order,
