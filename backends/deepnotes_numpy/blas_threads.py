@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 
@@ -67,26 +67,16 @@ class BlasThreads:
                 self._free.notify_all()
 
 
-@contextmanager
-def threads_for(multiplications: int) -> Iterator[None]:
+def threads_for(multiplications: int) -> AbstractContextManager[None]:
     """Use as many threads in the ``with`` block as suit products of at most so many multiplications."""
     blas = None if any(os.environ.get(name) for name in VARIABLES) else openblas()
-    if blas is None:
-        yield
-        return
-    with blas.using(multiplications <= SMALL):
-        yield
+    return nullcontext() if blas is None else blas.using(multiplications <= SMALL)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Use one thread in the ``with`` block, whatever the environment says."""
     blas = openblas()
-    if blas is None:
-        yield
-        return
-    with blas.using(True):
-        yield
+    return nullcontext() if blas is None else blas.using(True)
 
 
 @cache
