@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
-from deepnotes.datasets import csv_files
-from deepnotes.datasets.csv_files import CELL_ENDS, GZIP, SEPARATOR_LINE, Header, Text
+from deepnotes.datasets import csv_files, csv_text
+from deepnotes.datasets.csv_text import CELL_ENDS, GZIP, SEPARATOR_LINE, Header, Text
 from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import WHITESPACE, Content, Format, Request, require_memory
 from deepnotes.utils.errors import TableError
@@ -57,12 +57,12 @@ def read_parts(path: Path, source: str, request: Request, problems: Problems) ->
         while not _has_row(text, header) and (data := chunks.take()):  # blank lines
             text = replace(text, data=text.data + data)
         yield csv_files.read_rows(text, header, request, size, problems)
-        line = text.first_line + csv_files.count_lines(text.data)
+        line = text.first_line + csv_text.count_lines(text.data)
         chunks.separator = text.separator
         while data := chunks.take():
-            csv_files.require_text(data, source, line)
+            csv_text.require_text(data, source, line)
             text = Text(data, source, text.separator, line, is_continued=True)
-            line += csv_files.count_lines(data)
+            line += csv_text.count_lines(data)
             if _has_row(text, header):
                 yield csv_files.read_rows(text, header, request, size, problems)
 
@@ -78,7 +78,7 @@ def unpacked(file: IO[bytes], size: int, source: str) -> Iterator[bytes]:
     Raises
     ------
     TableError
-        As :func:`deepnotes.datasets.csv_files.unpack`.
+        As :func:`deepnotes.datasets.csv_text.unpack`.
     """
     is_packed = file.read(len(GZIP)) == GZIP
     file.seek(0)
@@ -126,7 +126,7 @@ class _Chunks:
             data, blocks = b"".join([data, *blocks]), []
             self.separator = self.separator or self._detect(data)
             end = end_of_rows(data, self.separator)
-            if csv_files.count_lines(data[:end]) > 1:  # the first chunk needs a row below the header
+            if csv_text.count_lines(data[:end]) > 1:  # the first chunk needs a row below the header
                 self._rest = data[end:]
                 return data[:end]
         self._rest = b""
@@ -138,7 +138,7 @@ class _Chunks:
         if line := SEPARATOR_LINE.match(head):
             return line[1].decode()
         try:
-            return csv_files.detect_separator(head, "", self._form)
+            return csv_text.detect_separator(head, "", self._form)
         except TableError:  # the text is refused when the chunk is read
             return ","
 
@@ -155,7 +155,7 @@ def end_of_rows(data: bytes, separator: str) -> int:
     """
     whole = data[:-1] if data.endswith(b"\r") else data  # a line feed may follow
     end = max(whole.rfind(b"\n"), whole.rfind(b"\r")) + 1
-    if b'"' not in data[:end] or csv_files.unambiguous_quotes(separator).fullmatch(data, 0, end):
+    if b'"' not in data[:end] or csv_text.unambiguous_quotes(separator).fullmatch(data, 0, end):
         return end
     position = complete = 0
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import DAY, CellError, ColumnRequest, convert, is_missing_value, replace_missing
-from deepnotes.datasets.csv_files import PANDAS_INDEX
+from deepnotes.datasets.csv_text import PANDAS_INDEX
 from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import (
     EVERYTHING,

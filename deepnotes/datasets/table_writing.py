@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deepnotes.datasets import csv_files
+from deepnotes.datasets import csv_files, csv_text
 from deepnotes.datasets.csv_files import TextStream
 from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
 from deepnotes.utils.atomic_files import replacing
@@ -66,7 +66,7 @@ def write_table(
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names) or not names:
         raise ArgumentError.of("names", names, "a sequence of at least one column name")
-    if fault := csv_files.name_fault(names):
+    if fault := csv_text.name_fault(names):
         raise ArgumentError(f"names is {join_names(names)}: {fault}")
     cells = _cells(names, columns)
     if spreadsheet:

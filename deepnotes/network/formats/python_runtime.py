@@ -21,7 +21,8 @@ from numpy import ndarray as Array
 from numpy.typing import NDArray
 
 from deepnotes.datasets.cells import CellError, CodedCells, ColumnRequest, convert_coded, describe_missing
-from deepnotes.datasets.csv_files import cell_lines, count_named, parse_text, read_header, unpack, write_rows
+from deepnotes.datasets.csv_files import write_rows
+from deepnotes.datasets.csv_text import cell_lines, count_named, parse_text, read_header, unpack
 from deepnotes.datasets.encoding import Feature, inputs_of
 from deepnotes.datasets.problems import MAX_POSITIONS, Gap
 from deepnotes.datasets.reading import Format, Request
