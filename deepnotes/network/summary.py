@@ -76,9 +76,14 @@ def _layers_of(network: "NetworkLike") -> str:
     """Return the layers of a network on one line."""
     descriptions = [f"{network.inputs} inputs"]
     for i, layer in enumerate(network.layers):
-        kind = f"dropout {layer.rate:g}" if isinstance(layer, Dropout) else None
-        plain = f"{network.layout.sizes[i + 1]} {_describe(layer)}" if isinstance(layer, Dense) else _kind(layer)
-        descriptions.append(kind or plain)
+        if isinstance(layer, Dropout):
+            descriptions.append(f"dropout {layer.rate:g}")
+        elif isinstance(layer, Noise):
+            descriptions.append(f"noise {layer.std:g}")
+        elif isinstance(layer, Dense):
+            descriptions.append(f"{network.layout.sizes[i + 1]} {_describe(layer)}")
+        else:
+            descriptions.append(_kind(layer))
     return ", ".join(descriptions)
 
 
@@ -87,7 +92,7 @@ def _kind(layer: Layer) -> str:
 
 
 def _describe(layer: Layer) -> str:
-    """Return the activation of a dense layer or a gate, the rate of a dropout layer, or "" for another layer."""
+    """Return the activation of a dense layer or a gate, the rate of dropout, the std of noise, or "" for others."""
     if isinstance(layer, Dropout):
         return f"rate {layer.rate:g}"
     if isinstance(layer, Noise):

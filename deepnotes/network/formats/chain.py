@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
 from deepnotes.datasets.encoding import Encoder
 from deepnotes.datasets.standardizer import Standardizer
-from deepnotes.equations.array import Array
+from deepnotes.equations.array import Array, Namespace
 from deepnotes.equations.ops import Ops
 from deepnotes.network.evaluation import mean_output
 from deepnotes.nn import formulas
@@ -245,7 +245,8 @@ class Chain(Described):
             raise ModelFileError(f"metadata is {brief(repr(network.metadata))}, wanted a dict of JSON values")
         links: list[AnyLink] = []
         before = [0]  # for each layer, the number of links before it
-        for index, (layer, parameters) in enumerate(zip(network.layers, _host_parameters(network), strict=True)):
+        all_parameters: Any = network.layout.split(cast(Namespace, np), cast(Array, network.flat()))
+        for index, (layer, parameters) in enumerate(zip(network.layers, all_parameters, strict=True)):
             size = network.layout.sizes[index]
             if type(layer) is Dense:
                 links.append(Link(parameters["W"], parameters["b"], _exported(layer, index + 1, network.dtype)))
@@ -387,14 +388,6 @@ class ChainMean(Described):
 
 
 Exportable: TypeAlias = Chain | ChainMean
-
-
-def _host_parameters(network: "NetworkLike") -> list[dict[str, np.ndarray]]:
-    """Return copies of the parameters of each layer."""
-    parameters: list[dict[str, np.ndarray]] = [{} for _ in network.layers]
-    for name, entry in network.layout.entries.items():
-        parameters[entry.layer][entry.key] = np.array(network.backend.to_numpy(network.parameters[name]))
-    return parameters
 
 
 def _feature_link(layer: Layer, index: int, network: "NetworkLike", parameters: dict[str, np.ndarray]) -> FeatureLink:

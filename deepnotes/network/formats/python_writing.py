@@ -186,18 +186,18 @@ def formulas_of(chain: Exportable) -> list[str]:
         for index, (number, link) in enumerate(member.numbered, 1):
             if isinstance(link, FeatureLink):
                 name, inputs = f"layer{index}", ["Z", *["Z_2"] * (link.inputs != link.outputs)]
-                arguments, formula = ", ".join([*inputs, *link.parameters]), link.formula
+                arguments, formula = [*inputs, *link.parameters], link.formula
                 text = f"the outputs of layer {index}, {link.name}, for inputs Z"
             elif isinstance(link, Link) and isinstance(link.g, FormulaActivation):
-                name, arguments = f"activation{number}", "Z"
+                name, arguments = f"activation{number}", ["Z"]
                 text, formula = f"the activation {link.g.name} of layer {number}", link.g.formula
             else:
                 continue
             lines += [
                 "",
-                f"def {_name(prefix, name)}(xp, {arguments}):",
+                f"def {_name(prefix, name)}({', '.join(['xp', *arguments])}):",
                 f'    """Return {text}."""',
-                *_formula_body(formula, np.empty((link.outputs, 0), chain.dtype), arguments.split(", ")),
+                *_formula_body(formula, np.empty((link.outputs, 0), chain.dtype), arguments),
                 "",
             ]
     return [_heading("the formulas of activations and layers"), *lines] if lines else []

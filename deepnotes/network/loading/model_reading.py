@@ -111,8 +111,7 @@ def _contents(path: Path, file: Container) -> list[_Content]:
     architectures = []
     for prefix, member in zip(prefixes, members, strict=True):
         names = STANDARDIZER if {prefix + name for name in STANDARDIZER} <= shapes else ()
-        layers, description = _architecture(path, member)
-        layout = Layout(description["inputs"], layers)
+        layers, description, layout = _architecture(path, member)
         expected |= {prefix + name for name in (*layout.entries, *names)}
         architectures.append((layers, description, layout, names))
     if tensors != expected:
@@ -191,8 +190,8 @@ def _activation(path: Path, description: Any, dtype: str) -> ActivationFunction:
     return FormulaActivation(name, formula, derivative, outputs, initializer)
 
 
-def _architecture(path: Path, header: dict[str, Any]) -> tuple[list[Layer], dict[str, Any]]:
-    """Return the layers and the description of a network; `header` is that of the file, or of one network in it."""
+def _architecture(path: Path, header: dict[str, Any]) -> tuple[list[Layer], dict[str, Any], Layout]:
+    """Return layers, description and layout of a network; `header` is that of the file, or of one network in it."""
     try:
         description = header["network"]
         layers = [_layer(path, layer, description["dtype"]) for layer in description["layers"]]
@@ -209,9 +208,9 @@ def _architecture(path: Path, header: dict[str, Any]) -> tuple[list[Layer], dict
             raise ModelFileError(f"{path}: unknown dialect {brief(repr(dialect))}; the file may need a newer deepnotes")
         if not valid or dtype not in ("float32", "float64") or not isinstance(metadata, dict):
             raise ModelFileError(f"{path}: its header is invalid")
-        Layout(inputs, layers)
+        layout = Layout(inputs, layers)
     except ModelFileError:
         raise
     except (DeepnotesError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path}: its header is invalid ({brief(error)})") from None
-    return layers, description
+    return layers, description, layout
