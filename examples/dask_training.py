@@ -22,9 +22,6 @@ def train(rank: int, size: int, address: str, port: int, secret: str) -> np.ndar
     """Train as one of the ranks, and return the parameters; each worker runs this at the same time."""
     digits = load_digits()
     net = dn.Network([dn.Dense(32, "relu"), dn.Dropout(0.2), dn.Dense(10, "softmax")], inputs=64, seed=0)
-    if size == 1:
-        net.fit(digits.X.T / 16, digits.y, batch_size=256, epochs=5, ranks=dn.distributed.single())
-        return net.flat()
     with dn.distributed.tcp(rank, size, address, port, secret=secret) as ranks:
         net.fit(digits.X.T / 16, digits.y, batch_size=256, epochs=5, ranks=ranks)
     return net.flat()
