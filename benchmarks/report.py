@@ -191,6 +191,16 @@ def own_parts_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return time_rows(results, "batch", ["own to library"])
 
 
+def layers_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of ``layers.json``: the time of a plain network, and the other networks' multiples of it."""
+    others = [contender for contender in contender_names(results) if contender != "plain"]
+    rows = [["backend, network", "batch", "plain µs", *others]]
+    for name, r in results.items():
+        ratios = [_spread(r["ratios"][f"{other} to plain"]) for other in others]
+        rows.append([name, f"{r['batch']:,}", _time_cell(r, "plain"), *ratios])
+    return rows
+
+
 def many_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``many.json``, with a row per contender, or per amount of memory."""
     rows = [["backend, case", "contender", "ms, or copies of X", "fit_many to it"]]
@@ -345,6 +355,7 @@ TABLES = {
     "tables": (tables_rows, {"scikit-learn"}),
     "threads": (threads_rows, set()),
     "own-parts": (own_parts_rows, set()),
+    "layers": (layers_rows, set()),
     "many": (many_rows, {"scikit-learn", "jax"}),
     "c-export": (c_export_rows, set()),
     "instructions": (instructions_rows, set()),
