@@ -5,7 +5,7 @@
 Elementary Functions, 1980). All functions return NaN for NaN. Their accuracy depends on the order of operations.
 """
 
-from math import factorial, inf, log2, nan
+from math import factorial, inf, nan
 
 import numpy as np
 from llvmlite import ir
@@ -107,7 +107,7 @@ def _word(kind):
 
 
 ZERO, HALF, ONE, TWO, INFINITY, NAN = (constant(x, x) for x in (0.0, 0.5, 1.0, 2.0, inf, nan))
-PER_LN2 = constant(log2(np.e), log2(np.e))
+PER_LN2 = constant(1.4426950408889634, 1.4426950408889634)  # 1 / ln 2
 LN2_HIGH = constant(0.693359375, 0.693147180369123816490)  # has so few bits that its product with n is exact
 LN2_LOW = constant(-2.12194440054690581e-4, 1.90821492927058770e-10)
 LOWEST, HIGHEST = constant(-104.0, -746.0), constant(89.0, 710.0)  # beyond these, e^x is 0 or infinite
