@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.hidden_layers import hidden_layers
+from deepnotes.nn.layers import Dense, Layer
 from deepnotes.nn.losses import LossFunction, as_loss, check_pair
 from deepnotes.nn.plan import Objective
 from deepnotes.utils.arguments import number
@@ -58,7 +59,14 @@ def hidden_activations(activation: Any, count: int) -> list[str | ActivationFunc
     return [_to_activation(g) for g in activations]
 
 
-def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: str) -> list[Layer]:
+def layers(
+    units: Sequence[int],
+    activation: Any,
+    dropout: Any,
+    out_activation: str,
+    normalization: str | None = None,
+    residual: bool = False,
+) -> list[Layer]:
     """Return the layers of a network.
 
     Parameters
@@ -71,6 +79,8 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
         The fraction of the outputs of each hidden layer to drop; a list has one fraction for each layer.
     out_activation : str
         The activation of the last layer, a key of :data:`OUTPUTS`.
+    normalization, residual : optional
+        As for :func:`deepnotes.nn.hidden_layers.hidden_layers`.
 
     Raises
     ------
@@ -81,16 +91,22 @@ def layers(units: Sequence[int], activation: Any, dropout: Any, out_activation: 
     if len(rates) != hidden:
         raise ArgumentError(f"dropout={dropout!r} has {len(rates)} rates, wanted {hidden}: one per hidden layer")
     rates = [number(f"dropout[{i}]", rate, below=1) for i, rate in enumerate(rates)]
-    hidden_layers: list[Layer] = []
-    for n, g, rate in zip(units[1:], hidden_activations(activation, hidden), rates, strict=False):
-        hidden_layers += [Dense(n, g), *([Dropout(rate)] if rate else [])]
-    return [*hidden_layers, Dense(units[-1], OUTPUTS[out_activation])]
+    activations = hidden_activations(activation, hidden)
+    before = hidden_layers(units[1:-1], activations, rates, normalization, residual)
+    return [*before, Dense(units[-1], OUTPUTS[out_activation])]
 
 
 def initial_parameters(
-    units: Sequence[int], activation: Any, random_state: np.random.RandomState, dtype: np.dtype[Any]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return initial weights, shape (n_prev, n), and biases, shape (n,), with the same random numbers as scikit-learn.
+    units: Sequence[int],
+    activation: Any,
+    random_state: np.random.RandomState,
+    dtype: np.dtype[Any],
+    normalization: str | None = None,
+) -> dict[str, list[np.ndarray]]:
+    """Return initial parameters by the keys of the layers, with the same random numbers as scikit-learn.
+
+    These are ``W``, shape (n_prev, n), and ``b``, shape (n,), of each Dense layer, and ``gamma``, 1, and ``beta``, 0,
+    shape (n,), of each layer that normalizes; the lists are empty if there are none.
 
     The distribution is uniform within the bound of Glorot and Bengio (AISTATS 2010), which is smaller for the sigmoid.
     The bound of the last layer is computed as if this layer had the activation of the last hidden layer.
@@ -103,7 +119,10 @@ def initial_parameters(
         bound = np.sqrt(factor / (n_prev + n))
         coefs.append(random_state.uniform(-bound, bound, (n_prev, n)).astype(dtype, copy=False))
         intercepts.append(random_state.uniform(-bound, bound, n).astype(dtype, copy=False))
-    return coefs, intercepts
+    scaled = units[1:-1] if normalization is not None else []
+    shifted = units[1:-1] if normalization == "layer" else []
+    gammas, betas = [np.ones(n, dtype) for n in scaled], [np.zeros(n, dtype) for n in shifted]
+    return {"W": coefs, "b": intercepts, "gamma": gammas, "beta": betas}
 
 
 def loss_of(name: str | LossFunction, out_activation: str, outputs: int) -> tuple[LossFunction, Objective]:

@@ -29,13 +29,18 @@ from deepnotes.estimators.sparse import SparseSamples
 from deepnotes.estimators.stochastic_fit import StochasticFit
 from deepnotes.network.network import Network
 from deepnotes.network.training.callbacks import as_callbacks
-from deepnotes.network.training.state import Training
+from deepnotes.network.training.state import Training, with_averages
+from deepnotes.nn.averaging import Averaged
+from deepnotes.nn.layers import Layer
 from deepnotes.nn.optimizers import SGD, Adam, Optimizer
 from deepnotes.nn.plan import Plan
+from deepnotes.nn.schedules import WHOLE_RUN, Schedule
 from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
 from deepnotes.utils.errors import ArgumentError, DataError, DTypeError, NonFiniteLossError, ShapeError
 
 FIT_DTYPES = (np.float64, np.float32)
+PARAMETERS = {"W": "coefs_", "b": "intercepts_", "gamma": "gammas_", "beta": "betas_"}
+"""The attributes with the parameters of all layers, by the keys of the parameters in the layers."""
 MIN_WEIGHT, MAX_WEIGHT = 1e-25, 1e25
 """The range of the largest sample weight: within it, sums of weights neither underflow nor overflow in float32."""
 
@@ -63,6 +68,8 @@ class DenseEstimator(BaseEstimator, ABC):
 
     coefs_: list[np.ndarray]
     intercepts_: list[np.ndarray]
+    gammas_: list[np.ndarray]
+    betas_: list[np.ndarray]
     out_activation_: str
     n_outputs_: int
     loss_curve_: list[float]
@@ -188,7 +195,7 @@ class DenseEstimator(BaseEstimator, ABC):
                 if getattr(self, "validation_scores_" if self.early_stopping else "best_loss_", None) is None:
                     self._reset_curves()
             self._fit_stochastic(network, samples, incremental, callbacks)
-        self.coefs_, self.intercepts_ = self._live_network.expose()
+        self._expose()
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -253,11 +260,11 @@ class DenseEstimator(BaseEstimator, ABC):
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(units)
         self.out_activation_ = self._out_activation()
-        layers = architecture.layers(units, self.activation, self.dropout, self.out_activation_)
+        layers = self._layers(units)
         loss, _ = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         architecture.check_loss(loss, layers[-1])  # before any parameters are set
-        self.coefs_, self.intercepts_ = architecture.initial_parameters(
-            units, self.activation, self._random_state, dtype
+        self._set_parameters(
+            architecture.initial_parameters(units, self.activation, self._random_state, dtype, self.normalization)
         )
         self._seed = int(self._random_state.randint(2**31)) if np.any(self.dropout) else 0
         self._live_network = LiveNetwork(self.learning_rate_init)
@@ -275,7 +282,7 @@ class DenseEstimator(BaseEstimator, ABC):
         self.best_loss_: float | None = None if validates else np.inf
 
     def _network(self, units: list[int] | None = None, backend: Backend | None = None) -> Network:
-        """Return the network with the parameters in ``coefs_`` and ``intercepts_``.
+        """Return the network with the parameters in ``coefs_``, ``intercepts_``, ``gammas_`` and ``betas_``.
 
         Raises
         ------
@@ -285,14 +292,33 @@ class DenseEstimator(BaseEstimator, ABC):
         sizes = self._parameter_sizes()
         if units is not None and units != sizes:
             raise ArgumentError(f"the layers of the last fit have the sizes {sizes}, but this fit needs {units}")
-        layers = architecture.layers(sizes, self.activation, self.dropout, self.out_activation_)
+        layers = self._layers(sizes)
         if not hasattr(self, "_live_network"):
             self._live_network = LiveNetwork(self.learning_rate_init)
         network = self._live_network.network(
-            layers, backend or get_backend(self.backend), getattr(self, "_seed", 0), self.coefs_, self.intercepts_
+            layers, backend or get_backend(self.backend), getattr(self, "_seed", 0), self._parameters()
         )
-        self.coefs_, self.intercepts_ = self._live_network.expose()
+        self._expose()
         return network
+
+    def _layers(self, units: list[int]) -> list[Layer]:
+        """Return the layers for these sizes ``n[0], n[1], ..., n[L]``."""
+        return architecture.layers(
+            units, self.activation, self.dropout, self.out_activation_, self.normalization, self.residual
+        )
+
+    def _parameters(self) -> dict[str, list[np.ndarray]]:
+        """Return the parameters in the attributes, by the keys of :data:`PARAMETERS`."""
+        return {key: getattr(self, name, []) for key, name in PARAMETERS.items()}
+
+    def _set_parameters(self, parameters: dict[str, list[np.ndarray]]) -> None:
+        """Set the attributes with the parameters."""
+        for key, name in PARAMETERS.items():
+            setattr(self, name, parameters.get(key, []))
+
+    def _expose(self) -> None:
+        """Set the attributes to the parameters of the network."""
+        self._set_parameters(self._live_network.expose())
 
     def _parameter_sizes(self) -> list[int]:
         """Return the sizes ``n[0], n[1], ..., n[L]`` of ``coefs_`` and ``intercepts_``, which a user may have set.
@@ -318,7 +344,22 @@ class DenseEstimator(BaseEstimator, ABC):
                 if x.dtype.kind not in "biuf":
                     raise DTypeError(f"{name}[{i}] was set to an array of {x.dtype}, wanted real numbers")
             sizes.append(int(n))
+        hidden = sizes[1:-1]
+        self._check_normalization("gammas_", hidden if self.normalization is not None else [])
+        self._check_normalization("betas_", hidden if self.normalization == "layer" else [])
         return sizes
+
+    def _check_normalization(self, name: str, sizes: list[int]) -> None:
+        """Raise ShapeError or DTypeError unless the attribute has an array of real numbers for each of the `sizes`."""
+        arrays = [np.asarray(x) for x in getattr(self, name, [])]
+        shapes, wanted = [x.shape for x in arrays], [(n,) for n in sizes]
+        if shapes != wanted:
+            raise ShapeError(
+                f"{name} has arrays of the shapes {shapes}, wanted {wanted} for normalization={self.normalization!r}"
+            )
+        for i, x in enumerate(arrays):
+            if x.dtype.kind not in "biuf":
+                raise DTypeError(f"{name}[{i}] was set to an array of {x.dtype}, wanted real numbers")
 
     def _plan(self, network: Network, optimizer: Optimizer, exact: bool = False) -> Plan:
         """Return the plan; if `exact`, the reported loss is the loss that is minimized, which L-BFGS needs."""
@@ -331,11 +372,25 @@ class DenseEstimator(BaseEstimator, ABC):
             class_indices, objective,
         )  # fmt: skip
 
-    def _optimizer(self) -> Optimizer:
+    def _optimizer(self, steps: int) -> Optimizer:
+        """Return the optimizer; `steps` is the number of updates in ``max_iter`` epochs."""
+        schedule = self._schedule(steps)
+        optimizer: Optimizer
         if self.solver == "adam":
-            return Adam(self._live_network.rate, self.beta_1, self.beta_2, self.epsilon, epsilon_hat=True)
-        nesterov = self.nesterovs_momentum and self.momentum > 0
-        return SGD(self._live_network.rate, self.momentum, nesterov, rate_in_velocity=False)  # see Rules._set_rate
+            optimizer = Adam(schedule, self.beta_1, self.beta_2, self.epsilon, epsilon_hat=True)
+        else:
+            nesterov = self.nesterovs_momentum and self.momentum > 0
+            in_velocity = schedule is not self._live_network.rate  # whose changes rescale it, see Rules._set_rate
+            optimizer = SGD(schedule, self.momentum, nesterov, rate_in_velocity=in_velocity)
+        return optimizer if self.average is None else Averaged(optimizer, self.average)
+
+    def _schedule(self, steps: int) -> Schedule:
+        """Return the learning rate: by update if there is a schedule, or the rate that scikit-learn's rules change."""
+        if isinstance(self.learning_rate, Schedule):
+            return self.learning_rate
+        if self.learning_rate in WHOLE_RUN:
+            return WHOLE_RUN[self.learning_rate](float(self.learning_rate_init), steps)
+        return self._live_network.rate
 
     def _data(self, network: Network, plan: Plan, samples: Samples) -> Data:
         """Return the samples on the network's backend, transposed so that samples are columns."""
@@ -365,7 +420,7 @@ class DenseEstimator(BaseEstimator, ABC):
         )  # fmt: skip
         _, objective = architecture.loss_of(self.loss, self.out_activation_, self.n_outputs_)
         total = len(samples.y) if samples.weights is None else samples.weights.sum()
-        penalty = 0.5 * float(self.alpha) / total * sum(float(np.vdot(W, W)) for W in self._live_network.expose()[0])
+        penalty = 0.5 * float(self.alpha) / total * sum(float(np.vdot(W, W)) for W in self._live_network.expose()["W"])
         self.loss_ = penalty + (cost - penalty) * objective.reported_scale / plan.objective.reported_scale
         if not np.isfinite(network.flat()).all():
             raise _not_finite("L-BFGS ended with parameters that are not finite")
@@ -382,23 +437,29 @@ class DenseEstimator(BaseEstimator, ABC):
         """Return the training run of :meth:`_fit_stochastic`."""
         if not incremental:
             self._live_network.rate.rate = float(self.learning_rate_init)
-        plan = self._plan(network, self._optimizer())
+        validation: Samples | None = None
+        if self.early_stopping:
+            samples, validation = self._split(samples)
+        batch_size = self._batch_size(len(samples.y))
+        plan = self._plan(network, self._optimizer(self.max_iter * -(-len(samples.y) // batch_size)))
         held_out: Data | None = None
         evaluate: Callable[[], dict[str, float]] = dict
         columns: tuple[str, ...] = ("loss",)
-        if self.early_stopping:
-            samples, validation = self._split(samples)
+        if validation is not None:
             held_out = self._data(network, plan, validation)
             evaluate = partial(self._evaluate, network, plan, held_out, validation)
             columns = ("loss", "val_loss", "val_score")
         data = self._data(network, plan, samples)
-        batch_size = self._batch_size(len(samples.y))
         epochs = 1 if incremental else self.max_iter
         order: Any = Order(self._random_state) if self.shuffle else None
         rules = Rules(self, self._live_network.rate, network.flat() if self.early_stopping else None)
         training = Training(
             network, plan, data, held_out, batch_size, epochs, order, [rules, *callbacks], columns
         )  # fmt: skip
+        if self.average is not None and validation is not None:
+            evaluate = partial(with_averages, training, evaluate)
+        if incremental:
+            self._live_network.recall(training)
 
         def start() -> tuple[Program, State]:
             started = self._live_network.start(plan, resume=incremental)
@@ -495,7 +556,7 @@ class DenseEstimator(BaseEstimator, ABC):
     def _outputs_of_valid(self, X: Any) -> np.ndarray:
         """Return the network's outputs for validated samples, shape (samples, outputs)."""
         live = getattr(self, "_live_network", None)
-        network = (live and live.current(self.coefs_, self.intercepts_)) or self._network()
+        network = (live and live.current(self._parameters())) or self._network()
         if not issparse(X):
             return cast(np.ndarray, network.predict(X.T).T)
         samples = SparseSamples(network.backend, X.tocsr(), network.host_dtype)

@@ -234,7 +234,7 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
         Each member has a shallow copy of each callback.
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter,
     shuffle, tol, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
-    n_iter_no_change, max_fun, loss, class_weight, dropout, backend, dtype
+    n_iter_no_change, max_fun, loss, class_weight, dropout, normalization, residual, average, backend, dtype
         The same as for :class:`DenseClassifier`.
 
     Attributes
@@ -285,7 +285,7 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        learning_rate: Any = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -305,6 +305,9 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
         loss: Any = "log_loss",
         class_weight: Any = None,
         dropout: Any = 0.0,
+        normalization: str | None = None,
+        residual: bool = False,
+        average: Any = None,
         backend: Any = None,
         dtype: str | None = None,
         callbacks: Any = None,
@@ -413,7 +416,7 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         Each member has a shallow copy of each callback.
     loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t,
     max_iter, shuffle, tol, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
-    n_iter_no_change, max_fun, dropout, backend, dtype
+    n_iter_no_change, max_fun, dropout, normalization, residual, average, backend, dtype
         The same as for :class:`DenseRegressor`.
 
     Attributes
@@ -465,7 +468,7 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        learning_rate: Any = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -483,6 +486,9 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         dropout: Any = 0.0,
+        normalization: str | None = None,
+        residual: bool = False,
+        average: Any = None,
         backend: Any = None,
         dtype: str | None = None,
         callbacks: Any = None,

@@ -1,16 +1,24 @@
-"""The network of an estimator, kept consistent with ``coefs_`` and ``intercepts_``, and the state of its optimizer."""
+"""The network of an estimator, kept consistent with its attributes, and the state of its optimizer."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.program import Program, State
 from deepnotes.network.network import Network
+from deepnotes.network.training.state import Training
+from deepnotes.nn.averaging import Averaged
 from deepnotes.nn.layers import Layer
-from deepnotes.nn.plan import Plan
-from deepnotes.nn.schedules import Schedule
+from deepnotes.nn.plan import Layout, Plan
+from deepnotes.nn.schedules import Memory, Rate, Schedule
+
+Parameters: TypeAlias = Mapping[str, Sequence[np.ndarray]]
+"""The parameters of all layers by their keys there, such as ``W``, in the order of the layers.
+
+Those with the key ``W`` have the shape (n_prev, n), as in scikit-learn, and the others (n,).
+"""
 
 
 class EpochRate(Schedule):
@@ -34,11 +42,11 @@ class EpochRate(Schedule):
 
 
 class LiveNetwork:
-    """A network whose parameters are kept equal to an estimator's ``coefs_`` and ``intercepts_``.
+    """A network whose parameters are kept equal to the attributes of an estimator, such as ``coefs_``.
 
-    Users read, change and pickle ``coefs_`` and ``intercepts_``. On backends that use NumPy arrays, these are views of
-    the network's parameters. On other backends they are copies, which are read-only because writing to a copy would not
-    change the network. If a user assigns new arrays, the network copies their values when it is next used.
+    Users read, change and pickle these attributes. On backends that use NumPy arrays, they are views of the network's
+    parameters. On other backends they are copies, which are read-only because writing to a copy would not change the
+    network. If a user assigns new arrays, the network copies their values when it is next used.
 
     Attributes
     ----------
@@ -50,58 +58,55 @@ class LiveNetwork:
         self._network: Network | None = None
         self._exposed: list[np.ndarray] = []  # the arrays that the last call of expose() returned
         self._moments: tuple[list[np.ndarray], int] | None = None  # the optimizer's slots and step, for resuming
+        self._averaged: tuple[np.ndarray, np.ndarray] | None = None  # the trained parameters, and their averages
+        self._memory: tuple[Rate, Memory] | None = None  # of the last training run
 
-    def network(
-        self,
-        layers: Sequence[Layer],
-        backend: Backend,
-        seed: int,
-        coefs: Sequence[np.ndarray],
-        intercepts: Sequence[np.ndarray],
-    ) -> Network:
+    def network(self, layers: Sequence[Layer], backend: Backend, seed: int, parameters: Parameters) -> Network:
         """Return the network with these parameters: a new one only if the layers, the backend or the dtype changed."""
-        net = self._network
-        if net is None or net.backend is not backend or net.layers != tuple(layers) or net.dtype != _dtype(coefs):
-            inputs = int(np.shape(coefs[0])[0])
-            net = Network(
-                layers,
-                inputs,
-                backend=backend,
-                dtype=_dtype(coefs),
-                seed=seed,
-                theta=pack_parameters(coefs, intercepts),
-            )
+        net, W = self._network, np.asarray(parameters["W"][0])
+        dtype = "float32" if W.dtype == np.float32 else "float64"
+        if net is None or net.backend is not backend or net.layers != tuple(layers) or net.dtype != dtype:
+            theta = _pack(Layout(len(W), layers), parameters)
+            net = Network(layers, len(W), backend=backend, dtype=dtype, seed=seed, theta=theta)
             if self._network is not None and self._network._training is not None:
                 self._moments = _moments(self._network)
             self._network = net
-        elif not self._exposes(coefs, intercepts):
-            net.set_flat(pack_parameters(coefs, intercepts))
+        elif not self._exposes(parameters):
+            net.set_flat(_pack(net.layout, parameters))
         return net
 
-    def current(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> Network | None:
+    def current(self, parameters: Parameters) -> Network | None:
         """Return the network if the arguments are the arrays that it exposes, else None: a shortcut for ``predict``."""
-        return self._network if self._exposes(coefs, intercepts) else None
+        return self._network if self._exposes(parameters) else None
 
-    def expose(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Return the network's parameters as arrays for ``coefs_`` and ``intercepts_``."""
+    def expose(self) -> dict[str, list[np.ndarray]]:
+        """Return the network's parameters by key, as arrays for the attributes of the estimator."""
         net = self._network
         assert net is not None
         flat = net.backend.to_numpy(net.theta)
         if flat is not cast(Any, net.theta):
             flat = np.array(flat)
             flat.flags.writeable = False
-        coefs, intercepts = [], []
+        parameters: dict[str, list[np.ndarray]] = {}
         for entry in net.layout.entries.values():
-            part = flat[entry.start : entry.stop].reshape(entry.parameter.shape)
-            coefs += [part.T] if entry.key == "W" else []
-            intercepts += [part.reshape(-1)] if entry.key == "b" else []
-        self._exposed = [*coefs, *intercepts]
-        return coefs, intercepts
+            part = flat[entry.start : entry.stop]
+            part = part.reshape(entry.parameter.shape).T if entry.key == "W" else part
+            parameters.setdefault(entry.key, []).append(part)
+        self._exposed = [part for parts in parameters.values() for part in parts]
+        return parameters
 
     def start(self, plan: Plan, resume: bool) -> tuple[Program, State]:
-        """Return a Program and its state; with `resume`, the optimizer continues with its current slots and step."""
+        """Return a Program and its state; with `resume`, the optimizer continues with its current slots and step.
+
+        Then training also continues from the parameters of which the network has the averages, unless these changed.
+        """
         net = self._network
         assert net is not None
+        if resume and self._averaged is not None and isinstance(plan.optimizer, Averaged):
+            trained, averages = self._averaged
+            if np.array_equal(net.flat(), averages):
+                net.set_flat(trained)
+        self._averaged = None
         moments = self._moments if net._training is None else None
         if resume and net._training is not None:
             if net._training[0] == plan:
@@ -118,6 +123,23 @@ class LiveNetwork:
             state.step = step
         return program, state
 
+    def use_averages(self, training: Training) -> None:
+        """Set the parameters to their averages, if there are any, and keep the parameters for :meth:`start`."""
+        averages = training.averages
+        if averages is not None:
+            self._averaged = training.network.flat(), averages
+            training.use_averages()
+
+    def recall(self, training: Training) -> None:
+        """Let a training run begin with the memory that its schedule had at the end of the last one."""
+        if self._memory is not None and self._memory[0] == training.plan.optimizer.learning_rate:
+            training.position.memory = self._memory[1]
+
+    def remember(self, training: Training) -> None:
+        """Keep the memory of the schedule, if it has one."""
+        memory = training.position.memory
+        self._memory = (training.plan.optimizer.learning_rate, memory) if memory else None
+
     def release_program(self) -> None:
         """Release the Program and its workspace, but keep what training needs to continue."""
         assert self._network is not None
@@ -125,20 +147,22 @@ class LiveNetwork:
             self._moments = _moments(self._network)
             self._network._training = None
 
-    def _exposes(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> bool:
+    def _exposes(self, parameters: Parameters) -> bool:
         """Return whether these are the very objects that the last call of :meth:`expose` returned."""
-        arrays = [*coefs, *intercepts]
+        arrays = [array for arrays in parameters.values() for array in arrays]
         return len(arrays) == len(self._exposed) and all(a is b for a, b in zip(arrays, self._exposed, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the rate and the optimizer's slots and step; the estimator stores the parameters."""
+        """Return the rate, the optimizer's slots and step, and the like; the estimator stores the parameters."""
         net = self._network
         moments = self._moments if net is None or net._training is None else _moments(net)
-        return {"rate": self.rate.rate, "moments": moments}
+        content = {"rate": self.rate.rate, "moments": moments, "averaged": self._averaged, "memory": self._memory}
+        return {key: value for key, value in content.items() if value is not None}
 
     def __setstate__(self, content: dict[str, Any]) -> None:
         self.__init__(content["rate"])  # type: ignore[misc]
-        self._moments = content["moments"]
+        self._moments, self._averaged = content.get("moments"), content.get("averaged")
+        self._memory = content.get("memory")
 
 
 def _moments(network: Network) -> tuple[list[np.ndarray], int]:
@@ -148,10 +172,7 @@ def _moments(network: Network) -> tuple[list[np.ndarray], int]:
     return [np.array(network.backend.to_numpy(slot)) for slot in state.slots], state.step
 
 
-def pack_parameters(coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
-    """Return all parameters as a flat buffer, shape (p,): the weights of all layers, then the biases."""
-    return np.concatenate([*(np.asarray(W).T.ravel() for W in coefs), *(np.ravel(b) for b in intercepts)])
-
-
-def _dtype(coefs: Sequence[np.ndarray]) -> str:
-    return "float32" if np.asarray(coefs[0]).dtype == np.float32 else "float64"
+def _pack(layout: Layout, parameters: Parameters) -> np.ndarray:
+    """Return all parameters as a flat buffer, shape (p,)."""
+    remaining = {key: iter(arrays) for key, arrays in parameters.items()}
+    return np.concatenate([np.asarray(next(remaining[entry.key])).T.ravel() for entry in layout.entries.values()])

@@ -43,10 +43,12 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         weights), is added to the loss of the batch.
     batch_size : int or "auto", default "auto"
         By default 200, or the number of samples if there are fewer.
-    learning_rate : {"constant", "invscaling", "adaptive"}, default "constant"
-        How the rate of ``sgd`` changes between epochs. ``invscaling`` divides `learning_rate_init` by ``(samples seen +
-        1) ** power_t``. ``adaptive`` divides the rate by 5 whenever training would otherwise end, until the rate is at
-        most 1e-6.
+    learning_rate : str or Schedule, default "constant"
+        How the rate of ``sgd`` changes between epochs: ``constant``, ``invscaling``, which divides `learning_rate_init`
+        by ``(samples seen + 1) ** power_t``, or ``adaptive``, which divides the rate by 5 whenever training would
+        otherwise end, until the rate is at most 1e-6. ``cosine``, ``one-cycle`` and ``cyclic`` are schedules of ``sgd``
+        and ``adam`` from update to update, over `max_iter` epochs, with the highest rate `learning_rate_init`; with
+        `n_iter_no_change`, training may end before. A :class:`~deepnotes.nn.schedules.Schedule` has its own rates.
     learning_rate_init : float, default 0.001
     power_t : float, default 0.5
     max_iter : int, default 200
@@ -74,6 +76,15 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         The largest number of evaluations of the loss by ``lbfgs``.
     dropout : float or list of float, default 0.0
         The fraction of the outputs of each hidden layer to drop during training; a list has one fraction per layer.
+    normalization : {"layer", "rms"}, optional
+        Normalizes the outputs of each hidden layer, after activation and dropout, where the next layer reads them, by a
+        :class:`~deepnotes.LayerNorm` or :class:`~deepnotes.RMSNorm`. By default, nothing is normalized.
+    residual : bool, default False
+        Whether to add the input of a hidden layer to its output, for each but the first that has as many neurons as the
+        layer before. With `normalization`, the input is added as it is before it is normalized.
+    average : EMA or SWA, optional
+        For ``sgd`` and ``adam``, an average of the parameters over the updates: scores on held-out samples and
+        predictions are those of the averages, and ``partial_fit`` continues from the parameters themselves.
     backend : str or Backend, optional
         By default the backend that :func:`deepnotes.get_backend` selects.
     dtype : {"float32", "float64"}, optional
@@ -85,6 +96,10 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     ----------
     coefs_, intercepts_ : list of ndarray
         The weights, shape (n_prev, n), and the biases, shape (n,), of each layer; both attributes can be assigned to.
+        With `normalization`, they apply to normalized inputs, except in the first layer.
+    gammas_, betas_ : list of ndarray
+        The scales of the normalized outputs of each hidden layer, and for ``layer`` their shifts, shape (n,); these
+        attributes can be assigned to, too. Without `normalization`, the lists are empty.
     loss_, best_loss_ : float
         The last and the smallest loss, including the L2 term; ``best_loss_`` is None with `early_stopping`.
     loss_curve_, validation_loss_curve_, validation_scores_ : list of float
@@ -121,7 +136,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         solver: str = "adam",
         alpha: float = 0.0001,
         batch_size: Any = "auto",
-        learning_rate: str = "constant",
+        learning_rate: Any = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -140,6 +155,9 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         dropout: Any = 0.0,
+        normalization: str | None = None,
+        residual: bool = False,
+        average: Any = None,
         backend: Any = None,
         dtype: str | None = None,
         callbacks: Any = None,

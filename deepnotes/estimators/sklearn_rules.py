@@ -113,7 +113,7 @@ class Rules(Callback):
         e._no_improvement_count = e._no_improvement_count + 1 if score < e.best_validation_score_ + e.tol else 0
         if score > e.best_validation_score_:
             e.best_validation_score_ = score
-            self.best = training.network.flat()
+            self.best = training.flat()
 
     def _compare_loss(self) -> None:
         e = self.estimator

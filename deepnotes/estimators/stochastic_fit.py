@@ -55,6 +55,9 @@ class StochasticFit:
             with callback_lifecycle(self.training), np.errstate(all="ignore"):
                 program, self.training.state = self.start()
                 run_fit(self.training, program, self.evaluate, signals)
+            self.live_network.remember(self.training)
+            if self.rules.best is None:
+                self.live_network.use_averages(self.training)
             if signals is not None:
                 _ = self.network.inference  # for the predictions that follow, while other training runs go on
                 self.live_network.release_program()

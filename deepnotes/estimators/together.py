@@ -53,7 +53,7 @@ class Task:
         assert self._fit is not None
         estimator, fit, self._fit = self.estimator, self._fit, None
         estimator._conclude(fit, incremental=False)
-        estimator.coefs_, estimator.intercepts_ = estimator._live_network.expose()
+        estimator._expose()
         return estimator
 
 

@@ -5,7 +5,7 @@ double precision, so user-defined schedules work with every backend.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any, TypeAlias, cast
@@ -415,6 +415,17 @@ class Plateau:
     best: float = math.inf
     waited: int = 0
     scale: float = 1.0
+
+
+WHOLE_RUN: dict[str, Callable[[float, int], Schedule]] = {
+    "cosine": lambda rate, steps: CosineDecay(rate, steps, warmup=steps // 20),
+    "one-cycle": lambda rate, steps: OneCycle(rate, max(steps, 4)),
+    "cyclic": lambda rate, steps: Cyclic(rate, rate / 4, up=math.ceil(steps / 8)),
+}
+"""Functions that return a schedule for a whole training run, given the highest rate and the total number of updates.
+
+``cyclic`` has four cycles, from a quarter of the rate, both of which Smith (arXiv:1506.01186) recommends.
+"""
 
 
 def as_schedule(rate: Rate) -> Schedule:

@@ -44,6 +44,10 @@ def estimators_to_check(backend: str) -> Iterator[object]:
         for estimator in ESTIMATORS:
             yield estimator(backend=backend, max_iter=100)
             yield estimator(backend=backend, solver="lbfgs", max_iter=20)
+            yield estimator(
+                (10, 10), backend=backend, max_iter=100, normalization="layer", residual=True, average=dn.EMA(0.9),
+                learning_rate="one-cycle", learning_rate_init=0.01,
+            )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -104,6 +108,11 @@ def test_values_that_scikit_learn_refuses_raise_the_same_class_of_error(ours, th
         ({"activation": ["relu", "tanh"]}, "has 2 activations, wanted 1: one per hidden layer"),
         ({"activation": ["rleu"]}, "did you mean 'relu'"),
         ({"loss": "log_los"}, "'loss' parameter"),
+        ({"normalization": "batch"}, "'normalization' parameter"),
+        ({"residual": "yes"}, "'residual' parameter"),
+        ({"average": 0.9}, "'average' parameter"),
+        ({"learning_rate": "one_cycle"}, "'learning_rate' parameter"),
+        ({"learning_rate": 0.1}, "'learning_rate' parameter"),
         ({"callbacks": [1]}, r"callbacks\[0\]=1"),
         ({"callbacks": dn.EarlyStopping()}, "'callbacks' parameter"),
         ({"loss": "categorical_cross_entropy"}, "needs outputs in the range 'simplex'"),

@@ -67,6 +67,16 @@ def test_exported_and_reloaded_pipelines_make_the_same_predictions(target: str, 
     np.testing.assert_allclose(net.predict(rows[:1].T).T, outputs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalization", ["layer", "rms"])
+@pytest.mark.parametrize("target", ["two classes", "classes", "two numbers"])
+def test_normalization_and_shortcuts_are_exported(target: str, normalization: str) -> None:
+    model = fit_pipeline(target, "float64", hidden_layer_sizes=(5, 5), normalization=normalization, residual=True)
+    rows = X.astype("float64")
+    session = runtime.InferenceSession(export(model, "float64").SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = model.predict(rows) if "number" in target else model.predict_proba(rows)
+    np.testing.assert_allclose(session.run(None, {"X": rows})[-1], expected, rtol=1e-10, atol=1e-12)
+
+
 def test_zipmap_gives_a_dict_of_probabilities_for_each_sample() -> None:
     model = fit_pipeline("two classes")
     session = runtime.InferenceSession(

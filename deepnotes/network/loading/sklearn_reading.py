@@ -49,7 +49,8 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
     Raises
     ------
     ArgumentError
-        If the estimator is of another class, is not fitted, or has an activation or a step that no layer can represent.
+        If the estimator is of another class, is not fitted, or has an activation or a step that no layer can represent;
+        or if it has normalization or shortcuts: use its method ``to_network``.
     UnknownNameError, BackendUnavailable
         As for :func:`deepnotes.get_backend`.
     """
@@ -66,6 +67,11 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
             else "wanted a fitted MLPClassifier, MLPRegressor, DenseClassifier or DenseRegressor"
         )
         raise ArgumentError(f"estimator is a {brief(kind)}, {problem}")
+    if getattr(model, "normalization", None) or getattr(model, "residual", False):
+        raise ArgumentError(
+            f"estimator has normalization={model.normalization!r} and residual={model.residual!r}, wanted Dense layers "
+            "only; its method to_network() returns its network"
+        )
     dtype = float_dtype(model.coefs_[0].dtype if dtype is None else dtype)
     expression = Expression()
     try:
