@@ -98,6 +98,7 @@ def test_training_has_the_bits_of_a_network_with_these_layers_and_this_schedule(
     assert model.loss_curve_ == history.loss
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
@@ -120,23 +121,18 @@ def test_partial_fit_continues_from_averages_that_a_user_has_changed() -> None:
     options = {"average": dn.EMA(0.9), "shuffle": False, "solver": "sgd", "momentum": 0.0}
     model = make(**options).partial_fit(X, y, classes=np.unique(y))
     model.coefs_[0][:] = 0.0
-    changed = flat(model)
-    average, rate = dn.EMA(0.9), 0.01
-    net = model.to_network()
-    seen = [changed]
+    started: list[np.ndarray] = []
 
     class Record(dn.Callback):
-        def on_chunk(self, training: Any) -> None:
-            seen.append(training.network.flat())
+        def on_ready(self, training: Any) -> None:
+            started.append(training.network.flat())
 
-    net.fit(
-        X.T, y, optimizer=dn.SGD(rate), epochs=1, batch_size=150, average=average, shuffle=False, callbacks=[Record()]
-    )
-    model.set_params(alpha=0.0, batch_size=150).partial_fit(X, y)
-    # The optimizer goes on: this is its sixth update, so the averages move by a tenth towards the new parameters.
-    trained, averages = model._live_network._averaged
-    np.testing.assert_allclose(trained, seen[-1], rtol=1e-12, atol=1e-15)
-    assert not np.array_equal(trained, averages)
+    changed = flat(model)
+    model.set_params(callbacks=[Record()]).partial_fit(X, y)
+    np.testing.assert_array_equal(started[0], changed)
+    unchanged = flat(model)
+    model.partial_fit(X, y)
+    assert not np.array_equal(started[1], unchanged)  # but the parameters themselves
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -175,15 +171,15 @@ def test_a_warm_start_continues_from_the_averages() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_search_trains_all_candidates_together_with_the_results_of_scikit_learn(backend) -> None:
     grid = {
-        "normalization": [None, "layer", "rms"], "residual": [False, True], "average": [None, dn.EMA(0.9)],
-        "learning_rate": ["constant", "one-cycle", dn.Cyclic(0.02, 0.005, up=4)],
+        "normalization": [None, "layer"], "average": [None, dn.EMA(0.9)],
+        "learning_rate": ["one-cycle", dn.Cyclic(0.02, 0.005, up=4)],
     }  # fmt: skip
-    model = make(max_iter=2, backend=backend)
+    model = make(max_iter=2, residual=True, backend=backend)
     ours = dn.DenseSearchCV(model, grid, cv=2).fit(X, y)
     theirs = GridSearchCV(model, grid, cv=2).fit(X, y)
     assert ours.best_params_ == theirs.best_params_
     np.testing.assert_array_equal(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"])
-    assert len(set(ours.cv_results_["mean_test_score"])) > 5
+    assert len(set(ours.cv_results_["mean_test_score"])) > 3
     np.testing.assert_array_equal(flat(ours.best_estimator_), flat(theirs.best_estimator_))
 
 
@@ -199,7 +195,8 @@ def test_an_ensemble_passes_the_options_to_its_members(estimator) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("normalization", ["layer", "rms"])
 def test_lbfgs_trains_normalized_layers(normalization, backend) -> None:
-    model = make(solver="lbfgs", normalization=normalization, residual=True, max_iter=200, backend=backend).fit(X, y)
+    options = {"solver": "lbfgs", "activation": "tanh", "normalization": normalization, "residual": True}
+    model = make(**options, max_iter=200, backend=backend).fit(X, y)
     assert model.score(X, y) > 0.98
     assert all((gamma != 1).any() for gamma in model.gammas_)
 
@@ -222,7 +219,7 @@ def test_scales_and_shifts_of_other_shapes_are_refused() -> None:
     gammas = model.gammas_
     for wrong in ([], gammas[:2], [*gammas[:2], np.ones(5)]):
         model.gammas_ = wrong
-        with pytest.raises(dn.ShapeError, match="gammas_ has arrays of the shapes .* for normalization='layer'"):
+        with pytest.raises(dn.ShapeError, match=r"gammas_ has arrays of the shapes .* for normalization='layer'"):
             model.predict(X)
     model.gammas_ = [*gammas[:2], np.array(["a"] * 4)]
     with pytest.raises(dn.DTypeError, match=r"gammas_\[2\] was set to an array of"):
