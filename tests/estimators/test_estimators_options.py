@@ -98,7 +98,7 @@ def test_training_has_the_bits_of_a_network_with_these_layers_and_this_schedule(
     assert model.loss_curve_ == history.loss
 
 
-@pytest.mark.thinned
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
