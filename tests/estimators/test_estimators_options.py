@@ -84,6 +84,7 @@ def test_training_has_the_bits_of_a_network_with_these_layers_and_this_schedule(
     start._random_state = np.random.RandomState(0)
     start._initialize([4, 6, 6, 4, 3], np.dtype(np.float64))
     net = start.to_network()
+    optimizer: dn.nn.Optimizer
     if options.get("solver") == "sgd":
         momentum = options.get("momentum", 0.9)
         in_velocity = isinstance(rate, dn.nn.Schedule)  # otherwise the rate is constant, and the velocity as by default
