@@ -22,6 +22,7 @@ from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import check
 from deepnotes.nn.layers import (
     GLU,
+    BatchNorm,
     Context,
     Dense,
     Dropout,
@@ -126,6 +127,7 @@ __all__ = [
     "ArgumentError",
     "Backend",
     "BackendUnavailable",
+    "BatchNorm",
     "BusyError",
     "Callback",
     "CheckpointError",

@@ -12,10 +12,18 @@ from typing import Any
 import numpy as np
 
 TOKEN = re.compile(
-    r"\s*(Σ_samples|Σ_outputs|mean_outputs|e\^|where\b|else\b|[A-Za-z][A-Za-z0-9_]*|[Σ√σΦφλαπ]|\d+\.?\d*(?:e-?\d+)?|<=|>=|.)"
+    r"\s*(Σ_samples|Σ_outputs|mean_outputs|mean_samples|e\^|where\b|else\b|[A-Za-z][A-Za-z0-9_]*|[Σ√σΦφλαπ]|\d+\.?\d*(?:e-?\d+)?|<=|>=|.)"
 )
 CONSTANTS = {"π": np.pi, "λ": 1.0507009873554805, "α": 1.6732632423543772}
-PREFIXES = {"tanh": np.tanh, "log": np.log, "cosh": np.cosh, "sign": np.sign, "exp": np.exp, "√": np.sqrt}
+PREFIXES = {
+    "tanh": np.tanh,
+    "log": np.log,
+    "cosh": np.cosh,
+    "sign": np.sign,
+    "exp": np.exp,
+    "sqrt": np.sqrt,
+    "√": np.sqrt,
+}
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": np.maximum,
     "min": np.minimum,
@@ -26,6 +34,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 REDUCTIONS = {
     "Σ_samples": lambda x: np.sum(x, axis=1, keepdims=True),
     "Σ_outputs": lambda x: np.sum(x, axis=0, keepdims=True),
+    "mean_samples": lambda x: np.mean(x, axis=1, keepdims=True),
     "mean_outputs": lambda x: np.mean(x, axis=0, keepdims=True),
 }
 COMPARISONS = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}

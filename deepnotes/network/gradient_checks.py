@@ -138,7 +138,7 @@ def check_gradients(
     """Compare the gradients of a network (N11 to N16) with central differences of its cost, in float64.
 
     The equations run on the backend of the network or, if it has no float64, on NumPy. Dropout acts as in the first
-    training step. The network is not changed.
+    training step. Statistics, such as the running mean of a BatchNorm, have no gradients. The network is not changed.
 
     Parameters
     ----------
@@ -197,9 +197,10 @@ def check_gradients(
 
     with np.errstate(all="ignore"), backend.execution_context():
         g = np.array(backend.to_numpy(step_at(theta).flat))
-        differences = _Differences(cost, theta, float(abs(g).max()))
+        differences = _Differences(cost, theta, float(abs(g[: layout.trained]).max()))
         rng = np.random.default_rng(net.seed)
-        checks = [_check(differences, layout.entries[name], g, rng, elements) for name in layout.in_order]
+        entries = [entry for name in layout.in_order if (entry := layout.entries[name]).parameter.trained]
+        checks = [_check(differences, entry, g, rng, elements) for entry in entries]
     return GradientReport(tuple(checks), differences.at_theta)
 
 

@@ -28,7 +28,7 @@ from deepnotes.network.training.sharded_program import ShardedProgram
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
-from deepnotes.nn.layers import Dense, Layer, flatten, with_default_initializers
+from deepnotes.nn.layers import BatchNorm, Dense, Layer, flatten, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
@@ -338,6 +338,7 @@ class Network:
         training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
         if ranks is not None:
             training.ranks, training.shards = ranks, ranks.shards
+        self._check_batches(min(batch_size, training.samples), 1 if ranks is None else ranks.shards)
         evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
         return PreparedFit(self, training, evaluate if average is None else partial(with_averages, training, evaluate))
 
@@ -375,6 +376,7 @@ class Network:
         data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, scaled=False)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
         plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
+        self._check_batches(min(batch_size, data.X.shape[1]))
         last = self._training
         program, state = last[1:] if last is not None and last[0] == plan else self._start(plan)
         training = Training(self, plan, data, None, batch_size, 1, None)
@@ -418,7 +420,7 @@ class Network:
     def gradients(
         self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None, l2: float = 0.0
     ) -> dict[str, Array]:
-        """Return the gradient of the cost for each parameter (N13, N14), by name: ``W1``, ``b1``, ...
+        """Return the gradient of the cost for each trained parameter (N13, N14), by name: ``W1``, ``b1``, ...
 
         All samples are one batch. Dropout acts as in the first training step. Parameters and errors are as for
         :meth:`fit`.
@@ -426,7 +428,8 @@ class Network:
         data, plan = self.prepare_step(X, Y, loss, sample_weight, None, l2)
         with np.errstate(all="ignore"), self.backend.execution_context():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
-        return self.layout.by_name(self.backend.xp, g)
+        gradients, entries = self.layout.by_name(self.backend.xp, g), self.layout.entries
+        return {name: gradient for name, gradient in gradients.items() if entries[name].parameter.trained}
 
     def prepare_step(
         self,
@@ -726,6 +729,17 @@ class Network:
             number("l2", l2, below=largest),
             None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
             class_indices,
+        )
+
+    def _check_batches(self, samples: int, shards: int = 1) -> None:
+        """Raise ArgumentError if the network has a BatchNorm, and a batch of so many samples is too small for it."""
+        layer = next((layer for layer in self.layers if type(layer) is BatchNorm), None)
+        if layer is None or samples >= 2 * shards:
+            return
+        each = "" if shards == 1 else f", divided into {shards} shards"
+        raise ArgumentError(
+            f"batches of {samples} sample{'s' * (samples != 1)}{each}: {layer!r} needs the variance of several "
+            f"samples, wanted at least {2 * shards}"
         )
 
     def _start(self, plan: Plan) -> tuple[Program, State]:

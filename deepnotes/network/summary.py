@@ -38,7 +38,7 @@ def summary(network: "NetworkLike") -> Summary:
         count = sum(e.stop - e.start for e in layout.entries.values() if e.layer == i)
         kind = _kind(layer)
         rows.append((kind, f"({layout.sizes[i + 1]}, m)", _describe(layer), f"{count:,}" if count else ""))
-    total = _total(network, layout.size)
+    total = _total([network])
     widths = [max(len(row[c]) for row in rows) for c in range(4)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:<{widths[2]}}  {d:>{widths[3]}}".rstrip() for a, b, c, d in rows]
     rule = "-" * (sum(widths) + 6)
@@ -57,18 +57,21 @@ def ensemble_summary(networks: "Sequence[NetworkLike]") -> Summary:
     widths = [max(len(row[c]) for row in rows) for c in range(3)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
     rule = "-" * (sum(widths) + 4)
-    total = _total(networks[0], sum(network.layout.size for network in networks))
+    total = _total(networks)
     total = f"the mean of {len(networks)} network{'s' * (len(networks) > 1)}, {total}"
     text = Summary("\n".join([lines[0], rule, *lines[1:], rule, total]))
     text._table = rows, total
     return text
 
 
-def _total(network: "NetworkLike", parameters: int) -> str:
-    """Return the last line of a table, for a network or for all networks like it."""
+def _total(networks: "Sequence[NetworkLike]") -> str:
+    """Return the last line of a table, for one network or for all networks of an ensemble."""
+    network, layouts = networks[0], [network.layout for network in networks]
+    parameters, statistics = sum(x.size for x in layouts), sum(x.size - x.trained for x in layouts)
     kilobytes = parameters * (4 if network.dtype == "float32" else 8) / 1e3
     size = f"{kilobytes / 1e3:,.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:,.1f} kB"
-    total = f"{parameters:,} parameters, {network.dtype}, {size}, backend {one_line(network.backend.name)}"
+    of_them = f", {statistics:,} of them running statistics" if statistics else ""
+    total = f"{parameters:,} parameters{of_them}, {network.dtype}, {size}, backend {one_line(network.backend.name)}"
     return total if network.dialect == "notes" else f"{total}, defaults of {network.dialect}"
 
 

@@ -14,6 +14,7 @@ from deepnotes.nn.checking import DerivativeReport
 from deepnotes.nn.initializers import Initializer
 from deepnotes.nn.layers import (
     GLU,
+    BatchNorm,
     Context,
     Dense,
     Dropout,
@@ -69,6 +70,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Array",
+    "BatchNorm",
     "Constant",
     "Context",
     "CosineDecay",

@@ -140,3 +140,11 @@ class Averaged(Optimizer):
         *own, average = slots
         theta, after = updated_by(self.optimizer, ops, theta, g, tuple(own), decays, scalars)
         return theta, (*after, ops.weight_average(average, theta, scalars["average_share"]))
+
+    def update_statistics(
+        self, ops: Ops, theta: Array, changes: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next statistics, and their average; see :meth:`Optimizer.update_statistics`."""
+        *own, average = slots
+        theta, after = self.optimizer.update_statistics(ops, theta, changes, tuple(own), scalars)
+        return theta, (*after, ops.weight_average(average, theta, scalars["average_share"]))

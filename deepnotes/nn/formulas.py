@@ -118,8 +118,8 @@ def layer(part: Any, dtype: str, inputs: int) -> Expression:
     Raises
     ------
     NotAnExpressionError
-        If the layer is not one by feature: it has another number of outputs, has parameters of other shapes or with
-        weight decay, or uses its context.
+        If the layer is not one by feature: it has another number of outputs, has parameters of other shapes, with
+        weight decay or that are not trained, or uses its context.
     """
     names, outputs = feature_parameters(part, inputs), part.output_size(inputs)
     arrays = _halves(inputs, outputs)
@@ -166,8 +166,8 @@ def feature_parameters(part: Any, inputs: int) -> list[str]:
     parameters, outputs = part.parameters(inputs), part.output_size(inputs)
     if inputs not in (outputs, 2 * outputs):
         raise NotAnExpressionError("a number of outputs that is neither that of the inputs nor half of it")
-    if any(tuple(p.shape) != (outputs, 1) or p.decays for p in parameters.values()):
-        raise NotAnExpressionError("parameters of a shape other than (n, 1), or with weight decay")
+    if any(tuple(p.shape) != (outputs, 1) or p.decays or not p.trained for p in parameters.values()):
+        raise NotAnExpressionError("parameters of a shape other than (n, 1), with weight decay, or not trained")
     return list(parameters)
 
 

@@ -28,11 +28,16 @@ class Parameter(NamedTuple):
         Returns the initial values, see :data:`~deepnotes.nn.initializers.Initializer`.
     decays : bool
         Whether the L2 penalty and weight decay apply to the parameter.
+    trained : bool, default True
+        False for a statistic, such as the running mean of :class:`BatchNorm`. What ``backward`` returns for it, instead
+        of a gradient, is subtracted from it after each batch. No optimizer, L2 penalty, weight decay or clipping
+        applies to a statistic, but files, checkpoints and averages contain it like any parameter.
     """
 
     shape: tuple[int, int]
     initializer: Initializer
     decays: bool
+    trained: bool = True
 
 
 class Context(NamedTuple):
@@ -369,6 +374,100 @@ class RMSNorm(Layer):
         A_prev, inverse = cache
         dA_prev = ops.rms_norm_backward(parameters["gamma"] * dA, A_prev, inverse)
         return dA_prev, {"gamma": ops.bias_gradient(dA * (A_prev * inverse))}
+
+
+@dataclass(frozen=True)
+class BatchNorm(Layer):
+    """Batch normalization: each feature is standardized over the samples of a batch, then scaled and shifted.
+
+    ``A = gamma * X_hat + beta``, where ``X_hat`` is ``A_prev`` minus its mean over the batch, divided by its standard
+    deviation (S. Ioffe and C. Szegedy, arXiv:1502.03167). Predictions depend on no other sample: they use the running
+    mean and variance, two statistics that are updated after each batch of training and not trained. The conventions are
+    those of PyTorch's ``BatchNorm1d``. The trained parameters, of shape (n, 1), have neither L2 nor weight decay.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-5
+        Added to the variance, above 0.
+    momentum : float, default 0.1
+        The share of a batch in the running statistics, from 0 to 1: ``running ← (1 - momentum) * running + momentum *
+        that of the batch``, as in PyTorch. (In Keras, the momentum is 1 minus this number.)
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range; or from ``fit`` and ``partial_fit``, if batches have fewer than 2 samples.
+
+    Notes
+    -----
+    A batch is divided by its biased standard deviation (with ``1/m``), but the running variance is the mean of the
+    unbiased variances (with ``1/(m - 1)``). Sample weights do not count in the statistics.
+
+    If the last batch of an epoch has one sample, it is normalized by the running statistics, and leaves them unchanged,
+    since one sample has no variance; PyTorch raises an error.
+
+    If several ranks share a training run, each shard of a batch is normalized by its own statistics, and the running
+    statistics are those of all shards: "ghost batch normalization" (E. Hoffer, I. Hubara and D. Soudry,
+    arXiv:1705.08741).
+
+    Examples
+    --------
+    >>> list(BatchNorm().parameters(3))
+    ['gamma', 'beta', 'running_mean', 'running_var']
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", number("epsilon", self.epsilon, positive=True))
+        object.__setattr__(self, "momentum", number("momentum", self.momentum, most=1))
+
+    def parameters(self, inputs: int) -> dict[str, Parameter]:
+        """Return ``gamma`` and ``running_var``, initially 1, and ``beta`` and ``running_mean``, initially 0.
+
+        All have the shape (inputs, 1).
+        """
+        shape = (inputs, 1)
+        ones, zeros = ConstantInitializer(1.0), ConstantInitializer(0.0)
+        return {
+            "gamma": Parameter(shape, ones, decays=False),
+            "beta": Parameter(shape, zeros, decays=False),
+            "running_mean": Parameter(shape, zeros, decays=False, trained=False),
+            "running_var": Parameter(shape, ones, decays=False, trained=False),
+        }
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A``, shape (n, m), and the cache."""
+        running_mean, running_var = parameters["running_mean"], parameters["running_var"]
+        if context.step is None or A_prev.shape[1] == 1:
+            centered, inverse, changes = A_prev - running_mean, ops.inverse_std(running_var, self.epsilon), None
+        else:
+            mean, m = ops.sample_mean(A_prev), A_prev.shape[1]
+            centered = A_prev - mean
+            variance = ops.sample_variance(centered)
+            inverse = ops.inverse_std(variance, self.epsilon)
+            changes = {
+                "running_mean": self.momentum * (running_mean - mean),
+                "running_var": self.momentum * (running_var - variance * (m / (m - 1))),
+            }
+        return parameters["gamma"] * (centered * inverse) + parameters["beta"], (centered, inverse, changes)
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA_prev``, ``dgamma = (1/m) Σ_samples dA * X_hat``, ``dbeta = (1/m) Σ_samples dA``, and two changes.
+
+        Those of ``running_mean`` and ``running_var``, which are subtracted from them, are ``momentum * (running - that
+        of the batch)``.
+        """
+        centered, inverse, changes = cache
+        dX_hat = parameters["gamma"] * dA
+        gradients = {"gamma": ops.bias_gradient(dA * (centered * inverse)), "beta": ops.bias_gradient(dA)}
+        if changes is None:
+            zeros = ops.xp.zeros_like(inverse)
+            return dX_hat * inverse, {**gradients, "running_mean": zeros, "running_var": zeros}
+        return ops.batch_norm_backward(dX_hat, centered, inverse), {**gradients, **changes}
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,23 @@ class Optimizer:
         """
         raise NotImplementedError
 
+    def update_statistics(
+        self, ops: Ops, theta: Array, changes: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next statistics, ``theta - changes``, and their slots, by default unchanged.
+
+        Statistics are parameters that are not trained, such as the running mean of
+        :class:`~deepnotes.nn.layers.BatchNorm`. There are s of them.
+
+        Parameters
+        ----------
+        theta, changes : Array, shape (s,)
+        slots : tuple of Array, shape (s,)
+        scalars : mapping
+            As for :meth:`update`.
+        """
+        return theta - changes, slots
+
     def _check(self, name: str, **limits: Any) -> None:
         """Validate a hyperparameter and convert it to a Python number; a NumPy number could change the dtype of θ."""
         object.__setattr__(self, name, number(name, getattr(self, name), **limits))

@@ -11,7 +11,7 @@ import numpy as np
 from deepnotes.equations.array import Array, Namespace
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import Dense, Dropout, Layer, Noise, Parameter, Shortcut
+from deepnotes.nn.layers import BatchNorm, Dense, Dropout, Layer, Noise, Parameter, Shortcut
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import Optimizer
 from deepnotes.utils.errors import ArgumentError
@@ -42,7 +42,9 @@ class Entry(NamedTuple):
 
 
 class Layout:
-    """The division of one flat buffer into the parameters of a chain of layers; weights, which decay, come first.
+    """The division of one flat buffer into the parameters of a chain of layers.
+
+    Weights, which decay, come first, then the other parameters, and the statistics, which are not trained, last.
 
     Parameters
     ----------
@@ -60,6 +62,8 @@ class Layout:
         ``p``, the number of parameters.
     decaying : int
         The number of parameters that decay.
+    trained : int
+        The number of parameters that are trained. All parameters except the statistics are.
     """
 
     def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
@@ -78,13 +82,16 @@ class Layout:
         if not unordered:
             raise ArgumentError("layers have no parameters, wanted at least one layer with parameters, such as Dense")
         self.entries: dict[str, Entry] = {}
-        self.size = self.decaying = 0
-        for name, index, key, parameter in sorted(unordered, key=lambda entry: not entry[3].decays):
+        self.size = self.decaying = self.trained = 0
+        for name, index, key, parameter in sorted(unordered, key=_place):
             stop = self.size + prod(parameter.shape)
             self.entries[name] = Entry(name, index, key, parameter, self.size, stop)
             self.size = stop
-            if parameter.decays:
-                self.decaying = stop
+            if parameter.trained:
+                self.trained = stop
+                self.decaying = stop if parameter.decays else self.decaying
+        if not self.trained:
+            raise ArgumentError("layers have only statistics, wanted at least one layer with trained parameters")
 
     def _check_shortcut(self, index: int, length: int) -> None:
         """Raise an error unless the layers `index` and ``index - length`` have equally many inputs."""
@@ -135,6 +142,12 @@ class Layout:
                 )
             flat[entry.start : entry.stop] = values.ravel()
         return flat
+
+
+def _place(unordered: tuple[str, int, str, Parameter]) -> tuple[bool, bool]:
+    """Return a key to sort parameters by: those that decay first, and those that are not trained last."""
+    parameter = unordered[3]
+    return not parameter.trained, not parameter.decays
 
 
 @dataclass(frozen=True)
@@ -277,6 +290,8 @@ class Supported(NamedTuple):
     by_feature : bool, default False
         Whether that also holds for layers by feature, see :func:`deepnotes.nn.formulas.layer`, and whether the backend
         has kernels for :class:`~deepnotes.nn.layers.Shortcut` and :class:`~deepnotes.nn.layers.Noise`.
+    batch_norm : bool, default False
+        Whether the backend trains with :class:`~deepnotes.nn.layers.BatchNorm`.
 
     Examples
     --------
@@ -291,6 +306,7 @@ class Supported(NamedTuple):
     optimizer: Callable[[Optimizer], bool] = _no_optimizer
     generates: bool = False
     by_feature: bool = False
+    batch_norm: bool = False
 
     def has_layers(self, layers: Sequence[Layer], inputs: int = 2) -> bool:
         """Return whether all layers of a network with this number of inputs, and their activations, have kernels."""
@@ -308,6 +324,8 @@ class Supported(NamedTuple):
             return True
         if type(layer) in (Noise, Shortcut):
             return self.by_feature
+        if type(layer) is BatchNorm:
+            return self.batch_norm
         describe = formulas.layer, formulas.layer_backward
         return self.by_feature and all(formulas.has_formula(f, layer, "float64", inputs) for f in describe)
 

@@ -7,12 +7,12 @@ Program replays their operations, and a backend that compiles its own code is ch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from deepnotes.equations.array import Array
+from deepnotes.equations.array import Array, Namespace
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.layers import Context, Layer, Shortcut
 from deepnotes.nn.losses import LossFunction, losses_of
 from deepnotes.nn.optimizers import updated_by
-from deepnotes.nn.plan import Plan, fuses
+from deepnotes.nn.plan import Layout, Plan, fuses
 
 Observer: TypeAlias = Callable[[str, int, Array], None]
 """A function that is called with each intermediate result of a step: its name, the index of its layer, the array."""
@@ -33,9 +33,10 @@ class Gradient(NamedTuple):
     weight : Array, 0-d
         The weight of `cost` in the mean over an epoch: the number of samples in the batch.
     flat : Array, shape (p,)
-        The gradient ``g`` of the cost, including the L2 penalty.
+        The gradient ``g`` of the cost, including the L2 penalty. For each statistic, see
+        :class:`~deepnotes.nn.layers.Parameter`, it contains the number to subtract from it.
     square : Array, 0-d
-        ``Σ g²``. If it is finite, so is `flat`.
+        ``Σ g²`` over the trained parameters. If it is finite, so is `flat`.
     """
 
     cost: Array
@@ -207,13 +208,24 @@ def gradient_step(  # noqa: PLR0913 - the data and the state of a step
             l2 = plan.l2 / xp.where(total > 0, total, xp.ones_like(total))
             cost = cost + ops.l2_penalty(theta, decays, l2)
         g = ops.l2_gradient(g, theta, decays, l2)
-    return Gradient(cost, samples, g, xp.sum(g * g))
+    return Gradient(cost, samples, g, squared_norm(xp, plan.layout, g))
+
+
+def squared_norm(xp: Namespace, layout: Layout, g: Array) -> Array:
+    """Return ``Σ g²`` over the trained parameters, 0-d; NaN if the change of a statistic is not finite."""
+    if layout.trained == layout.size:
+        return xp.sum(g * g)
+    of_trained, changes = g[: layout.trained], g[layout.trained :]
+    return xp.sum(of_trained * of_trained) + xp.sum(0 * changes)
 
 
 def update_step(
     ops: Ops, plan: Plan, theta: Array, decays: Array, g: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Return the next θ and slots; the gradient `g` is clipped first if the plan has a `clip_norm`.
+    """Return the next θ and slots.
+
+    The gradient `g` of the trained parameters is clipped first if the plan has a `clip_norm`. The statistics, at the
+    end of θ, are not updated by the optimizer: see :meth:`~deepnotes.nn.optimizers.Optimizer.update_statistics`.
 
     Parameters
     ----------
@@ -222,6 +234,19 @@ def update_step(
     scalars : mapping of str to float or 0-d Array
         The result of the optimizer's ``scalars``.
     """
+    if (n := plan.layout.trained) == plan.layout.size:
+        return _update_trained(ops, plan, theta, decays, g, slots, scalars)
+    first, last = (tuple(slot[part] for slot in slots) for part in (slice(n), slice(n, None)))
+    trained, first = _update_trained(ops, plan, theta[:n], decays[:n], g[:n], first, scalars)
+    statistics, last = plan.optimizer.update_statistics(ops, theta[n:], g[n:], last, scalars)
+    pairs = [(trained, statistics), *zip(first, last, strict=True)]
+    theta, *joined = [ops.xp.concat(pair, axis=0) for pair in pairs]
+    return theta, tuple(joined)
+
+
+def _update_trained(
+    ops: Ops, plan: Plan, theta: Array, decays: Array, g: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
+) -> tuple[Array, tuple[Array, ...]]:
     if plan.clip_norm is not None:
         g = ops.clip_by_global_norm(g, plan.clip_norm)
     return updated_by(plan.optimizer, ops, theta, g, slots, decays, scalars)

@@ -105,6 +105,10 @@ CALLS: dict[str, Arguments] = {
         ("rms_norm_backward", "layer_norm_backward"),
         lambda d, n, k, m: (d.weights(n, m), d.real(n, m), d.positive(1, m)),
     ),
+    "sample_mean": lambda d, n, k, m: (d.real(n, m),),
+    "sample_variance": lambda d, n, k, m: (d.real(n, m),),
+    "inverse_std": lambda d, n, k, m: (d.positive(n, 1), 1e-5),
+    "batch_norm_backward": lambda d, n, k, m: (d.weights(n, m), d.real(n, m), d.positive(n, 1)),
     **{name: lambda d, n, k, m: (d.real(n, m), d.weights(n, m)) for name in LOSSES},
     **{f"{name}_derivative": lambda d, n, k, m: (d.real(n, m), d.weights(n, m)) for name in LOSSES},
     **{

@@ -47,6 +47,28 @@ def test_derivatives_match_central_differences(backward: Callable[..., Any], cen
         assert found[index] == pytest.approx((higher - lower) / (2 * h), abs=1e-8)
 
 
+def test_the_statistics_of_a_batch_by_hand() -> None:
+    mean = equations.sample_mean(xp, X)
+    np.testing.assert_allclose(mean, [[-0.5 / 3], [3.5 / 3], [4]], rtol=1e-15)
+    variance = equations.sample_variance(xp, X - mean)
+    np.testing.assert_allclose(variance, X.var(axis=1, keepdims=True), rtol=1e-15)
+    np.testing.assert_array_equal(equations.inverse_std(xp, np.array([[0.0], [3.75]]), 0.25), [[2], [0.5]])
+
+
+def test_the_derivative_of_batch_normalization_matches_central_differences() -> None:
+    def normalized(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        C: Any = X - equations.sample_mean(xp, X)
+        return C, np.asarray(equations.inverse_std(xp, equations.sample_variance(xp, C), 0.1))
+
+    weights, h = np.random.default_rng(0).normal(size=X.shape), 1e-5
+    found = equations.batch_norm_backward(xp, weights, *normalized(X))
+    for index in np.ndindex(X.shape):
+        shift = np.zeros_like(X)
+        shift[index] = h
+        higher, lower = ((weights * C * r).sum() for C, r in (normalized(X + sign * shift) for sign in (1, -1)))
+        assert found[index] == pytest.approx((higher - lower) / (2 * h), abs=1e-8)
+
+
 def test_prelu() -> None:
     alpha = np.array([[0.5], [2.0], [0.0]])
     np.testing.assert_array_equal(equations.prelu(xp, X, alpha), [[1, -1, 0.5], [3, 0, 0.5], [8, 5, 0]])

@@ -34,7 +34,12 @@ def recordable(plan: Plan) -> bool:
     """
     optimizers = OPTIMIZERS.values()
     supported = Supported(
-        ACTIVATIONS, LOSSES, lambda optimizer: type(optimizer) in optimizers, generates=True, by_feature=True
+        ACTIVATIONS,
+        LOSSES,
+        lambda optimizer: type(optimizer) in optimizers,
+        generates=True,
+        by_feature=True,
+        batch_norm=True,
     )
     return supported.has_plan(plan)
 

@@ -14,8 +14,8 @@ from deepnotes.equations.ops import Ops
 from deepnotes.network.evaluation import mean_output
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation, as_formula
-from deepnotes.nn.expressions import Expression
-from deepnotes.nn.layers import FEATURE_LAYERS, Context, Dense, Dropout, Layer, Noise, Shortcut
+from deepnotes.nn.expressions import Expression, trace
+from deepnotes.nn.layers import FEATURE_LAYERS, BatchNorm, Context, Dense, Dropout, Layer, Noise, Shortcut
 from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 from deepnotes.utils.wording import brief
 
@@ -254,6 +254,8 @@ class Chain(Described):
                 links.append(ShortcutLink(before[index - layer.layers], size))
             elif type(layer) in FEATURE_LAYERS:
                 links.append(_feature_link(layer, index, network, parameters))
+            elif type(layer) is BatchNorm:
+                links.append(_batch_norm_link(layer, size, network.dtype, parameters))
             elif type(layer) not in (Dropout, Noise):
                 raise ModelFileError(
                     f"layer {index + 1} is the user-defined layer {brief(repr(layer))}, but files of other formats can "
@@ -400,6 +402,23 @@ def _feature_link(layer: Layer, index: int, network: "NetworkLike", parameters: 
             f"layer {index + 1} is {brief(repr(layer))}, which cannot be exported, since it uses {brief(error)}"
         ) from None
     return FeatureLink(type(layer).__name__, formula, parameters, inputs, outputs)
+
+
+def _batch_norm_link(layer: BatchNorm, size: int, dtype: str, parameters: dict[str, np.ndarray]) -> FeatureLink:
+    """Return the link for a BatchNorm in predictions, ``factor (A_prev - running_mean) + beta``.
+
+    The mean is subtracted first, because where it is large, ``factor A_prev`` and its multiple would cancel.
+    """
+    formula = trace(_scaled, ["A_prev", "running_mean", "factor", "beta"], dtype, size)
+    gamma, variance = (parameters[key].astype(np.float64) for key in ("gamma", "running_var"))
+    with np.errstate(all="ignore"):
+        factor = (gamma / np.sqrt(variance + layer.epsilon)).astype(dtype)
+    values = {"running_mean": parameters["running_mean"], "factor": factor, "beta": parameters["beta"]}
+    return FeatureLink("BatchNorm", formula, values, size, size)
+
+
+def _scaled(xp: Any, A_prev: Any, mean: Any, factor: Any, beta: Any) -> Any:
+    return factor * (A_prev - mean) + beta
 
 
 def _exported(layer: Dense, number: int, dtype: str) -> Activation | FormulaActivation:

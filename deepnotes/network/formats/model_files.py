@@ -18,7 +18,7 @@ import numpy as np
 from deepnotes.network.formats import containers
 from deepnotes.network.formats.containers import Container
 from deepnotes.nn.activations import Activation, as_formula
-from deepnotes.nn.layers import Dense, Dropout, Gate, Layer, LayerNorm, Noise, PReLU, RMSNorm, Shortcut
+from deepnotes.nn.layers import BatchNorm, Dense, Dropout, Gate, Layer, LayerNorm, Noise, PReLU, RMSNorm, Shortcut
 from deepnotes.nn.plan import Layout
 from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 
@@ -37,6 +37,7 @@ SIMPLE_LAYERS: dict[str, type[Layer]] = {
     "noise": Noise,
     "layer_norm": LayerNorm,
     "rms_norm": RMSNorm,
+    "batch_norm": BatchNorm,
     "prelu": PReLU,
     "shortcut": Shortcut,
 }

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from deepnotes.equations.activations import SELU
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import Dense, Gate, Layer, LayerNorm, PReLU, RMSNorm
+from deepnotes.nn.layers import BatchNorm, Dense, Gate, Layer, LayerNorm, PReLU, RMSNorm
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.utils.wording import one_line
 
@@ -203,6 +203,31 @@ def normalization(layer: LayerNorm | RMSNorm, names: Names) -> dict[str, str]:
         "dA_prev": f"r{n} * (gamma{n} * {dA}{mean} - {X_hat} * mean_features(gamma{n} * {dA} * {X_hat}))",
         "gamma": f"(1/m) Σ_samples {dA} * {X_hat}",
         "beta": f"(1/m) Σ_samples {dA}",
+    }
+
+
+BATCH_NORM = {"sample_mean": "mean", "sample_variance": "var", "inverse_std": "r"}
+"""The names of the inner arrays of a BatchNorm, by the equations that compute them."""
+
+
+def batch_norm(layer: BatchNorm, names: Names, of_batch: bool) -> dict[str, str]:
+    """Return the formulas of the arrays of a BatchNorm, as :func:`normalization` does.
+
+    The mean and the variance of a batch are named ``mean2`` and ``var2``. If not `of_batch`, the step uses the running
+    mean and variance, since it has one sample only.
+    """
+    n, before, dX_hat = names.number, names.before, f"gamma{names.number} * d{names.after}"
+    mean, variance = (f"mean{n}", f"var{n}") if of_batch else (f"running_mean{n}", f"running_var{n}")
+    X_hat = f"({before} - {mean}) * r{n}"
+    dA_prev = f"r{n} * ({dX_hat} - mean_samples({dX_hat}) - {X_hat} * mean_samples({dX_hat} * {X_hat}))"
+    return {
+        "sample_mean": f"mean_samples({before})",
+        "sample_variance": f"mean_samples(({before} - {mean})²)",
+        "inverse_std": f"1 / sqrt({variance} + {layer.epsilon:g})",
+        "A": f"gamma{n} * {X_hat} + beta{n}",
+        "dA_prev": dA_prev if of_batch else f"r{n} * {dX_hat}",
+        "gamma": f"(1/m) Σ_samples d{names.after} * {X_hat}",
+        "beta": f"(1/m) Σ_samples d{names.after}",
     }
 
 

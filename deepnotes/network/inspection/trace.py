@@ -16,7 +16,7 @@ from deepnotes.equations.ops import Ops
 from deepnotes.network.inspection import formulas
 from deepnotes.network.inspection.events import Event
 from deepnotes.network.inspection.trace_page import Page, html_document, html_fragment, text_page
-from deepnotes.nn.layers import FEATURE_LAYERS, Dense, Dropout, Layer, LayerNorm, Noise, RMSNorm, Shortcut
+from deepnotes.nn.layers import FEATURE_LAYERS, BatchNorm, Dense, Dropout, Layer, LayerNorm, Noise, RMSNorm, Shortcut
 from deepnotes.nn.plan import Plan, fuses
 from deepnotes.nn.steps import gradient_step
 from deepnotes.utils.errors import look_up
@@ -121,6 +121,10 @@ class Trace:
         return json.dumps(replace_nonfinite(self.as_dict()), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
+RECORDED = Dense | Dropout | Noise | LayerNorm | RMSNorm | BatchNorm
+"""The layers of which the trace contains inner arrays."""
+
+
 class ObservedOps(Ops):
     """The equations of a backend, each call of which is reported to a function.
 
@@ -173,7 +177,7 @@ class _Recorder:
         if self.layer == len(self.plan.layers):  # an equation of the loss
             return
         layer, names = self.plan.layers[self.layer], self.names[self.layer]
-        if name in self.has or not isinstance(layer, Dense | Dropout | Noise | LayerNorm | RMSNorm):
+        if name in self.has or not isinstance(layer, RECORDED):
             return
         if name == "linear" and self.direction == "forward":
             W, A_prev, b = args
@@ -187,6 +191,9 @@ class _Recorder:
         elif name in ("center", "inverse_rms") and self.direction == "forward" and type(layer) in (LayerNorm, RMSNorm):
             inner = {"center": "C", "inverse_rms": "r"}[name]
             self.add(f"{inner}{names.number}", formulas.of_layer(layer, names)[name], "", result)
+        elif name in formulas.BATCH_NORM and self.direction == "forward" and type(layer) is BatchNorm:
+            inner = formulas.BATCH_NORM[name]
+            self.add(f"{inner}{names.number}", self._formulas(layer, names)[name], "", result)
         elif name == "weight_gradient" and self.direction == "backward" and isinstance(layer, Dense):
             self.add(f"d{names.Z}", *self._dZ(layer), args[0])
         self.has.add(name)
@@ -223,7 +230,7 @@ class _Recorder:
             self.add(names.after, f"{names.before} + {self.names[index - layer.layers].before}", "", A)
         else:
             default = f"{formulas.kind(layer)}({names.before})"
-            self.add(names.after, formulas.of_layer(layer, names).get("A", default), "", A)
+            self.add(names.after, self._formulas(layer, names).get("A", default), "", A)
 
     def _loss(self, name: str, value: Any) -> None:
         loss, k = self.plan.loss, self.plan.layout.sizes[-1]
@@ -260,13 +267,16 @@ class _Recorder:
             self.add(name, f"d{names.after}{shortcuts}", "", dA)
         else:
             default = f"backward pass of {formulas.kind(after)}"
-            self.add(name, formulas.of_layer(after, names).get("dA_prev", default) + shortcuts, "", dA)
+            self.add(name, self._formulas(after, names).get("dA_prev", default) + shortcuts, "", dA)
 
     def _gradient(self, name: str, index: int, value: Any) -> None:
         """Record the gradient of one parameter of a layer."""
         layer, names = self.plan.layers[index], self.names[index]
         n, m = names.number, self.events[0].value.shape[1]
-        decays = self.plan.layout.entries[f"{name[1:]}{n}"].parameter.decays
+        parameter = self.plan.layout.entries[f"{name[1:]}{n}"].parameter
+        if not parameter.trained:
+            return
+        decays = parameter.decays
         full = f"{name}{n}_loss" if self.plan.l2 and decays else f"{name}{n}"
         if formulas.is_plain(layer) and name == "dW":
             rows, columns = self._parameter_shape(index)
@@ -276,7 +286,14 @@ class _Recorder:
             self.add(full, f"(1/m) Σ_samples d{names.Z}", "N14", value)
         else:
             default = f"backward pass of {formulas.kind(layer)}"
-            self.add(full, formulas.of_layer(layer, names).get(name[1:], default), "", value)
+            self.add(full, self._formulas(layer, names).get(name[1:], default), "", value)
+
+    def _formulas(self, layer: Layer, names: formulas.Names) -> dict[str, str]:
+        """Return the formulas of the arrays of a layer other than Dense and Dropout."""
+        if type(layer) is BatchNorm:
+            of_batch = any(event.name == f"mean{names.number}" for event in self.events)
+            return formulas.batch_norm(layer, names, of_batch)
+        return formulas.of_layer(layer, names)
 
     def _dZ(self, layer: Dense) -> tuple[str, str]:
         """Return the formula of ``dZ`` of the layer whose backward pass runs, and its equations."""
@@ -333,7 +350,7 @@ def trace(network: "NetworkLike", plan: Plan, data: Data) -> Trace:
         given = {"A0": to_numpy(data.X), "Y": to_numpy(data.Y)}
         given |= {} if data.w is None else {"w": to_numpy(data.w)}
         given |= {name: to_numpy(network.parameters[name]) for name in layout.in_order}
-    unsized: tuple[type[Layer], ...] = Dropout, Noise, Shortcut, *FEATURE_LAYERS
+    unsized: tuple[type[Layer], ...] = Dropout, Noise, Shortcut, BatchNorm, *FEATURE_LAYERS
     outputs = [n for n, layer in zip(layout.sizes[1:], plan.layers, strict=True) if not isinstance(layer, unsized)]
     sizes = "-".join(map(str, [network.inputs, *outputs]))
     description = f"{sizes} network, {network.dtype}, backend {one_line(backend.name)}"

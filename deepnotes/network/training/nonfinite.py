@@ -70,6 +70,8 @@ def first_fault(backend: Backend, plan: "Plan", state: State, data: Data, indice
     for entry in sorted(plan.layout.entries.values(), key=lambda entry: -entry.layer):  # as in the backward pass
         if not np.isfinite(g[entry.start : entry.stop]).all():
             layer = plan.layers[entry.layer]
-            return Fault(entry.layer + 1, f"the first non-finite gradient is that of {entry.name} in {layer!r}")
-    largest = max(plan.layout.entries.values(), key=lambda entry: float(abs(g[entry.start : entry.stop]).max()))
+            kind = "gradient" if entry.parameter.trained else "update"
+            return Fault(entry.layer + 1, f"the first non-finite {kind} is that of {entry.name} in {layer!r}")
+    trained = [entry for entry in plan.layout.entries.values() if entry.parameter.trained]
+    largest = max(trained, key=lambda entry: float(abs(g[entry.start : entry.stop]).max()))
     return Fault(largest.layer + 1, f"the largest gradient is that of {largest.name}")

@@ -12,7 +12,7 @@ from deepnotes.network.distributed.ranks import Ranks
 from deepnotes.network.distributed.tree import shard_bounds, sum_in_tree
 from deepnotes.network.streaming import data_for_program
 from deepnotes.nn.plan import Plan
-from deepnotes.nn.steps import Gradient
+from deepnotes.nn.steps import Gradient, squared_norm
 
 
 class ShardedProgram(EagerProgram):
@@ -39,7 +39,7 @@ class ShardedProgram(EagerProgram):
         size, dtype = plan.layout.size, np.dtype(plan.dtype)
         # The last element of a buffer is the cost, so that it takes no message of its own.
         self._buffers = [np.empty(size + 1, dtype) for _ in range(self._count.bit_length() if backend.on_host else 0)]
-        self._squares = np.empty(size if backend.on_host else 0, dtype)
+        self._squares = np.empty(plan.layout.trained if backend.on_host else 0, dtype)
         self._array_sum = None if backend.on_host or ranks.size == 1 else backend.array_sum(ranks)
 
     def batch_gradient(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
@@ -71,10 +71,9 @@ class ShardedProgram(EagerProgram):
 
         total = sum_in_tree(compute, self._ranks.rank * self._count, self._count, self._buffers)
         self._ranks.sum(total)
-        flat = total[:-1]
-        cost, weight, square = (
-            cast(Array, number) for number in (total[-1], np.float64(m), np.square(flat, out=self._squares).sum())
-        )
+        flat, changes = total[:-1], total[self.plan.layout.trained : -1]
+        square = np.square(flat[: len(self._squares)], out=self._squares).sum() + (0 * changes).sum()
+        cost, weight, square = (cast(Array, number) for number in (total[-1], np.float64(m), square))
         return Gradient(cost, weight, self.backend.from_numpy(flat), square)
 
     def _on_device(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
@@ -98,7 +97,7 @@ class ShardedProgram(EagerProgram):
             if self._ranks.size > 1:
                 total = self._sum(total)
             flat, cost = total[:-1], total[-1]
-            return Gradient(cost, cast(Array, np.float64(m)), flat, xp.sum(flat * flat))
+            return Gradient(cost, cast(Array, np.float64(m)), flat, squared_norm(xp, self.plan.layout, flat))
 
     def _sum(self, x: Array) -> Array:
         """Return the sum of the arrays of all ranks, without the host if the backend can."""

@@ -2,6 +2,7 @@
 
 from deepnotes.nn.layers import (
     GLU,
+    BatchNorm,
     Dense,
     Dropout,
     Gate,
@@ -32,6 +33,7 @@ def _around(layer: Layer) -> list[list[Layer]]:
 NETWORKS: dict[str, list[list[Layer]]] = {
     "layer_norm": _around(LayerNorm(1.0)),
     "rms_norm": _around(RMSNorm(1.0)),
+    "batch_norm": _around(BatchNorm(1.0)),
     "prelu": _around(PReLU()),
     "gate": [
         [GLU(7), Dense(3)],
