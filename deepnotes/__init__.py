@@ -37,7 +37,7 @@ from deepnotes.nn.layers import (
     Shortcut,
     SwiGLU,
 )
-from deepnotes.nn.losses import Loss, LossFunction
+from deepnotes.nn.losses import GaussianNLL, Loss, LossFunction, QuantileLoss
 from deepnotes.nn.optimizers import (
     SGD,
     Adadelta,
@@ -151,6 +151,7 @@ __all__ = [
     "ForeignArrayError",
     "ForkedProcessError",
     "Gate",
+    "GaussianNLL",
     "History",
     "InverseScaling",
     "Layer",
@@ -172,6 +173,7 @@ __all__ = [
     "Optimizer",
     "PReLU",
     "Parameter",
+    "QuantileLoss",
     "RAdam",
     "RMSNorm",
     "RMSProp",

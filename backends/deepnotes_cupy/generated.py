@@ -195,6 +195,8 @@ class Source:
             return f"options[{self.options.index(node.number)}]"
         if node.operation == "outputs":
             return "n"
+        if node.operation == "output":
+            return "real(i)"
         return OPERATIONS[node.operation].format(*(self.name(i, real) for i in node.arguments))
 
     def _literal(self, index: int, real: str = "real") -> str:

@@ -235,6 +235,8 @@ class Source:
         node = self.nodes[index]
         if node.operation == "input":
             return self.elements[str(node.value)]
+        if node.operation == "output":
+            return "real(i)"
         if product := self._product(index):
             return "multiply_add({}, {}, {})".format(*self.names(product))
         return OPERATIONS[node.operation].format(*self.names(node.arguments))

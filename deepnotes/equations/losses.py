@@ -3,8 +3,9 @@
 ``A``, ``Y`` and the derivatives ``dA = ∂L/∂A`` have shape (k, m) for k outputs and m samples. They and the losses have
 the same floating-point dtype. A loss is the mean over the k outputs of a sample, so binary cross-entropy with a single
 output is N10 itself. The exceptions are categorical cross-entropy and the Kullback-Leibler divergence, whose k outputs
-form one distribution. The cost is the
-mean of the losses over the samples, as computed by :func:`mean_loss`; N13 and N14 compute its gradient.
+form one distribution, and :func:`gaussian_nll`, which is the
+mean over the targets. The cost is the mean of the losses over the samples, as computed by :func:`mean_loss`; N13 and
+N14 compute its gradient.
 
 Functions such as :func:`sigmoid_cross_entropy` combine an output activation and a loss. They compute the loss from the
 logits ``Z``, which is accurate even where the activation saturates. The function with the suffix ``_delta`` returns
@@ -12,6 +13,7 @@ logits ``Z``, which is accurate even where the activation saturates. The functio
 """
 
 from math import log
+from typing import Any
 
 from deepnotes.equations import samples
 from deepnotes.equations.array import Array, Namespace
@@ -224,6 +226,50 @@ def pinball(xp: Namespace, A: Array, Y: Array, quantile: float = 0.5) -> Array:
 def pinball_derivative(xp: Namespace, A: Array, Y: Array, quantile: float = 0.5) -> Array:
     """Return ``dA = -q / k`` where ``y > a``, ``(1 - q) / k`` where ``y < a``, and their mean at ``y = a``."""
     return (0.5 - 0.5 * xp.sign(Y - A) - quantile) / A.shape[0]
+
+
+def quantile_loss(xp: Namespace, A: Array, Y: Array, quantiles: tuple[float, ...]) -> Array:
+    """Return the mean over the outputs of :func:`pinball`, with a quantile for each output.
+
+    The k outputs are one block of rows for each quantile, with a row for each target; Y has the targets once for each
+    block.
+    """
+    return pinball(xp, A, Y, _quantile_of_rows(xp, A, quantiles))
+
+
+def quantile_loss_derivative(xp: Namespace, A: Array, Y: Array, quantiles: tuple[float, ...]) -> Array:
+    """Return ``dA`` as :func:`pinball_derivative`, with a quantile for each output."""
+    return pinball_derivative(xp, A, Y, _quantile_of_rows(xp, A, quantiles))
+
+
+def _quantile_of_rows(xp: Namespace, A: Array, quantiles: tuple[float, ...]) -> Any:
+    """Return the quantile of each row, shape (k, 1)."""
+    targets = A.shape[0] // len(quantiles)
+    return xp.asarray([[q] for q in quantiles for _ in range(targets)], dtype=A.dtype)
+
+
+def gaussian_nll(xp: Namespace, A: Array, Y: Array, epsilon: float = 1e-6) -> Array:
+    """Return the mean over the targets of ``(s + (y - μ)² e^-s) / 2``, where ``μ`` and ``s`` are outputs.
+
+    This is the negative log-likelihood of a normal distribution of mean ``μ`` and variance ``e^s``, without the
+    constant ``log(2π) / 2`` (D. A. Nix and A. S. Weigend, ICNN 1994, p. 55). The first half of the rows of A are ``μ``,
+    and the second half ``s``; Y has the targets in both halves. ``s`` is clipped to at least ``log epsilon``.
+    """
+    E, s = _errors_and_log_variances(xp, A, Y, epsilon)
+    return _mean_over_outputs(xp, 0.5 * (s + E * E * xp.exp(-s)))
+
+
+def gaussian_nll_derivative(xp: Namespace, A: Array, Y: Array, epsilon: float = 1e-6) -> Array:
+    """Return ``dμ = (μ - y) e^-s / k`` above ``ds = (1 - (μ - y)² e^-s) / 2 / k``, for k targets."""
+    E, s = _errors_and_log_variances(xp, A, Y, epsilon)
+    R = E * xp.exp(-s)
+    return xp.concat([R / E.shape[0], (0.5 - 0.5 * E * R) / E.shape[0]], axis=0)
+
+
+def _errors_and_log_variances(xp: Namespace, A: Array, Y: Array, epsilon: float) -> tuple[Array, Array]:
+    targets = A.shape[0] // 2
+    s = xp.maximum(A[targets:, :], xp.asarray(log(epsilon), dtype=A.dtype))
+    return A[:targets, :] - Y[:targets, :], s
 
 
 def poisson(xp: Namespace, A: Array, Y: Array) -> Array:

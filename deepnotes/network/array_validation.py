@@ -120,7 +120,8 @@ def as_targets(
     ----------
     backend : Backend
     Y : array_like
-        Shape (k, m), or (m,) if k is 1. For categorical losses also class indices, shape (m,) or (1, m).
+        Shape (k, m), or (m,) if k is 1. For categorical losses also class indices, shape (m,) or (1, m). For a loss
+        with several outputs for each target, k is the number of targets.
     loss : LossFunction
     k, m : int
         The numbers of outputs and of samples.
@@ -134,7 +135,8 @@ def as_targets(
     Returns
     -------
     Y : Array
-        Targets with the dtype `dtype`, shape (k, m), or class indices with the dtype int64, shape (1, m).
+        Targets with the dtype `dtype`, shape (k, m), or class indices with the dtype int64, shape (1, m). For a loss
+        with several outputs for each target, the targets are repeated, so that there is one for each output.
     class_indices : bool
 
     Raises
@@ -146,6 +148,13 @@ def as_targets(
             "categorical_cross_entropy of a single output is always 0; for two classes, use Dense(2, 'softmax'), or "
             "Dense(1, 'sigmoid') with binary_cross_entropy"
         )
+    repeats = loss.outputs_per_target
+    if k % repeats:
+        raise ArgumentError(
+            f"loss {loss.name!r} needs {repeats} outputs for each target, but the last layer has {k}: use "
+            f"Dense({repeats}) for one target"
+        )
+    k //= repeats
     host = as_host(backend, to_host(backend, Y, names[1]), names[1])
     shape = host.shape
     indices = loss.targets == "simplex" and shape in {(m,), (1, m)}
@@ -159,6 +168,8 @@ def as_targets(
     with np.errstate(over="ignore"):
         targets = np.asarray(host.reshape(k, m), dtype=dtype)
     check_finite(backend, targets, names[1], host.reshape(k, m))
+    if repeats > 1:
+        targets = np.tile(targets, (repeats, 1))
     return to_backend(targets), False
 
 
@@ -302,7 +313,8 @@ def _target_shape_message(shape: tuple[int, ...], k: int, m: int, loss: LossFunc
         return f"{Y} has shape {shape}, wanted {wanted}; samples are columns here; {Y}.T would fit"
     if shape and shape[-1] != m:
         return f"{Y} has {shape[-1]} samples (shape {shape}), but {X} has {m}; wanted {Y} of shape {wanted}"
-    return f"{Y} has shape {shape}, wanted {wanted}: {k} outputs, {m} samples"
+    counted = f"{k} outputs" if loss.outputs_per_target == 1 else f"{k} target{'s' * (k > 1)}"
+    return f"{Y} has shape {shape}, wanted {wanted}: {counted}, {m} samples"
 
 
 def _class_indices(Y: np.ndarray, k: int, name: str) -> np.ndarray:

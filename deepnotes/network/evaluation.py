@@ -24,7 +24,7 @@ def compute_metrics(
     """Return the weighted mean loss and the metrics on `data`, by name; user-defined metrics are not weighted."""
     A, losses = _outputs_and_losses(network, data, loss)
     w: Any = data.w.read(slice(None)) if isinstance(data.w, Samples) else data.w
-    return {"loss": network.backend.weighted_mean(losses, w)} | _metrics_of(network, data, A, metrics)
+    return {"loss": network.backend.weighted_mean(losses, w)} | _metrics_of(network, data, A, loss, metrics)
 
 
 def compute_ensemble_metrics(
@@ -38,14 +38,19 @@ def compute_ensemble_metrics(
     losses = loss.value(Ops(cast(Namespace, np), {}), cast(Array, A), cast(Array, Y))
     w = None if data.w is None else _to_host(network, data.w)[0]
     mean = float(np.average(np.asarray(losses, np.float64)[0], weights=w))
-    return {"loss": mean} | _metrics_of(network, data, cast(Array, A), metrics)
+    return {"loss": mean} | _metrics_of(network, data, cast(Array, A), loss, metrics)
 
 
-def _metrics_of(network: "NetworkLike", data: Data, A: Array, metrics: dict[str, Metric]) -> dict[str, float]:
+def _metrics_of(
+    network: "NetworkLike", data: Data, A: Array, loss: LossFunction, metrics: dict[str, Metric]
+) -> dict[str, float]:
     """Return the metrics of the outputs A, by name."""
     values = {}
     if metrics:
         A_host, Y_host = _to_host(network, A), _one_hot(network, _to_host(network, data.Y))
+        if loss.outputs_per_target > 1:
+            A_host = cast(np.ndarray, loss.point_prediction(cast(Array, A_host)))
+            Y_host = Y_host[: len(A_host)]
         weights = {} if data.w is None else {"w": _to_host(network, data.w)[0]}
         for name, metric in metrics.items():
             value = metric(A_host, Y_host, **(weights if metric in LIBRARY.values() else {}))

@@ -126,7 +126,7 @@ def as_data(  # noqa: PLR0913 - the samples, targets and weights of fit, and the
         converted[key] = _finite_samples(network, X, names[0], together)
     samples = converted[key]
     m = samples.shape[1]
-    key = "Y", backend, dtype, loss.targets, k, together
+    key = "Y", backend, dtype, loss.targets, loss.outputs_per_target, k, together
     if key not in converted:
         converted[key] = array_validation.as_targets(backend, Y, loss, k, m, dtype, names[:2], together)
     targets, class_indices = converted[key]

@@ -195,7 +195,8 @@ class Network:
         X : array_like, shape (n[0], m)
             An array of the backend or of NumPy, or a host array of any other library. A copy is avoided if possible.
         Y : array_like, shape (n[L], m)
-            Shape (m,) is accepted for one output, and class indices of shape (m,) for categorical cross-entropy.
+            Shape (m,) is accepted for one output, and class indices of shape (m,) for categorical cross-entropy. For a
+            loss with several outputs for each target, such as :class:`~deepnotes.QuantileLoss`, a row for each target.
         loss : str or LossFunction, optional
             By default the loss that matches the last activation: binary cross-entropy after sigmoid, categorical
             cross-entropy after softmax, else mean squared error.

@@ -29,7 +29,7 @@ from deepnotes.nn.layers import (
     Shortcut,
     SwiGLU,
 )
-from deepnotes.nn.losses import Loss, LossFunction
+from deepnotes.nn.losses import GaussianNLL, Loss, LossFunction, QuantileLoss
 from deepnotes.nn.optimizers import (
     SGD,
     Adadelta,
@@ -81,6 +81,7 @@ __all__ = [
     "ExponentialDecay",
     "FormulaActivation",
     "Gate",
+    "GaussianNLL",
     "Initializer",
     "InverseScaling",
     "Layer",
@@ -95,6 +96,7 @@ __all__ = [
     "Optimizer",
     "PReLU",
     "Parameter",
+    "QuantileLoss",
     "RAdam",
     "RMSNorm",
     "RMSProp",

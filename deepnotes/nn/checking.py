@@ -136,7 +136,8 @@ def _activation(part: Any) -> _Function:
 def _loss(part: Any) -> _Function:
     ops = Ops(NUMPY, {})
     rng = np.random.default_rng(0)
-    A = rng.normal(size=(OUTPUTS, 400)) * 2
+    outputs = part.outputs_per_target if part.outputs_per_target > 1 else OUTPUTS
+    A = rng.normal(size=(outputs, 400)) * 2
     span, large = (-10.0, 10.0), np.array([sign * size for size in LARGE for sign in (-1, 1)])
     if "real" not in part.outputs:
         A = 0.05 + abs(A)
@@ -149,7 +150,7 @@ def _loss(part: Any) -> _Function:
         "real": rng.normal(size=size) * 2,
         "count": rng.integers(0, 5, size).astype(np.float64),
         "unit": rng.choice([0.0, 0.3, 1.0], size),
-        "simplex": np.eye(OUTPUTS)[:, rng.integers(0, OUTPUTS, size[1])],
+        "simplex": np.eye(outputs)[:, rng.integers(0, outputs, size[1])],
     }[part.targets]
     y = {"real": 0.0, "count": 2.0, "unit": 0.3, "simplex": 1.0}[part.targets]
 
@@ -157,7 +158,7 @@ def _loss(part: Any) -> _Function:
         return Y if A.shape == Y.shape else np.full(A.shape, y)
 
     def along(e: np.ndarray) -> np.ndarray:
-        return np.concatenate([e[None] + y, np.full((OUTPUTS - 1, len(e)), 0.3)])
+        return np.concatenate([e[None] + y, np.full((outputs - 1, len(e)), 0.3)])
 
     def value(A: np.ndarray) -> np.ndarray:
         L: np.ndarray = np.asarray(losses_of(part, ops, cast(Any, A), cast(Any, targets(A))))[0]
@@ -166,7 +167,7 @@ def _loss(part: Any) -> _Function:
     def derivative(A: np.ndarray) -> np.ndarray:
         return np.asarray(part.derivative(ops, A, targets(A)))
 
-    switches = _switches(lambda: formulas.loss(part, "float64", OUTPUTS))
+    switches = _switches(lambda: formulas.loss(part, "float64", outputs))
     line = (span[0] - y, span[1] - y)
     return _Function(value, derivative, A, along, line, lambda A: switches(A, targets(A)), large - y)
 

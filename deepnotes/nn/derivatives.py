@@ -136,6 +136,8 @@ def _replay(trace: Trace, expression: Expression, given: dict[str, Symbol], know
             values.append(trace.constant(node.number))
         elif node.operation == "outputs":
             values.append(trace.symbol(trace.outputs))
+        elif node.operation == "output":
+            values.append(trace.output())
         else:
             values.append(trace.apply(node.operation, *(values[i] for i in node.arguments)))
     return values

@@ -48,7 +48,8 @@ class Node(NamedTuple):
     Attributes
     ----------
     operation : str
-        A name of `OPERATIONS`; or ``"input"``, ``"constant"`` or ``"outputs"``, the number of outputs.
+        A name of `OPERATIONS`; or ``"input"``, ``"constant"``, ``"outputs"``, the number of outputs, or ``"output"``,
+        the index of the output that an element belongs to, which only formulas of losses have.
     arguments : tuple of int
         The indices of the nodes that it is computed from; all of them are smaller than its own index.
     value : str, float or None
@@ -219,6 +220,8 @@ class Expression:
 def _kind(node: Node, arguments: Sequence[Kind], arrays: Sequence[str]) -> Kind:
     if node.operation == "input":
         return Kind(FULL if node.value in arrays else NUMBER)
+    if node.operation == "output":
+        return Kind(FULL)
     if node.operation in ("constant", "outputs"):
         return Kind(NUMBER)
     if node.operation in REDUCTIONS:
@@ -281,12 +284,8 @@ PYTHON: dict[str, Callable[..., Any]] = {
 def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like: Any) -> Any:
     """Return the value of one node; an operation that is an operator of the Array protocol is computed by it."""
     name = node.operation
-    if name == "input":
-        return given[str(node.value)]
-    if name == "constant":
-        return node.value
-    if name == "outputs":
-        return like.shape[0]
+    if not node.arguments:
+        return _leaf(xp, node, given, like)
     if all(isinstance(value, bool | int | float) for value in values):
         return _number(name, values, str(like.dtype).rpartition(".")[2])
     if name in LOGIC:
@@ -304,6 +303,19 @@ def _compute(xp: Any, node: Node, values: list[Any], given: dict[str, Any], like
         for v in values
     ]
     return getattr(xp, name)(*arrays)
+
+
+def _leaf(xp: Any, node: Node, given: dict[str, Any], like: Any) -> Any:
+    """Return the value of a node without arguments."""
+    if node.operation == "input":
+        return given[str(node.value)]
+    if node.operation == "constant":
+        return node.value
+    if node.operation == "outputs":
+        return like.shape[0]
+    if isinstance(xp, Trace):
+        return xp.output()
+    return xp.zeros_like(like) + xp.reshape(xp.arange(like.shape[0], dtype=like.dtype), (-1, 1))
 
 
 def _number(name: str, values: Sequence[Any], dtype: str) -> Any:
@@ -354,8 +366,8 @@ class Symbol:
     def __float__(self) -> NoReturn:
         raise NotAnExpressionError("the values of an array as Python numbers")
 
-    def __getitem__(self, key: Any) -> NoReturn:
-        raise NotAnExpressionError("an index")
+    def __getitem__(self, key: Any) -> "Symbol":
+        return self.trace.row(self, key)
 
     __int__ = __index__ = __float__
     __iter__ = None
@@ -409,13 +421,16 @@ class Trace:
         The number of outputs that a function sees if it branches on it.
     dimensions : int, default 2
         The number of dimensions of the arrays: 2, or 1 for the flat arrays of an update.
+    by_output : bool, default False
+        Whether the function may tell the outputs apart: take one row of an array, make an array of one row for each
+        output, or use a constant for each output.
     """
 
     bool, int64, float32, float64 = np.dtype(np.bool), np.dtype(np.int64), np.dtype(np.float32), np.dtype(np.float64)
     finfo = staticmethod(np.finfo)
 
-    def __init__(self, dtype: str, outputs: int = 2, dimensions: int = 2) -> None:
-        self.dtype, self.dimensions = np.dtype(dtype), dimensions
+    def __init__(self, dtype: str, outputs: int = 2, dimensions: int = 2, by_output: Any = False) -> None:
+        self.dtype, self.dimensions, self.by_output = np.dtype(dtype), dimensions, by_output
         self.outputs = Outputs(outputs)
         self.outputs.trace = self
         self.nodes: list[Node] = []
@@ -460,7 +475,9 @@ class Trace:
         if isinstance(obj, Symbol):
             return obj if dtype is None else self.astype(obj, dtype)
         if np.ndim(obj):
-            raise NotAnExpressionError("an array of constants")
+            if not self.by_output or np.shape(obj) != (self.outputs, 1):
+                raise NotAnExpressionError("an array of constants")
+            return self._rows([self.constant(row[0]) for row in obj])
         if isinstance(obj, bool | np.bool):
             return self.symbol(self.apply("equal", 1.0, float(obj)))  # there are no constants of this kind
         return self.symbol(obj)
@@ -503,6 +520,38 @@ class Trace:
         if x.kind.shape == NUMBER:
             return self.symbol(x * self.outputs) if name == "sum" else x  # type: ignore[operator]
         return self.symbol(self.apply(name, x))
+
+    def row(self, x: Symbol, key: Any) -> Symbol:
+        """Return one row of x, as its sum over the outputs without the others, or x itself for all rows."""
+        rows = key[0] if isinstance(key, tuple) and key[1:] == (slice(None),) else key
+        if not self.by_output or x.kind.shape != FULL or not isinstance(rows, slice):
+            raise NotAnExpressionError("an index")
+        chosen = range(int(self.outputs))[rows]
+        if len(chosen) == self.outputs and rows.step in (None, 1):
+            return x
+        if len(chosen) != 1:
+            raise NotAnExpressionError("an index of several rows")
+        is_chosen = self.apply("equal", self.output(), float(chosen[0]))
+        return self.sum(self.apply("where", is_chosen, x, 0.0), axis=0, keepdims=True)
+
+    def concat(self, arrays: Any, /, *, axis: Any = 0) -> Symbol:
+        """Return the array of these rows, one for each output."""
+        rows = [self.symbol(x) for x in arrays]
+        is_each_output = axis == 0 and len(rows) == self.outputs and all(x.kind.shape == PER_SAMPLE for x in rows)
+        if not self.by_output or not is_each_output:
+            raise NotAnExpressionError("the function concat")
+        return self._rows(rows)
+
+    def _rows(self, rows: Sequence[Symbol]) -> Symbol:
+        """Return the array with one value for each output."""
+        result = rows[-1]
+        for i, row in reversed(list(enumerate(rows[:-1]))):
+            result = self.apply("where", self.apply("equal", self.output(), float(i)), row, result)
+        return result
+
+    def output(self) -> Symbol:
+        """Return the index of the output that each element belongs to."""
+        return self._node(Node("output"))
 
     # --- recording --------------------------------------------------------------------------------------------------
 
@@ -568,6 +617,7 @@ def trace(
     outputs: int = 2,
     numbers: Sequence[str] = (),
     dimensions: int = 2,
+    by_output: bool = False,
 ) -> Expression:
     """Return the expression that a function computes.
 
@@ -581,6 +631,8 @@ def trace(
     outputs : int, default 2
         The number of outputs that it sees if it branches on it.
     dimensions : int, default 2
+    by_output : bool, default False
+        As for :class:`Trace`.
 
     Raises
     ------
@@ -595,7 +647,7 @@ def trace(
     >>> square(np, np.array([[3.0]]))
     (array([[9.]]),)
     """
-    xp = Trace(dtype, outputs, dimensions)
+    xp = Trace(dtype, outputs, dimensions, by_output)
     symbols = [xp.input(name) for name in arrays] + [xp.input(name, number=True) for name in numbers]
     try:
         results = function(xp, *symbols)

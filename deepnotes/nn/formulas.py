@@ -61,7 +61,13 @@ def activation(part: Any, dtype: str, outputs: int) -> Expression:
 
 def loss(part: Any, dtype: str, outputs: int) -> Expression:
     """Return the losses, shape (1, m), of a loss for arguments A and Y."""
-    return trace(lambda xp, A, Y: _per_sample(xp, part.value(Ops(xp, {}), A, Y), outputs), ["A", "Y"], dtype, outputs)
+    return trace(
+        lambda xp, A, Y: _per_sample(xp, part.value(Ops(xp, {}), A, Y), outputs),
+        ["A", "Y"],
+        dtype,
+        outputs,
+        by_output=True,
+    )
 
 
 @cached
@@ -82,7 +88,7 @@ def loss_and_derivative(part: Any, dtype: str, outputs: int) -> Expression:
         ops = Ops(xp, {})
         return _per_sample(xp, part.value(ops, A, Y), outputs), _full(xp, part.derivative(ops, A, Y), A)
 
-    return trace(both, ["A", "Y"], dtype, outputs)
+    return trace(both, ["A", "Y"], dtype, outputs, by_output=True)
 
 
 @cached
@@ -93,7 +99,7 @@ def fused_loss(part: Any, dtype: str, outputs: int) -> Expression:
         ops = Ops(xp, {})
         return _per_sample(xp, part.value_of_logits(ops, Z, Y), outputs), _full(xp, part.delta(ops, A, Y), A)
 
-    return trace(both, ["Z", "A", "Y"], dtype, outputs)
+    return trace(both, ["Z", "A", "Y"], dtype, outputs, by_output=True)
 
 
 @cached
@@ -105,7 +111,7 @@ def loss_of_logits(part: Any, g: Any, dtype: str, outputs: int) -> Expression:
         A = _full(xp, g.forward(ops, Z), Z)
         return part.value_of_logits(ops, Z, Y), _full(xp, part.delta(ops, A, Y), A), A
 
-    return trace(all_three, ["Z", "Y"], dtype, outputs)
+    return trace(all_three, ["Z", "Y"], dtype, outputs, by_output=True)
 
 
 @cached
@@ -270,7 +276,8 @@ def _per_sample(xp: Any, x: Any, outputs: int) -> Any:
 def options(part: Any) -> list[float]:
     """Return the numbers among the settings of a part."""
     settings = [*vars(part).values(), *dict(getattr(part, "options", ())).values()]
-    return [float(x) for x in settings if isinstance(x, int | float) and not isinstance(x, bool)]
+    numbers = [y for x in settings for y in (x if isinstance(x, tuple) else (x,))]
+    return [float(x) for x in numbers if isinstance(x, int | float) and not isinstance(x, bool)]
 
 
 def is_fixed(part: Any) -> bool:

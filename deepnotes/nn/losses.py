@@ -4,13 +4,17 @@ Some losses are *fused* with the activation of the last layer: they are computed
 is numerically stable (N11).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction, Range, update_options
+from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError, ShapeError, look_up
 from deepnotes.utils.wording import as_call
 
@@ -67,6 +71,22 @@ class LossFunction:
     name = "custom"
     outputs: tuple[Range, ...] = Traits.outputs
     targets: Literal["real", "count", "unit", "simplex"] = "real"
+
+    @property
+    def outputs_per_target(self) -> int:
+        """The number of outputs for each target; by default 1.
+
+        If it is larger, the outputs are blocks of rows, with a row for each target. The methods get Y with the shape of
+        the outputs: each block has all targets.
+        """
+        return 1
+
+    def point_prediction(self, A: Array) -> Array:
+        """Return the prediction of each target, from outputs of shape (k, m); by default the first block of rows.
+
+        Metrics compare it with the targets.
+        """
+        return A[: A.shape[0] // self.outputs_per_target, :]
 
     def value(self, ops: Ops, A: Array, Y: Array) -> Array:
         """Return the loss of each sample, shape (1, m), for outputs and targets of shape (k, m)."""
@@ -171,6 +191,136 @@ class Loss(LossFunction):
         return f"Loss({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.options)])})"
 
 
+@dataclass(frozen=True)
+class QuantileLoss(LossFunction):
+    """The mean of the pinball losses of several quantiles, each of them predicted by outputs of its own.
+
+    For k targets and q quantiles, the last layer has ``q * k`` outputs: first those for the lowest quantile, one for
+    each target. Each output converges to its quantile of the targets, so two of them are the ends of a prediction
+    interval (R. Koenker and G. Bassett, Econometrica 46 (1978) 33).
+
+    Nothing prevents the predicted quantiles from crossing, mostly where there are few samples. Sorted predictions do
+    not cross, and are at least as good (V. Chernozhukov et al., Econometrica 78 (2010) 1093): for one target,
+    ``np.sort(net.predict(X), axis=0)``.
+
+    Parameters
+    ----------
+    quantiles : sequence of float
+        Different numbers between 0 and 1, in ascending order.
+
+    Raises
+    ------
+    ArgumentError
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnotes as dn
+    >>> X = np.linspace(-1, 1, 50)[None]
+    >>> net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(3)], inputs=1, seed=0)
+    >>> history = net.fit(X, X**2, loss=dn.QuantileLoss([0.05, 0.5, 0.95]), epochs=2)
+    >>> lower, median, upper = net.predict(X)
+    """
+
+    quantiles: tuple[float, ...]
+    name = "quantile_loss"
+
+    def __post_init__(self) -> None:
+        given = self.quantiles
+        if (
+            isinstance(given, str)
+            or not isinstance(given, Sequence | np.ndarray)
+            or np.ndim(given) != 1
+            or not len(given)
+        ):
+            raise ArgumentError.of("quantiles", given, "a list of numbers between 0 and 1, such as [0.05, 0.5, 0.95]")
+        values = tuple(number(f"quantiles[{i}]", q, positive=True, below=1) for i, q in enumerate(given))
+        for i in range(1, len(values)):
+            if values[i] <= values[i - 1]:
+                raise ArgumentError.of(f"quantiles[{i}]", values[i], f"more than quantiles[{i - 1}]={values[i - 1]}")
+        object.__setattr__(self, "quantiles", values)
+
+    @property
+    def outputs_per_target(self) -> int:
+        """The number of quantiles."""
+        return len(self.quantiles)
+
+    def point_prediction(self, A: Array) -> Array:
+        """Return the median of each target; if it is not among the quantiles, interpolate between its neighbours."""
+        k, count = A.shape[0] // len(self.quantiles), len(self.quantiles)
+        above = min(sum(q < 0.5 for q in self.quantiles), count - 1)
+        below = above if self.quantiles[above] <= 0.5 else max(above - 1, 0)
+        lower, upper = A[below * k : (below + 1) * k, :], A[above * k : (above + 1) * k, :]
+        if below == above:
+            return lower
+        share = (0.5 - self.quantiles[below]) / (self.quantiles[above] - self.quantiles[below])
+        return lower + share * (upper - lower)
+
+    def value(self, ops: Ops, A: Array, Y: Array) -> Array:
+        """Return the loss of each sample, shape (1, m): the mean over the quantiles and targets."""
+        L: Array = ops.quantile_loss(A, Y, self.quantiles)
+        return L
+
+    def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
+        """Return ``dA = ∂L/∂A`` of each sample, shape (k, m)."""
+        dA: Array = ops.quantile_loss_derivative(A, Y, self.quantiles)
+        return dA
+
+
+@dataclass(frozen=True)
+class GaussianNLL(LossFunction):
+    """The negative log-likelihood of normally distributed targets, whose mean and variance are both predicted.
+
+    For k targets, the last layer has ``2 k`` outputs and no activation: k means ``μ``, then k logarithms of variances
+    ``s``. The loss of a target is ``(s + (y - μ)² e^-s) / 2``, without the constant ``log(2π) / 2`` (D. A. Nix and
+    A. S. Weigend, ICNN 1994, p. 55). A logarithm can be any number, so these outputs need no activation that keeps them
+    positive, and the loss neither divides by a small variance nor takes its logarithm.
+
+    Parameters
+    ----------
+    epsilon : float, default 1e-6
+        The smallest variance, above 0. Smaller predictions have the loss and the derivative of `epsilon`, so the loss
+        is bounded below even if targets are predicted exactly.
+
+    Raises
+    ------
+    ArgumentError
+        If `epsilon` is not above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import deepnotes as dn
+    >>> X = np.linspace(-1, 1, 50)[None]
+    >>> net = dn.Network([dn.Dense(8, "tanh"), dn.Dense(2)], inputs=1, seed=0)
+    >>> history = net.fit(X, X**2, loss=dn.GaussianNLL(), epochs=2)
+    >>> mean, log_variance = net.predict(X)
+    >>> std = np.exp(log_variance / 2)
+    """
+
+    epsilon: float = 1e-6
+    name = "gaussian_nll"
+    outputs = ("real",)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", number("epsilon", self.epsilon, positive=True))
+
+    @property
+    def outputs_per_target(self) -> int:
+        """2: the mean, and the logarithm of the variance."""
+        return 2
+
+    def value(self, ops: Ops, A: Array, Y: Array) -> Array:
+        """Return the loss of each sample, shape (1, m): the mean over the targets."""
+        L: Array = ops.gaussian_nll(A, Y, self.epsilon)
+        return L
+
+    def derivative(self, ops: Ops, A: Array, Y: Array) -> Array:
+        """Return ``dA = ∂L/∂A`` of each sample, shape (2 k, m)."""
+        dA: Array = ops.gaussian_nll_derivative(A, Y, self.epsilon)
+        return dA
+
+
 def losses_of(loss: LossFunction, ops: Ops, A: Array, Y: Array) -> Array:
     """Return ``loss.value``, the loss of each sample, shape (1, m), for outputs and targets of shape (k, m).
 
@@ -201,6 +351,7 @@ def check_pair(loss: LossFunction, activation: Any) -> None:
         name = getattr(activation, "name", type(activation).__name__)
         fused = LIBRARY[loss.name].fused if loss.name in LIBRARY else None
         advice = f"use {fused[0]}" if fused else "use softplus, sigmoid or softmax"
+        advice = "use none" if loss.outputs == ("real",) else advice
         raise ArgumentError(
             f"loss {loss.name!r} needs outputs in the range {' or '.join(map(repr, loss.outputs))}, but the outputs of "
             f"the last layer's activation {name!r} are in the range {output_range!r}: {advice}"

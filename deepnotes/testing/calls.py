@@ -121,6 +121,11 @@ CALLS: dict[str, Arguments] = {
         for name in ("poisson", "half_poisson_deviance")
         for end in ("", "_derivative")
     },
+    **{
+        f"quantile_loss{end}": lambda d, n, k, m: (d.real(3 * n, m), d.weights(3 * n, m), (0.05, 0.5, 0.95))
+        for end in ("", "_derivative")
+    },
+    **{f"gaussian_nll{end}": lambda d, n, k, m: (d.real(2 * n, m), d.weights(2 * n, m)) for end in ("", "_derivative")},
     **{f"hinge{end}": lambda d, n, k, m: (d.real(n, m), d.bits(n, m)) for end in ("", "_derivative")},
     **{
         f"kl_divergence{end}": lambda d, n, k, m: (d.distributions(n, m), d.distributions(n, m) * d.bits(n, m))
@@ -184,6 +189,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     },
     **{name: [{"gamma": 0.7}] for name in ("focal", "focal_derivative", "sigmoid_focal", "sigmoid_focal_delta")},
     **{name: [{"quantile": 0.9}] for name in ("pinball", "pinball_derivative")},
+    **{name: [{"epsilon": 0.3}] for name in ("gaussian_nll", "gaussian_nll_derivative")},
     "huber_derivative": [{"delta": 0.4}],
     "momentum": [{"nesterov": True}],
 }

@@ -130,7 +130,7 @@ def compare_part(trial: Trial, part: Part, dtype: str) -> None:
         if isinstance(part, ActivationFunction):
             _compare_activation(trial, part, dtype, outputs)
             continue
-        _compare_loss(trial, part, dtype, outputs)
+        _compare_loss(trial, part, dtype, outputs * part.outputs_per_target)
         if part.targets == "simplex" and outputs > 1:
             _compare_loss(trial, part, dtype, outputs, class_indices=True)
 

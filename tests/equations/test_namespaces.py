@@ -65,6 +65,8 @@ CALLS = {
     "prelu_backward": (DA, Z, numbers(5, 4, 1)),
     **dict.fromkeys(LOSSES, (A, Y)),
     **{f"{name}_derivative": (A, Y) for name in LOSSES},
+    **dict.fromkeys(("quantile_loss", "quantile_loss_derivative"), (A, Y, (0.2, 0.4, 0.6, 0.8))),
+    **dict.fromkeys(("gaussian_nll", "gaussian_nll_derivative"), (A, Y)),
     "sigmoid_cross_entropy": (Z, Y),
     "sigmoid_cross_entropy_delta": (A, Y),
     "softmax_cross_entropy": (Z, Y / Y.sum(axis=0)),

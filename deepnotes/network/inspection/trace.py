@@ -373,6 +373,8 @@ def _notes(plan: Plan, recorder: _Recorder) -> list[str]:
         notes.append(f"L is computed from {Z} instead of {A}, which is accurate even where {A} is close to 0 or 1")
     if plan.class_indices:
         notes.append("Y holds class indices; in the formulas, it stands for the one-hot columns")
+    if plan.loss.outputs_per_target > 1:
+        notes.append(f"Y has the targets {plan.loss.outputs_per_target} times, one for each output")
     text = " ".join(event.formula for event in recorder.events)
     if "log(Y / " in text:
         notes.append(f"where Y is 0, so is Y * log(Y / {recorder.names[-1].after})")
