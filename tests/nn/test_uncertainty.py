@@ -168,7 +168,7 @@ def test_a_log_variance_needs_outputs_that_can_be_any_number() -> None:
     [
         (lambda: dn.QuantileLoss([]), "quantiles=[], wanted a list of numbers between 0 and 1"),
         (lambda: dn.QuantileLoss("0.5"), "quantiles='0.5', wanted a list"),
-        (lambda: dn.QuantileLoss(0.5), "quantiles=0.5, wanted a list"),  # type: ignore[arg-type]
+        (lambda: dn.QuantileLoss(0.5), "quantiles=0.5, wanted a list"),
         (lambda: dn.QuantileLoss([0.5, 1.0]), "quantiles[1]=1.0, wanted above 0 and less than 1"),
         (lambda: dn.QuantileLoss([0.5, 0.5]), "quantiles[1]=0.5, wanted more than quantiles[0]=0.5"),
         (lambda: dn.GaussianNLL(0.0), "epsilon=0.0, wanted a finite number above 0"),
