@@ -1,12 +1,13 @@
 """Standardization of the inputs of a network; it is saved with the network."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from deepnotes.datasets.on_disk import OnDisk, statistics
 from deepnotes.utils.array_checks import refuse_masked
-from deepnotes.utils.errors import DataError, ShapeError
+from deepnotes.utils.errors import ArgumentError, DataError, ShapeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +40,17 @@ class Standardizer:
         return f"{type(self).__name__}({len(self.mean):,} feature{'' if len(self.mean) == 1 else 's'})"
 
     @classmethod
-    def fit(cls, X: np.ndarray | OnDisk) -> "Standardizer":
+    def fit(cls, X: np.ndarray | OnDisk, unchanged: Sequence[int] = ()) -> "Standardizer":
         """Return the standardizer for the samples X, shape (n, m); the scale of a constant feature is 1.
 
         Samples that stay on disk are read three times, in parts that fit into memory.
+
+        Parameters
+        ----------
+        X : ndarray or OnDisk, shape (n, m)
+        unchanged : sequence of int, optional
+            The features to leave as they are, with the mean 0 and the scale 1, such as the indices of categories for
+            an :class:`~deepnotes.Embedding`.
 
         Examples
         --------
@@ -58,7 +66,12 @@ class Standardizer:
             low, high, mean, scale = statistics(X) if isinstance(X, OnDisk) else _statistics(X)
         # For a constant feature, the computed deviation may be a rounding error instead of 0.
         constant = (low == high) | (scale <= 4 * np.finfo(np.float64).eps * np.abs(mean))
-        return cls(mean, np.where(constant, 1.0, scale))
+        mean, scale = mean.copy(), np.where(constant, 1.0, scale)
+        for feature in unchanged:
+            if not 0 <= feature < len(mean):
+                raise ArgumentError.of("unchanged", feature, f"features from 0 to {len(mean) - 1}")
+            mean[feature], scale[feature] = 0.0, 1.0
+        return cls(mean, scale)
 
     def __call__(self, X: np.ndarray) -> np.ndarray:
         """Return X, shape (n, m), after standardization in double precision."""

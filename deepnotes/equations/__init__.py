@@ -10,6 +10,7 @@ from typing import Any
 
 from deepnotes.equations.activations import *  # noqa: F403
 from deepnotes.equations.dense import *  # noqa: F403
+from deepnotes.equations.embeddings import *  # noqa: F403
 from deepnotes.equations.losses import *  # noqa: F403
 from deepnotes.equations.normalization import *  # noqa: F403
 from deepnotes.equations.optimizers import *  # noqa: F403

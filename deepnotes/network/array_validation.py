@@ -8,6 +8,7 @@ import numpy as np
 from deepnotes.backends.base import Backend
 from deepnotes.backends.foreign_arrays import as_host, to_host
 from deepnotes.equations.array import Array
+from deepnotes.nn.layers import Embedding
 from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.array_checks import refuse_masked
@@ -92,6 +93,38 @@ def check_finite(backend: Backend, x: Any, name: str, source: Any = None, first:
             )
     count = f", the first of {len(bad)} values that are not finite" if len(bad) > 1 else ""
     raise DataError(f"{name}[{position}] is {x[index]}{count}; wanted finite numbers")
+
+
+def check_categories(backend: Backend, x: Any, embedding: Embedding, metadata: Any, name: str, first: int = 0) -> None:
+    """Raise DataError unless the columns of an Embedding hold indices of its categories.
+
+    Parameters
+    ----------
+    x : Array, shape (n[0], m)
+    embedding : Embedding
+    metadata : dict
+        Those of the network, which may have the names of the features.
+    name : str
+        The name of the argument, for error messages.
+    first : int
+        The index of the first sample in `x`, if `x` is a part of the samples.
+    """
+    for column, categories, _ in embedding:
+        indices = np.asarray(backend.to_numpy(x[column : column + 1, ...]))[0]
+        with np.errstate(invalid="ignore"):
+            valid = (indices >= 0) & (indices < categories) & (indices == np.floor(indices))
+        if valid.all():
+            continue
+        i = int(np.argmin(valid))
+        features: Any = metadata.get("features") if isinstance(metadata, dict) else None
+        named = isinstance(features, list) and len(features) == x.shape[0]
+        column_name = f"column {column}" + (f" ({features[column]})" if named else "")
+        wrong = int(len(valid) - valid.sum())
+        count = f", the first of {wrong} wrong values" if wrong > 1 else ""
+        raise DataError(
+            f"{name}[{column}, {first + i}] is {indices[i]:g}{count}; {column_name} holds categories, wanted a whole "
+            f"number from 0 to {categories - 1}"
+        )
 
 
 def check_real(backend: Backend, x: Any, name: str) -> None:

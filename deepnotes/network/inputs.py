@@ -1,6 +1,6 @@
 """Conversion of users' data for a Program: samples, targets and weights are checked and moved to the backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ from deepnotes.backends.samples import Columns, Samples, Subset, host_columns, s
 from deepnotes.equations.array import Array
 from deepnotes.network import array_validation
 from deepnotes.network.streaming import DiskSamples, disk_samples
+from deepnotes.nn.layers import Embedding
 from deepnotes.nn.losses import LossFunction
 from deepnotes.utils.errors import DataError
 
@@ -28,6 +29,12 @@ def is_native(network: "NetworkLike", X: Any) -> bool:
     If so, the results for X are arrays of the backend; otherwise they are NumPy arrays.
     """
     return not isinstance(X, np.ndarray) and (network.backend.is_array(X) or is_neighbour(network.backend, X))
+
+
+def embedding_of(network: "NetworkLike") -> Embedding | None:
+    """Return the first layer if it is an Embedding, whose columns of X hold the indices of categories."""
+    first = network.layers[0]
+    return first if isinstance(first, Embedding) else None
 
 
 def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool = False, on_host: bool = False) -> Array:
@@ -48,7 +55,28 @@ def as_samples(network: "NetworkLike", X: Any, name: str = "X", together: bool =
     Raises
     ------
     ShapeError, DTypeError, ForeignArrayError
+    DataError
+        If a column of an Embedding holds anything but indices of categories.
     """
+    samples = _converted(network, X, name, together, on_host)
+    embedding = embedding_of(network)
+    if embedding is not None:
+        for first, part in _parts(samples):
+            array_validation.check_categories(network.backend, part, embedding, network.metadata, name, first)
+    return samples
+
+
+def _parts(samples: Any) -> Iterator[tuple[int, Any]]:
+    """Yield parts of samples that fit into memory, each after the index of its first sample."""
+    if isinstance(samples, DiskSamples):
+        for span in spans(samples):
+            yield span.start, samples.read(span)
+    else:
+        yield 0, samples.read(slice(None)) if isinstance(samples, Samples) else samples
+
+
+def _converted(network: "NetworkLike", X: Any, name: str, together: bool, on_host: bool) -> Array:
+    """Return samples on the backend, standardized; see :func:`as_samples`."""
     backend, standardizer = network.backend, network.standardizer
     to_backend: Callable[[np.ndarray], Array] = backend.from_numpy if together else backend.from_samples
     if on_host:
@@ -121,7 +149,9 @@ def as_data(  # noqa: PLR0913 - the samples, targets and weights of fit, and the
     """
     backend, dtype, k = network.backend, network.dtype, network.outputs
     converted = {} if converted is None else converted
-    key: tuple[object, ...] = "X", backend, dtype, network.inputs, id(network.standardizer), together
+    key: tuple[object, ...] = (
+        "X", backend, dtype, network.inputs, id(network.standardizer), embedding_of(network), together,
+    )  # fmt: skip
     if key not in converted:
         converted[key] = _finite_samples(network, X, names[0], together)
     samples = converted[key]
@@ -149,10 +179,7 @@ def _finite_samples(network: "NetworkLike", X: Any, name: str, together: bool) -
     samples = as_samples(network, X, name, together)
     if samples.shape[1] == 0:
         raise DataError(f"{name} holds no samples (shape {tuple(samples.shape)}), wanted at least one")
-    if isinstance(samples, DiskSamples):
-        for span in spans(samples):
-            array_validation.check_finite(network.backend, samples.read(span), name, first=span.start)
-    else:
-        in_memory = samples.read(slice(None)) if isinstance(samples, Samples) else samples
-        array_validation.check_finite(network.backend, in_memory, name, X)
+    source = None if isinstance(samples, DiskSamples) else X
+    for first, part in _parts(samples):
+        array_validation.check_finite(network.backend, part, name, source, first)
     return samples

@@ -28,7 +28,7 @@ from deepnotes.network.training.sharded_program import ShardedProgram
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
-from deepnotes.nn.layers import BatchNorm, Dense, Layer, flatten, with_default_initializers
+from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Layer, flatten, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
@@ -115,6 +115,7 @@ class Network:
             raise ShapeError(f"standardizer has {n} features, but the network has {self.inputs} inputs")
         self.standardizer = standardizer
         self.dialect, self.layers = current_dialect(), with_default_initializers(flatten(self.layers))
+        self._check_categories_unscaled()
         self.metadata: dict[str, Any] = {}
         self.backend = get_backend(backend)
         if self.dtype not in self.backend.dtypes:
@@ -690,6 +691,17 @@ class Network:
         copy = aligned(x.size, self.host_dtype).reshape(x.shape)
         copy[...] = x
         return self.backend.from_numpy(copy)
+
+    def _check_categories_unscaled(self) -> None:
+        """Raise an error if the standardizer would change the indices of categories."""
+        if self.standardizer is None or not isinstance(self.layers[0], Embedding):
+            return
+        for column in self.layers[0].columns:
+            if column < self.inputs and (self.standardizer.mean[column] != 0 or self.standardizer.scale[column] != 1):
+                raise ArgumentError(
+                    f"standardizer changes column {column}, which holds categories; use "
+                    f"Standardizer.fit(X, unchanged={self.layers[0].columns})"
+                )
 
     def _zeros(self) -> Array:
         """Return as many zeros as there are parameters, in an array of the backend."""

@@ -63,6 +63,24 @@ class ConstantInitializer:
         return np.full(shape, self.value, dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class FirstRowZero:
+    """Another initializer, but the first row is zero.
+
+    Parameters
+    ----------
+    initializer : callable
+    """
+
+    initializer: Initializer
+
+    def __call__(self, rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
+        """Return an array of the given shape, whose first row is zero."""
+        values = self.initializer(rng, shape)
+        values[0] = 0
+        return values
+
+
 def _zeros(rng: "np.random.Generator", shape: tuple[int, int]) -> np.ndarray:
     return np.zeros(shape)
 
@@ -80,6 +98,11 @@ def _glorot(n: int, n_prev: int) -> float:
 def _lecun(n: int, n_prev: int) -> float:
     """Return the variance 1 / n_prev (LeCun et al., Efficient BackProp, 1998)."""
     return 1 / n_prev
+
+
+def _one(n: int, n_prev: int) -> float:
+    """Return the variance 1 of ``torch.nn.Embedding``."""
+    return 1.0
 
 
 def _torch(n: int, n_prev: int) -> float:
@@ -100,6 +123,7 @@ LIBRARY: dict[str, Initializer] = {
     "glorot_uniform": RandomInitializer(_glorot, True),
     "lecun_normal": RandomInitializer(_lecun, False),
     "lecun_uniform": RandomInitializer(_lecun, True),
+    "standard_normal": RandomInitializer(_one, False),
     "torch_uniform": RandomInitializer(_torch, True),
     "sklearn_uniform": RandomInitializer(_glorot, True),
     "sklearn_sigmoid_uniform": RandomInitializer(_sklearn_sigmoid, True),

@@ -4,17 +4,18 @@ A layer is an immutable description without state: its parameters are passed in 
 returns a cache for the backward pass. User-defined layers have the same interface.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import Activation, ActivationFunction, as_activation
-from deepnotes.nn.initializers import ConstantInitializer, Initializer, as_initializer
+from deepnotes.nn.initializers import ConstantInitializer, FirstRowZero, Initializer, as_initializer
 from deepnotes.nn.presets import default
-from deepnotes.utils.arguments import number, whole
+from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import ArgumentError
 
 
@@ -558,6 +559,174 @@ class Gate(Layer):
         """Return ``dA_prev``, whose halves are ``dV = dA * g(G)`` and ``dG = dA * V * g'(G)``, and no gradients."""
         V, G, gate = cache
         return ops.xp.concat([dA * gate, self.g.backward(ops, dA * V, G, gate)], axis=0), {}
+
+
+class Table(NamedTuple):
+    """The vectors of one column of an :class:`Embedding`.
+
+    Attributes
+    ----------
+    column : int
+        The row of X that holds the indices of the categories, from 0.
+    categories : int
+    size : int
+        The number of elements of each vector.
+    """
+
+    column: int
+    categories: int
+    size: int
+
+    @property
+    def key(self) -> str:
+        """The name of the parameter in the layer: ``E3_`` for column 3, which is ``E3_1`` in a network."""
+        return f"E{self.column}_"
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """Categorical columns as learned vectors; the layer is the first of a network.
+
+    X holds the index of a category in each row that has a table, and any number in the others. The outputs are the
+    other rows, unchanged, followed by the vectors of each column with a table: ``A = E[X[column]]ᵀ`` (Y. Bengio et al.,
+    JMLR 3 (2003) 1137). A network has the parameters ``E3_1``, shape (categories, size), for column 3, and so on. Like
+    the weights of a Dense layer after one-hot columns, which they replace, they have L2 and weight decay.
+
+    Parameters
+    ----------
+    tables : mapping of int to int or (int, int)
+        For each categorical column, the number of categories, or this and the size of the vectors, by default
+        :func:`vector_size` of it. A sequence of :class:`Table` is accepted, too.
+    initializer : str or callable, default "standard_normal"
+        Determines the initial vectors, as for :class:`Dense`.
+    unknown : bool, default False
+        Whether the index 0 of each column stands for unknown categories. If so, its vector is initially zero, and stays
+        so unless samples with this index are trained on.
+
+    Raises
+    ------
+    ArgumentError
+        If `tables` is empty or a number is out of range. When a network is created, if it has too few inputs, or if the
+        layer is not its first.
+    UnknownNameError
+        If there is no initializer of this name.
+
+    Examples
+    --------
+    >>> layer = Embedding({0: (12, 4), 2: 1000})
+    >>> layer
+    Embedding({0: (12, 4), 2: (1000, 32)})
+    >>> layer.output_size(3), layer.parameters(3)["E0_"].shape
+    (37, (12, 4))
+    """
+
+    tables: Mapping[int, int | tuple[int, int]] | Sequence[Table]
+    initializer: str | Initializer = "standard_normal"
+    unknown: bool = False
+
+    def __post_init__(self) -> None:
+        as_initializer(self.initializer)
+        object.__setattr__(self, "tables", _as_tables(self.tables))
+        object.__setattr__(self, "unknown", true_or_false("unknown", self.unknown))
+
+    def __repr__(self) -> str:
+        """Return the call that makes the layer, without the arguments that have their default values."""
+        arguments = [repr({column: (categories, size) for column, categories, size in self})]
+        if self.initializer != Embedding.initializer:
+            arguments.append(f"initializer={self.initializer!r}")
+        return f"Embedding({', '.join([*arguments, *['unknown=True'] * self.unknown])})"
+
+    def __iter__(self) -> Iterator[Table]:
+        """Iterate over the tables, in the order of their columns."""
+        return iter(self.tables)  # type: ignore[arg-type]
+
+    @property
+    def columns(self) -> list[int]:
+        """The columns with a table."""
+        return [table.column for table in self]
+
+    def numeric(self, inputs: int) -> list[range]:
+        """Return the ranges of the columns without a table, each as long as possible."""
+        edges = [-1, *self.columns, inputs]
+        return [range(a + 1, b) for a, b in pairwise(edges) if a + 1 < b]
+
+    def output_size(self, inputs: int) -> int:
+        """Return the number of columns without a table, plus the sizes of all vectors."""
+        if self.columns[-1] >= inputs:
+            raise ArgumentError(
+                f"{self!r} has a table for column {self.columns[-1]}, but there are {inputs} inputs, wanted columns "
+                f"from 0 to {inputs - 1}"
+            )
+        return inputs - len(self.columns) + sum(table.size for table in self)
+
+    def parameters(self, inputs: int) -> dict[str, Parameter]:
+        """Return a table of shape (categories, size) for each column, such as ``E3_``."""
+        initializer = as_initializer(self.initializer)
+        initializer = FirstRowZero(initializer) if self.unknown else initializer
+        return {t.key: Parameter((t.categories, t.size), initializer, decays=True) for t in self}
+
+    def forward(self, ops: Ops, parameters: Mapping[str, Array], A_prev: Array, context: Context) -> tuple[Array, Any]:
+        """Return ``A``, shape (output_size, m), and ``A_prev``."""
+        numeric = [A_prev[columns.start : columns.stop, :] for columns in self.numeric(A_prev.shape[0])]
+        vectors = [ops.embedding(parameters[t.key], A_prev[t.column : t.column + 1, :]) for t in self]
+        return ops.xp.concat([*numeric, *vectors], axis=0), A_prev
+
+    def backward(
+        self, ops: Ops, parameters: Mapping[str, Array], cache: Any, dA: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return ``dA_prev``, which is 0 for columns with a table, and the gradient of each table."""
+        A_prev, row = cache, 0
+        parts = {t.column: ops.xp.zeros_like(dA[:1, :]) for t in self}
+        for columns in self.numeric(A_prev.shape[0]):
+            parts[columns.start] = dA[row : row + len(columns), :]
+            row += len(columns)
+        gradients = {}
+        for t in self:
+            x = A_prev[t.column : t.column + 1, :]
+            gradients[t.key] = ops.embedding_gradient(dA[row : row + t.size, :], x, t.categories)
+            row += t.size
+        return ops.xp.concat([parts[column] for column in sorted(parts)], axis=0), gradients
+
+
+MAX_INDEX = 1 << 24
+"""The largest number of categories: float32 represents the whole numbers below it exactly."""
+
+
+def vector_size(categories: int) -> int:
+    """Return the default size of the vectors of a column: ``1.6 categories^0.56``, but at most 32.
+
+    The rule is that of the library fastai, with a lower limit, since a larger one makes a step slower and is seldom
+    more accurate.
+
+    Examples
+    --------
+    >>> [vector_size(n) for n in (2, 10, 100, 1000)]
+    [2, 6, 21, 32]
+    """
+    return int(min(32, round(1.6 * categories**0.56)))
+
+
+def _as_tables(tables: Any) -> tuple[Table, ...]:
+    """Return the argument `tables` of an :class:`Embedding`, in the order of the columns."""
+    if isinstance(tables, Mapping):
+        pairs = tables.items()
+        tables = [(column, *(sizes if isinstance(sizes, tuple | list) else (sizes,))) for column, sizes in pairs]
+    if not isinstance(tables, Sequence) or not tables:
+        raise ArgumentError.of("tables", tables, "a mapping of columns to numbers of categories, at least one")
+    checked = []
+    for table in tables:
+        if not isinstance(table, Sequence) or len(table) not in (2, 3):
+            raise ArgumentError.of("tables", table, "a number of categories, or this and the size of the vectors")
+        column, categories = whole("column", table[0], 0), whole(f"categories of column {table[0]}", table[1])
+        if categories > MAX_INDEX:
+            raise ArgumentError.of(f"categories of column {column}", categories, f"at most {MAX_INDEX:,}")
+        size = whole(f"size of the vectors of column {column}", table[2]) if len(table) > 2 else vector_size(categories)
+        checked.append(Table(column, categories, size))
+    checked.sort()
+    for before, after in pairwise(checked):
+        if before.column == after.column:
+            raise ArgumentError(f"tables: column {after.column} has two tables, wanted one")
+    return tuple(checked)
 
 
 FEATURE_LAYERS: tuple[type[Layer], ...] = (LayerNorm, RMSNorm, PReLU, Gate)

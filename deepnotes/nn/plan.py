@@ -11,7 +11,7 @@ import numpy as np
 from deepnotes.equations.array import Array, Namespace
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import BatchNorm, Dense, Dropout, Layer, Noise, Parameter, Shortcut
+from deepnotes.nn.layers import BatchNorm, Dense, Dropout, Embedding, Layer, Noise, Parameter, Shortcut
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import Optimizer
 from deepnotes.utils.errors import ArgumentError
@@ -73,6 +73,8 @@ class Layout:
         for index, layer in enumerate(layers):
             if type(layer) is Shortcut:
                 self._check_shortcut(index, layer.layers)
+            if isinstance(layer, Embedding) and index:
+                raise ArgumentError(f"layers[{index}]: an Embedding reads columns of X, so it must be the first layer")
             parameters = layer.parameters(self.sizes[-1])
             number += bool(parameters)
             unordered += [(f"{key}{number}", index, key, parameter) for key, parameter in parameters.items()]
@@ -292,6 +294,8 @@ class Supported(NamedTuple):
         has kernels for :class:`~deepnotes.nn.layers.Shortcut` and :class:`~deepnotes.nn.layers.Noise`.
     batch_norm : bool, default False
         Whether the backend trains with :class:`~deepnotes.nn.layers.BatchNorm`.
+    embeds : bool, default False
+        Whether the backend has kernels for :class:`~deepnotes.nn.layers.Embedding`.
 
     Examples
     --------
@@ -307,6 +311,7 @@ class Supported(NamedTuple):
     generates: bool = False
     by_feature: bool = False
     batch_norm: bool = False
+    embeds: bool = False
 
     def has_layers(self, layers: Sequence[Layer], inputs: int = 2) -> bool:
         """Return whether all layers of a network with this number of inputs, and their activations, have kernels."""
@@ -326,6 +331,8 @@ class Supported(NamedTuple):
             return self.by_feature
         if type(layer) is BatchNorm:
             return self.batch_norm
+        if type(layer) is Embedding:
+            return self.embeds
         describe = formulas.layer, formulas.layer_backward
         return self.by_feature and all(formulas.has_formula(f, layer, "float64", inputs) for f in describe)
 

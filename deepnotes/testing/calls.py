@@ -96,6 +96,8 @@ CALLS: dict[str, Arguments] = {
     "bias_gradient": lambda d, n, k, m: (d.weights(n, k),),
     "input_gradient": lambda d, n, k, m: (d.weights(k, n), d.weights(k, m)),
     "gather": lambda d, n, k, m: (d.real(n, m), d.indices(m, k)),
+    "embedding": lambda d, n, k, m: (d.weights(n, k), d.indices(n, 1, m).astype(np.float64)),
+    "embedding_gradient": lambda d, n, k, m: (d.weights(n, m), d.indices(k, 1, m).astype(np.float64), k),
     "standardize": lambda d, n, k, m: (d.real(n, m), d.weights(n, 1), d.positive(n, 1)),
     **dict.fromkeys(("feature_mean", "center"), lambda d, n, k, m: (d.real(n, m),)),
     "prelu": lambda d, n, k, m: (d.real(n, m), d.weights(n, 1)),

@@ -9,7 +9,7 @@ from deepnotes.backends.bounds import BoundedArray, Bounds, excess
 from deepnotes.backends.eager import EagerInference, EagerProgram
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.program import Batches, Chunk, Data, Program, State
-from deepnotes.nn.layers import Layer
+from deepnotes.nn.layers import Embedding, Layer
 from deepnotes.nn.losses import LossFunction, as_loss
 from deepnotes.nn.optimizers import SGD, Optimizer
 from deepnotes.nn.plan import NOTES, Objective, Plan
@@ -80,6 +80,9 @@ class TrainingCase:
         rng = np.random.default_rng([self.seed, 1])
         k, m = self.plan.layout.sizes[-1], self.samples
         X = self.layout(rng.normal(size=(self.inputs, m)).astype(self.dtype))
+        if isinstance(self.layers[0], Embedding):
+            for column, categories, _ in self.layers[0]:
+                X[column] = rng.integers(0, categories, m)
         Y: np.ndarray = rng.normal(size=(k, m)) if self.targets == "real" else rng.uniform(size=(k, m))
         if self.targets == "bits":
             Y = Y.round()

@@ -40,6 +40,7 @@ def recordable(plan: Plan) -> bool:
         generates=True,
         by_feature=True,
         batch_norm=True,
+        embeds=True,
     )
     return supported.has_plan(plan)
 

@@ -15,7 +15,7 @@ from deepnotes.network.evaluation import mean_output
 from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation, as_formula
 from deepnotes.nn.expressions import Expression, trace
-from deepnotes.nn.layers import FEATURE_LAYERS, BatchNorm, Context, Dense, Dropout, Layer, Noise, Shortcut
+from deepnotes.nn.layers import FEATURE_LAYERS, BatchNorm, Context, Dense, Dropout, Embedding, Layer, Noise, Shortcut
 from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 from deepnotes.utils.wording import brief
 
@@ -256,6 +256,8 @@ class Chain(Described):
                 links.append(_feature_link(layer, index, network, parameters))
             elif type(layer) is BatchNorm:
                 links.append(_batch_norm_link(layer, size, network.dtype, parameters))
+            elif type(layer) is Embedding:
+                raise ModelFileError("layer 1 is an Embedding, which only model files can contain")
             elif type(layer) not in (Dropout, Noise):
                 raise ModelFileError(
                     f"layer {index + 1} is the user-defined layer {brief(repr(layer))}, but files of other formats can "

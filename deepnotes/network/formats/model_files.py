@@ -18,7 +18,19 @@ import numpy as np
 from deepnotes.network.formats import containers
 from deepnotes.network.formats.containers import Container
 from deepnotes.nn.activations import Activation, as_formula
-from deepnotes.nn.layers import BatchNorm, Dense, Dropout, Gate, Layer, LayerNorm, Noise, PReLU, RMSNorm, Shortcut
+from deepnotes.nn.layers import (
+    BatchNorm,
+    Dense,
+    Dropout,
+    Embedding,
+    Gate,
+    Layer,
+    LayerNorm,
+    Noise,
+    PReLU,
+    RMSNorm,
+    Shortcut,
+)
 from deepnotes.nn.plan import Layout
 from deepnotes.utils.errors import ModelFileError, NotAnExpressionError
 
@@ -78,6 +90,9 @@ def describe(layer: Layer, dtype: str) -> dict[str, Any]:
             return {"type": name, **vars(layer)}
     if type(layer) is Gate and type(layer.g) is Activation:
         return {"type": "gate", "activation": layer.g.name, "options": dict(layer.g.options)}
+    if type(layer) is Embedding and not callable(layer.initializer):
+        tables = [list(table) for table in layer]
+        return {"type": "embedding", "tables": tables, "initializer": layer.initializer, "unknown": layer.unknown}
     initializers = (layer.initializer, layer.bias_initializer) if type(layer) is Dense else ()
     if type(layer) is Dense and not any(map(callable, initializers)):
         return {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from deepnotes.equations.activations import SELU
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import BatchNorm, Dense, Gate, Layer, LayerNorm, PReLU, RMSNorm
+from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Gate, Layer, LayerNorm, PReLU, RMSNorm
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.utils.wording import one_line
 
@@ -252,12 +252,33 @@ def gate(layer: Gate, names: Names) -> dict[str, str]:
     }
 
 
-def of_layer(layer: Layer, names: Names) -> dict[str, str]:
+def embedding(layer: Embedding, names: Names, inputs: int) -> dict[str, str]:
+    """Return the formulas of the arrays of an :class:`~deepnotes.nn.layers.Embedding`, as :func:`normalization` does.
+
+    Those of the tables' gradients are under their names in the layer, such as ``E3_``.
+    """
+    n, X, dA = names.number, names.before, f"d{names.after}"
+    columns = ", ".join(map(str, layer.columns))
+    vectors = " above ".join(f"{t.key}{n}[{X}[{t.column}]]ᵀ" for t in layer)
+    gradients, row = {}, inputs - len(layer.columns)
+    for t in layer:
+        gradients[t.key] = f"(1/m) one_hot({X}[{t.column}]) {dA}[{row}:{row + t.size}]ᵀ"
+        row += t.size
+    return {
+        "A": f"{X} without the rows {columns}, above {vectors}",
+        "dA_prev": f"{dA} of the numeric rows, and 0 in the rows {columns}",
+        **gradients,
+    }
+
+
+def of_layer(layer: Layer, names: Names, inputs: int) -> dict[str, str]:
     """Return the formulas of the arrays of a layer of the library other than Dense and Dropout, or nothing."""
     if type(layer) in (LayerNorm, RMSNorm):
         return normalization(layer, names)  # type: ignore[arg-type]
     if type(layer) is Gate:
         return gate(layer, names)
+    if type(layer) is Embedding:
+        return embedding(layer, names, inputs)
     return prelu(names) if type(layer) is PReLU else {}
 
 

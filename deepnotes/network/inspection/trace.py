@@ -190,7 +190,7 @@ class _Recorder:
             self.add(names.noise, "random, with mean 0 and standard deviation 1", "", result)
         elif name in ("center", "inverse_rms") and self.direction == "forward" and type(layer) in (LayerNorm, RMSNorm):
             inner = {"center": "C", "inverse_rms": "r"}[name]
-            self.add(f"{inner}{names.number}", formulas.of_layer(layer, names)[name], "", result)
+            self.add(f"{inner}{names.number}", formulas.of_layer(layer, names, self.plan.inputs)[name], "", result)
         elif name in formulas.BATCH_NORM and self.direction == "forward" and type(layer) is BatchNorm:
             inner = formulas.BATCH_NORM[name]
             self.add(f"{inner}{names.number}", self._formulas(layer, names)[name], "", result)
@@ -293,7 +293,7 @@ class _Recorder:
         if type(layer) is BatchNorm:
             of_batch = any(event.name == f"mean{names.number}" for event in self.events)
             return formulas.batch_norm(layer, names, of_batch)
-        return formulas.of_layer(layer, names)
+        return formulas.of_layer(layer, names, self.plan.inputs)
 
     def _dZ(self, layer: Dense) -> tuple[str, str]:
         """Return the formula of ``dZ`` of the layer whose backward pass runs, and its equations."""

@@ -15,7 +15,7 @@ from deepnotes.network.network import Network
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
 from deepnotes.nn.expressions import Expression
 from deepnotes.nn.initializers import LIBRARY as INITIALIZERS
-from deepnotes.nn.layers import Dense, Gate, Layer
+from deepnotes.nn.layers import Dense, Embedding, Gate, Layer
 from deepnotes.nn.plan import Layout
 from deepnotes.nn.presets import DIALECTS, in_dialect
 from deepnotes.utils.errors import DeepnotesError, ModelFileError
@@ -168,13 +168,21 @@ def _layer(path: Path, description: Any, dtype: str) -> Layer:
         return SIMPLE_LAYERS[kind](**{key: value for key, value in description.items() if key != "type"})
     if kind == "gate":
         return Gate(Activation(description["activation"], **description["options"]))
+    if kind == "embedding":
+        _check_initializer(path, description["initializer"])
+        return Embedding(description["tables"], description["initializer"], description["unknown"])
     if kind == "dense":
         initializers = description["initializer"], description.get("bias_initializer")
         for name in initializers:
-            if name is not None and (not isinstance(name, str) or name not in INITIALIZERS):
-                raise ModelFileError(f"{path}: unknown initializer {brief(repr(name))}")
+            if name is not None:
+                _check_initializer(path, name)
         return Dense(description["units"], _activation(path, description, dtype), *initializers)
     raise ModelFileError(f"{path}: unknown layer type {brief(repr(kind))}; the file may need a newer deepnotes")
+
+
+def _check_initializer(path: Path, name: Any) -> None:
+    if not isinstance(name, str) or name not in INITIALIZERS:
+        raise ModelFileError(f"{path}: unknown initializer {brief(repr(name))}")
 
 
 def _activation(path: Path, description: Any, dtype: str) -> ActivationFunction:

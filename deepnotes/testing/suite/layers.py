@@ -5,6 +5,7 @@ from deepnotes.nn.layers import (
     BatchNorm,
     Dense,
     Dropout,
+    Embedding,
     Gate,
     Layer,
     LayerNorm,
@@ -39,6 +40,12 @@ NETWORKS: dict[str, list[list[Layer]]] = {
         [GLU(7), Dense(3)],
         [Dense(7, "tanh"), SwiGLU(5), SwiGLU(3)],
         [LayerNorm(1.0), Dense(10), Gate("softmax"), Dense(3)],
+    ],
+    "embedding": [
+        [Embedding({4: (7, 3)}), Dense(3)],
+        [Embedding({0: (2, 1), 2: (40, 5), 3: (9, 4)}), Dropout(0.2), Dense(7, "tanh"), Dense(3)],
+        [Embedding(dict.fromkeys(range(5), (11, 2))), Residual([LayerNorm(1.0), Dense(10)]), Dense(3, "tanh")],
+        [Embedding({1: (3, 2), 2: (30, 17)})],
     ],
     "noise": [[Noise(0.2), Dense(7, "tanh"), Noise(0.5), Dense(3), Noise(0.1)]],
     "residual": [
