@@ -1,6 +1,7 @@
 """The class Network: a chain of layers that can be trained, evaluated and saved."""
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from functools import cached_property, partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +34,7 @@ from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
 from deepnotes.nn.plan import Layout, Plan
-from deepnotes.nn.presets import current_dialect
+from deepnotes.nn.presets import current_dialect, in_dialect
 from deepnotes.utils.arguments import float_dtype, number, true_or_false, whole
 from deepnotes.utils.array_checks import refuse_masked
 from deepnotes.utils.errors import ArgumentError, ShapeError
@@ -583,6 +584,42 @@ class Network:
         from deepnotes.network.summary import summary
 
         return summary(self)
+
+    def folded(self) -> "Network":
+        """Return a network with equal predictions, up to rounding, in which each BatchNorm is folded into a Dense.
+
+        That is the Dense without activation before the BatchNorm or, if there is none, the Dense after it. The new
+        network is smaller and predicts faster. Where the running mean is large compared to the standard deviation, its
+        outputs have fewer correct digits. This network is not changed.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such Dense, if a residual block begins or ends in between, or if the new weights are not
+            finite.
+
+        Examples
+        --------
+        >>> from deepnotes.nn import BatchNorm
+        >>> net = Network([Dense(4), BatchNorm(), Dense(1, "sigmoid")], inputs=3, seed=0)
+        >>> net.folded().layers
+        (Dense(4), Dense(1, 'sigmoid'))
+        """
+        from deepnotes.network.folding import fold
+
+        layers, theta = fold(self)
+        with in_dialect(self.dialect):
+            network = Network(
+                layers,
+                self.inputs,
+                backend=self.backend,
+                dtype=self.dtype,
+                seed=self.seed,
+                standardizer=self.standardizer,
+                theta=theta,
+            )
+        network.metadata = deepcopy(self.metadata)
+        return network
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the architecture, parameters, standardizer and metadata to a safetensors file.
