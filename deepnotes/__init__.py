@@ -105,6 +105,7 @@ if TYPE_CHECKING:
     from deepnotes.network.ensemble import Ensemble
     from deepnotes.network.fit_many import FitManyInterrupt, FitResult, fit_many
     from deepnotes.network.gradient_checks import check_gradients
+    from deepnotes.network.loading.json_reading import from_json
     from deepnotes.network.loading.onnx_reading import from_onnx
     from deepnotes.network.loading.sklearn_reading import from_sklearn
     from deepnotes.network.model import Model
@@ -200,6 +201,7 @@ __all__ = [
     "check_gradients",
     "defaults",
     "fit_many",
+    "from_json",
     "from_onnx",
     "from_sklearn",
     "get_backend",
@@ -241,6 +243,7 @@ _LAZY = {
     "check_gradients": "deepnotes.network.gradient_checks",
     "cross_validate": "deepnotes.estimators",
     "fit_many": "deepnotes.network.fit_many",
+    "from_json": "deepnotes.network.loading.json_reading",
     "from_onnx": "deepnotes.network.loading.onnx_reading",
     "from_sklearn": "deepnotes.network.loading.sklearn_reading",
     "open_table": "deepnotes.datasets.disk_tables",

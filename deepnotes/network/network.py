@@ -163,6 +163,60 @@ class Network:
             raise ShapeError.of("theta", np.shape(theta), f"({self.layout.size},)")
         self.theta = self.backend.write(self.theta, 0, self.from_host(theta))
 
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return a copy of the parameters under the names and in the shapes of a ``torch.nn.Sequential``.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Such as ``0.weight``, shape (n[1], n[0]), and ``0.bias``, shape (n[1],). The numbers are those of the
+            modules, of which a Dense layer with an activation has two. The standardizer is not included.
+
+        Raises
+        ------
+        ArgumentError
+            If residual blocks overlap without one containing the other.
+
+        Examples
+        --------
+        >>> net = Network([Dense(4, "relu"), Dense(1)], inputs=3, seed=0)
+        >>> {name: array.shape for name, array in net.state_dict().items()}
+        {'0.weight': (4, 3), '0.bias': (4,), '2.weight': (1, 4), '2.bias': (1,)}
+        """
+        from deepnotes.network.formats.state_dicts import state_dict
+
+        return state_dict(self)
+
+    def load_state_dict(self, state: Any) -> None:
+        """Set all parameters from a dict with the names and shapes of :meth:`state_dict`.
+
+        Parameters
+        ----------
+        state : mapping of str to array_like
+            Such as ``model.state_dict()`` of a ``torch.nn.Sequential`` with the same layers. The arrays may be of any
+            library, and are converted to the network's dtype. A PReLU layer also takes a single slope, shape (1,).
+
+        Raises
+        ------
+        UnknownParameterError
+            If entries are missing or superfluous; the message names them. Parameters are then unchanged, as after any
+            of these errors.
+        ShapeError, DTypeError, DataError, ForeignArrayError
+            If arrays have other shapes, or cannot be converted.
+        ArgumentError
+            If `state` is not a mapping, or as for :meth:`state_dict`.
+
+        Examples
+        --------
+        >>> net, other = (Network([Dense(4, "relu"), Dense(1)], inputs=3, seed=seed) for seed in (0, 1))
+        >>> other.load_state_dict(net.state_dict())
+        >>> bool((other.flat() == net.flat()).all())
+        True
+        """
+        from deepnotes.network.formats.state_dicts import load_state_dict
+
+        load_state_dict(self, state)
+
     @exclusive
     def fit(  # noqa: PLR0913 - the options of training, each with a default
         self,
@@ -634,6 +688,26 @@ class Network:
         from deepnotes.network.formats.model_files import save
 
         save(self, path)
+
+    def to_json(self) -> str:
+        """Return the network as JSON, which :func:`~deepnotes.from_json` reads.
+
+        It has the content of a model file: architecture, parameters, standardizer and metadata. Matrices are lists of
+        rows. Each number is the shortest decimal that is read back with the same bits.
+
+        Raises
+        ------
+        ModelFileError
+            As for :meth:`save`; or if a parameter is NaN or infinite.
+
+        Examples
+        --------
+        >>> Network([Dense(1)], inputs=2, theta=np.array([0.1, -2, 0])).to_json()[-64:]
+        '"metadata": {}, "tensors": {"W1": [[0.1, -2.0]], "b1": [[0.0]]}}'
+        """
+        from deepnotes.network.formats.json_text import to_json
+
+        return to_json(self)
 
     def to_onnx(self, path: str | PathLike[str]) -> None:
         """Write the network to an ONNX file with one input ``X`` of shape (m, n[0]): samples are rows.

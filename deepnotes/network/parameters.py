@@ -34,10 +34,7 @@ class Parameters(MutableMapping[str, Array]):
         host = as_host(network.backend, to_host(network.backend, value, name), name)
         if host.shape != entry.parameter.shape:
             raise ShapeError.of(name, host.shape, str(entry.parameter.shape))
-        with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite and are refused
-            values = np.ascontiguousarray(host, dtype=network.dtype)
-        array_validation.check_finite(network.backend, values, name, host)
-        flat = network.backend.from_numpy(values.reshape(-1))
+        flat = network.backend.from_numpy(as_values(network, host, name).reshape(-1))
         network.theta = network.backend.write(network.theta, entry.start, flat)
 
     def __delitem__(self, name: str) -> None:
@@ -58,6 +55,20 @@ class Parameters(MutableMapping[str, Array]):
             return look_up("parameter", name, self._network.layout.entries)
         except UnknownNameError as error:
             raise UnknownParameterError(str(error)) from None
+
+
+def as_values(network: "NetworkLike", host: np.ndarray, name: str) -> np.ndarray:
+    """Return an array as values of a parameter, in the network's dtype; `name` is its name in error messages.
+
+    Raises
+    ------
+    DataError
+        If a value is NaN, infinite, or too large for the dtype.
+    """
+    with np.errstate(over="ignore"):  # values beyond the dtype's range become infinite and are refused
+        values = np.ascontiguousarray(host, dtype=network.dtype)
+    array_validation.check_finite(network.backend, values, name, host)
+    return values
 
 
 class NetworkState(State):

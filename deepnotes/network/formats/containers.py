@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,17 @@ DTYPES = {
     "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
 """The dtypes in NumPy's notation, by their names in safetensors files."""
+
+
+class Document(Protocol):
+    """What networks are read from: a header and named tensors, see :class:`Container`."""
+
+    header: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+
+    def tensor(
+        self, name: str, shape: tuple[int, ...] | None = None, dtype: np.dtype[Any] | None = None
+    ) -> np.ndarray: ...
 
 
 class Container:
@@ -219,16 +230,21 @@ def _decode_header(path: Path, text: str | None) -> dict[str, Any]:
         version = header["format"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ModelFileError(f"{path}: its header is damaged") from None
-    if type(version) is not int or version < 1:
-        raise ModelFileError(f"{path}: unknown format {brief(repr(version))}, wanted a number from 1 to {FORMAT}")
-    if version > FORMAT:
-        raise ModelFileError(
-            f"{path} has format {brief(version)}, but this version of deepnotes reads formats up to {FORMAT}; "
-            "pip install --upgrade deepnotes"
-        )
+    check_format(path, version)
     if header.get("digest") != digest_of_header(header) or not isinstance(header.get("digests"), dict):
         raise ModelFileError(f"{path} was altered after it was written: the digest of its header does not match")
     return header  # type: ignore[no-any-return]
+
+
+def check_format(source: Path | str, version: Any) -> None:
+    """Raise ModelFileError unless `version`, the entry ``format`` of a header, is a format that is read."""
+    if type(version) is not int or version < 1:
+        raise ModelFileError(f"{source}: unknown format {brief(repr(version))}, wanted a number from 1 to {FORMAT}")
+    if version > FORMAT:
+        raise ModelFileError(
+            f"{source} has format {brief(version)}, but this version of deepnotes reads formats up to {FORMAT}; "
+            "pip install --upgrade deepnotes"
+        )
 
 
 def strict_json(text: str) -> Any:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from deepnotes.network.formats import containers
-from deepnotes.network.formats.containers import Container
+from deepnotes.network.formats.containers import Document
 from deepnotes.nn.activations import Activation, as_formula
 from deepnotes.nn.layers import (
     BatchNorm,
@@ -179,7 +179,7 @@ def check_ensemble(networks: "Sequence[NetworkLike]", metadata: dict[str, Any]) 
     containers.check_header(*ensemble_content(networks, metadata))
 
 
-def flat(file: Container, layout: Layout, dtype: np.dtype[Any], prefix: str = "") -> np.ndarray:
+def flat(file: Document, layout: Layout, dtype: np.dtype[Any], prefix: str = "") -> np.ndarray:
     """Return the parameters in a file as a flat buffer with this `layout`, shape (p,).
 
     The names of the tensors begin with `prefix`.

@@ -9,7 +9,7 @@ import numpy as np
 from deepnotes.backends.base import Backend
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.network.formats import containers
-from deepnotes.network.formats.containers import Container
+from deepnotes.network.formats.containers import Document
 from deepnotes.network.formats.model_files import SIMPLE_LAYERS, STANDARDIZER, TRAINING, flat, member_prefix
 from deepnotes.network.network import Network
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
@@ -50,7 +50,11 @@ def load(path: str | PathLike[str], backend: str | Backend | None = None) -> Any
     UnknownNameError, BackendUnavailable
         As for :func:`deepnotes.get_backend`.
     """
-    network = load_network(path, backend)
+    return as_model(load_network(path, backend), path)
+
+
+def as_model(network: Any, path: object) -> Any:
+    """Return what :func:`load` returns for a network or an ensemble that was read from `path`."""
     if "target" not in network.metadata:  # the import below takes time
         return network
     from deepnotes.network.model import INVALID, Model, is_model
@@ -75,6 +79,18 @@ def load_network(path: str | PathLike[str], backend: str | Backend | None = None
     path = containers.as_path(path)
     with containers.open_container(path) as file:
         contents = _contents(path, file)
+    return _networks(path, file, contents, backend)
+
+
+def read_network(path: str, document: Document, backend: str | Backend | None = None) -> Network | Any:
+    """Return the network or the ensemble in a document that is in memory; `path` names it in error messages."""
+    return _networks(path, document, _contents(path, document), backend)
+
+
+def _networks(
+    path: Path | str, file: Document, contents: "list[_Content]", backend: str | Backend | None
+) -> Network | Any:
+    """Return the network with this content, or the ensemble of several, on `backend`."""
     networks = [_network(path, content, backend) for content in contents]
     if "ensemble" not in file.header:
         return networks[0]
@@ -98,7 +114,7 @@ class _Content(NamedTuple):
     constants: list[np.ndarray]
 
 
-def _contents(path: Path, file: Container) -> list[_Content]:
+def _contents(path: Path | str, file: Document) -> list[_Content]:
     """Return the content of a file for each of its networks, after a check that the file has exactly these tensors."""
     header, shapes = file.header, set(file.shapes)
     if "ensemble" in header:
@@ -129,7 +145,7 @@ def _contents(path: Path, file: Container) -> list[_Content]:
     return contents
 
 
-def _members(path: Path, header: dict[str, Any], tensors: int) -> list[dict[str, Any]]:
+def _members(path: Path | str, header: dict[str, Any], tensors: int) -> list[dict[str, Any]]:
     """Return the headers of the networks of an ensemble, in a file with this number of tensors."""
     members = header["ensemble"]
     valid = isinstance(members, list) and members and all(isinstance(member, dict) for member in members)
@@ -140,7 +156,7 @@ def _members(path: Path, header: dict[str, Any], tensors: int) -> list[dict[str,
     return members  # type: ignore[no-any-return]
 
 
-def _network(path: Path, content: _Content, backend: str | Backend | None) -> Network:
+def _network(path: Path | str, content: _Content, backend: str | Backend | None) -> Network:
     """Return a network with the content of a file."""
     description = content.description
     try:
@@ -161,7 +177,7 @@ def _network(path: Path, content: _Content, backend: str | Backend | None) -> Ne
     return network
 
 
-def _layer(path: Path, description: Any, dtype: str) -> Layer:
+def _layer(path: Path | str, description: Any, dtype: str) -> Layer:
     """Return the layer that the header of a model file describes."""
     kind = description.get("type")
     if isinstance(kind, str) and kind in SIMPLE_LAYERS:
@@ -180,12 +196,12 @@ def _layer(path: Path, description: Any, dtype: str) -> Layer:
     raise ModelFileError(f"{path}: unknown layer type {brief(repr(kind))}; the file may need a newer deepnotes")
 
 
-def _check_initializer(path: Path, name: Any) -> None:
+def _check_initializer(path: Path | str, name: Any) -> None:
     if not isinstance(name, str) or name not in INITIALIZERS:
         raise ModelFileError(f"{path}: unknown initializer {brief(repr(name))}")
 
 
-def _activation(path: Path, description: Any, dtype: str) -> ActivationFunction:
+def _activation(path: Path | str, description: Any, dtype: str) -> ActivationFunction:
     """Return the activation in the description of a layer: one of the library's, or a formula."""
     name = description["activation"]
     if "formula" not in description:
@@ -198,7 +214,7 @@ def _activation(path: Path, description: Any, dtype: str) -> ActivationFunction:
     return FormulaActivation(name, formula, derivative, outputs, initializer)
 
 
-def _architecture(path: Path, header: dict[str, Any]) -> tuple[list[Layer], dict[str, Any], Layout]:
+def _architecture(path: Path | str, header: dict[str, Any]) -> tuple[list[Layer], dict[str, Any], Layout]:
     """Return layers, description and layout of a network; `header` is that of the file, or of one network in it."""
     try:
         description = header["network"]
