@@ -162,11 +162,11 @@ def test_only_text_is_accepted(content: Any) -> None:
 
 
 VALID = network().to_json()
+DAMAGED = altered(json.loads(VALID)).map(json.dumps) | damaged(VALID.encode()).map(lambda file: file.decode("latin1"))
 
 
-@given(
-    altered(json.loads(VALID)).map(json.dumps) | damaged(VALID.encode()).map(lambda content: content.decode("latin1"))
-)
+@settings(max_examples=40)
+@given(DAMAGED)
 def test_altered_texts_are_read_or_refused(content: str) -> None:
     try:
         net = dn.from_json(content, backend="numpy")
