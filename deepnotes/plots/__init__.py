@@ -14,6 +14,7 @@ from deepnotes.plots.diagrams import diagram
 from deepnotes.plots.images import weights
 from deepnotes.plots.importances import importances
 from deepnotes.plots.rates import learning_rates
+from deepnotes.plots.saliencies import saliency
 from deepnotes.plots.searches import trials
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "importances",
     "learning_rates",
     "require_matplotlib",
+    "saliency",
     "save",
     "trials",
     "weights",

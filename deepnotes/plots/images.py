@@ -11,6 +11,7 @@ from deepnotes.utils.arguments import whole
 from deepnotes.utils.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from deepnotes.plots.protocols import NetworkLike
@@ -46,20 +47,17 @@ def weights(
         raise ArgumentError(
             f"the first layer is {network.layers[0]!r}, wanted Dense: one image for each of its neurons"
         )
-    height, width = _image_shape(shape, network.inputs)
+    height, width = image_shape(shape, network.inputs)
     W = network.backend.to_numpy(network.parameters["W1"]).astype(np.float64)
     n = min(len(W), whole("most", most))
-    mosaic = _mosaic(W[:n].reshape(n, height, width))
+    picture = mosaic(W[:n].reshape(n, height, width))
 
-    ratio = mosaic.shape[0] / mosaic.shape[1]
+    ratio = picture.shape[0] / picture.shape[1]
     figure_width = 5.4 if ratio <= 1.3 else 7.0 / ratio
     ax = get_axes(ax, figure_width + 0.9, min(max(1.4, figure_width * ratio), 9.0) + 0.4)
     limit = float(abs(W[:n]).max()) or 1.0
-    image = ax.imshow(mosaic, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    image = ax.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    hide_axes(ax)
     number = f"{len(W):,}" if n == len(W) else f"the first {n:,} of {len(W):,}"
     ax.set_title(f"weights of {number} neurons of layer 1", fontsize=11)
     bar = figure_of(ax).colorbar(image, ax=ax, fraction=0.046, pad=0.03)
@@ -67,20 +65,28 @@ def weights(
     return figure_of(ax)
 
 
-def _mosaic(images: np.ndarray) -> np.ndarray:
+def hide_axes(ax: "Axes") -> None:
+    """Remove ticks and spines, which mean nothing around an image."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def mosaic(images: np.ndarray) -> np.ndarray:
     """Arrange n images, shape (n, height, width), in the rows and columns of one image, with NaN between them."""
     n, height, width = images.shape
     columns = ceil(sqrt(n * height / width)) if n > 3 else n
     rows = ceil(n / columns)
     gap = 1 if min(height, width) < 24 else 2
-    mosaic = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
+    picture = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), np.nan)
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        mosaic[top : top + height, left : left + width] = image
-    return mosaic
+        picture[top : top + height, left : left + width] = image
+    return picture
 
 
-def _image_shape(shape: Any, inputs: int) -> tuple[int, int]:
+def image_shape(shape: Any, inputs: int) -> tuple[int, int]:
     """Return the height and width of an image with `inputs` pixels: `shape`, or by default those of a square.
 
     Raises

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deepnotes.backends.base import Backend
+from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.plan import Layout
@@ -20,6 +21,7 @@ class NetworkLike(Protocol):
     metadata: dict[str, Any]
     backend: Backend
     layout: Layout
+    standardizer: Standardizer | None
 
     @property
     def outputs(self) -> int: ...
@@ -27,6 +29,8 @@ class NetworkLike(Protocol):
     def parameters(self) -> Mapping[str, Array]: ...
 
     def predict(self, X: Any) -> Any: ...
+    def input_gradient(self, X: Any, Y: Any) -> Any: ...
+    def jacobian(self, X: Any) -> Any: ...
 
 
 class HistoryLike(Protocol):
