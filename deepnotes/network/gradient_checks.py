@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnotes.backends.base import Backend
-from deepnotes.backends.registry import get_backend
-from deepnotes.network.network import Network
+from deepnotes.network.network import Network, in_double_precision
 from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.steps import gradient_step
 from deepnotes.utils import html
@@ -180,7 +178,7 @@ def check_gradients(
     if not isinstance(network, Network):
         raise ArgumentError.of("network", network, "a Network")
     elements = whole("elements", elements)
-    net = _in_double_precision(network)
+    net = in_double_precision(network)
     data, plan = net.prepare_step(X, Y, loss, sample_weight, None, l2)
     theta, layout = net.flat(), net.layout
     ops, backend = net.backend.ops, net.backend
@@ -202,20 +200,6 @@ def check_gradients(
         entries = [entry for name in layout.in_order if (entry := layout.entries[name]).parameter.trained]
         checks = [_check(differences, entry, g, rng, elements) for entry in entries]
     return GradientReport(tuple(checks), differences.at_theta)
-
-
-def _in_double_precision(network: Network) -> Network:
-    """Return a copy of a network in float64."""
-    backend: Backend = network.backend if "float64" in network.backend.dtypes else get_backend("numpy")
-    return Network(
-        network.layers,
-        network.inputs,
-        backend=backend,
-        dtype="float64",
-        seed=network.seed,
-        standardizer=network.standardizer,
-        theta=network.flat(),
-    )
 
 
 class _Differences:

@@ -633,6 +633,55 @@ class Network:
 
         return jacobian(self, X)
 
+    def hessian_vector_product(
+        self,
+        X: Any,
+        Y: Any,
+        v: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        sample_weight: Any = None,
+        l2: float = 0.0,
+    ) -> Any:
+        """Return ``H v``, where H is the Hessian of the cost: the derivative of :meth:`gradients` in the direction `v`.
+
+        It is exact up to rounding: the equations of the gradient run on dual numbers (B. A. Pearlmutter, Fast exact
+        multiplication by the Hessian, Neural Computation 6 (1994) 147), in float64, on the backend of the network or,
+        if that has no float64, on NumPy. H itself, of shape (p, p), is not computed.
+
+        Parameters
+        ----------
+        X, Y : array_like
+            As for :meth:`gradients`, and so are the options.
+        v : array_like, shape (p,), or mapping of str to array_like
+            A vector in the order of the flat buffer, or its parts by the names of parameters, 0 for those left out.
+
+        Returns
+        -------
+        ndarray of float64, shape (p,), or dict of str to ndarray
+            The dict has all parameters.
+
+        Raises
+        ------
+        UnknownParameterError
+            If the network has no parameter of a name in `v`.
+        NotAnExpressionError
+            If a user-defined part uses a function outside the array protocol.
+        ArgumentError, ShapeError, DTypeError, DataError, ForeignArrayError, UnknownNameError
+
+        Examples
+        --------
+        >>> net = Network([Dense(1)], inputs=2, dtype="float64", seed=0)
+        >>> X = np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 0.0]])
+        >>> net.hessian_vector_product(X, np.zeros(3), {"W1": np.array([[3.0, 0.0]])})["W1"]  # 2/3 X Xᵀ v
+        array([[28.,  4.]])
+        """
+        from deepnotes.network.inspection.derivatives import hessian_vector_product
+
+        network = in_double_precision(self)
+        data, plan = network.prepare_step(X, Y, loss, sample_weight, None, l2)
+        return hessian_vector_product(network, plan, data, v)
+
     def summary(self) -> str:
         """Return a table of the layers, with output shape, activation and number of parameters."""
         from deepnotes.network.summary import summary
@@ -878,6 +927,20 @@ class Network:
             self._per_chunk.clear()
         self._training = (plan, program, state)
         return program, state
+
+
+def in_double_precision(network: Network) -> Network:
+    """Return a copy of a network in float64, on the same backend or, if that has no float64, on NumPy."""
+    backend: Backend = network.backend if "float64" in network.backend.dtypes else get_backend("numpy")
+    return Network(
+        network.layers,
+        network.inputs,
+        backend=backend,
+        dtype="float64",
+        seed=network.seed,
+        standardizer=network.standardizer,
+        theta=network.flat(),
+    )
 
 
 class PreparedFit(NamedTuple):

@@ -1,16 +1,21 @@
-"""The outputs of hidden layers, and the derivatives of a network by its inputs."""
+"""The outputs of hidden layers, derivatives of a network by its inputs, and products with the Hessian of its cost."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from deepnotes.backends.foreign_arrays import as_host, to_host
 from deepnotes.backends.program import Data
-from deepnotes.equations.array import Array
+from deepnotes.equations.array import Array, Namespace
+from deepnotes.equations.ops import Ops
+from deepnotes.network.array_validation import check_finite
 from deepnotes.network.inputs import as_samples, is_native
 from deepnotes.network.inspection.formulas import layer_names
+from deepnotes.nn.dual_numbers import Dual, DualNamespace
 from deepnotes.nn.plan import Plan
 from deepnotes.nn.steps import backward, forward, gradient_step
-from deepnotes.utils.errors import ArgumentError
+from deepnotes.utils.errors import ArgumentError, NotAnExpressionError, ShapeError, UnknownParameterError, unknown_name
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
@@ -74,6 +79,49 @@ def jacobian(network: "NetworkLike", X: Any) -> Any:
             rows.append(xp.reshape(_per_unit(network, dA), (1, network.inputs, m)))
         derivative = xp.concat(rows, axis=0)
     return _like(network, X, derivative)
+
+
+def hessian_vector_product(network: "NetworkLike", plan: Plan, data: Data, v: Any) -> Any:
+    """Return the Hessian of the cost times `v`; see :meth:`deepnotes.Network.hessian_vector_product`.
+
+    The gradient step runs on dual numbers, in float64: forward accumulation over the backward pass.
+    """
+    backend, layout = network.backend, network.layout
+    xp = backend.xp
+    by_name = isinstance(v, Mapping)
+    direction = network.from_host(_join(network, v) if by_name else _vector(network, v, "v", (layout.size,)))
+    X, Y, w = (None if array is None else Dual(xp, array) for array in data)
+    step = Dual(xp, xp.asarray(0, dtype=backend.integer))
+    ops = Ops(cast(Namespace, DualNamespace(xp)), {})
+    with np.errstate(all="ignore"), backend.execution_context():
+        decays = Dual(xp, network.from_host(layout.decays()))
+        try:
+            g: Any = gradient_step(ops, plan, Dual(xp, network.theta, direction), decays, step, X, Y, w).flat
+        except NotAnExpressionError as error:
+            raise NotAnExpressionError(f"the network or its loss uses {error}") from None
+        product = np.array(backend.to_numpy(xp.zeros_like(g.value) if g.tangent is None else g.tangent))
+    return layout.by_name(cast(Namespace, np), product) if by_name else product
+
+
+def _join(network: "NetworkLike", v: Mapping[str, Any]) -> np.ndarray:
+    """Return a vector from its parts by the names of parameters, 0 for those that are missing, shape (p,)."""
+    layout, joined = network.layout, np.zeros(network.layout.size)
+    for name, part in v.items():
+        if name not in layout.entries:
+            raise UnknownParameterError(str(unknown_name("parameter", name, layout.entries)))
+        entry = layout.entries[name]
+        joined[entry.start : entry.stop] = _vector(network, part, f"v[{name!r}]", entry.parameter.shape).ravel()
+    return joined
+
+
+def _vector(network: "NetworkLike", v: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array as float64, after a check of its shape and values."""
+    host = as_host(network.backend, to_host(network.backend, v, name), name)
+    if host.shape != shape:
+        raise ShapeError.of(name, host.shape, str(shape))
+    values = host.astype(np.float64)
+    check_finite(network.backend, values, name, host)
+    return values
 
 
 def _per_unit(network: "NetworkLike", dA: Array) -> Array:
