@@ -56,7 +56,7 @@ class Dual:
         return self._combine(self.value - value_of(other), self.tangent, None if d is None else -d)
 
     def __rsub__(self, other: Any) -> "Dual":
-        return -self + other
+        return (-self).__add__(other)
 
     def __mul__(self, other: Any) -> "Dual":
         a, b = self.value, value_of(other)

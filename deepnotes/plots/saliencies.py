@@ -86,7 +86,8 @@ def saliency(
     if network.standardizer is not None:
         derivatives = derivatives * network.standardizer.scale
     if shape is not None:
-        return _draw_images(ax, *(x[:, :most].T.reshape(-1, *shape) for x in (samples, derivatives)), of)
+        images, below = (x[:, :most].T.reshape(-1, *shape) for x in (samples, derivatives))
+        return _draw_images(ax, images, below, of)
     unit = "standard deviation" if network.standardizer is not None else "unit"
     return _draw_bars(ax, derivatives.mean(axis=1), names, f"mean change of the {of}\nper {unit} of the input")
 
@@ -146,7 +147,8 @@ def _draw_images(ax: Any, samples: np.ndarray, derivatives: np.ndarray, of: str)
 def _relative(derivatives: np.ndarray) -> np.ndarray:
     """Return derivatives of samples, shape (n, height, width), each divided by the largest of its sample."""
     largest = derivatives.max(axis=(1, 2), keepdims=True)
-    return np.divide(derivatives, largest, out=np.zeros_like(derivatives), where=largest != 0)
+    relative: np.ndarray = np.divide(derivatives, largest, out=np.zeros_like(derivatives), where=largest != 0)
+    return relative
 
 
 def _draw_bars(ax: Any, derivatives: np.ndarray, names: list[str] | None, label: str) -> "Figure":

@@ -54,7 +54,7 @@ def test_without_targets_the_largest_output_of_each_sample_is_drawn() -> None:
     k = int(np.argmax(net.predict(samples)))
     expected = abs(net.jacobian(samples))[k, :, 0]
     for options in ({}, {"output": k}):
-        _, derivatives = drawn_images(plots.saliency(net, samples, **options))  # type: ignore[arg-type]
+        _, derivatives = drawn_images(plots.saliency(net, samples, **options))
         np.testing.assert_allclose(derivatives, expected / expected.max(), rtol=1e-12)
 
 

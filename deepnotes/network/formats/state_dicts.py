@@ -111,7 +111,8 @@ def _parameters(network: "NetworkLike") -> dict[str, Parameter]:
     paths = dict(_paths(layers, _sequence(layers, 0, len(layers)), ""))
     parameters = {}
     for entry in map(layout.entries.__getitem__, layout.in_order):
-        layer, shape = layers[entry.layer], entry.parameter.shape
+        layer = layers[entry.layer]
+        shape: tuple[int, ...] = entry.parameter.shape
         names = next((names for kind, names in NAMES.items() if isinstance(layer, kind)), {})
         if entry.key in names and entry.key != "W":
             shape = shape[:1]

@@ -91,15 +91,16 @@ def hessian_vector_product(network: "NetworkLike", plan: Plan, data: Data, v: An
     by_name = isinstance(v, Mapping)
     direction = network.from_host(_join(network, v) if by_name else _vector(network, v, "v", (layout.size,)))
     X, Y, w = (None if array is None else Dual(xp, array) for array in data)
-    step = Dual(xp, xp.asarray(0, dtype=backend.integer))
+    theta, step = Dual(xp, network.theta, direction), Dual(xp, xp.asarray(0, dtype=backend.integer))
     ops = Ops(cast(Namespace, DualNamespace(xp)), {})
     with np.errstate(all="ignore"), backend.execution_context():
         decays = Dual(xp, network.from_host(layout.decays()))
         try:
-            g: Any = gradient_step(ops, plan, Dual(xp, network.theta, direction), decays, step, X, Y, w).flat
+            arrays: Any = theta, decays, step, X, Y, w
+            g: Any = gradient_step(ops, plan, *arrays).flat
         except NotAnExpressionError as error:
             raise NotAnExpressionError(f"the network or its loss uses {error}") from None
-        product = np.array(backend.to_numpy(xp.zeros_like(g.value) if g.tangent is None else g.tangent))
+        product: Any = np.array(backend.to_numpy(xp.zeros_like(g.value) if g.tangent is None else g.tangent))
     return layout.by_name(cast(Namespace, np), product) if by_name else product
 
 

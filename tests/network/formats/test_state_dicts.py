@@ -152,8 +152,9 @@ def module_of(torch: Any, layer: dn.Layer, inputs: int) -> list[Any]:
     }  # fmt: skip
     match layer:
         case dn.Dense():
-            linear = nn.Linear(inputs, layer.units)
-            return [linear] if layer.g.name == "identity" else [linear, activations[layer.g.name]()]
+            assert isinstance(layer.g, dn.Activation)
+            linear, name = nn.Linear(inputs, layer.units), layer.g.name
+            return [linear] if name == "identity" else [linear, activations[name]()]
         case dn.Residual():
             return [Residual(*modules_of(torch, layer.layers, inputs))]
         case dn.GLU():

@@ -1,7 +1,7 @@
 """Products of Hessians with vectors, compared with PyTorch (tests/fixtures/make_hessians.py) and with differences."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import array_api_strict
 import numpy as np
@@ -65,13 +65,13 @@ def test_products_match_pytorch_for_all_layers(name: str, backend: Any) -> None:
     compare(net, name, net.hessian_vector_product(X, Y, direction(net)))
 
 
-def difference(net: dn.Network, v: np.ndarray, step: float, *data: Any, **options: Any) -> np.ndarray:
+def difference(net: dn.Network, v: np.ndarray, step: float, *data: Any, **options: Any) -> Any:
     """Return the central difference of the gradient in the direction v, in the order of the flat buffer."""
-    theta, sides = net.flat(), []
+    theta, sides = net.flat(), list[Any]()
     for sign in (1, -1):
         net.set_flat(theta + sign * step * v)
         g = net.gradients(*data, **options)
-        sides.append(net.layout.join(np, _layers(net, g)))
+        sides.append(net.layout.join(cast(Any, np), _layers(net, g)))
     net.set_flat(theta)
     return (sides[0] - sides[1]) / (2 * step)
 
