@@ -14,7 +14,7 @@ from deepnotes.network import distributed as distributed
 from deepnotes.network.loading.model_reading import load
 from deepnotes.network.network import Network
 from deepnotes.network.rate_test import RateTest, learning_rate_test
-from deepnotes.network.training.callbacks import EarlyStopping
+from deepnotes.network.training.callbacks import EarlyStopping, Snapshots
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback
 from deepnotes.nn.activations import Activation, ActivationFunction
@@ -187,6 +187,7 @@ __all__ = [
     "Schedule",
     "ShapeError",
     "Shortcut",
+    "Snapshots",
     "Standardizer",
     "StepDecay",
     "SwiGLU",

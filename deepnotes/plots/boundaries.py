@@ -1,13 +1,24 @@
 """Plot the output of a network with two inputs as a function of these inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from deepnotes.backends.foreign_arrays import as_host, to_host
 from deepnotes.nn.layers import Dense
-from deepnotes.plots.canvas import INK, MARKERS, class_names, colour, figure_of, get_axes, shorten, tidy
+from deepnotes.plots.canvas import (
+    INK,
+    MARKERS,
+    as_axes,
+    class_names,
+    colour,
+    figure_of,
+    get_axes,
+    panels,
+    shorten,
+    tidy,
+)
 from deepnotes.plots.confusions import indices
 from deepnotes.utils.arguments import whole
 from deepnotes.utils.errors import ArgumentError, DataError, ShapeError
@@ -53,7 +64,7 @@ class Grid(NamedTuple):
 
 
 def boundary(
-    network: "NetworkLike",
+    network: "NetworkLike | Mapping[Any, NetworkLike]",
     X: Any,
     Y: Any = None,
     *,
@@ -68,7 +79,8 @@ def boundary(
     network : Network
         A network with two inputs. If its last activation is softmax, or sigmoid with one output, the classes are drawn
         as regions, separated by lines, and paler where the network is less certain. Any other single output is drawn
-        as a colour map with contour lines.
+        as a colour map with contour lines. A dict of networks is drawn in panels: the keys are their titles, or the
+        numbers of epochs, as in ``snapshots.networks()`` of :class:`deepnotes.Snapshots`.
     X : array_like, shape (2, m)
         The samples.
     Y : array_like, optional
@@ -78,7 +90,8 @@ def boundary(
         The names of the classes; by default, the names in the metadata of the network, or else the class indices.
     resolution : int, default 256
         The number of points along each axis at which the network is evaluated.
-    ax : Axes, optional
+    ax : Axes, or sequence of Axes, optional
+        One for each network; by default, those of a new figure.
 
     Returns
     -------
@@ -90,6 +103,8 @@ def boundary(
         If the network does not have two inputs, or Y does not have m samples.
     ArgumentError, DataError, DTypeError, ForeignArrayError, MissingExtraError
     """
+    if isinstance(network, Mapping):
+        return _draw_panels(network, X, Y, classes, resolution, ax)
     if network.inputs != 2:
         raise ShapeError(f"the network has {network.inputs} inputs, wanted 2: one for each axis of the plot")
     resolution = whole("resolution", resolution, 2)
@@ -118,6 +133,25 @@ def boundary(
     ax.set_ylabel(y_label)
     tidy(ax)
     return figure_of(ax)
+
+
+def _draw_panels(
+    networks: "Mapping[Any, NetworkLike]", X: Any, Y: Any, classes: Sequence[object] | None, resolution: int, ax: Any
+) -> "Figure":
+    """Draw each network in its own panel, with a legend beside the first row."""
+    if not networks:
+        raise ArgumentError("network is an empty dict, wanted at least one network")
+    if ax is not None and (not isinstance(ax, Sequence | np.ndarray) or len(ax) != len(networks)):
+        raise ArgumentError.of("ax", ax, f"a sequence of {len(networks)} Axes, one for each network")
+    axes = panels(len(networks), 3.4, 3.0) if ax is None else [as_axes(a, f"ax[{i}]") for i, a in enumerate(ax)]
+    last_in_row = min(len(axes), 3) - 1
+    for i, (panel, (title, network)) in enumerate(zip(axes, networks.items(), strict=True)):
+        boundary(network, X, Y, classes=classes, resolution=resolution, ax=panel)
+        panel.set_title(f"epoch {title:,}" if isinstance(title, int) else shorten(title, 30), fontsize=10)
+        legend = panel.get_legend()
+        if legend is not None and i != last_in_row:
+            legend.remove()
+    return figure_of(axes[0])
 
 
 def _check_points(network: "NetworkLike", X: Any) -> np.ndarray:

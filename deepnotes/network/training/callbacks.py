@@ -1,5 +1,6 @@
-"""Early stopping, and the function that turns the arguments of ``fit`` into a list of callbacks."""
+"""Early stopping, snapshots of the parameters, and the function that makes a list of the callbacks of ``fit``."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -14,6 +15,7 @@ from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from deepnotes.network.protocol import NetworkLike
     from deepnotes.network.training.state import Training
 
 
@@ -114,6 +116,90 @@ class EarlyStopping(Callback):
         if self.restore_best and self._theta is not None and training.step:
             training.network.set_flat(self._theta)
             training.history.best_epoch = self._epoch
+
+
+@dataclass
+class Snapshots(Callback):
+    """A callback that keeps the parameters at chosen epochs, for example to show how a decision boundary grows.
+
+    Parameters
+    ----------
+    epochs : sequence of int
+        The epochs after which to keep the parameters; 0 stands for those before the first update. Epochs after the end
+        of training are ignored.
+
+    Attributes
+    ----------
+    parameters : dict of int to ndarray
+        The parameters at each epoch, shape (p,), in the order of the flat buffer.
+
+    Raises
+    ------
+    ArgumentError
+        If `epochs` are not whole numbers of at least 0, or there are none.
+
+    Examples
+    --------
+    >>> import deepnotes as dn
+    >>> net = dn.Network([dn.Dense(4, "tanh"), dn.Dense(1, "sigmoid")], inputs=2, seed=0)
+    >>> snapshots = dn.Snapshots([0, 2, 5])
+    >>> history = net.fit(np.ones((2, 8)), np.zeros(8), epochs=6, callbacks=[snapshots])
+    >>> list(snapshots.networks())
+    [0, 2, 5]
+    """
+
+    epochs: Sequence[int]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epochs, str) or not isinstance(self.epochs, Sequence) or not self.epochs:
+            raise ArgumentError.of("epochs", self.epochs, "a list of at least one whole number, such as [0, 1, 10]")
+        self.epochs = tuple(sorted({whole("epochs", epoch, 0) for epoch in self.epochs}))
+        self.parameters: dict[int, np.ndarray] = {}
+
+    def networks(self) -> "dict[int, NetworkLike]":
+        """Return a network with the parameters of each epoch, by the number of the epoch.
+
+        ``deepnotes.plots.boundary(snapshots.networks(), X, Y)`` draws each in a panel.
+        """
+        networks = {}
+        for epoch, theta in self.parameters.items():
+            networks[epoch] = copy.copy(self._network)
+            networks[epoch].set_flat(theta)
+        return networks
+
+    def on_start(self, training: "Training") -> None:
+        """Forget the previous training run."""
+        self.parameters = {}
+        self._network = training.network
+
+    def on_ready(self, training: "Training") -> None:
+        """Keep the initial parameters, unless a training run is resumed."""
+        if training.epoch == 0 and not training.step:
+            self._keep(training)
+
+    def on_epoch(self, training: "Training") -> None:
+        """Keep the parameters if the epoch is one of those chosen."""
+        self._keep(training)
+
+    def _keep(self, training: "Training") -> None:
+        if training.epoch in self.epochs:
+            self.parameters[training.epoch] = training.flat()
+
+    def next_epoch(self, training: "Training") -> float:
+        """Return the number of epochs until the next that is kept."""
+        return min((epoch - training.epoch for epoch in self.epochs if epoch > training.epoch), default=inf)
+
+    def memory(self) -> dict[str, Any]:
+        """Return the parameters that were kept so far, by epoch."""
+        return {str(epoch): theta for epoch, theta in self.parameters.items()}
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Restore what :meth:`memory` returned, from a checkpoint."""
+        size = self._network.layout.size
+        for epoch, theta in memory.items():
+            if not isinstance(theta, np.ndarray) or theta.shape != (size,) or int(epoch) not in self.epochs:
+                raise ValueError(f"epoch {epoch}: wanted {size} numbers for one of the epochs {self.epochs}")
+        self.parameters = {int(epoch): theta for epoch, theta in memory.items()}
 
 
 def as_callbacks(
