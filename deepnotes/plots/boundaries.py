@@ -148,6 +148,8 @@ def _draw_panels(
     for i, (panel, (title, network)) in enumerate(zip(axes, networks.items(), strict=True)):
         boundary(network, X, Y, classes=classes, resolution=resolution, ax=panel)
         panel.set_title(f"epoch {title:,}" if isinstance(title, int) else shorten(title, 30), fontsize=10)
+        for label in (panel.xaxis.label, panel.yaxis.label):
+            label.set_fontsize(8)
         legend = panel.get_legend()
         if legend is not None and i != last_in_row:
             legend.remove()
