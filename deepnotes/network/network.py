@@ -659,7 +659,7 @@ class Network:
         Returns
         -------
         ndarray of float64, shape (p,), or dict of str to ndarray
-            The dict has all parameters.
+            The dict has all parameters. Statistics, such as those of BatchNorm, have the product 0, whatever `v`.
 
         Raises
         ------

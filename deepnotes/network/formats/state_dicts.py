@@ -18,7 +18,7 @@ import numpy as np
 from deepnotes.backends.foreign_arrays import as_host, to_host
 from deepnotes.network.parameters import as_values
 from deepnotes.nn.activations import Activation
-from deepnotes.nn.layers import Dense, Layer, LayerNorm, PReLU, RMSNorm, Shortcut
+from deepnotes.nn.layers import BatchNorm, Dense, Layer, LayerNorm, PReLU, RMSNorm, Shortcut
 from deepnotes.nn.plan import Entry
 from deepnotes.utils.errors import ArgumentError, ShapeError, UnknownParameterError
 from deepnotes.utils.wording import brief
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NAMES: dict[type[Layer], dict[str, str]] = {
     Dense: {"W": "weight", "b": "bias"},
+    BatchNorm: {name: name for name in ("running_mean", "running_var")} | {"gamma": "weight", "beta": "bias"},
     LayerNorm: {"gamma": "weight", "beta": "bias"},
     RMSNorm: {"gamma": "weight"},
     PReLU: {"alpha": "weight"},
@@ -85,7 +86,8 @@ def load_state_dict(network: "NetworkLike", state: Any) -> None:
 def _check_names(state: Mapping[Any, Any], parameters: Mapping[str, Parameter]) -> None:
     """Raise UnknownParameterError if names are missing or superfluous."""
     missing = [f"{name} {parameter.shape}" for name, parameter in parameters.items() if name not in state]
-    unknown = [str(name) for name in state if name not in parameters]
+    counters = {name.replace("running_var", "num_batches_tracked") for name in parameters}  # they have no effect here
+    unknown = [str(name) for name in state if name not in parameters and name not in counters]
     problems = [
         f"{problem} {brief(', '.join(names))}" for problem, names in (("lacks", missing), ("has the unknown", unknown))
         if names

@@ -89,7 +89,9 @@ def hessian_vector_product(network: "NetworkLike", plan: Plan, data: Data, v: An
     backend, layout = network.backend, network.layout
     xp = backend.xp
     by_name = isinstance(v, Mapping)
-    direction = network.from_host(_join(network, v) if by_name else _vector(network, v, "v", (layout.size,)))
+    host = _join(network, v) if by_name else _vector(network, v, "v", (layout.size,))
+    is_trained = np.arange(layout.size) < layout.trained  # the cost of a batch does not depend on statistics
+    direction = network.from_host(host * is_trained)
     X, Y, w = (None if array is None else Dual(xp, array) for array in data)
     theta, step = Dual(xp, network.theta, direction), Dual(xp, xp.asarray(0, dtype=backend.integer))
     ops = Ops(cast(Namespace, DualNamespace(xp)), {})
@@ -100,7 +102,7 @@ def hessian_vector_product(network: "NetworkLike", plan: Plan, data: Data, v: An
             g: Any = gradient_step(ops, plan, *arrays).flat
         except NotAnExpressionError as error:
             raise NotAnExpressionError(f"the network or its loss uses {error}") from None
-        product: Any = np.array(backend.to_numpy(xp.zeros_like(g.value) if g.tangent is None else g.tangent))
+        product: Any = backend.to_numpy(xp.zeros_like(g.value) if g.tangent is None else g.tangent) * is_trained
     return layout.by_name(cast(Namespace, np), product) if by_name else product
 
 

@@ -30,6 +30,7 @@ def network(**options: Any) -> dn.Network:
         dn.Residual([dn.LayerNorm(), dn.Dropout(0.25), dn.Dense(5, Cube()), dn.Noise(0.1)]),
         dn.GLU(4),
         dn.RMSNorm(),
+        dn.BatchNorm(),
         dn.Dense(3),
         dn.PReLU(),
         dn.Dense(2, "softmax"),

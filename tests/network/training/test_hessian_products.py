@@ -80,7 +80,7 @@ def _layers(net: dn.Network, g: dict[str, Any]) -> list[dict[str, Any]]:
     """Return arrays by name as a list with one dict for each layer."""
     by_layer: list[dict[str, Any]] = [{} for _ in net.layers]
     for entry in net.layout.entries.values():
-        by_layer[entry.layer][entry.key] = net.backend.to_numpy(g[entry.name])
+        by_layer[entry.layer][entry.key] = net.backend.to_numpy(g.get(entry.name, np.zeros(entry.parameter.shape)))
     return by_layer
 
 
@@ -94,6 +94,19 @@ def test_a_product_is_the_derivative_of_the_gradient_with_dropout_noise_and_l2()
     np.testing.assert_allclose(found, difference(net, v, 1e-5, X, **options), rtol=0, atol=1e-7 * abs(found).max())
     by_name = net.hessian_vector_product(X, v=net.layout.by_name(np, v), **options)
     np.testing.assert_array_equal(np.concatenate([by_name[name].ravel() for name in net.layout.entries]), found)
+
+
+def test_statistics_have_no_part_in_a_product() -> None:
+    layers = [dn.BatchNorm(), dn.Dense(4, "tanh"), dn.BatchNorm(), dn.Dense(3)]
+    net = dn.Network(layers, inputs=5, backend="numpy", dtype="float64", seed=3)
+    v = np.random.default_rng(0).normal(size=net.layout.size)
+    found = net.hessian_vector_product(X, Y, v)
+    trained = net.layout.trained
+    assert not found[trained:].any()
+    v[trained:] = 0
+    np.testing.assert_array_equal(net.hessian_vector_product(X, Y, v), found)
+    wanted = difference(net, v, 1e-5, X, Y)
+    np.testing.assert_allclose(found[:trained], wanted[:trained], rtol=0, atol=1e-7 * abs(found).max())
 
 
 @pytest.mark.parametrize(
