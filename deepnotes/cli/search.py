@@ -26,6 +26,7 @@ from deepnotes.cli.train import model_path, plot_path_of, save_plot
 from deepnotes.cli.train_options import (
     POSITIVE,
     VALIDATION,
+    add_blocks,
     add_computation,
     add_data_options,
     add_training_options,
@@ -94,7 +95,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"the share of the other rows to compare trials with (default {VALIDATION:g})",
     )
     add_reading(parser.add_argument_group("format of DATA"))
-    add_computation(parser.add_argument_group("network"))
+    network = parser.add_argument_group("network")
+    add_blocks(network)
+    add_computation(network)
     add_training_options(parser.add_argument_group("training"), searching=True)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="the model file (default: the name of DATA, ending in .safetensors)"
@@ -328,6 +331,7 @@ class Search:
             sample_weight=run.weights(self._task, self._source.y),
             l2=[own.l2 for own in arguments],
             clip_norm=self._args.clip_norm,
+            average=train_defaults.make_average(self._args, rows),
             callbacks=(TimeLimit(self._end),),
             on_network=on_network,
         )
@@ -337,7 +341,7 @@ class Search:
         (like,) = self._first.networks
         recipe = train_defaults.Recipe(args.layers, args.dropout, args.l2)
         return Network(
-            [*recipe.make_hidden_layers(args.activation), self._task.output_layer()],
+            [*recipe.make_hidden_layers(args), self._task.output_layer()],
             like.inputs,
             backend=self._backend,
             dtype=args.dtype,

@@ -13,7 +13,8 @@ from deepnotes.cli.training_data import TrainingData
 from deepnotes.datasets.tables import Table
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.network import Network
-from deepnotes.nn.layers import Dense, Dropout
+from deepnotes.nn.hidden_layers import NORMALIZATIONS
+from deepnotes.nn.layers import Dense, Dropout, Shortcut
 from deepnotes.utils.errors import ArgumentError, TableError
 
 
@@ -54,8 +55,9 @@ class Start:
             raise ArgumentError(f"--from {args.start}: it has {members} networks; use --members {members}")
         if members != (args.members or 1):
             start._refuse("--members", args.members, members)
-        if args.dropout is not None:
-            raise ArgumentError("--dropout cannot be combined with --from, which has the layers of the model")
+        for option in ("dropout", "norm", "residual"):
+            if getattr(args, option) not in (None, False):
+                raise ArgumentError(f"--{option} cannot be combined with --from, which has the layers of the model")
         if args.folds:
             raise ArgumentError("--folds cannot be combined with --from: the model has seen the rows of the folds")
         return start
@@ -75,10 +77,13 @@ class Start:
         dense = [layer for layer in hidden if isinstance(layer, Dense)]
         rates = [layer.rate for layer in hidden if isinstance(layer, Dropout)]
         activation = getattr(dense[0].g, "name", "") if dense else args.activation
+        norms = [name for name, norm in NORMALIZATIONS.items() if norm in map(type, hidden)]
         layers: dict[str, Any] = {
             "layers": tuple(layer.units for layer in dense),
             "dropout": rates[0] if rates else 0.0,
             "activation": activation,
+            "norm": norms[0] if norms else None,
+            "residual": Shortcut in map(type, hidden),
             "dtype": model.network.dtype,
         }
         given = {name: value for name, value in model.format.items() if getattr(args, name) is None}

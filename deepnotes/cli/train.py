@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             ("data", f"{table.source}: {of_data}, {format_count(len(features), 'feature')}"),
             ("target", f"{source.target!r}: {task}"),
             ("rows", rows),
-            ("settings", _describe_settings(final)),
+            ("settings", _describe_settings(args, final)),
             ("backend", f"{backend.name}, {_why(args)}"),
             *describe_ranks(args.ranks),
         ]
@@ -164,6 +164,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "loss": task.loss,
             "layers": list(final.recipe.layers),
             "dropout": final.recipe.dropout,
+            "norm": args.norm,
+            "residual": args.residual,
+            "average": None if args.average is None else dict([args.average]),
             "l2": final.recipe.l2,
             "class_weight": args.class_weight,
             "epochs": single and single.epochs,
@@ -215,11 +218,13 @@ def _split_for_stopping(
     return source.split_for_stopping(rows, count, args.seed)
 
 
-def _describe_settings(run: Run) -> str:
-    """Return the settings that by default follow the size of the table."""
+def _describe_settings(args: argparse.Namespace, run: Run) -> str:
+    """Return the settings that by default follow the size of the table, and what else the layers have."""
     recipe = run.recipe
     layers = ",".join(map(str, recipe.layers)) or "none"
-    return f"layers {layers}, dropout {recipe.dropout:g}, L2 {recipe.l2:g}"
+    norm = f", {args.norm} normalization" if args.norm else ""
+    residual = ", residual" if args.residual else ""
+    return f"layers {layers}{norm}{residual}, dropout {recipe.dropout:g}, L2 {recipe.l2:g}"
 
 
 def _describe_training(final: Run, fold_runs: list[Run]) -> str:

@@ -5,11 +5,13 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from deepnotes.nn.layers import Dense, Dropout, Layer
+from deepnotes.nn.averaging import EMA, SWA, WeightAverage
+from deepnotes.nn.hidden_layers import hidden_layers
+from deepnotes.nn.layers import Layer
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
 from deepnotes.nn.schedules import (
+    WHOLE_RUN,
     Constant,
-    CosineDecay,
     ExponentialDecay,
     InverseScaling,
     ReduceOnPlateau,
@@ -37,10 +39,14 @@ RATES = {
 }  # fmt: skip
 """The learning rate of each optimizer."""
 MOMENTUM = 0.9
+DECAY, LATE = 0.999, 0.75
+"""The decay of an exponential average of the weights, and the share of the updates before the mean of late ones."""
 
 SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
     "constant": lambda rate, steps, epochs: Constant(rate),
-    "cosine": lambda rate, steps, epochs: CosineDecay(rate, steps, warmup=steps // 20),
+    "cosine": lambda rate, steps, epochs: WHOLE_RUN["cosine"](rate, steps),
+    "one-cycle": lambda rate, steps, epochs: WHOLE_RUN["one-cycle"](rate, steps),
+    "cyclic": lambda rate, steps, epochs: WHOLE_RUN["cyclic"](rate, steps),
     "step": lambda rate, steps, epochs: StepDecay(rate, every=math.ceil(steps / 3)),
     "exponential": lambda rate, steps, epochs: ExponentialDecay(rate, every=steps, factor=0.01),
     "inverse": lambda rate, steps, epochs: InverseScaling(rate, power=1 / math.log10(max(steps, 10))),
@@ -66,12 +72,12 @@ class Recipe(NamedTuple):
             float(f"{L2_ROWS / rows:.2g}") if args.l2 is None else args.l2,  # two digits, so that it can be typed
         )
 
-    def make_hidden_layers(self, activation: str) -> list[Layer]:
-        """Return the hidden layers."""
-        layers: list[Layer] = []
-        for size in self.layers:
-            layers += [Dense(size, activation), *([Dropout(self.dropout)] if self.dropout else [])]
-        return layers
+    def make_hidden_layers(self, args: argparse.Namespace) -> list[Layer]:
+        """Return the hidden layers, with the activation and the other options of `args`."""
+        count = len(self.layers)
+        return hidden_layers(
+            self.layers, [args.activation] * count, [self.dropout] * count, args.norm, residual=args.residual
+        )
 
 
 def stopping_rows(rows: int, patience: int | str | None, share: float | None) -> int:
@@ -105,3 +111,15 @@ def make_optimizer(args: argparse.Namespace, rows: int) -> Optimizer:
     schedule = SCHEDULES[args.schedule](rate, epochs * math.ceil(rows / args.batch_size), epochs)
     momentum = {"momentum": MOMENTUM if args.momentum is None else args.momentum} if args.optimizer == "sgd" else {}
     return as_optimizer(args.optimizer, learning_rate=schedule, **momentum)
+
+
+def make_average(args: argparse.Namespace, rows: int) -> WeightAverage | None:
+    """Return the average of the weights, or None, for training on this number of rows."""
+    if args.average is None:
+        return None
+    name, number = args.average
+    if name == "ema":
+        return EMA(number)
+    batches, epochs = math.ceil(rows / args.batch_size), choose_epochs(args, rows)
+    first = max(1, math.ceil(number * epochs))  # the epoch at the end of which the mean begins
+    return SWA(first * batches, every=batches)

@@ -24,6 +24,7 @@ from deepnotes.cli.validation_files import add_validation_file
 from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
 from deepnotes.network.training.intervals import interval
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
+from deepnotes.nn.hidden_layers import NORMALIZATIONS
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 from deepnotes.utils.errors import ArgumentError
@@ -132,8 +133,26 @@ def _add_network_options(group: argparse._ArgumentGroup) -> None:
         metavar="RATE",
         help=f"the dropout rate after each hidden layer (default: {train_defaults.DROPOUT_RULE})",
     )
+    add_blocks(group)
     add_computation(group)
     add_ranks(group)
+
+
+def add_blocks(group: argparse._ArgumentGroup) -> None:
+    """Add the options of what is beside the neurons of the hidden layers."""
+    option = group.add_argument
+    option(
+        "--norm",
+        choices=tuple(NORMALIZATIONS),
+        help="normalize the outputs of each hidden layer where the next layer reads them, by layer or root mean square "
+        "normalization (default: no normalization)",
+    )
+    option(
+        "--residual",
+        action="store_true",
+        help="add the input of each hidden layer but the first to its output, where both have the same size (default: "
+        "no shortcuts)",
+    )
 
 
 def add_computation(group: argparse._ArgumentGroup) -> None:
@@ -178,6 +197,14 @@ def add_training_options(group: argparse._ArgumentGroup, *, searching: bool = Fa
         default="cosine",
         metavar="NAME",
         help=f"the learning-rate schedule: {_list_choices(train_defaults.SCHEDULES, 'cosine')}",
+    )
+    option(
+        "--average",
+        type=_average,
+        metavar="NAME[=NUMBER]",
+        help="average the weights over the updates: ema, an exponential average with the decay NUMBER (default "
+        f"{train_defaults.DECAY:g}), or swa, the mean at the ends of the epochs after the share NUMBER of them "
+        f"(default {train_defaults.LATE:g}) (default: no average)",
     )
     option(
         "--epochs",
@@ -276,6 +303,14 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
 def _patience(text: str) -> int | str:
     """Convert a number of epochs, or the word none."""
     return text if text == "none" else whole_number(0)(text)
+
+
+def _average(text: str) -> tuple[str, float]:
+    """Convert the name of an average and its number, by default the usual one."""
+    name, equals, number = text.partition("=")
+    name = one_of("average", ("ema", "swa"))(name)
+    usual = {"ema": train_defaults.DECAY, "swa": train_defaults.LATE}[name]
+    return name, SHARE(number) if equals else usual
 
 
 def _interval(text: str) -> int | str:

@@ -143,7 +143,7 @@ def prepare(
         standardizer = Standardizer.fit(data.select_samples(X, train))
     networks = [
         Network(
-            [*recipe.make_hidden_layers(args.activation), task.output_layer()],
+            [*recipe.make_hidden_layers(args), task.output_layer()],
             len(encoder.inputs),
             backend=backend,
             dtype=args.dtype,
@@ -197,6 +197,7 @@ def train_alone(
             sample_weight=run.weights(task, source.y[train]),
             l2=run.recipe.l2,
             clip_norm=args.clip_norm,
+            average=train_defaults.make_average(args, len(train)),
             metrics=task.validation_metrics if len(held_out) else (),
             early_stopping=run.early_stopping(args, epochs),
             checkpoint=args.checkpoint,
@@ -284,6 +285,7 @@ def _settings(args: argparse.Namespace, run: Run, task: Task, y: Column) -> dict
         "sample_weight": run.weights(task, y),
         "validation": validation,
         "l2": run.recipe.l2,
+        "average": train_defaults.make_average(args, rows),
         "early_stopping": run.early_stopping(args, epochs),
         "metrics": task.validation_metrics if len(run.held_out) else (),
     }

@@ -1,5 +1,6 @@
 """Commands that succeed, and the models, predictions, metrics and files that they write."""
 
+import argparse
 import csv
 import io
 import json
@@ -13,9 +14,11 @@ import deepnotes as dn
 from deepnotes.cli import train_defaults
 from deepnotes.cli.output import format_number
 from deepnotes.cli.tasks import Classification, Regression, suggest_task
+from deepnotes.cli.train_options import _average
 from deepnotes.datasets import load_digits
 from deepnotes.datasets.splits import train_validation_split
 from deepnotes.datasets.tables import read_table, write_table
+from deepnotes.nn.hidden_layers import hidden_layers
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 
 QUICK = ("--epochs", "2", "--quiet")
@@ -209,12 +212,67 @@ def test_every_optimizer_trains(run, flowers, houses, optimizer):
 
 @pytest.mark.parametrize(
     ("schedule", "last_factor"),
-    [("constant", 1), ("cosine", 0), ("step", 0.01), ("exponential", 0.01), ("inverse", 0.1), ("plateau", 1)],
-)
+    [
+        ("constant", 1), ("cosine", 0), ("step", 0.01), ("exponential", 0.01), ("inverse", 0.1), ("plateau", 1),
+        ("one-cycle", 0), ("cyclic", 1 / 4),
+    ],
+)  # fmt: skip
 def test_each_schedule_ends_at_its_final_learning_rate(schedule, last_factor):
     last_rate = train_defaults.SCHEDULES[schedule](2.0, 1000, 10)(999)
     assert last_rate == pytest.approx(2 * last_factor, abs=1e-4, rel=1e-2)
-    assert train_defaults.SCHEDULES[schedule](2.0, 1, 1)(0) == 2
+    lowest = {"one-cycle": 2 * 0.04, "cyclic": 2 / 4}  # with which these begin
+    assert train_defaults.SCHEDULES[schedule](2.0, 1, 1)(0) == lowest.get(schedule, 2)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_layers_have_the_normalization_and_shortcuts_that_are_asked_for(run, flowers, norm):
+    result = parse_json(
+        run("train", *flowers, *SMALL, "--layers", "8,8,5", "--dropout", "0.1", "--norm", norm, "--residual")[0]
+    )
+    assert (result["norm"], result["residual"], result["metrics"]["accuracy"] > 0.8) == (norm, True, True)
+    hidden = hidden_layers([8, 8, 5], ["relu"] * 3, [0.1] * 3, norm, residual=True)
+    assert dn.load("flowers.safetensors").network.layers[:-1] == tuple(hidden)
+    again = run("train", *flowers, *QUICK, "--from", "flowers.safetensors", "-o", "again.safetensors")
+    assert again[2] == 0, again
+    assert dn.load("again.safetensors").network.layers[:-1] == tuple(hidden)
+    _, error, status = run("train", *flowers, *QUICK, "--from", "flowers.safetensors", "--residual")
+    assert status == 1
+    assert "--residual cannot be combined with --from" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "average"),
+    [
+        ("ema", dn.EMA(0.999)), ("ema=0.9", dn.EMA(0.9)), ("swa", dn.SWA(16, every=2)), ("swa=0", dn.SWA(2, every=2)),
+        ("swa=0.95", dn.SWA(20, every=2)),
+    ],
+)  # fmt: skip
+def test_averages_of_weights(text, average):
+    args = argparse.Namespace(average=_average(text), epochs=10, batch_size=32)
+    assert train_defaults.make_average(args, rows=50) == average
+
+
+@pytest.mark.parametrize("extra", [[], ["--folds", "2"]], ids=str)
+def test_a_model_has_the_averaged_weights(run, flowers, extra):
+    def train(*options):
+        result = parse_json(run("train", *flowers, *QUICK, *extra, *options, "--force")[0])
+        return result, dn.load("flowers.safetensors").network.flat()
+
+    alone, averaged = train(), train("--average", "ema=0.5")
+    assert averaged[0]["average"] == {"ema": 0.5}
+    assert alone[0]["average"] is None
+    assert not np.array_equal(alone[1], averaged[1])
+    np.testing.assert_array_equal(train("--average", "ema=0")[1], alone[1])  # the average of one update
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("emma", "unknown average 'emma'"), ("ema=1", "a number of at least 0 and less than 1"), ("swa=", "a number")],
+)
+def test_averages_that_do_not_exist_are_refused(run, flowers, text, message):
+    _, error, status = run("train", *flowers, "--average", text)
+    assert status == 2
+    assert message in error
 
 
 def test_network_options_are_applied(run, flowers):
