@@ -214,29 +214,27 @@ def test_every_optimizer_trains(run, flowers, houses, optimizer):
     ("schedule", "last_factor"),
     [
         ("constant", 1), ("cosine", 0), ("step", 0.01), ("exponential", 0.01), ("inverse", 0.1), ("plateau", 1),
-        ("one-cycle", 0), ("cyclic", 1 / 4),
+        ("one-cycle", 0), ("cyclic", 1 / 4 + 3 / 4 / 125),  # one of 125 updates before the lowest rate
     ],
 )  # fmt: skip
 def test_each_schedule_ends_at_its_final_learning_rate(schedule, last_factor):
     last_rate = train_defaults.SCHEDULES[schedule](2.0, 1000, 10)(999)
     assert last_rate == pytest.approx(2 * last_factor, abs=1e-4, rel=1e-2)
     lowest = {"one-cycle": 2 * 0.04, "cyclic": 2 / 4}  # with which these begin
-    assert train_defaults.SCHEDULES[schedule](2.0, 1, 1)(0) == lowest.get(schedule, 2)
+    assert train_defaults.SCHEDULES[schedule](2.0, 1, 1)(0) == pytest.approx(lowest.get(schedule, 2))
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
-def test_layers_have_the_normalization_and_shortcuts_that_are_asked_for(run, flowers, norm):
+def test_layers_have_the_normalization_and_shortcuts_that_are_asked_for(run, fails, flowers, norm):
     result = parse_json(
         run("train", *flowers, *SMALL, "--layers", "8,8,5", "--dropout", "0.1", "--norm", norm, "--residual")[0]
     )
     assert (result["norm"], result["residual"], result["metrics"]["accuracy"] > 0.8) == (norm, True, True)
     hidden = hidden_layers([8, 8, 5], ["relu"] * 3, [0.1] * 3, norm, residual=True)
     assert dn.load("flowers.safetensors").network.layers[:-1] == tuple(hidden)
-    again = run("train", *flowers, *QUICK, "--from", "flowers.safetensors", "-o", "again.safetensors")
-    assert again[2] == 0, again
+    run("train", *flowers, *QUICK, "--from", "flowers.safetensors", "-o", "again.safetensors")
     assert dn.load("again.safetensors").network.layers[:-1] == tuple(hidden)
-    _, error, status = run("train", *flowers, *QUICK, "--from", "flowers.safetensors", "--residual")
-    assert status == 1
+    error = fails(2, "train", *flowers, *QUICK, "--from", "flowers.safetensors", "--residual")
     assert "--residual cannot be combined with --from" in error
 
 
@@ -255,24 +253,22 @@ def test_averages_of_weights(text, average):
 @pytest.mark.parametrize("extra", [[], ["--folds", "2"]], ids=str)
 def test_a_model_has_the_averaged_weights(run, flowers, extra):
     def train(*options):
-        result = parse_json(run("train", *flowers, *QUICK, *extra, *options, "--force")[0])
+        result = parse_json(run("train", *flowers, *QUICK, "--json", *extra, *options, "--force")[0])
         return result, dn.load("flowers.safetensors").network.flat()
 
     alone, averaged = train(), train("--average", "ema=0.5")
     assert averaged[0]["average"] == {"ema": 0.5}
     assert alone[0]["average"] is None
     assert not np.array_equal(alone[1], averaged[1])
-    np.testing.assert_array_equal(train("--average", "ema=0")[1], alone[1])  # the average of one update
+    np.testing.assert_allclose(train("--average", "ema=0")[1], alone[1], rtol=1e-6)  # the average of one update
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [("emma", "unknown average 'emma'"), ("ema=1", "a number of at least 0 and less than 1"), ("swa=", "a number")],
 )
-def test_averages_that_do_not_exist_are_refused(run, flowers, text, message):
-    _, error, status = run("train", *flowers, "--average", text)
-    assert status == 2
-    assert message in error
+def test_averages_that_do_not_exist_are_refused(fails, flowers, text, message):
+    assert message in fails(2, "train", *flowers, "--average", text)
 
 
 def test_network_options_are_applied(run, flowers):
