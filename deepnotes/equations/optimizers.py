@@ -201,3 +201,11 @@ def weight_average(xp: Namespace, average: Array, theta: Array, share: float) ->
     With a constant `share` it is an exponential moving average; with ``share = 1 / n`` for the n-th update, the mean.
     """
     return average + share * (theta - average)
+
+
+def scaled_step(xp: Namespace, theta: Array, updated: Array, factor: Array) -> Array:
+    """Return ``θ + factor (θ' - θ)``, given θ' after an update: the same with `factor` times the learning rate.
+
+    It has the values of θ' where `factor` is 1, and the bits of θ where it is 0.
+    """
+    return xp.where(factor > 0, updated + (factor - 1) * (updated - theta), theta)

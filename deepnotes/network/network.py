@@ -1,6 +1,6 @@
 """The class Network: a chain of layers that can be trained, evaluated and saved."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property, partial
 from os import PathLike
@@ -29,11 +29,12 @@ from deepnotes.network.training.sharded_program import ShardedProgram
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
+from deepnotes.nn.layer_rates import as_layer_rates
 from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Layer, flatten, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
-from deepnotes.nn.plan import Layout, Plan
+from deepnotes.nn.plan import Layout, Plan, slots_at_start
 from deepnotes.nn.presets import current_dialect, in_dialect
 from deepnotes.utils.arguments import float_dtype, number, true_or_false, whole
 from deepnotes.utils.array_checks import refuse_masked
@@ -235,6 +236,7 @@ class Network:
         l2: float = 0.0,
         clip_norm: float | None = None,
         metrics: Metrics = (),
+        layer_rates: Mapping[int, float] | None = None,
         average: WeightAverage | None = None,
         early_stopping: EarlyStopping | int | None = None,
         callbacks: Sequence[Callback] = (),
@@ -283,6 +285,11 @@ class Network:
             Gradients with a larger global norm are scaled down to this norm.
         metrics : str, callable or list of them, optional
             Computed without weights after each epoch, on the validation data if given, else on the training data.
+        layer_rates : mapping of int to float, optional
+            A factor from 0 to 100 on the learning rate of each layer, such as ``{1: 0, 2: 0.1}``. A layer has the
+            number of its parameters, as in ``W1``; layers that are left out have the factor 1. With 0, a layer is
+            frozen: its parameters keep their bits, whatever L2 and weight decay. Its gradient counts for `clip_norm`
+            all the same, as that of a parameter group of PyTorch with ``lr=0`` does.
         average : EMA or SWA, optional
             Average the parameters over the updates: evaluate the averages after each epoch, and set the parameters to
             them at the end. Until the first update that counts, and after an error, the parameters are not averaged.
@@ -320,9 +327,9 @@ class Network:
         prepare = partial(
             self.prepare_fit, X, Y, {}, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
             shuffle=shuffle, samples=samples, validation=validation, sample_weight=sample_weight,
-            class_weight=class_weight, l2=l2, clip_norm=clip_norm, metrics=metrics, average=average,
-            early_stopping=early_stopping, callbacks=callbacks, checkpoint=checkpoint, every=every, resume=resume,
-            progress=progress, ranks=ranks,
+            class_weight=class_weight, l2=l2, clip_norm=clip_norm, metrics=metrics, layer_rates=layer_rates,
+            average=average, early_stopping=early_stopping, callbacks=callbacks, checkpoint=checkpoint, every=every,
+            resume=resume, progress=progress, ranks=ranks,
         )  # fmt: skip
         if ranks is None:
             return prepare().run()
@@ -351,6 +358,7 @@ class Network:
         l2: float,
         clip_norm: float | None,
         metrics: Metrics,
+        layer_rates: Mapping[int, float] | None,
         average: WeightAverage | None,
         early_stopping: EarlyStopping | int | None,
         callbacks: Sequence[Callback],
@@ -377,10 +385,11 @@ class Network:
             )[0]
         else:
             held_out = self._validation_data(validation, loss_function)
+        optimizer = self._optimizer(optimizer, layer_rates)
         if average is not None:
             if not isinstance(average, WeightAverage):
                 raise ArgumentError(f"average: got {type(average).__name__}, wanted an EMA or SWA")
-            optimizer = Averaged(as_optimizer(optimizer, self.dialect), average)
+            optimizer = Averaged(optimizer, average)
         plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
         all_callbacks = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
         if ranks is not None:
@@ -412,6 +421,7 @@ class Network:
         class_weight: Any = None,
         l2: float = 0.0,
         clip_norm: float | None = None,
+        layer_rates: Mapping[int, float] | None = None,
     ) -> float:
         """Train on more samples, once and in the given order, with the current state of the optimizer.
 
@@ -432,7 +442,7 @@ class Network:
             )
         data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, scaled=False)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
-        plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
+        plan = self._plan(loss_function, self._optimizer(optimizer, layer_rates), l2, clip_norm, class_indices)
         self._check_batches(min(batch_size, data.X.shape[1]))
         last = self._training
         program, state = last[1:] if last is not None and last[0] == plan else self._start(plan)
@@ -500,7 +510,7 @@ class Network:
         """Check the arguments of :meth:`gradients` or :meth:`trace`; return the batch, and the plan of the step."""
         loss_function = self._loss(loss)
         data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, together=True)
-        return data, self._plan(loss_function, "sgd", l2, None, class_indices)
+        return data, self._plan(loss_function, self._optimizer("sgd"), l2, None, class_indices)
 
     def trace(
         self,
@@ -863,10 +873,10 @@ class Network:
                     f"Standardizer.fit(X, unchanged={self.layers[0].columns})"
                 )
 
-    def _zeros(self) -> Array:
-        """Return as many zeros as there are parameters, in an array of the backend."""
-        if self.backend.on_host:
-            return self.from_host(np.zeros(self.layout.size))
+    def _slot(self, values: np.ndarray) -> Array:
+        """Return the values of a slot, shape (p,), in an array of the backend."""
+        if self.backend.on_host or values.any():
+            return self.from_host(values)
         with self.backend.execution_context():
             return self.backend.xp.zeros((self.layout.size,), dtype=getattr(self.backend.xp, self.dtype))
 
@@ -887,8 +897,13 @@ class Network:
         data, _ = as_data(self, X, Y, loss, weights, names=("X_val", "Y_val", "w_val"))
         return data
 
+    def _optimizer(self, optimizer: str | Optimizer, layer_rates: Mapping[int, float] | None = None) -> Optimizer:
+        """Return `optimizer` as an Optimizer that applies the arguments `layer_rates` of :meth:`fit`."""
+        chosen = as_optimizer(optimizer, self.dialect)
+        return chosen if layer_rates is None else as_layer_rates(chosen, layer_rates, self.layout)
+
     def _plan(
-        self, loss: LossFunction, optimizer: str | Optimizer, l2: float, clip_norm: float | None, class_indices: bool
+        self, loss: LossFunction, optimizer: Optimizer, l2: float, clip_norm: float | None, class_indices: bool
     ) -> Plan:
         """Return the plan of a training step with these settings, after validating them."""
         largest = float(np.finfo(self.dtype).max)
@@ -898,7 +913,7 @@ class Network:
             self.dtype,
             self.seed,
             loss,
-            as_optimizer(optimizer, self.dialect),
+            optimizer,
             number("l2", l2, below=largest),
             None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
             class_indices,
@@ -916,14 +931,15 @@ class Network:
         )
 
     def _start(self, plan: Plan) -> tuple[Program, State]:
-        """Return a Program and a state whose slots are zero; reuse those of the last call if its plan was the same."""
+        """Return a Program and an initial state; reuse those of the last call if its plan was the same."""
+        slots = [self._slot(values) for values in slots_at_start(plan.optimizer, self.layout)]
         if self._training is not None and self._training[0] == plan:
             _, program, state = self._training
-            state.slots = tuple(self.backend.write(slot, 0, self._zeros()) for slot in state.slots)
+            state.slots = tuple(self.backend.write(old, 0, new) for old, new in zip(state.slots, slots, strict=True))
             state.step = 0
         else:
             program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
-            state = NetworkState(self, tuple(self._zeros() for _ in plan.optimizer.slots))
+            state = NetworkState(self, tuple(slots))
             self._per_chunk.clear()
         self._training = (plan, program, state)
         return program, state

@@ -7,6 +7,7 @@ from typing import Any
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.optimizers import Optimizer, updated_by
+from deepnotes.nn.plan import Layout, slots_at_start
 from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number, whole
 
@@ -128,6 +129,10 @@ class Averaged(Optimizer):
     def slots(self) -> tuple[str, ...]:
         """The slots of the optimizer, and ``average``."""
         return (*self.optimizer.slots, "average")
+
+    def initial_slots(self, layout: Layout) -> tuple[Any, ...]:
+        """Return the initial slots of the optimizer, and 0 for ``average``, which the first update that counts sets."""
+        return (*slots_at_start(self.optimizer, layout), 0.0)
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
         """Return the scalars of the optimizer, and the share of the next parameters in the average."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
@@ -13,6 +13,9 @@ from deepnotes.utils.arguments import number, true_or_false
 from deepnotes.utils.errors import ArgumentError, look_up
 from deepnotes.utils.wording import as_call
 
+if TYPE_CHECKING:
+    from deepnotes.nn.plan import Layout
+
 
 class Optimizer:
     """The base class of optimizers; derive from it and define ``learning_rate``, ``slots`` and ``update``."""
@@ -21,8 +24,18 @@ class Optimizer:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The names of the buffers that are kept between updates; each has the shape of θ and is initially 0."""
+        """The names of the buffers that are kept between updates; each has the shape of θ."""
         return ()
+
+    def initial_slots(self, layout: "Layout") -> tuple[Any, ...]:
+        """Return the initial value of each slot: a number, or an array of shape (p,). By default all are 0.
+
+        Parameters
+        ----------
+        layout : Layout
+            The parameters of the network; ``layout.size`` is p.
+        """
+        return (0.0,) * len(self.slots)
 
     def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
         """Return the scalars that update number `step` uses, such as the learning rate, by name.

@@ -26,6 +26,8 @@ class Entry(NamedTuple):
         The name in the network, such as ``W1``.
     layer : int
         The index of the layer, from 0.
+    number : int
+        The number of the layer in the name: 1 for the first layer that has parameters.
     key : str
         The name in the layer, such as ``W``.
     parameter : Parameter
@@ -35,6 +37,7 @@ class Entry(NamedTuple):
 
     name: str
     layer: int
+    number: int
     key: str
     parameter: Parameter
     start: int
@@ -68,7 +71,7 @@ class Layout:
 
     def __init__(self, inputs: int, layers: Sequence[Layer]) -> None:
         self.sizes = [inputs]
-        unordered: list[tuple[str, int, str, Parameter]] = []
+        unordered: list[tuple[str, int, int, str, Parameter]] = []
         number = 0
         for index, layer in enumerate(layers):
             if type(layer) is Shortcut:
@@ -77,7 +80,7 @@ class Layout:
                 raise ArgumentError(f"layers[{index}]: an Embedding reads columns of X, so it must be the first layer")
             parameters = layer.parameters(self.sizes[-1])
             number += bool(parameters)
-            unordered += [(f"{key}{number}", index, key, parameter) for key, parameter in parameters.items()]
+            unordered += [(f"{key}{number}", index, number, key, parameter) for key, parameter in parameters.items()]
             self.sizes.append(layer.output_size(self.sizes[-1]))
         self.layers = len(self.sizes) - 1
         self.in_order = [name for name, *_ in unordered]
@@ -85,9 +88,9 @@ class Layout:
             raise ArgumentError("layers have no parameters, wanted at least one layer with parameters, such as Dense")
         self.entries: dict[str, Entry] = {}
         self.size = self.decaying = self.trained = 0
-        for name, index, key, parameter in sorted(unordered, key=_place):
+        for name, index, number, key, parameter in sorted(unordered, key=_place):
             stop = self.size + prod(parameter.shape)
-            self.entries[name] = Entry(name, index, key, parameter, self.size, stop)
+            self.entries[name] = Entry(name, index, number, key, parameter, self.size, stop)
             self.size = stop
             if parameter.trained:
                 self.trained = stop
@@ -126,6 +129,21 @@ class Layout:
         """Return an array with 1 for each parameter that decays and 0 for the others, shape (p,), float64."""
         return (np.arange(self.size) < self.decaying).astype(np.float64)
 
+    def by_layer(self, values: Mapping[int, float], default: float) -> np.ndarray:
+        """Return an array with the value of its layer for each parameter, shape (p,), float64.
+
+        Parameters
+        ----------
+        values : mapping of int to float
+            The values of layers by their numbers, as in ``W1``.
+        default : float
+            The value of the other layers.
+        """
+        flat = np.empty(self.size)
+        for entry in self.entries.values():
+            flat[entry.start : entry.stop] = values.get(entry.number, default)
+        return flat
+
     def initial(self, rng: "np.random.Generator") -> np.ndarray:
         """Return initial parameters, shape (p,), float64, drawn layer by layer."""
         try:
@@ -146,10 +164,28 @@ class Layout:
         return flat
 
 
-def _place(unordered: tuple[str, int, str, Parameter]) -> tuple[bool, bool]:
+def _place(unordered: tuple[str, int, int, str, Parameter]) -> tuple[bool, bool]:
     """Return a key to sort parameters by: those that decay first, and those that are not trained last."""
-    parameter = unordered[3]
+    parameter = unordered[-1]
     return not parameter.trained, not parameter.decays
+
+
+def slots_at_start(optimizer: Optimizer, layout: Layout) -> tuple[np.ndarray, ...]:
+    """Return the result of ``optimizer.initial_slots`` as read-only arrays of shape (p,), float64.
+
+    Raises
+    ------
+    ArgumentError
+        If it does not have one finite number, or one array of finite numbers of shape (p,), for each slot.
+    """
+    name, size = f"{type(optimizer).__name__}.initial_slots", layout.size
+    values = tuple(optimizer.initial_slots(layout))
+    if len(values) != len(optimizer.slots):
+        raise ArgumentError(f"{name}: got {len(values)} values, wanted one for each of the slots {optimizer.slots!r}")
+    for slot, value in zip(optimizer.slots, values, strict=True):
+        if np.shape(value) not in ((), (size,)) or not np.isfinite(np.asarray(value, np.float64)).all():
+            raise ArgumentError.of(f"{name}: {slot}", value, f"a finite number, or finite numbers of shape ({size},)")
+    return tuple(np.broadcast_to(np.asarray(value, np.float64), (size,)) for value in values)
 
 
 @dataclass(frozen=True)

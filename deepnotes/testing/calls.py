@@ -163,6 +163,7 @@ CALLS: dict[str, Arguments] = {
     "adadelta": _draw_flat(0.1, 0.9, 1e-2, slots=2),
     "lion": _draw_flat(0.1, 0.9, 0.99, slots=1),
     "weight_average": _draw_flat(0.3),
+    "scaled_step": lambda d, n, k, m: (d.real(n * m), d.real(n * m), d.positive(n * m) * d.bits(n * m)),
     "weight_decay": _draw_flat(0.01, decays=True),
     "l2_penalty": _draw_flat(0.1, decays=True),
     "l2_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),

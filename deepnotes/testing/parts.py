@@ -22,7 +22,7 @@ from deepnotes.nn.activations import ActivationFunction
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.losses import LossFunction
 from deepnotes.nn.optimizers import SGD, Optimizer
-from deepnotes.nn.plan import Plan
+from deepnotes.nn.plan import Plan, slots_at_start
 from deepnotes.nn.steps import update_step
 from deepnotes.testing.calls import Draw
 from deepnotes.testing.checks import DTYPES, Trial
@@ -223,9 +223,9 @@ def _compare_optimizer(trial: Trial, optimizer: Optimizer, dtype: str) -> None:
     theta = draw.weights(plan.layout.size).astype(dtype)
     X, Y = np.eye(SAMPLES, dtype=dtype), SAMPLES * round_to_7_bits(draw.weights(3, UPDATES * SAMPLES)).astype(dtype)
     rates = 0.1 / np.arange(1, UPDATES + 1)
-    zeros = np.zeros(plan.layout.size, dtype)
+    start = [values.astype(dtype) for values in slots_at_start(optimizer, plan.layout)]
     expected: Any = bounds.from_numpy(theta)
-    slots: tuple[Any, ...] = tuple(bounds.from_numpy(zeros) for _ in optimizer.slots)
+    slots: tuple[Any, ...] = tuple(map(bounds.from_numpy, start))
     decays = bounds.from_numpy(plan.layout.decays())
     for update, rate in enumerate(rates.tolist()):
         dZ: Any = bounds.from_numpy(Y[:, update * SAMPLES : (update + 1) * SAMPLES])
@@ -234,7 +234,7 @@ def _compare_optimizer(trial: Trial, optimizer: Optimizer, dtype: str) -> None:
         g = _gradient(bounds, plan, dZ, X)
         expected, slots = update_step(bounds.ops, plan, expected, decays, g, slots, scalars)
     put = trial.backend.from_numpy
-    state = State(put(theta), tuple(put(zeros.copy()) for _ in optimizer.slots))
+    state = State(put(theta), tuple(map(put, start)))
     data = Data(put(np.tile(X, UPDATES)), put(Y))
     compile_program(trial.backend, plan).train(state, Batches(data, np.arange(UPDATES * SAMPLES), SAMPLES, rates))
     trial.compare(state.theta, expected, f"{dtype}: θ")

@@ -12,7 +12,7 @@ from deepnotes.backends.program import Batches, Chunk, Data, Program, State
 from deepnotes.nn.layers import Embedding, Layer
 from deepnotes.nn.losses import LossFunction, as_loss
 from deepnotes.nn.optimizers import SGD, Optimizer
-from deepnotes.nn.plan import NOTES, Objective, Plan
+from deepnotes.nn.plan import NOTES, Objective, Plan, slots_at_start
 from deepnotes.testing.checks import Failure, Trial
 
 
@@ -119,10 +119,8 @@ def compile_inference(backend: Any, plan: Plan) -> Inference:
 def place_on(backend: Any, case: TrainingCase) -> tuple[State, Data]:
     """Return the initial parameters and the data on a backend."""
     X, Y, w = case.data()
-    zeros = np.zeros(case.plan.layout.size, case.dtype)
-    state = State(
-        backend.from_numpy(case.theta()), tuple(backend.from_numpy(zeros.copy()) for _ in case.optimizer.slots)
-    )
+    slots = [values.astype(case.dtype) for values in slots_at_start(case.optimizer, case.plan.layout)]
+    state = State(backend.from_numpy(case.theta()), tuple(map(backend.from_numpy, slots)))
     return state, Data(*(None if a is None else backend.from_numpy(a) for a in (X, Y, w)))  # type: ignore[arg-type]
 
 

@@ -96,6 +96,7 @@ CALLS = {
     "adadelta": (FLAT, G, SLOT, SLOT2, 1.0, 0.9, 1e-6),
     "lion": (FLAT, G, SLOT, 0.1, 0.9, 0.99),
     "weight_average": (SLOT, FLAT, 0.3),
+    "scaled_step": (FLAT, SLOT, SLOT2 * DECAYS),
     "weight_decay": (FLAT, DECAYS, 0.01),
     "l2_penalty": (FLAT, DECAYS, 0.1),
     "l2_gradient": (G, FLAT, DECAYS, 0.1),

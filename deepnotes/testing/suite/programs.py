@@ -5,6 +5,7 @@ import numpy as np
 from deepnotes.backends.program import Batches, Data
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation
+from deepnotes.nn.layer_rates import LayerRates
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Optimizer, RMSProp
@@ -27,8 +28,9 @@ OPTIMIZERS: dict[str, Optimizer] = {name: optimizer() for name, optimizer in LIB
     "lion": Lion(0.01, weight_decay=0.1),
     "rmsprop_inside": RMSProp(epsilon=1e-3, epsilon_inside=True),
     "adamw_biases": AdamW(epsilon=1e-3, weight_decay=0.1, decay_biases=True),
+    "layer_rates": LayerRates(AdamW(epsilon=1e-3, weight_decay=0.1), ((1, 0.0), (2, 0.5))),
 }
-"""All optimizers of the library and their variants, with options that keep the error bounds small."""
+"""All optimizers of the library, their variants, and rates per layer, with options that keep the error bounds small."""
 OUTPUT_ACTIVATIONS = {
     "binary_cross_entropy": ["sigmoid", "softmax"],
     "categorical_cross_entropy": ["softmax"],
