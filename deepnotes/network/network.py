@@ -100,13 +100,8 @@ class Network:
         standardizer: Standardizer | None = None,
         theta: np.ndarray | None = None,
     ) -> None:
-        self.layers = tuple(layers) if isinstance(layers, Sequence) else ()
         self.inputs = whole("inputs", inputs)
-        if not self.layers:
-            raise ArgumentError.of("layers", layers, "a list of at least one layer")
-        for i, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
-                raise ArgumentError.of(f"layers[{i}]", layer, "a deepnotes Layer such as Dense(10, 'relu')")
+        self.layers = _as_layers(layers)
         self.dtype = float_dtype(dtype)
         self.host_dtype = np.dtype(self.dtype)
         self.seed = _as_seed(seed)
@@ -217,6 +212,57 @@ class Network:
         from deepnotes.network.formats.state_dicts import load_state_dict
 
         load_state_dict(self, state)
+
+    def with_head(self, layers: Sequence[Layer], *, keep: int = -1, seed: int | None = None) -> "Network":
+        """Return a new network: the first layers of this one, followed by new last layers (its head).
+
+        The kept layers have copies of their parameters; those of the new layers are drawn by their initializers. The
+        standardizer, dtype, backend and dialect are those of this network. Its metadata, such as the names of classes,
+        are not copied, since they describe the old outputs. To train the head only, or the kept layers with a lower
+        rate, pass ``layer_rates`` to :meth:`fit`.
+
+        Parameters
+        ----------
+        layers : sequence of Layer
+            The new layers.
+        keep : int, default -1
+            Which layers are kept: ``net.layers[:keep]``, so -1 stands for all but the last.
+        seed : int, optional
+            The seed of the new network, by default that of this one.
+
+        Returns
+        -------
+        Network
+
+        Raises
+        ------
+        ArgumentError
+            If `layers` are not layers, or no layer is kept.
+
+        Examples
+        --------
+        >>> net = Network([Dense(8, "relu"), Dense(4, "relu"), Dense(5, "softmax")], inputs=3, seed=0)
+        >>> tuned = net.with_head([Dense(2, "softmax")])
+        >>> tuned.layers
+        (Dense(8, 'relu'), Dense(4, 'relu'), Dense(2, 'softmax'))
+        >>> bool((tuned.parameters["W1"] == net.parameters["W1"]).all())
+        True
+        """
+        head, most = _as_layers(layers), len(self.layers)
+        kept = range(most)[: whole("keep", keep, -most)]
+        if keep > most or not kept:
+            raise ArgumentError.of("keep", keep, f"a slice net.layers[:keep] of 1 to {most} layers")
+        with in_dialect(self.dialect):
+            net = Network(
+                (*self.layers[: len(kept)], *head), self.inputs, backend=self.backend, dtype=self.dtype,
+                seed=self.seed if seed is None else seed, standardizer=self.standardizer,
+            )  # fmt: skip
+        theta, own = net.flat(), self.flat()
+        for name, entry in net.layout.entries.items():
+            if entry.layer in kept:
+                theta[entry.start : entry.stop] = own[self.layout.entries[name].start : self.layout.entries[name].stop]
+        net.set_flat(theta)
+        return net
 
     @exclusive
     def fit(  # noqa: PLR0913 - the options of training, each with a default
@@ -990,6 +1036,16 @@ class PreparedFit(NamedTuple):
         if history.best_epoch is None:
             training.use_averages()
         return history
+
+
+def _as_layers(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """Return the layers of a network, or of its head; raise ArgumentError if they are not layers."""
+    if not isinstance(layers, Sequence) or not layers:
+        raise ArgumentError.of("layers", layers, "a list of at least one layer")
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise ArgumentError.of(f"layers[{i}]", layer, "a deepnotes Layer such as Dense(10, 'relu')")
+    return tuple(layers)
 
 
 def _as_seed(seed: int | None) -> int:
