@@ -25,6 +25,7 @@ from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
 from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import callback_lifecycle, exclusive
 from deepnotes.network.training.loop import fit as run_fit
+from deepnotes.network.training.program_of_parts import AccumulatingProgram
 from deepnotes.network.training.sharded_program import ShardedProgram
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
@@ -274,6 +275,7 @@ class Network:
         optimizer: str | Optimizer = "adam",
         epochs: int = 10,
         batch_size: int = 32,
+        accumulate: int = 1,
         shuffle: bool = True,
         samples: Any = None,
         validation: Any = None,
@@ -308,6 +310,10 @@ class Network:
         epochs : int, default 10
         batch_size : int, default 32
             The last batch of an epoch may be smaller.
+        accumulate : int, default 1
+            The number of consecutive batches whose gradients make one update: the update is that of one batch with all
+            their samples, up to rounding, but takes the memory of a batch. The last update of an epoch may have fewer.
+            Schedules count updates.
         shuffle : bool, default True
             Whether to draw a new order of the samples for each epoch.
         samples : array_like of int, shape (k,), or of bool, shape (m,), optional
@@ -372,7 +378,7 @@ class Network:
         """
         prepare = partial(
             self.prepare_fit, X, Y, {}, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
-            shuffle=shuffle, samples=samples, validation=validation, sample_weight=sample_weight,
+            accumulate=accumulate, shuffle=shuffle, samples=samples, validation=validation, sample_weight=sample_weight,
             class_weight=class_weight, l2=l2, clip_norm=clip_norm, metrics=metrics, layer_rates=layer_rates,
             average=average, early_stopping=early_stopping, callbacks=callbacks, checkpoint=checkpoint, every=every,
             resume=resume, progress=progress, ranks=ranks,
@@ -396,6 +402,7 @@ class Network:
         optimizer: str | Optimizer,
         epochs: int,
         batch_size: int,
+        accumulate: int,
         shuffle: bool,
         samples: Any,
         validation: Any,
@@ -419,7 +426,10 @@ class Network:
         `converted` holds conversions of the same X and Y, which several training runs share; it is extended.
         """
         loss_function, metric_functions = self._loss(loss), as_metrics(metrics)
-        epochs, batch_size = whole("epochs", epochs), whole("batch_size", batch_size)
+        epochs, batch_size, accumulate = (
+            whole(name, value)
+            for name, value in (("epochs", epochs), ("batch_size", batch_size), ("accumulate", accumulate))
+        )
         shuffle = true_or_false("shuffle", shuffle)
         subset = None if samples is None else ("samples", samples)
         data, class_indices = as_data(
@@ -447,7 +457,9 @@ class Network:
         else:
             columns = ("loss", "val_loss", *(f"val_{name}" for name in metric_functions))
         rng = self._rng if shuffle else None
-        training = Training(self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns)
+        training = Training(
+            self, plan, data, held_out, batch_size, epochs, rng, all_callbacks, columns, accumulate=accumulate
+        )
         if ranks is not None:
             training.ranks, training.shards = ranks, ranks.shards
         self._check_batches(min(batch_size, training.samples), 1 if ranks is None else ranks.shards)
@@ -1025,9 +1037,11 @@ class PreparedFit(NamedTuple):
         network, training = self.network, self.training
         with callback_lifecycle(training), np.errstate(all="ignore"):
             program, training.state = network._start(training.plan)
+            if training.accumulate > 1:
+                program = AccumulatingProgram(program, network.backend, training.plan, training.batch_size)
             if training.shards is not None:
                 program = ShardedProgram(program, network.backend, training.plan, training.ranks)
-            used = min(training.batch_size, training.samples)
+            used = min(training.update_size, training.samples)
             training.per_chunk = network._per_chunk.get(used, 1)
             try:
                 history = run_fit(training, program, self.evaluate, signals)

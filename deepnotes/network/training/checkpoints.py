@@ -497,7 +497,7 @@ def _parse_training(file: Container, training: Training, entries: dict[str, Any]
         np.random.default_rng(0).bit_generator.state = generator  # raises an error if the state is invalid
     epoch, position = whole("epoch", entries["epoch"], 0), _read_position(file, training, entries)
     epochs = epoch - (position.order is not None)  # the number of finished epochs
-    batches, batches_done = (-(-samples // training.batch_size) for samples in (training.samples, position.done))
+    batches, batches_done = (-(-samples // training.update_size) for samples in (training.samples, position.done))
     is_between_epochs = position.order is None
     if whole("step", entries["step"], 0) != epochs * batches + batches_done or (is_between_epochs and position.done):
         raise ValueError(f"step={entries['step']} does not match epoch={epoch} and done={position.done}")

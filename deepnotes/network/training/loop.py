@@ -14,7 +14,7 @@ from deepnotes.network.streaming import data_for_program, is_streamed, updates_i
 from deepnotes.network.training.history import History
 from deepnotes.network.training.nonfinite import first_fault
 from deepnotes.network.training.orders import Orders
-from deepnotes.network.training.sharded_program import ShardedProgram
+from deepnotes.network.training.program_of_parts import ProgramOfParts
 from deepnotes.network.training.signals import Deferral, defer_signals
 from deepnotes.network.training.state import Callback, Position, Training
 from deepnotes.nn.schedules import Memory, Rate, Schedule, as_schedule
@@ -90,7 +90,7 @@ def fit(
     history, schedule = training.history, as_schedule(training.plan.optimizer.learning_rate)
     for callback in reversed(training.callbacks):
         callback.on_ready(training)
-    max_updates = updates_in_memory(training.data, training.batch_size)
+    max_updates = updates_in_memory(training.data, training.update_size)
     ranks = training.ranks
     orders = Orders(training.rng, training.samples, ahead=not training.network.backend.on_host)
     terminate = any(callback.saves for callback in training.callbacks) or ranks.size > 1
@@ -221,24 +221,24 @@ def _chunks(
     training: Training, program: Program, orders: Orders, schedule: Schedule, max_updates: int
 ) -> Iterator[None]:
     """Train to the end of the epoch, and yield after each chunk of batches."""
-    position, state, samples, batch_size = training.position, training.state, training.samples, training.batch_size
+    position, state, samples, update_size = training.position, training.state, training.samples, training.update_size
     while position.order is None or position.done < samples:
-        updates = min(training.per_chunk, -(-(samples - position.done) // batch_size), max_updates)
+        updates = min(training.per_chunk, -(-(samples - position.done) // update_size), max_updates)
         updates = training.ranks.broadcast(updates)  # a chunk takes longer on one rank than on another
         rates = _rates(schedule, state.step, updates, position.memory)
         if position.order is None:  # only now: if computing the rates fails, nothing has changed yet
             position.order = orders.draw(1, training.epochs - training.epoch - 1)[0]
             training.epoch += 1
-        chunk_order = position.order[position.done : position.done + updates * batch_size]
+        chunk_order = position.order[position.done : position.done + updates * update_size]
         start = time.perf_counter()
         training.at_rest = False
-        if isinstance(program, ShardedProgram):  # it reads only the samples of its own shards
+        if isinstance(program, ProgramOfParts):  # it reads the samples of its parts only
             data, order = training.data, chunk_order
         else:
             data, order = data_for_program(training.network.backend, training.data, chunk_order)
-        chunk = program.train(state, Batches(data, order, batch_size, rates, position.sums))
+        chunk = program.train(state, Batches(data, order, update_size, rates, position.sums))
         position.sums, position.rate = chunk.sums, float(rates[-1])
-        position.done += len(chunk_order) if chunk.steps == updates else chunk.steps * batch_size
+        position.done += len(chunk_order) if chunk.steps == updates else chunk.steps * update_size
         training.step += chunk.steps
         training.at_rest = True
         if chunk.steps < updates:
@@ -271,7 +271,7 @@ def _whole_epochs_in_chunk(training: Training) -> int:
     """Return the number of whole epochs in the next chunk."""
     if training.position.order is not None:
         return 0
-    fitting = training.per_chunk // -(-training.samples // training.batch_size)
+    fitting = training.per_chunk // -(-training.samples // training.update_size)
     watching = [c for c in training.callbacks if _is_overridden(c.on_epoch, Callback.on_epoch)]
     return int(min([fitting, training.epochs - training.epoch, *(c.next_epoch(training) for c in watching)]))
 
@@ -280,12 +280,12 @@ def _train_epochs(training: Training, program: EpochProgram, orders: Orders, sch
     """Train for several epochs in one chunk."""
     start, state, memory = time.perf_counter(), training.state, training.position.memory
     drawn_before = orders.state
-    updates = -(-training.samples // training.batch_size)
+    updates = -(-training.samples // training.update_size)
     rates = _rates(schedule, state.step, epochs * updates, memory).reshape(epochs, updates)
     training.at_rest = False
     order = orders.draw(epochs, training.epochs - training.epoch - epochs)
     data, program_order = data_for_program(training.network.backend, training.data, order)
-    chunks = program.train_epochs(state, Batches(data, program_order, training.batch_size, rates))
+    chunks = program.train_epochs(state, Batches(data, program_order, training.update_size, rates))
     if len(chunks) != epochs and not (chunks and chunks[-1].steps < updates):
         name = training.network.backend.name
         raise DeepnotesError(f"backend {name!r}: train_epochs returned {len(chunks)} Chunks for {epochs} epochs")
@@ -296,7 +296,7 @@ def _train_epochs(training: Training, program: EpochProgram, orders: Orders, sch
         if chunk.steps < updates:
             orders.state = drawn_before  # so that it becomes the one that belongs to the epoch in which training stops
             orders.draw(len(chunks), 0)
-            done = chunk.steps * training.batch_size
+            done = chunk.steps * training.update_size
             training.position = Position(order[len(chunks) - 1], done, chunk.sums, chunk.steps * seconds, rate, memory)
             training.at_rest = True
             raise _non_finite_error(training, chunk.cost)
@@ -342,7 +342,7 @@ def _non_finite_error(training: Training, cost: float) -> NonFiniteLossError:
     """Return the error for the next update, whose batch has the cost `cost`."""
     position, update = training.position, training.state.step + 1
     assert position.order is not None
-    batch = position.order[position.done : position.done + training.batch_size]
+    batch = position.order[position.done : position.done + training.update_size]
     fault = first_fault(training.network.backend, training.plan, training.state, training.data, batch)
     cause = (
         f"the loss is {cost}"

@@ -5,36 +5,30 @@ from typing import cast
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.eager import EagerProgram
 from deepnotes.backends.program import Data, Program, State
 from deepnotes.equations.array import Array
 from deepnotes.network.distributed.ranks import Ranks
 from deepnotes.network.distributed.tree import shard_bounds, sum_in_tree
 from deepnotes.network.streaming import data_for_program
+from deepnotes.network.training.program_of_parts import ProgramOfParts
 from deepnotes.nn.plan import Plan
 from deepnotes.nn.steps import Gradient, squared_norm
 
 
-class ShardedProgram(EagerProgram):
+class ShardedProgram(ProgramOfParts):
     """A Program that trains on the same batches on all ranks, and whose updates have the same bits on all of them.
 
-    The gradient of a batch is the mean of those of its shards, each weighted with its number of samples. It is computed
-    by the two halves of another Program, the gradient of a shard and the update.
+    The gradient of a batch is the mean of those of its shards, each weighted with its number of samples.
 
     Parameters
     ----------
-    program : Program
-        The Program that the backend has compiled. If it is not derived from EagerProgram, it cannot compute the
-        gradient of a shard, and the equations are interpreted one by one.
-    backend : Backend
-    plan : Plan
-        A plan whose cost is the mean of the losses over the samples, as that of :meth:`deepnotes.Network.fit` is.
+    program, backend, plan
+        As for :class:`ProgramOfParts`.
     ranks : Ranks
     """
 
     def __init__(self, program: Program, backend: Backend, plan: Plan, ranks: Ranks) -> None:
-        super().__init__(backend, plan)
-        self._halves = program if isinstance(program, EagerProgram) else EagerProgram(backend, plan)
+        super().__init__(program, backend, plan)
         self._ranks, self._count = ranks, ranks.shards // ranks.size
         size, dtype = plan.layout.size, np.dtype(plan.dtype)
         # The last element of a buffer is the cost, so that it takes no message of its own.
@@ -106,7 +100,3 @@ class ShardedProgram(EagerProgram):
         on_host = np.array(self.backend.to_numpy(x))
         self._ranks.sum(on_host)
         return self.backend.from_numpy(on_host)
-
-    def update(self, state: State, g: Array, rate: float) -> None:
-        """Make one update; see :meth:`Program.update`."""
-        self._halves.update(state, g, rate)

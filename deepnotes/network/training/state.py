@@ -153,6 +153,8 @@ class Training:
         The processes that share the training run.
     shards : int or None
         The number of shards of a batch; None if batches are not divided.
+    accumulate : int
+        As passed to ``fit``: the number of batches whose gradients make one update.
     """
 
     network: "NetworkLike"
@@ -175,6 +177,7 @@ class Training:
     per_chunk: int = 1
     ranks: Ranks = field(default_factory=SingleRank)
     shards: int | None = None
+    accumulate: int = 1
 
     @property
     def samples(self) -> int:
@@ -184,7 +187,12 @@ class Training:
     @property
     def steps(self) -> int:
         """The total number of updates."""
-        return self.epochs * -(-self.samples // self.batch_size)
+        return self.epochs * -(-self.samples // self.update_size)
+
+    @property
+    def update_size(self) -> int:
+        """The number of samples of an update; the last one of an epoch may have fewer."""
+        return self.batch_size * self.accumulate
 
     @property
     def work(self) -> int:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from deepnotes.network.training.state import Training
     from deepnotes.nn.plan import Plan
 
-NOT_SHARDED = "none"
-"""The value of the setting "shards" if batches are not divided; older checkpoints lack the setting."""
+DEFAULTS = {"shards": "none", "accumulate": "1"}
+"""The values of settings if they are not used; older checkpoints lack these settings."""
 
 
 def settings(training: "Training") -> dict[str, str | None]:
@@ -46,7 +46,7 @@ def settings(training: "Training") -> dict[str, str | None]:
         except NoFingerprintError:
             fingerprints[name] = None
     held_out = None if training.held_out is None else digest(training.network.backend, training.held_out)
-    fingerprints["shards"] = str(training.shards or NOT_SHARDED)
+    fingerprints["shards"] = str(training.shards or DEFAULTS["shards"])
     return fingerprints | {"data": digest(training.network.backend, training.data), "validation": held_out or "none"}
 
 
@@ -83,7 +83,7 @@ def differences(before: Mapping[str, str | None], now: Mapping[str, str | None])
     """
     messages = []
     for name, value in now.items():
-        old_value = before.get(name, NOT_SHARDED if name == "shards" else None)
+        old_value = before.get(name, DEFAULTS.get(name))
         if old_value == value:
             continue
         if name in {"data", "validation"}:
@@ -111,6 +111,7 @@ def _settings_to_compare(training: "Training") -> dict[str, Any]:
         "loss": _loss(training.plan),
         "optimizer": _optimizer(training.plan),
         "batch_size": training.batch_size,
+        "accumulate": training.accumulate,
         "shuffle": training.rng is not None,
         "watched": list(training.watched),
         "callbacks": callbacks_with_memory(training),

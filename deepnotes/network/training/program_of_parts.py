@@ -1,0 +1,77 @@
+"""Programs that compute the gradient of a batch by parts: the base class, and one whose parts follow one another."""
+
+from typing import Any, cast
+
+import numpy as np
+
+from deepnotes.backends.base import Backend
+from deepnotes.backends.eager import EagerProgram
+from deepnotes.backends.program import Data, Program, State
+from deepnotes.equations.array import Array
+from deepnotes.network.streaming import data_for_program
+from deepnotes.nn.plan import Plan
+from deepnotes.nn.steps import Gradient
+
+
+class ProgramOfParts(EagerProgram):
+    """The base class of Programs that compute the gradient of a batch by parts, and read the samples of each part.
+
+    Another Program computes the gradients of the parts (:meth:`EagerProgram.shard_gradient`) and makes the updates.
+
+    Parameters
+    ----------
+    program : Program
+        The Program that the backend has compiled. If it is not derived from EagerProgram, it cannot compute the
+        gradient of a part, and the equations are interpreted one by one.
+    backend : Backend
+    plan : Plan
+        A plan whose cost is the mean of the losses over the samples, as that of :meth:`deepnotes.Network.fit` is.
+    """
+
+    def __init__(self, program: Program, backend: Backend, plan: Plan) -> None:
+        super().__init__(backend, plan)
+        self._halves = program if isinstance(program, EagerProgram) else EagerProgram(backend, plan)
+
+    def update(self, state: State, g: Array, rate: float) -> None:
+        """Make one update; see :meth:`Program.update`."""
+        self._halves.update(state, g, rate)
+
+
+class AccumulatingProgram(ProgramOfParts):
+    """A Program that adds the gradients of consecutive parts of a batch, so that one part is in memory at a time.
+
+    The gradient of a batch is the mean of those of its parts, each weighted with its number of samples. The dropout
+    masks are those of the whole batch.
+
+    Parameters
+    ----------
+    program, backend, plan
+        As for :class:`ProgramOfParts`.
+    size : int
+        The number of samples of a part; the last one may have fewer.
+    """
+
+    def __init__(self, program: Program, backend: Backend, plan: Plan, size: int) -> None:
+        super().__init__(program, backend, plan)
+        self._size = size
+
+    def batch_gradient(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
+        """Return the cost and gradient of the batch of the samples at `indices`, shape (m,)."""
+        with self.backend.execution_context():
+            cost, g = self.shard_gradient(state, data, indices, 0)
+            return Gradient(cast(Array, cost), cast(Array, np.float64(len(indices))), g, self.ops.xp.sum(g * g))
+
+    def shard_gradient(
+        self, state: State, data: Data, indices: np.ndarray, first_sample: int
+    ) -> tuple[Array | float, Array]:
+        """Return the cost and gradient of a part of a batch, by parts of it; see :meth:`EagerProgram.shard_gradient`.
+
+        The elements of `data` may be :class:`~deepnotes.backends.Samples`, of which one part is read at a time.
+        """
+        m, total_cost, total = len(indices), cast(Any, 0.0), self.ops.xp.zeros_like(state.theta)
+        for start in range(0, m, self._size):
+            part, order = data_for_program(self.backend, data, indices[start : start + self._size])
+            cost, g = self._halves.shard_gradient(state, part, order, first_sample + start)
+            share = len(order) / m
+            total_cost, total = total_cost + share * cost, total + share * g
+        return total_cost, total
