@@ -462,7 +462,9 @@ class Network:
         )
         if ranks is not None:
             training.ranks, training.shards = ranks, ranks.shards
-        self._check_batches(min(batch_size, training.samples), 1 if ranks is None else ranks.shards)
+        if ranks is not None:
+            self._check_batches(min(training.update_size, training.samples), ranks.shards)
+        self._check_batches(min(batch_size, training.samples))
         evaluate = epoch_evaluator(self, data, held_out, loss_function, metric_functions)
         return PreparedFit(self, training, evaluate if average is None else partial(with_averages, training, evaluate))
 

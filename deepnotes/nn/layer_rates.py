@@ -57,6 +57,14 @@ class LayerRates(Optimizer):
         updated, after = updated_by(self.optimizer, ops, theta, g, tuple(own), decays, scalars)
         return ops.scaled_step(theta, updated, factor), (*after, factor)
 
+    def update_statistics(
+        self, ops: Ops, theta: Array, changes: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next statistics, whatever the factors; see :meth:`Optimizer.update_statistics`."""
+        *own, factor = slots
+        theta, after = self.optimizer.update_statistics(ops, theta, changes, tuple(own), scalars)
+        return theta, (*after, factor)
+
 
 def as_layer_rates(optimizer: Optimizer, rates: Any, layout: Layout) -> Optimizer:
     """Return an optimizer whose learning rate is multiplied by ``rates[1]`` for the first layer with parameters, etc.

@@ -10,7 +10,7 @@ from deepnotes.backends.program import Data, Program, State
 from deepnotes.equations.array import Array
 from deepnotes.network.streaming import data_for_program
 from deepnotes.nn.plan import Plan
-from deepnotes.nn.steps import Gradient
+from deepnotes.nn.steps import Gradient, squared_norm
 
 
 class ProgramOfParts(EagerProgram):
@@ -59,7 +59,8 @@ class AccumulatingProgram(ProgramOfParts):
         """Return the cost and gradient of the batch of the samples at `indices`, shape (m,)."""
         with self.backend.execution_context():
             cost, g = self.shard_gradient(state, data, indices, 0)
-            return Gradient(cast(Array, cost), cast(Array, np.float64(len(indices))), g, self.ops.xp.sum(g * g))
+            square = squared_norm(self.ops.xp, self.plan.layout, g)
+            return Gradient(cast(Array, cost), cast(Array, np.float64(len(indices))), g, square)
 
     def shard_gradient(
         self, state: State, data: Data, indices: np.ndarray, first_sample: int

@@ -69,6 +69,23 @@ def test_an_update_is_that_of_one_large_batch(backend: str) -> None:
     assert by_parts._training[2].step == 20  # type: ignore[index]
 
 
+@pytest.mark.parametrize("backend", ["eager", "numpy"])
+def test_each_batch_is_normalized_by_its_own_statistics(backend: str) -> None:
+    layers = [dn.BatchNorm(momentum=0.2), dn.Dense(3)]
+    net = dn.Network(layers, inputs=5, backend=BACKENDS[backend](), dtype="float64", seed=0)
+    start, shares = {name: np.array(x) for name, x in net.parameters.items()}, (24 / 37, 13 / 37)
+    batches = [(X[:, :24], Y[:, :24]), (X[:, 24:], Y[:, 24:])]
+    gradients = [net.gradients(*batch) for batch in batches]
+    net.fit(X, Y, **settings(optimizer=dn.SGD(0.1), batch_size=24, accumulate=2, epochs=1))
+    for name in gradients[0]:
+        g = sum(share * np.asarray(gradient[name]) for share, gradient in zip(shares, gradients, strict=True))
+        np.testing.assert_allclose(np.asarray(net.parameters[name]), start[name] - 0.1 * g, rtol=1e-10, atol=1e-14)
+    mean = np.asarray(net.parameters["running_mean1"])
+    np.testing.assert_allclose(mean, 0.2 * X.mean(axis=1, keepdims=True), rtol=1e-12)
+    with pytest.raises(dn.ArgumentError, match="batches of 1 sample"):
+        net.fit(X, Y, **settings(batch_size=1, accumulate=8))
+
+
 def test_one_batch_at_a_time_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, compute = [], EagerProgram.shard_gradient
 

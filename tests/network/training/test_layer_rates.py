@@ -62,6 +62,18 @@ def test_a_frozen_layer_keeps_its_bits(backend: str) -> None:
         assert kept[entry.start : entry.stop].all() == (entry in frozen)
 
 
+@pytest.mark.parametrize("backend", ["eager", "numpy"])
+def test_the_running_statistics_of_a_frozen_layer_are_updated(backend: str) -> None:
+    layers = [dn.BatchNorm(momentum=0.2), dn.Dense(3)]
+    net = dn.Network(layers, inputs=5, backend=BACKENDS[backend](), dtype="float64", seed=0)
+    weights = np.array(net.parameters["W2"])
+    net.fit(X, Y, **settings(layer_rates={1: 0}, batch_size=37, epochs=1))
+    expected = {"gamma1": np.ones((5, 1)), "beta1": np.zeros((5, 1)), "running_mean1": 0.2 * X.mean(1, keepdims=True)}
+    for name, values in expected.items():
+        np.testing.assert_allclose(np.asarray(net.parameters[name]), values, rtol=1e-12)
+    assert not np.allclose(np.asarray(net.parameters["W2"]), weights)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_factor_of_1_changes_nothing(backend: str) -> None:
     plain, factors = (network(BACKENDS[backend]()) for _ in range(2))
