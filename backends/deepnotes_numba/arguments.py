@@ -215,7 +215,7 @@ class Objective(NamedTuple):
         Whether the kernel of the loss computes dZ of the last layer (N11) instead of dA.
     class_indices : bool
         Whether the targets are class indices.
-    l2 : float
+    l1, l2 : float
     scale, reported_scale : float
         The factors by which the loss is multiplied in the gradient and in the reported cost.
     share_l2, weighted_mean : bool
@@ -226,6 +226,7 @@ class Objective(NamedTuple):
 
     fused: bool
     class_indices: bool
+    l1: float
     l2: float
     scale: float
     reported_scale: float

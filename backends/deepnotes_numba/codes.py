@@ -9,4 +9,4 @@ from deepnotes.backends import Supported
 IDENTITY, IN_PLACE, BY_ELEMENT, BY_SAMPLE = range(4)
 """No computation; A overwrites Z; A in its own memory; likewise, and all outputs of a sample are needed together."""
 
-SUPPORTED = Supported(generates=True, by_feature=True)
+SUPPORTED = Supported(generates=True, by_feature=True, l1=True)

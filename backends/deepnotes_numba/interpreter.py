@@ -29,7 +29,7 @@ from deepnotes_numba.products import (
     share,
     weight_gradient,
 )
-from deepnotes_numba.regularization import add_l2
+from deepnotes_numba.regularization import add_penalties
 from deepnotes_numba.vectors import ROWS, address, block, invoke, view
 
 DENSE, DROPOUT, BY_FEATURE, SHORTCUT, NOISE = range(5)
@@ -321,13 +321,14 @@ def _multiply_by_slope(row, memory, d, z, a, n, S):
 
 
 @jit
-def gradient(layers, buffers, squares, work, blocks, team, l2, stage):
+def gradient(layers, buffers, squares, work, blocks, team, penalties, stage):
     """Compute this thread's rows of the gradient (N13, N14) from the first `blocks` blocks of the workspace.
 
     `stage` is a pair: whether these samples are the first of the batch, and whether they are the last. The first
     overwrite the gradient, and later samples add to it. After the last, the rounding errors are added, and the sums of
     squares are written. There is one sum of squares for each tile of rows, so that their total does not depend on which
-    thread computes which tile. The second half of `squares` holds the sums of squares of the weights, for L2.
+    thread computes which tile. `penalties` are the factors of L1 and L2; the second half of `squares` holds the
+    penalties of the weights.
     """
     memory = work.memory
     unit = work.capacity * block(memory)
@@ -337,24 +338,24 @@ def gradient(layers, buffers, squares, work, blocks, team, l2, stage):
         if row[KIND] == DENSE:
             dense = DenseLayer(row[W], row[B], n, row[INPUTS])
             offsets = row[D] * unit, row[PANELS] * unit, row[TILES]
-            _gradient_of(dense, offsets, buffers, squares, work, blocks, team, (l2, *stage))
+            _gradient_of(dense, offsets, buffers, squares, work, blocks, team, (penalties, *stage))
         elif row[KIND] == BY_FEATURE:
             for i in range(row[PARAMETERS]):  # each is like the biases of a dense layer without weights
                 biases = DenseLayer(INT_ZERO, row[B] + i * n, n, INT_ZERO)
                 terms = row[D] if row[W] >> i & 1 else row[Z] + i * padded(n, memory)
                 offsets = terms * unit, INT_ZERO, row[TILES] + i * ((n + ROWS - 1) // ROWS)
-                _gradient_of(biases, offsets, buffers, squares, work, blocks, team, (l2, *stage))
+                _gradient_of(biases, offsets, buffers, squares, work, blocks, team, (penalties, *stage))
 
 
 @jit
 def _gradient_of(dense, offsets, buffers, squares, work, blocks, team, stage):
     """Compute this thread's rows of the gradient of one layer.
 
-    `offsets` are those of dZ and of the transposed inputs, and the number of the first tile; `stage` is the factor of
-    the L2 penalty, and whether the samples are the first and the last of the batch.
+    `offsets` are those of dZ and of the transposed inputs, and the number of the first tile; `stage` holds the
+    factors of the penalties, and whether the samples are the first and the last of the batch.
     """
     d, panels, tile = offsets
-    l2, first, last = stage
+    penalties, first, last = stage
     memory = work.memory
     start, stop = share(dense.n, team.rank, team.size)
     for low in range(start, stop, GROUP):
@@ -367,17 +368,17 @@ def _gradient_of(dense, offsets, buffers, squares, work, blocks, team, stage):
             continue
         if buffers.compensated:
             _add_rows(buffers.gradient, buffers.errors, dense, rows)
-        _sum_squares(buffers, squares, dense, tile, rows, l2)
+        _sum_squares(buffers, squares, dense, tile, rows, penalties)
 
 
 @inline_source
-def _sum_squares(buffers, squares, dense, tile, rows, l2):
-    """Add the gradient of the L2 penalty to some rows, and write the sums of squares; the layer begins with `tile`."""
+def _sum_squares(buffers, squares, dense, tile, rows, penalties):
+    """Add the gradients of the penalties to some rows, and write the sums; the layer begins with `tile`."""
     g, n_prev, tiles = buffers.gradient, dense.n_prev, squares.shape[0] // 2
     for i in range(rows[0], rows[1], ROWS):
         count = min(ROWS, rows[1] - i)
-        square, weights = add_l2(g, buffers.theta, dense.w + i * n_prev, count * n_prev, l2)
-        squares[tiles + tile + i // ROWS] = weights
+        square, penalty = add_penalties(g, buffers.theta, dense.w + i * n_prev, count * n_prev, *penalties)
+        squares[tiles + tile + i // ROWS] = penalty
         b = view(g, dense.b + i, count)
         for r in range(count):
             square += b[r] * b[r]

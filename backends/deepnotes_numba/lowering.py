@@ -117,7 +117,8 @@ def lower_objective(plan: Plan, loss: LoweredLoss) -> tuple[Any, ...]:
     objective = plan.objective
     return tuple(
         Objective(
-            loss.fused, plan.class_indices, float(plan.l2), float(objective.scale), float(objective.reported_scale),
-            bool(objective.share_l2), bool(objective.weighted_mean), *loss.kernel.addresses,
+            loss.fused, plan.class_indices, float(plan.l1), float(plan.l2), float(objective.scale),
+            float(objective.reported_scale), bool(objective.share_l2), bool(objective.weighted_mean),
+            *loss.kernel.addresses,
         )
     )  # fmt: skip

@@ -86,15 +86,16 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
         samples = Samples(X, by_sample, view(order, start, order.shape[0] - start))
         m = min(batches.size, (epoch + 1) * batches.per_epoch - start)
         total = divisor(weights, weighted and objective.weighted_mean, view(samples.order, 0, m))
-        l2 = objective.l2 / total if objective.share_l2 and total > 0 else objective.l2
+        divisor_of_penalties = total if objective.share_l2 and total > 0 else 1.0
+        penalties = objective.l1 / divisor_of_penalties, objective.l2 / divisor_of_penalties
         counters = DropoutCounters(TRAINING, batches.seed, batches.step + update, batches.first_sample)
-        complete, cost = _differentiate(call, samples, m, total / objective.scale, l2, counters)
+        complete, cost = _differentiate(call, samples, m, total / objective.scale, penalties, counters)
         if not complete:
             return update
-        square, squared_weights = _total_squares(call.squares)
+        square, penalty = _total_squares(call.squares)
         cost *= objective.reported_scale / objective.scale
         if objective.share_l2:
-            cost += 0.5 * l2 * squared_weights
+            cost += penalty
         if call.team.rank == 0:
             sums[epoch, 2] = cost
         if optimizer.kernel == 0:
@@ -147,7 +148,7 @@ def _with_own_samples(tables, rank):
 
 
 @inline_source
-def _differentiate(call, samples, m, total, l2, counters):
+def _differentiate(call, samples, m, total, penalties, counters):
     """Compute the gradient for a batch, the first m samples, in parts if the workspace cannot hold all samples.
 
     `total` is the divisor of the losses. Return whether no thread has failed, and the sum of the losses.
@@ -167,7 +168,7 @@ def _differentiate(call, samples, m, total, l2, counters):
             losses = view(memory, call.tables.regions[SAMPLE_ROWS] * unit + (at * 2 + LOSSES) * S, S)
             cost, rest = add(cost, rest, _sum(losses))
         stage = start == 0, start + unit >= m
-        gradient(call.tables.layers, call.buffers, call.squares, work, blocks, call.team, l2, stage)
+        gradient(call.tables.layers, call.buffers, call.squares, work, blocks, call.team, penalties, stage)
         if not wait(call.team):
             return False, cost
     return True, cost + rest
@@ -198,13 +199,13 @@ def _run_network(call, samples, m, total, counters):
 
 @inline_source
 def _total_squares(squares):
-    """Return the sums of squares of the gradient and of the weights."""
+    """Return the sum of squares of the gradient, and the penalties."""
     half = squares.shape[0] // 2
-    gradient_sum = weight_sum = 0.0
+    square = penalty = 0.0
     for i in range(half):
-        gradient_sum += squares[i]
-        weight_sum += squares[half + i]
-    return gradient_sum, weight_sum
+        square += squares[i]
+        penalty += squares[half + i]
+    return square, penalty
 
 
 @inline_source

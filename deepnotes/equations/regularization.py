@@ -1,4 +1,4 @@
-"""Regularization: the L2 penalty, clipping of the gradient by its global norm, and dropout with its random masks.
+"""Regularization: the L1 and L2 penalties, clipping of the gradient by its global norm, and dropout with its masks.
 
 Parameters and gradients are flat buffers of shape (p,), as in :mod:`deepnotes.equations.optimizers`.
 """
@@ -7,6 +7,22 @@ from math import ceil, sqrt
 from typing import Any
 
 from deepnotes.equations.array import Array, Namespace
+
+
+def l1_penalty(xp: Namespace, theta: Array, decays: Array, l1: float) -> Array:
+    """Return ``l1 Σ |w|`` as a 0-d array; the sum is over the weights (`decays` is 1), not the biases (0).
+
+    Tibshirani, J. R. Stat. Soc. B 58 (1996) 267.
+    """
+    return l1 * xp.sum(decays * abs(theta))
+
+
+def l1_gradient(xp: Namespace, g: Array, theta: Array, decays: Array, l1: float) -> Array:
+    """Return ``g + l1 sign(w)`` for weights, ``g`` for biases: the gradient of the cost with :func:`l1_penalty`.
+
+    Where a weight is 0, the penalty has a kink, and ``sign(0) = 0`` is the subgradient that frameworks choose.
+    """
+    return g + l1 * decays * xp.sign(theta)
 
 
 def l2_penalty(xp: Namespace, theta: Array, decays: Array, l2: float) -> Array:

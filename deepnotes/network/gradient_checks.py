@@ -130,6 +130,7 @@ def check_gradients(
     *,
     loss: str | LossFunction | None = None,
     sample_weight: Any = None,
+    l1: float = 0.0,
     l2: float = 0.0,
     elements: int = 50,
 ) -> GradientReport:
@@ -141,7 +142,7 @@ def check_gradients(
     Parameters
     ----------
     network : Network
-    X, Y, loss, sample_weight, l2 : object
+    X, Y, loss, sample_weight, l1, l2 : object
         As for :meth:`Network.fit <deepnotes.Network.fit>`; a few samples are enough.
     elements : int, default 50
         The largest number of elements of each parameter to compare; larger parameters are compared at random elements,
@@ -179,7 +180,7 @@ def check_gradients(
         raise ArgumentError.of("network", network, "a Network")
     elements = whole("elements", elements)
     net = in_double_precision(network)
-    data, plan = net.prepare_step(X, Y, loss, sample_weight, None, l2)
+    data, plan = net.prepare_step(X, Y, loss, sample_weight, None, l2, l1)
     theta, layout = net.flat(), net.layout
     ops, backend = net.backend.ops, net.backend
     decays = backend.from_numpy(layout.decays())
@@ -190,8 +191,8 @@ def check_gradients(
 
     def cost(values: np.ndarray) -> float:
         on_backend = net.from_host(values)
-        penalty = float(ops.l2_penalty(on_backend, decays, plan.l2)) if plan.l2 else 0.0
-        return float(step_at(values).cost) + penalty
+        penalties = ops.l1_penalty(on_backend, decays, plan.l1) + ops.l2_penalty(on_backend, decays, plan.l2)
+        return float(step_at(values).cost) + float(penalties)
 
     with np.errstate(all="ignore"), backend.execution_context():
         g = np.array(backend.to_numpy(step_at(theta).flat))

@@ -281,6 +281,7 @@ class Network:
         validation: Any = None,
         sample_weight: Any = None,
         class_weight: Any = None,
+        l1: float = 0.0,
         l2: float = 0.0,
         clip_norm: float | None = None,
         metrics: Metrics = (),
@@ -331,6 +332,8 @@ class Network:
         class_weight : mapping, sequence or "balanced", optional
             The weight of each class; the weight of a sample is multiplied by that of its class. Classes that a mapping
             leaves out have weight 1. With ``"balanced"``, the sample weights have the same sum in each class.
+        l1 : float, default 0.0
+            Adds ``l1 * Σ |w|`` over the weights (not the biases) to the cost. The reported loss is without L1 and L2.
         l2 : float, default 0.0
             Adds ``l2 / 2 * Σ w²`` over the weights (not the biases) to the cost.
         clip_norm : float, optional
@@ -379,7 +382,7 @@ class Network:
         prepare = partial(
             self.prepare_fit, X, Y, {}, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size,
             accumulate=accumulate, shuffle=shuffle, samples=samples, validation=validation, sample_weight=sample_weight,
-            class_weight=class_weight, l2=l2, clip_norm=clip_norm, metrics=metrics, layer_rates=layer_rates,
+            class_weight=class_weight, l1=l1, l2=l2, clip_norm=clip_norm, metrics=metrics, layer_rates=layer_rates,
             average=average, early_stopping=early_stopping, callbacks=callbacks, checkpoint=checkpoint, every=every,
             resume=resume, progress=progress, ranks=ranks,
         )  # fmt: skip
@@ -408,6 +411,7 @@ class Network:
         validation: Any,
         sample_weight: Any,
         class_weight: Any,
+        l1: float,
         l2: float,
         clip_norm: float | None,
         metrics: Metrics,
@@ -446,7 +450,7 @@ class Network:
             if not isinstance(average, WeightAverage):
                 raise ArgumentError(f"average: got {type(average).__name__}, wanted an EMA or SWA")
             optimizer = Averaged(optimizer, average)
-        plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices)
+        plan = self._plan(loss_function, optimizer, l2, clip_norm, class_indices, l1)
         all_callbacks = as_callbacks(callbacks, early_stopping, checkpoint, every, resume, progress)
         if ranks is not None:
             from deepnotes.network.training.shared_start import on_rank
@@ -479,6 +483,7 @@ class Network:
         batch_size: int | None = None,
         sample_weight: Any = None,
         class_weight: Any = None,
+        l1: float = 0.0,
         l2: float = 0.0,
         clip_norm: float | None = None,
         layer_rates: Mapping[int, float] | None = None,
@@ -502,7 +507,7 @@ class Network:
             )
         data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, scaled=False)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
-        plan = self._plan(loss_function, self._optimizer(optimizer, layer_rates), l2, clip_norm, class_indices)
+        plan = self._plan(loss_function, self._optimizer(optimizer, layer_rates), l2, clip_norm, class_indices, l1)
         self._check_batches(min(batch_size, data.X.shape[1]))
         last = self._training
         program, state = last[1:] if last is not None and last[0] == plan else self._start(plan)
@@ -545,14 +550,21 @@ class Network:
         return compute_metrics(self, data, loss_function, metric_functions)
 
     def gradients(
-        self, X: Any, Y: Any, *, loss: str | LossFunction | None = None, sample_weight: Any = None, l2: float = 0.0
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        loss: str | LossFunction | None = None,
+        sample_weight: Any = None,
+        l1: float = 0.0,
+        l2: float = 0.0,
     ) -> dict[str, Array]:
         """Return the gradient of the cost for each trained parameter (N13, N14), by name: ``W1``, ``b1``, ...
 
         All samples are one batch. Dropout acts as in the first training step. Parameters and errors are as for
         :meth:`fit`.
         """
-        data, plan = self.prepare_step(X, Y, loss, sample_weight, None, l2)
+        data, plan = self.prepare_step(X, Y, loss, sample_weight, None, l2, l1)
         with np.errstate(all="ignore"), self.backend.execution_context():
             g = EagerProgram(self.backend, plan).gradients(State(self.theta), data).flat
         gradients, entries = self.layout.by_name(self.backend.xp, g), self.layout.entries
@@ -566,11 +578,12 @@ class Network:
         sample_weight: Any = None,
         class_weight: Any = None,
         l2: float = 0.0,
+        l1: float = 0.0,
     ) -> tuple[Data, Plan]:
         """Check the arguments of :meth:`gradients` or :meth:`trace`; return the batch, and the plan of the step."""
         loss_function = self._loss(loss)
         data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, together=True)
-        return data, self._plan(loss_function, self._optimizer("sgd"), l2, None, class_indices)
+        return data, self._plan(loss_function, self._optimizer("sgd"), l2, None, class_indices, l1)
 
     def trace(
         self,
@@ -580,6 +593,7 @@ class Network:
         loss: str | LossFunction | None = None,
         sample_weight: Any = None,
         class_weight: Any = None,
+        l1: float = 0.0,
         l2: float = 0.0,
     ) -> "Trace":
         """Run one training step, without the update, and return every array that it computes (N1 to N16).
@@ -604,7 +618,7 @@ class Network:
         """
         from deepnotes.network.inspection.trace import trace
 
-        data, plan = self.prepare_step(X, Y, loss, sample_weight, class_weight, l2)
+        data, plan = self.prepare_step(X, Y, loss, sample_weight, class_weight, l2, l1)
         return trace(self, plan, data)
 
     def steps(self, X: Any, Y: Any, **options: Any) -> "Iterator[Event]":
@@ -963,7 +977,13 @@ class Network:
         return chosen if layer_rates is None else as_layer_rates(chosen, layer_rates, self.layout)
 
     def _plan(
-        self, loss: LossFunction, optimizer: Optimizer, l2: float, clip_norm: float | None, class_indices: bool
+        self,
+        loss: LossFunction,
+        optimizer: Optimizer,
+        l2: float,
+        clip_norm: float | None,
+        class_indices: bool,
+        l1: float = 0.0,
     ) -> Plan:
         """Return the plan of a training step with these settings, after validating them."""
         largest = float(np.finfo(self.dtype).max)
@@ -977,6 +997,7 @@ class Network:
             number("l2", l2, below=largest),
             None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
             class_indices,
+            l1=number("l1", l1, below=largest),
         )
 
     def _check_batches(self, samples: int, shards: int = 1) -> None:

@@ -28,10 +28,10 @@ class Parameter(NamedTuple):
     initializer : callable
         Returns the initial values, see :data:`~deepnotes.nn.initializers.Initializer`.
     decays : bool
-        Whether the L2 penalty and weight decay apply to the parameter.
+        Whether the L1 and L2 penalties and weight decay apply to the parameter.
     trained : bool, default True
         False for a statistic, such as the running mean of :class:`BatchNorm`. What ``backward`` returns for it, instead
-        of a gradient, is subtracted from it after each batch. No optimizer, L2 penalty, weight decay or clipping
+        of a gradient, is subtracted from it after each batch. No optimizer, penalty, weight decay or clipping
         applies to a statistic, but files, checkpoints and averages contain it like any parameter.
     """
 

@@ -193,7 +193,7 @@ class Objective:
     """Options for the cost of a batch, to reproduce the costs of other libraries.
 
     By default the cost is the mean of the losses over the samples (N10), after multiplying each loss by its sample
-    weight if there are weights. L2 contributes to the gradient, but not to the reported cost.
+    weight if there are weights. L1 and L2 contribute to the gradient, but not to the reported cost.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ class Objective:
     reported_scale : float, default 1.0
         The reported cost is `reported_scale` times the mean loss.
     share_l2 : bool, default False
-        Whether L2 is divided by the same number as the sum of the losses, and included in the reported cost.
+        Whether L1 and L2 are divided by the same number as the sum of the losses, and included in the reported cost.
     weighted_mean : bool, default False
         Whether the sum of the weighted losses is divided by the sum of the weights instead of the number of samples.
     """
@@ -238,6 +238,8 @@ class Plan:
         Whether Y holds class indices, shape (1, m), instead of one column of k numbers per sample, shape (k, m).
     objective : Objective
         The options of the cost.
+    l1 : float
+        Adds ``l1 * Σ |w|`` to the cost.
     """
 
     inputs: int
@@ -250,6 +252,7 @@ class Plan:
     clip_norm: float | None = None
     class_indices: bool = False
     objective: Objective = NOTES
+    l1: float = 0.0
 
     @cached_property
     def layout(self) -> Layout:
@@ -332,6 +335,8 @@ class Supported(NamedTuple):
         Whether the backend trains with :class:`~deepnotes.nn.layers.BatchNorm`.
     embeds : bool, default False
         Whether the backend has kernels for :class:`~deepnotes.nn.layers.Embedding`.
+    l1 : bool, default False
+        Whether the backend's Programs add the L1 penalty, ``plan.l1``.
 
     Examples
     --------
@@ -348,6 +353,7 @@ class Supported(NamedTuple):
     by_feature: bool = False
     batch_norm: bool = False
     embeds: bool = False
+    l1: bool = False
 
     def has_layers(self, layers: Sequence[Layer], inputs: int = 2) -> bool:
         """Return whether all layers of a network with this number of inputs, and their activations, have kernels."""
@@ -394,6 +400,8 @@ class Supported(NamedTuple):
         return self.generates and formulas.has_formula(formulas.update, optimizer, "float64")
 
     def has_plan(self, plan: Plan) -> bool:
-        """Return whether the layers, the loss and the optimizer of a plan all have kernels."""
+        """Return whether the layers, the loss, the optimizer and the penalties of a plan all have kernels."""
+        if plan.l1 and not self.l1:
+            return False
         has_loss = self.has_loss(plan.loss, plan.layout.sizes[-1], plan.layers[-1])
         return has_loss and self.has_layers(plan.layers, plan.inputs) and self.has_optimizer(plan.optimizer)

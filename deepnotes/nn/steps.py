@@ -28,12 +28,12 @@ class Gradient(NamedTuple):
     Attributes
     ----------
     cost : Array, 0-d
-        By default the mean over the batch of the losses times the sample weights, without the L2 penalty; see
+        By default the mean over the batch of the losses times the sample weights, without the L1 and L2 penalties; see
         :class:`~deepnotes.nn.plan.Objective`.
     weight : Array, 0-d
         The weight of `cost` in the mean over an epoch: the number of samples in the batch.
     flat : Array, shape (p,)
-        The gradient ``g`` of the cost, including the L2 penalty. For each statistic, see
+        The gradient ``g`` of the cost, including the L1 and L2 penalties. For each statistic, see
         :class:`~deepnotes.nn.layers.Parameter`, it contains the number to subtract from it.
     square : Array, 0-d
         ``Σ g²`` over the trained parameters. If it is finite, so is `flat`.
@@ -156,7 +156,7 @@ def gradient_step(  # noqa: PLR0913 - the data and the state of a step
     ----------
     theta : Array, shape (p,)
     decays : Array, shape (p,)
-        1 for the parameters to which L2 and weight decay apply, 0 for the others.
+        1 for the parameters to which L1, L2 and weight decay apply, 0 for the others.
     step : Array of int64, 0-d, or None
         The number of updates made so far; None for a step without dropout.
     X : Array, shape (n[0], m)
@@ -202,12 +202,15 @@ def gradient_step(  # noqa: PLR0913 - the data and the state of a step
     g = plan.layout.join(xp, gradients)
     if objective.reported_scale != 1:
         cost = objective.reported_scale * cost
-    if plan.l2:
-        l2: Any = plan.l2
+    penalties = (plan.l2, ops.l2_penalty, ops.l2_gradient), (plan.l1, ops.l1_penalty, ops.l1_gradient)
+    for factor, penalty, add_gradient in penalties:
+        if not factor:
+            continue
+        share: Any = factor
         if objective.share_l2:
-            l2 = plan.l2 / xp.where(total > 0, total, xp.ones_like(total))
-            cost = cost + ops.l2_penalty(theta, decays, l2)
-        g = ops.l2_gradient(g, theta, decays, l2)
+            share = factor / xp.where(total > 0, total, xp.ones_like(total))
+            cost = cost + penalty(theta, decays, share)
+        g = add_gradient(g, theta, decays, share)
     return Gradient(cost, samples, g, squared_norm(xp, plan.layout, g))
 
 

@@ -165,6 +165,8 @@ CALLS: dict[str, Arguments] = {
     "weight_average": _draw_flat(0.3),
     "scaled_step": lambda d, n, k, m: (d.real(n * m), d.real(n * m), d.positive(n * m) * d.bits(n * m)),
     "weight_decay": _draw_flat(0.01, decays=True),
+    "l1_penalty": _draw_flat(0.1, decays=True),
+    "l1_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),
     "l2_penalty": _draw_flat(0.1, decays=True),
     "l2_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),
     "clip_by_global_norm": lambda d, n, k, m: (d.weights(n * m), 0.5),

@@ -32,7 +32,7 @@ class TrainingCase:
         The number of samples, repetitions included, in each call of ``train``.
     rate : float
         The learning rate of the first update; later updates have smaller ones.
-    l2 : float
+    l1, l2 : float
     clip : float, optional
     targets : {"real", "bits", "distributions", "labels"}
         Real numbers, zeros and ones, a probability distribution in each column, or class indices.
@@ -53,6 +53,7 @@ class TrainingCase:
     batch: int = 8
     call_sizes: tuple[int, ...] = (23, 23)
     rate: float = 0.05
+    l1: float = 0.0
     l2: float = 0.0
     clip: float | None = None
     targets: str = "real"
@@ -66,7 +67,7 @@ class TrainingCase:
         """The plan from which Programs are compiled."""
         return Plan(
             self.inputs, tuple(self.layers), self.dtype, self.seed, as_loss(self.loss), self.optimizer, self.l2,
-            self.clip, self.targets == "labels", self.objective,
+            self.clip, self.targets == "labels", self.objective, self.l1,
         )  # fmt: skip
 
     def theta(self) -> np.ndarray:

@@ -98,6 +98,8 @@ CALLS = {
     "weight_average": (SLOT, FLAT, 0.3),
     "scaled_step": (FLAT, SLOT, SLOT2 * DECAYS),
     "weight_decay": (FLAT, DECAYS, 0.01),
+    "l1_penalty": (FLAT, DECAYS, 0.1),
+    "l1_gradient": (G, FLAT, DECAYS, 0.1),
     "l2_penalty": (FLAT, DECAYS, 0.1),
     "l2_gradient": (G, FLAT, DECAYS, 0.1),
     "clip_by_global_norm": (G, 0.5),

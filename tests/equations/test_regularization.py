@@ -168,6 +168,16 @@ def test_an_invalid_rate_is_refused(rate):
         Dropout(rate)
 
 
+# L1
+
+
+def test_l1_is_the_sum_of_the_absolute_values_of_the_weights_only():
+    theta, decays = np.array([1.0, -2.0, 0.0, 3.0]), np.array([1.0, 1.0, 1.0, 0.0])
+    assert eq.l1_penalty(np, theta, decays, 0.5) == 0.5 * (1 + 2)
+    g = np.array([10.0, 20.0, 30.0, 40.0])
+    assert eq.l1_gradient(np, g, theta, decays, 0.5).tolist() == [10.5, 19.5, 30.0, 40.0]
+
+
 # L2
 
 

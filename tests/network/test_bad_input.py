@@ -94,6 +94,7 @@ CASES: list[tuple[str, Callable[[dn.Network], Any], type[Exception], str, Any]] 
     ("batch size", lambda n: n.fit(X, Y, batch_size=2.5), dn.ArgumentError, "batch_size=2.5", None),
     ("epochs", lambda n: n.fit(X, Y, epochs=-1), dn.ArgumentError, "epochs=-1, wanted a whole number of at least 1", None),
     ("patience", lambda n: n.fit(X, Y, early_stopping=-2), dn.ArgumentError, "early_stopping=-2", None),
+    ("l1", lambda n: n.fit(X, Y, l1=-0.1), dn.ArgumentError, "l1=-0.1, wanted at least 0 and less than 3.4", None),
     ("l2", lambda n: n.fit(X, Y, l2=-0.1), dn.ArgumentError, "l2=-0.1, wanted at least 0 and less than 3.4", None),
     ("clip_norm", lambda n: n.fit(X, Y, clip_norm=0), dn.ArgumentError, "clip_norm=0, wanted above 0 and less than 3.4", None),
     ("clip_norm", lambda n: n.fit(X, Y, clip_norm=1e300), dn.ArgumentError, r"clip_norm=1e\+300, wanted above 0", None),

@@ -28,7 +28,7 @@ def test_the_gradients_of_every_activation_and_loss_pass(last) -> None:
     for i, g in enumerate(ACTIVATIONS):
         loss = losses[i % len(losses)]
         net = dn.Network([dn.Dense(4, g), dn.Dropout(0.2), dn.Dense(3, last)], 3, backend="numpy", seed=1)
-        options = {"loss": loss, "l2": 0.1, "sample_weight": [1, 2, 3, 1, 2]}
+        options = {"loss": loss, "l1": 0.03, "l2": 0.1, "sample_weight": [1, 2, 3, 1, 2]}
         report = dn.check_gradients(net, X, targets(loss, 3), elements=5, **options)
         assert report.passed, f"{g}, {loss}\n{report}"
         assert [check.name for check in report.parameters] == ["W1", "b1", "W2", "b2"]

@@ -337,6 +337,17 @@ class Reader(html.parser.HTMLParser):
         self.text.append(data)
 
 
+def test_l1_is_in_the_formulas_of_the_gradients() -> None:
+    trace = network(dn.Dense(4, "tanh"), dn.Dense(1, "sigmoid")).trace(X, Y, l1=0.05, l2=0.1)
+    formulas = {event.name: event.formula for event in trace}
+    assert formulas["dW1"] == "dW1_loss + 0.1 W1 + 0.05 sign(W1)"
+    assert "db1_loss" not in formulas
+    expected = trace["dW1_loss"] + 0.1 * trace["W1"] + 0.05 * np.sign(trace["W1"])
+    np.testing.assert_allclose(trace["dW1"], expected, rtol=1e-12)
+    assert "without the L1 penalty, 0.05 Σ |w| over the weights" in str(trace)
+    assert "0.05 sign" in re.sub("<[^>]*>", "", trace.to_html())
+
+
 def test_the_html_page_is_complete_and_loads_nothing() -> None:
     trace = network(dn.Dense(4, "relu"), dn.Dropout(0.2), dn.Dense(1, "sigmoid")).trace(X, Y, l2=0.1)
     reader = Reader()

@@ -41,6 +41,7 @@ def recordable(plan: Plan) -> bool:
         by_feature=True,
         batch_norm=True,
         embeds=True,
+        l1=True,
     )
     return supported.has_plan(plan)
 

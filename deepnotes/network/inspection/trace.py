@@ -277,7 +277,7 @@ class _Recorder:
         if not parameter.trained:
             return
         decays = parameter.decays
-        full = f"{name}{n}_loss" if self.plan.l2 and decays else f"{name}{n}"
+        full = f"{name}{n}_loss" if (self.plan.l1 or self.plan.l2) and decays else f"{name}{n}"
         if formulas.is_plain(layer) and name == "dW":
             rows, columns = self._parameter_shape(index)
             form = f"({rows}, {m}) ({m}, {columns})"
@@ -310,10 +310,12 @@ class _Recorder:
         return self.plan.layout.entries[f"W{self.names[index].number}"].parameter.shape
 
     def penalties(self, gradients: Mapping[str, Array]) -> None:
-        """Record the gradients with the L2 penalty, which a step adds at its end."""
+        """Record the gradients with the L1 and L2 penalties, which a step adds at its end."""
         for name, entry in self.plan.layout.entries.items():
             if entry.parameter.decays:
-                self.add(f"d{name}", f"d{name}_loss + {self.plan.l2:g} {name}", "", gradients[name])
+                terms = f" + {self.plan.l2:g} {name}" if self.plan.l2 else ""
+                terms += f" + {self.plan.l1:g} sign({name})" if self.plan.l1 else ""
+                self.add(f"d{name}", f"d{name}_loss{terms}", "", gradients[name])
 
 
 def _shape(array: Any) -> tuple[int, ...]:
@@ -345,7 +347,7 @@ def trace(network: "NetworkLike", plan: Plan, data: Data) -> Trace:
         decays = backend.from_numpy(layout.decays().astype(plan.dtype))
         step = backend.xp.asarray(0, dtype=backend.integer)
         gradient = gradient_step(ops, plan, network.theta, decays, step, *data, observe=recorder.array)
-        if plan.l2:
+        if plan.l1 or plan.l2:
             recorder.penalties(layout.by_name(backend.xp, gradient.flat))
         given = {"A0": to_numpy(data.X), "Y": to_numpy(data.Y)}
         given |= {} if data.w is None else {"w": to_numpy(data.w)}
@@ -362,7 +364,7 @@ def _notes(plan: Plan, recorder: _Recorder) -> list[str]:
     notes = []
     kinds = [type(layer) for layer in plan.layers]
     shown = {event.name: event for event in recorder.events}
-    plain = kinds == [Dense, Dense] and not recorder.weighted and not plan.l2
+    plain = kinds == [Dense, Dense] and not recorder.weighted and not plan.l1 and not plan.l2
     if plain and "N11" in shown["dZ2"].equations:
         first, delta = shown["dZ1"].formula, shown["dZ2"].formula
         if re.match(r"dA1( [*/] |$)", first) and ", with " not in first:  # the derivative is elementwise
@@ -379,6 +381,8 @@ def _notes(plan: Plan, recorder: _Recorder) -> list[str]:
     if "log(Y / " in text:
         notes.append(f"where Y is 0, so is Y * log(Y / {recorder.names[-1].after})")
     notes += [meaning for symbol, meaning in formulas.SYMBOLS.items() if symbol in text]
+    if plan.l1:
+        notes.append(f"the cost is without the L1 penalty, {plan.l1:g} Σ |w| over the weights; sign(0) = 0")
     if plan.l2:
         notes.append(f"the cost is without the L2 penalty, {plan.l2:g} / 2 Σ w² over the weights")
     return notes

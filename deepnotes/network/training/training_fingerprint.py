@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deepnotes.network.training.state import Training
     from deepnotes.nn.plan import Plan
 
-DEFAULTS = {"shards": "none", "accumulate": "1"}
+DEFAULTS = {"shards": "none", "accumulate": "1", "l1": "0.0"}
 """The values of settings if they are not used; older checkpoints lack these settings."""
 
 

@@ -81,6 +81,7 @@ CASES: dict[str, dict[str, tuple[type[Exception], Callable[[Network], Any]]]] = 
     "arguments": {
         "a batch size of 0": (ArgumentError, _fit(batch_size=0)),
         "half an epoch": (ArgumentError, _fit(epochs=0.5)),
+        "negative l1": (ArgumentError, _fit(l1=-1)),
         "negative l2": (ArgumentError, _fit(l2=-1)),
         "clipping to 0": (ArgumentError, _fit(clip_norm=0)),
         "a loss for different outputs": (ArgumentError, _fit(loss="categorical_cross_entropy")),

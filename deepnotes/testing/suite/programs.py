@@ -200,6 +200,29 @@ def objective(trial: Trial) -> None:
                 check_training(trial, training, where)
 
 
+class _SomeZeros(TrainingCase):
+    """A training case in which some of the initial parameters are exactly 0."""
+
+    def theta(self) -> np.ndarray:
+        theta = super().theta()
+        theta[::3] = 0
+        return theta
+
+
+@check("programs.l1")
+def l1(trial: Trial) -> None:
+    """L1 adds the sign of each weight to its gradient, nothing for biases and weights of 0; it may be divided as L2."""
+    for dtype in trial.dtypes:
+        for name, options in {
+            "alone": {"l1": 0.3},
+            "with L2 and clipping": {"l1": 0.3, "l2": 0.2, "clip": 0.4},
+            "shared": {"l1": 0.7, "l2": 0.2, "objective": Objective(1.5, 1.5, share_l2=True), "weighted": True},
+        }.items():
+            training = _SomeZeros(small(), dtype, **options)  # type: ignore[arg-type]
+            check_gradients(trial, training, f"{dtype} {name}")
+            check_training(trial, training, f"{dtype} {name}")
+
+
 @check("programs.class_indices")
 def class_indices(trial: Trial) -> None:
     """Training on class indices equals training on one-hot columns."""

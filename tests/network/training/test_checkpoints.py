@@ -275,6 +275,7 @@ def test_existing_checkpoints_are_not_overwritten(run: Path) -> None:
     [
         ({"batch_size": 8}, "batch_size was 16 and is 8"),
         ({"optimizer": dn.SGD(0.1)}, r"optimizer was Adam\(.*\) and is SGD\("),
+        ({"l1": 0.5}, "l1 was 0.0 and is 0.5"),
         ({"l2": 0.5}, "l2 was 0.0 and is 0.5"),
         ({"shuffle": False}, "shuffle was True and is False"),
         ({"early_stopping": 4}, r"callbacks was .*patience=3.* and is .*patience=4"),
