@@ -20,6 +20,7 @@ from deepnotes.network.training.state import Callback
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import check
+from deepnotes.nn.constraints import Constraint, MaxNorm, NonNegative
 from deepnotes.nn.layers import (
     GLU,
     BatchNorm,
@@ -135,6 +136,7 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "Constant",
+    "Constraint",
     "Context",
     "CosineDecay",
     "Cyclic",
@@ -162,6 +164,7 @@ __all__ = [
     "Lion",
     "Loss",
     "LossFunction",
+    "MaxNorm",
     "MissingExtraError",
     "Model",
     "ModelFileError",
@@ -169,6 +172,7 @@ __all__ = [
     "Network",
     "Noise",
     "NonFiniteLossError",
+    "NonNegative",
     "NotAnExpressionError",
     "OnDisk",
     "OneCycle",

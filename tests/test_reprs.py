@@ -25,9 +25,10 @@ def table() -> dn.Table:
 def test_a_layer_is_the_call_that_makes_it() -> None:
     for text in (
         "Dense(3)", "Dense(3, 'relu')", "Dense(3, bias_initializer='he_normal')", "Dropout(rate=0.5)",
+        "Dense(3, 'relu', constraint=NonNegative())", "Dense(3, constraint=MaxNorm(limit=2.0))",
         "Dense(3, Activation('elu', alpha=0.5), initializer='zeros', bias_initializer='zeros')",
     ):  # fmt: skip
-        layer = eval(text, {"Dense": dn.Dense, "Dropout": dn.Dropout, "Activation": dn.Activation})
+        layer = eval(text, vars(dn).copy())
         assert repr(layer) == text
     assert repr(dn.Dense(units=3, activation="identity")) == "Dense(3)"
 

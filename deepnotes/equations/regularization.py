@@ -1,4 +1,4 @@
-"""Regularization: the L1 and L2 penalties, clipping of the gradient by its global norm, and dropout with its masks.
+"""Regularization: penalties (L1, L2), clipping of gradients, the maximum norm of weights, dropout and noise.
 
 Parameters and gradients are flat buffers of shape (p,), as in :mod:`deepnotes.equations.optimizers`.
 """
@@ -45,6 +45,25 @@ def clip_by_global_norm(xp: Namespace, g: Array, max_norm: float) -> Array:
     scaled = g / scale
     norm = xp.sqrt(xp.sum(scaled * scaled))
     return g * (limit / scale / xp.maximum(norm, limit / scale))
+
+
+def max_norm(xp: Namespace, W: Array, limit: float) -> Array:
+    """Return W with each row scaled down to the norm `limit` if its Euclidean norm is larger.
+
+    Srivastava et al., JMLR 15 (2014) 1929, section 5.1.
+
+    Parameters
+    ----------
+    W : Array, shape (n, n_prev)
+    limit : float
+
+    Returns
+    -------
+    Array, shape (n, n_prev)
+    """
+    largest = xp.asarray(limit, dtype=W.dtype)
+    norms = xp.sqrt(xp.sum(W * W, axis=1, keepdims=True))
+    return W * (largest / xp.maximum(norms, largest))
 
 
 def dropout(xp: Namespace, A: Array, keep: Array, rate: float) -> Array:

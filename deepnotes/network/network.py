@@ -30,6 +30,7 @@ from deepnotes.network.training.sharded_program import ShardedProgram
 from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
+from deepnotes.nn.constraints import constrained
 from deepnotes.nn.layer_rates import as_layer_rates
 from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Layer, flatten, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
@@ -972,9 +973,11 @@ class Network:
         return data
 
     def _optimizer(self, optimizer: str | Optimizer, layer_rates: Mapping[int, float] | None = None) -> Optimizer:
-        """Return `optimizer` as an Optimizer that applies the arguments `layer_rates` of :meth:`fit`."""
+        """Return `optimizer` as an Optimizer with the `layer_rates` of :meth:`fit` and the layers' constraints."""
         chosen = as_optimizer(optimizer, self.dialect)
-        return chosen if layer_rates is None else as_layer_rates(chosen, layer_rates, self.layout)
+        if layer_rates is not None:
+            chosen = as_layer_rates(chosen, layer_rates, self.layout)
+        return constrained(chosen, self.layout)
 
     def _plan(
         self,

@@ -95,12 +95,14 @@ def _kind(layer: Layer) -> str:
 
 
 def _describe(layer: Layer) -> str:
-    """Return the activation of a dense layer or a gate, the rate of dropout, the std of noise, or "" for others."""
+    """Return the activation (and constraint) of a dense layer or gate, the rate of dropout, the std of noise, or ""."""
     if isinstance(layer, Dropout):
         return f"rate {layer.rate:g}"
     if isinstance(layer, Noise):
         return f"std {layer.std:g}"
     if isinstance(layer, Dense | Gate):
         options = ", ".join(f"{k}={v:g}" for k, v in getattr(layer.g, "options", ()))
-        return one_line(getattr(layer.g, "name", type(layer.g).__name__)) + (f" ({options})" if options else "")
+        name = one_line(getattr(layer.g, "name", type(layer.g).__name__)) + (f" ({options})" if options else "")
+        constraint = getattr(layer, "constraint", None)
+        return name if constraint is None else f"{name} with {one_line(repr(constraint))}"
     return ""

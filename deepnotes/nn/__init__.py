@@ -11,6 +11,7 @@ from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import DerivativeReport
+from deepnotes.nn.constraints import Constraint, MaxNorm, NonNegative
 from deepnotes.nn.initializers import Initializer
 from deepnotes.nn.layers import (
     GLU,
@@ -73,6 +74,7 @@ __all__ = [
     "Array",
     "BatchNorm",
     "Constant",
+    "Constraint",
     "Context",
     "CosineDecay",
     "Cyclic",
@@ -91,8 +93,10 @@ __all__ = [
     "Lion",
     "Loss",
     "LossFunction",
+    "MaxNorm",
     "NAdam",
     "Noise",
+    "NonNegative",
     "OneCycle",
     "Ops",
     "Optimizer",

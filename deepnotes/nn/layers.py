@@ -6,17 +6,21 @@ returns a cache for the backward pass. User-defined layers have the same interfa
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import Activation, ActivationFunction, as_activation
+from deepnotes.nn.constraints import Constraint, as_constraint
 from deepnotes.nn.initializers import ConstantInitializer, FirstRowZero, Initializer, as_initializer
 from deepnotes.nn.presets import default
 from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import ArgumentError
+
+ADDED = {"added": True}
+"""The metadata of a field that older checkpoints lack: a fingerprint leaves it out if it has its default value."""
 
 
 class Parameter(NamedTuple):
@@ -33,12 +37,15 @@ class Parameter(NamedTuple):
         False for a statistic, such as the running mean of :class:`BatchNorm`. What ``backward`` returns for it, instead
         of a gradient, is subtracted from it after each batch. No optimizer, penalty, weight decay or clipping
         applies to a statistic, but files, checkpoints and averages contain it like any parameter.
+    constraint : Constraint or None
+        Applied to the parameter after each update.
     """
 
     shape: tuple[int, int]
     initializer: Initializer
     decays: bool
     trained: bool = True
+    constraint: Constraint | None = None
 
 
 class Context(NamedTuple):
@@ -129,11 +136,14 @@ class Dense(Layer):
     bias_initializer : str or callable, optional
         Determines the initial ``b``. A named initializer has the same variance for ``b`` as for ``W``. By default
         zeros, or the initializer that :class:`~deepnotes.defaults` selects.
+    constraint : Constraint, optional
+        Applied to ``W`` after each update: :class:`~deepnotes.NonNegative`, :class:`~deepnotes.MaxNorm` or a
+        user-defined one.
 
     Raises
     ------
     ArgumentError
-        If `units` is not a whole number above 0.
+        If `units` is not a whole number above 0, or `constraint` is not a Constraint.
     UnknownNameError
         If a name is unknown; the message suggests the nearest match.
 
@@ -149,6 +159,7 @@ class Dense(Layer):
     activation: str | ActivationFunction = "identity"
     initializer: str | Initializer | None = None
     bias_initializer: str | Initializer | None = None
+    constraint: Constraint | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "units", whole("units", self.units))
@@ -156,6 +167,7 @@ class Dense(Layer):
         for initializer in (self.initializer, self.bias_initializer):
             if initializer is not None:
                 as_initializer(initializer)
+        as_constraint(self.constraint)
 
     def __repr__(self) -> str:
         """Return the call that makes the layer, without the arguments that have their default values."""
@@ -163,7 +175,7 @@ class Dense(Layer):
         activation = repr(g.name) if type(g) is Activation and not g.options else repr(g)
         if activation != "'identity'":
             arguments.append(activation)
-        for name in ("initializer", "bias_initializer"):
+        for name in ("initializer", "bias_initializer", "constraint"):
             if getattr(self, name) is not None:
                 arguments.append(f"{name}={getattr(self, name)!r}")
         return f"{type(self).__name__}({', '.join(arguments)})"
@@ -181,7 +193,7 @@ class Dense(Layer):
         """Return ``W``, shape (units, inputs), and ``b``, shape (units, 1)."""
         initializer, bias_initializer = self.initializer or self.g.initializer, self.bias_initializer or "zeros"
         return {
-            "W": Parameter((self.units, inputs), as_initializer(initializer), decays=True),
+            "W": Parameter((self.units, inputs), as_initializer(initializer), True, constraint=self.constraint),
             "b": Parameter((self.units, 1), as_initializer(bias_initializer, (self.units, inputs)), decays=False),
         }
 

@@ -170,6 +170,7 @@ CALLS: dict[str, Arguments] = {
     "l2_penalty": _draw_flat(0.1, decays=True),
     "l2_gradient": lambda d, n, k, m: (d.real(n * m), d.weights(n * m), d.bits(n * m), 0.1),
     "clip_by_global_norm": lambda d, n, k, m: (d.weights(n * m), 0.5),
+    "max_norm": lambda d, n, k, m: (d.weights(n, k), 0.5),
     "dropout": lambda d, n, k, m: (d.real(n, m), d.bits(n, m), 0.3),
     "dropout_mask": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),
     "noise": lambda d, n, k, m: ((n, m), 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE),

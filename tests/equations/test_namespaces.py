@@ -103,6 +103,7 @@ CALLS = {
     "l2_penalty": (FLAT, DECAYS, 0.1),
     "l2_gradient": (G, FLAT, DECAYS, 0.1),
     "clip_by_global_norm": (G, 0.5),
+    "max_norm": (A, 0.5),
     "dropout": (A, np.array([[1.0, 0.0, 1.0, 1.0, 0.0, 1.0]] * 4), 0.3),
     "dropout_mask": ((4, 6), 0.3, 2**63 + 5, np.array(2**33 + 7), 2, "float64"),
     "noise": ((4, 6), 2**63 + 5, np.array(2**33 + 7), 2, "float64"),

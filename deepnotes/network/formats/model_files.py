@@ -18,6 +18,7 @@ import numpy as np
 from deepnotes.network.formats import containers
 from deepnotes.network.formats.containers import Document
 from deepnotes.nn.activations import Activation, as_formula
+from deepnotes.nn.constraints import LIBRARY as CONSTRAINTS
 from deepnotes.nn.layers import (
     BatchNorm,
     Dense,
@@ -101,9 +102,22 @@ def describe(layer: Layer, dtype: str) -> dict[str, Any]:
             **_describe_activation(layer, dtype),
             "initializer": layer.initializer,
             "bias_initializer": layer.bias_initializer,
+            **_describe_constraint(layer),
         }
     raise ModelFileError(
         f"{layer!r} is or has a user-defined class or function, but a model file can only contain those of the library"
+    )
+
+
+def _describe_constraint(layer: Dense) -> dict[str, Any]:
+    """Return the description of a constraint: its name and its fields, which are numbers."""
+    if layer.constraint is None:
+        return {}
+    for name, kind in CONSTRAINTS.items():
+        if type(layer.constraint) is kind:
+            return {"constraint": {"type": name, **vars(layer.constraint)}}
+    raise ModelFileError(
+        f"{layer!r} has a user-defined constraint, but a model file can only contain those of the library"
     )
 
 

@@ -13,6 +13,8 @@ from deepnotes.network.formats.containers import Document
 from deepnotes.network.formats.model_files import SIMPLE_LAYERS, STANDARDIZER, TRAINING, flat, member_prefix
 from deepnotes.network.network import Network
 from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActivation
+from deepnotes.nn.constraints import LIBRARY as CONSTRAINTS
+from deepnotes.nn.constraints import Constraint
 from deepnotes.nn.expressions import Expression
 from deepnotes.nn.initializers import LIBRARY as INITIALIZERS
 from deepnotes.nn.layers import Dense, Embedding, Gate, Layer
@@ -192,13 +194,24 @@ def _layer(path: Path | str, description: Any, dtype: str) -> Layer:
         for name in initializers:
             if name is not None:
                 _check_initializer(path, name)
-        return Dense(description["units"], _activation(path, description, dtype), *initializers)
+        constraint = _constraint(path, description.get("constraint"))
+        return Dense(description["units"], _activation(path, description, dtype), *initializers, constraint)
     raise ModelFileError(f"{path}: unknown layer type {brief(repr(kind))}; the file may need a newer deepnotes")
 
 
 def _check_initializer(path: Path | str, name: Any) -> None:
     if not isinstance(name, str) or name not in INITIALIZERS:
         raise ModelFileError(f"{path}: unknown initializer {brief(repr(name))}")
+
+
+def _constraint(path: Path | str, description: Any) -> Constraint | None:
+    """Return the constraint in the description of a layer."""
+    if description is None:
+        return None
+    kind = description["type"]
+    if not isinstance(kind, str) or kind not in CONSTRAINTS:
+        raise ModelFileError(f"{path}: unknown constraint {brief(repr(kind))}; the file may need a newer deepnotes")
+    return CONSTRAINTS[kind](**{key: value for key, value in description.items() if key != "type"})
 
 
 def _activation(path: Path | str, description: Any, dtype: str) -> ActivationFunction:

@@ -94,6 +94,15 @@ def fingerprint_settings(callback: Any) -> str:
     return f"{kind.__qualname__}({_Describer().describe_items(settings.items())})"
 
 
+def _field_names(value: Any) -> list[str]:
+    """Return the names of the fields of a dataclass, without those that older checkpoints lack and that are unused."""
+    return [
+        field.name
+        for field in fields(value)
+        if not (field.metadata.get("added") and getattr(value, field.name) == field.default)
+    ]
+
+
 def _class_attributes(kind: type) -> dict[str, Any]:
     """Return the attributes of a class and of its user-defined bases, without methods."""
     attributes: dict[str, Any] = {}
@@ -166,7 +175,7 @@ class _Describer:
                 return method(self, value)
         if _is_library(kind.__module__):
             if is_dataclass(kind):
-                items = ((field.name, getattr(value, field.name)) for field in fields(value))
+                items = ((name, getattr(value, name)) for name in _field_names(value))
                 return f"{kind.__qualname__}({self.describe_items(items)})"
             if callable(value) and hasattr(value, "__wrapped__"):  # a cached or compiled function
                 return f"{kind.__qualname__} of {self.describe(value.__wrapped__)}"

@@ -5,11 +5,13 @@ import numpy as np
 from deepnotes.backends.program import Batches, Data
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation
+from deepnotes.nn.averaging import EMA, Averaged
+from deepnotes.nn.constraints import MaxNorm, NonNegative, constrained
 from deepnotes.nn.layer_rates import LayerRates
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Optimizer, RMSProp
-from deepnotes.nn.plan import Objective
+from deepnotes.nn.plan import Layout, Objective
 from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
 from deepnotes.testing.training_cases import TrainingCase, check_gradients, check_training, compile_program, place_on
@@ -221,6 +223,18 @@ def l1(trial: Trial) -> None:
             training = _SomeZeros(small(), dtype, **options)  # type: ignore[arg-type]
             check_gradients(trial, training, f"{dtype} {name}")
             check_training(trial, training, f"{dtype} {name}")
+
+
+@check("programs.constraints")
+def constraints(trial: Trial) -> None:
+    """Constraints act on each W after each update, before the parameters are averaged."""
+    for dtype in trial.dtypes:
+        layers: list[Layer] = [Dense(7, "tanh", constraint=MaxNorm(0.6)), Dense(3, constraint=NonNegative())]
+        for name, own in {"SGD": SGD(0.1, 0.9), "Adam": Adam(epsilon=1e-3)}.items():
+            optimizer: Optimizer = constrained(own, Layout(5, layers))
+            check_training(trial, TrainingCase(layers, dtype, optimizer=optimizer), f"{dtype} {name}")
+            averaged = TrainingCase(layers, dtype, optimizer=Averaged(optimizer, EMA(0.5)))
+            check_training(trial, averaged, f"{dtype} {name}, averaged")
 
 
 @check("programs.class_indices")
