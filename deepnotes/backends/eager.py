@@ -151,6 +151,23 @@ class EagerInference:
         """Return the outputs; see :meth:`Inference.predict`."""
         return self._join([self._forward(theta, part)[0] for part in self._split(X)])
 
+    def sample(self, theta: Array, X: Array, seed: int, step: int, first_sample: int = 0) -> Array:
+        """Return the outputs with dropout and noise, as in this training step of a network of this seed.
+
+        Parameters
+        ----------
+        theta : Array, shape (p,)
+        X : Array, shape (n[0], m)
+        seed, step : int
+        first_sample : int, default 0
+            The position of the first of these samples, on which the random numbers depend.
+        """
+        number, parts = self.backend.xp.asarray(step, dtype=self.backend.integer), []
+        for part in self._split(X):
+            parts.append(self._forward(theta, part, seed, number, first_sample)[0])
+            first_sample += part.shape[1]
+        return self._join(parts)
+
     def losses(self, theta: Array, X: Array, Y: Array, loss: LossFunction) -> tuple[Array, Array]:
         """Return outputs and losses; see :meth:`Inference.losses`."""
         ops, parts = self.backend.ops, []
@@ -163,10 +180,14 @@ class EagerInference:
         outputs, losses = zip(*parts, strict=True)
         return self._join(outputs), self._join(losses)
 
-    def _forward(self, theta: Array, X: Array) -> tuple[Array, list[Any]]:
+    def _forward(
+        self, theta: Array, X: Array, seed: int = 0, step: Array | None = None, first_sample: int = 0
+    ) -> tuple[Array, list[Any]]:
         parameters = self.layout.split(self.backend.xp, theta)
         with np.errstate(all="ignore"):
-            return forward(self.backend.ops, self.layers, parameters, X, 0, None)
+            return forward(
+                self.backend.ops, self.layers, parameters, X, seed, step, first_sample=first_sample, only_random=True
+            )
 
     def _split(self, X: Array) -> list[Array]:
         """Return blocks of columns of X, each small enough to be processed at once."""

@@ -7,7 +7,7 @@ from typing import Any, overload
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.network.evaluation import compute_ensemble_metrics, mean_output, outputs
+from deepnotes.network.evaluation import compute_ensemble_metrics, mean_and_std, mean_output, outputs
 from deepnotes.network.inputs import Converted, as_data, is_native
 from deepnotes.network.network import Network
 from deepnotes.nn.layers import Dense
@@ -114,11 +114,8 @@ class Ensemble(Sequence[Network]):
         parts = [network.predict(X) for network in self.networks]
         native = is_native(self.networks[0], X)
         with np.errstate(all="ignore"), self.backend.execution_context():
-            mean = mean_output(parts)
-            if not return_std:
-                return mean
-            xp: Any = self.backend.xp if native else np
-            return mean, xp.sqrt(mean_output([(A - mean) * (A - mean) for A in parts]))
+            xp = self.backend.xp if native else np
+            return mean_and_std(xp, parts) if return_std else mean_output(parts)
 
     def evaluate(
         self,

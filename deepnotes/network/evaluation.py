@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from deepnotes.backends.eager import EagerInference
 from deepnotes.backends.program import Data
 from deepnotes.backends.samples import Columns, Samples, columns, host_columns, spans
 from deepnotes.equations.array import Array, Namespace
@@ -16,6 +17,10 @@ from deepnotes.utils.wording import brief
 
 if TYPE_CHECKING:
     from deepnotes.network.protocol import NetworkLike
+
+
+SAMPLING = 1
+"""Distinguishes the random numbers of predictions from those of training steps with the same seed."""
 
 
 def compute_metrics(
@@ -90,6 +95,25 @@ def outputs(network: "NetworkLike", X: Array) -> Array:
 def mean_output(outputs: Sequence[Any]) -> Any:
     """Return the mean of the outputs of several networks, in any namespace, added one after the other."""
     return sum(outputs[1:], start=outputs[0]) / float(len(outputs))
+
+
+def mean_and_std(xp: Any, outputs: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the mean of several outputs, and their standard deviation, ``sqrt(mean((A_i - mean)²))``."""
+    mean = mean_output(outputs)
+    return mean, xp.sqrt(mean_output([(A - mean) * (A - mean) for A in outputs]))
+
+
+def sampled_outputs(network: "NetworkLike", X: Array, samples: int, seed: int) -> list[Array]:
+    """Return the outputs for X with `samples` different draws of dropout and noise; X is as for :func:`outputs`."""
+    backend, theta = network.backend, network.theta
+    infer = EagerInference(backend, network.layers, network.layout, network.dtype)
+    key = int(np.random.SeedSequence([seed, SAMPLING]).generate_state(1, np.uint64)[0])
+    if not isinstance(X, Samples):
+        return [infer.sample(theta, X, key, step) for step in range(samples)]
+    return [
+        _concatenate(network, (infer.sample(theta, columns(X, span), key, step, span.start) for span in spans(X)))
+        for step in range(samples)
+    ]
 
 
 def _concatenate(network: "NetworkLike", parts: Iterable[Array]) -> Array:

@@ -18,7 +18,7 @@ from deepnotes.backends.samples import host_columns
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.equations.array import Array
 from deepnotes.network.distributed.ranks import Ranks
-from deepnotes.network.evaluation import compute_metrics, epoch_evaluator, outputs
+from deepnotes.network.evaluation import compute_metrics, epoch_evaluator, mean_and_std, outputs, sampled_outputs
 from deepnotes.network.inputs import Converted, as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
 from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
@@ -32,7 +32,7 @@ from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
 from deepnotes.nn.constraints import constrained
 from deepnotes.nn.layer_rates import as_layer_rates
-from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Layer, flatten, with_default_initializers
+from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Layer, flatten, is_random, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
 from deepnotes.nn.optimizers import Optimizer, as_optimizer
@@ -518,18 +518,66 @@ class Network:
             cost = run_fit(training, program, dict).loss[-1]
         return cost if data.w is None else cost / float(host_columns(self.backend, data.w).mean(dtype=np.float64))
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, *, samples: int | None = None, return_std: bool = False, seed: int | None = None) -> Any:
         """Return the output ``A[L]``, shape (n[L], m), for X of shape (n[0], m).
 
         If X is an array of the backend, or an array of another library on the same GPU, the output is an array of the
         backend; otherwise it is a NumPy array.
 
+        Parameters
+        ----------
+        X : array_like, shape (n[0], m)
+        samples : int, optional
+            Predict so many times with dropout and noise, as in training, with other random numbers each time. How much
+            the outputs differ measures how uncertain the network is (Y. Gal and Z. Ghahramani, arXiv:1506.02142). By
+            default, dropout and noise have no effect.
+        return_std : bool, default False
+            With `samples`, whether to return the mean of these outputs and their standard deviation, as
+            :meth:`Ensemble.predict` does, instead of all of them.
+        seed : int, optional
+            With `samples`, determines the random numbers, which are the same on every backend; by default the
+            network's seed.
+
+        Returns
+        -------
+        array, shape (n[L], m)
+            With `samples`, shape (samples, n[L], m); with `return_std`, two arrays of shape (n[L], m).
+
         Raises
         ------
+        ArgumentError
+            If `samples` is given, but the network has neither dropout nor noise.
         ShapeError, DTypeError, ForeignArrayError
+
+        Examples
+        --------
+        >>> net = Network([Dense(8, "tanh"), Dropout(0.2), Dense(1)], inputs=3, seed=0)
+        >>> net.predict(np.ones((3, 5)), samples=50).shape
+        (50, 1, 5)
+        >>> mean, std = net.predict(np.ones((3, 5)), samples=50, return_std=True)
         """
+        if samples is not None:
+            return self._sample(X, whole("samples", samples), true_or_false("return_std", return_std), seed)
+        if return_std or seed is not None:
+            raise ArgumentError(f"{'return_std' if return_std else 'seed'} needs samples, such as samples=50")
         A = outputs(self, as_samples(self, X, on_host=hasattr(self.inference, "predict_host")))
         return A if is_native(self, X) else self.backend.to_numpy(A)
+
+    def _sample(self, X: Any, samples: int, return_std: bool, seed: int | None) -> Any:
+        """Return predictions with dropout and noise; see :meth:`predict`."""
+        if not any(map(is_random, self.layers)):
+            raise ArgumentError(
+                f"samples={samples}: all predictions would be equal, since the network has no layer of Dropout or "
+                "Noise with an effect"
+            )
+        inputs, native = as_samples(self, X), is_native(self, X)
+        with np.errstate(all="ignore"), self.backend.execution_context():
+            parts: list[Any] = sampled_outputs(self, inputs, samples, self.seed if seed is None else _as_seed(seed))
+            parts = parts if native else [self.backend.to_numpy(A) for A in parts]
+            xp: Any = self.backend.xp if native else np
+            if return_std:
+                return mean_and_std(xp, parts)
+            return xp.concat([xp.reshape(A, (1, *A.shape)) for A in parts], axis=0)
 
     def evaluate(
         self,

@@ -876,6 +876,16 @@ class SwiGLU(GLU):
         return Dense(2 * self.units, initializer=self.initializer), Gate("silu")
 
 
+def is_random(layer: Layer) -> bool:
+    """Return whether the output of a layer may depend on random numbers during training.
+
+    That of a user-defined layer may, by the seed and step of its context.
+    """
+    if isinstance(layer, Dropout | Noise):
+        return (layer.rate if isinstance(layer, Dropout) else layer.std) > 0
+    return type(layer).__module__ != __name__
+
+
 def flatten(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Return `layers` with the layers of each block instead of the block."""
     flat: list[Layer] = []

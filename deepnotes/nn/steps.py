@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from deepnotes.equations.array import Array, Namespace
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.layers import Context, Layer, Shortcut
+from deepnotes.nn.layers import Context, Layer, Shortcut, is_random
 from deepnotes.nn.losses import LossFunction, losses_of
 from deepnotes.nn.optimizers import updated_by
 from deepnotes.nn.plan import Layout, Plan, fuses
@@ -45,7 +45,7 @@ class Gradient(NamedTuple):
     square: Array
 
 
-def forward(
+def forward(  # noqa: PLR0913 - the data and the state of a step
     ops: Ops,
     layers: Sequence[Layer],
     parameters: Sequence[Mapping[str, Array]],
@@ -54,6 +54,7 @@ def forward(
     step: Array | None,
     observe: Observer = ignore,
     first_sample: int = 0,
+    only_random: bool = False,
 ) -> tuple[Array, list[Any]]:
     """Return the output of the last layer (N2 and N3 for each layer, as drawn in N5), and the cache of each layer.
 
@@ -70,13 +71,16 @@ def forward(
         Called with the output "A" of each layer.
     first_sample : int, default 0
         The position of the first sample in the batch, on which the dropout masks depend.
+    only_random : bool, default False
+        Whether only the layers that may draw random numbers work as in training, and the others as in a prediction.
     """
     A = X
     caches, inputs, kept = [], {}, set(_sources(layers).values())
     for number, (layer, layer_parameters) in enumerate(zip(layers, parameters, strict=True), 1):
         if number - 1 in kept:
             inputs[number - 1] = A
-        A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, step, first_sample))
+        layer_step = None if only_random and not is_random(layer) else step
+        A, cache = layer.forward(ops, layer_parameters, A, Context(number, seed, layer_step, first_sample))
         if type(layer) is Shortcut:
             A = A + inputs[number - 1 - layer.layers]
         caches.append(cache)
