@@ -344,8 +344,8 @@ class Network:
         layer_rates : mapping of int to float, optional
             A factor from 0 to 100 on the learning rate of each layer, such as ``{1: 0, 2: 0.1}``. A layer has the
             number of its parameters, as in ``W1``; layers that are left out have the factor 1. With 0, a layer is
-            frozen: its parameters keep their bits, whatever L2 and weight decay. Its gradient counts for `clip_norm`
-            all the same, as that of a parameter group of PyTorch with ``lr=0`` does.
+            frozen: its parameters keep their bits, whatever L1, L2, weight decay and constraints. Its gradient counts
+            for `clip_norm` all the same, as that of a parameter group of PyTorch with ``lr=0`` does.
         average : EMA or SWA, optional
             Average the parameters over the updates: evaluate the averages after each epoch, and set the parameters to
             them at the end. Until the first update that counts, and after an error, the parameters are not averaged.
@@ -1025,7 +1025,8 @@ class Network:
         chosen = as_optimizer(optimizer, self.dialect)
         if layer_rates is not None:
             chosen = as_layer_rates(chosen, layer_rates, self.layout)
-        return constrained(chosen, self.layout)
+        frozen = [layer for layer, factor in (layer_rates or {}).items() if factor == 0]
+        return constrained(chosen, self.layout, frozen)
 
     def _plan(
         self,

@@ -1,6 +1,6 @@
 """Constraints on parameters: projections that follow each update of the optimizer."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -159,11 +159,14 @@ class Constrained(Optimizer):
         return xp.concat(parts, axis=0), after
 
 
-def constrained(optimizer: Optimizer, layout: "Layout") -> Optimizer:
-    """Return an optimizer that applies the constraints of a layout; `optimizer` itself if there are none."""
+def constrained(optimizer: Optimizer, layout: "Layout", frozen: Container[int] = ()) -> Optimizer:
+    """Return an optimizer that applies the constraints of a layout; `optimizer` itself if there are none.
+
+    Those of the layers whose numbers are in `frozen` are left out, so that their parameters keep their bits.
+    """
     slices = tuple(
         ConstrainedSlice(e.name, e.start, e.stop, e.parameter.shape, e.parameter.constraint)
         for e in layout.entries.values()
-        if e.parameter.constraint is not None and e.parameter.trained
+        if e.parameter.constraint is not None and e.parameter.trained and e.number not in frozen
     )
     return Constrained(optimizer, slices) if slices else optimizer

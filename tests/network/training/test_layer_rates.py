@@ -55,11 +55,23 @@ def test_a_frozen_layer_keeps_its_bits(backend: str) -> None:
     net = network(BACKENDS[backend](), "float32")
     net.parameters["b2"] = np.array([[-0.0], [1e-40], [1.0], [-2.0], [0.0], [3.0]])
     before = net.flat()
-    net.fit(X, Y, **settings(layer_rates={2: 0}, l2=0.1, clip_norm=0.5))
+    net.fit(X, Y, **settings(layer_rates={2: 0}, l1=0.1, l2=0.1, clip_norm=0.5))
     kept = net.flat().view(np.uint8).reshape(len(before), -1) == before.view(np.uint8).reshape(len(before), -1)
     frozen = [net.layout.entries[name] for name in ("W2", "b2")]
     for entry in net.layout.entries.values():
         assert kept[entry.start : entry.stop].all() == (entry in frozen)
+
+
+def test_constraints_do_not_act_on_a_frozen_layer() -> None:
+    layers = [dn.Dense(7, "tanh", constraint=dn.MaxNorm(0.1)), dn.Dense(3, constraint=dn.MaxNorm(0.1))]
+    net = dn.Network(layers, inputs=5, backend="numpy", dtype="float64", seed=0)
+    before = np.array(net.parameters["W1"])
+    for _ in range(2):
+        net.fit(X, Y, **settings(layer_rates={1: 0, 2: 0.5}, epochs=1))
+        np.testing.assert_array_equal(np.asarray(net.parameters["W1"]), before)
+        assert np.linalg.norm(np.asarray(net.parameters["W2"]), axis=1).max() <= 0.1 * (1 + 1e-12)
+    net.fit(X, Y, **settings(layer_rates={2: 0}, epochs=1))
+    assert np.linalg.norm(np.asarray(net.parameters["W1"]), axis=1).max() <= 0.1 * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("backend", ["eager", "numpy"])
