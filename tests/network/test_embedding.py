@@ -9,7 +9,9 @@ from host_device import backend as cupy_backend
 from literature_cases import by_name
 
 import deepnotes as dn
-from deepnotes.network.formats import containers, model_files
+from deepnotes.network.formats import containers, model_files, onnx_writing, python_writing
+from deepnotes.network.formats.chain import Chain
+from deepnotes.network.formats.check_vectors import vectors_of, worst
 
 with np.load(Path(__file__).parents[1] / "fixtures" / "embedding.npz") as file:
     STORED = dict(file)
@@ -62,6 +64,29 @@ def test_a_dense_layer_after_one_hot_columns_has_the_same_products() -> None:
 def test_gradients_agree_with_central_differences(backend: str) -> None:
     report = dn.check_gradients(network(backend), X, Y)
     assert report.passed, report
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [100, 1100])
+def test_numba_trains_as_the_equations_do_on_any_number_of_threads(size: int, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(5, 2300)).astype(dtype)
+    samples[[0, 2]] = rng.integers(0, [[40], [300]], (2, 2300))
+    layers = [dn.Embedding({0: (40, 6), 2: (300, 19)}), dn.Residual([dn.Dense(28, "tanh")]), dn.Dense(3)]
+    flats = []
+    for backend in (*(dn.get_backend("numba", threads=threads) for threads in (1, 2)), "numpy"):
+        net = dn.Network(layers, inputs=5, backend=backend, dtype=dtype, seed=0)
+        net.fit(samples, samples[[1, 3, 4]], epochs=2, batch_size=size, l2=0.1, optimizer="sgd")
+        flats.append(net.flat())
+    np.testing.assert_array_equal(flats[0], flats[1])
+    np.testing.assert_allclose(flats[0], flats[2], rtol=0, atol=1e-4 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_predictions_for_one_sample_are_those_for_many(backend: str) -> None:
+    net = network(backend)
+    together = net.predict(X)
+    np.testing.assert_allclose(np.hstack([net.predict(X[:, [i]]) for i in range(40)]), together, rtol=1e-12, atol=1e-13)
 
 
 def test_the_derivative_by_an_index_is_zero() -> None:
@@ -197,10 +222,34 @@ def test_an_embedding_is_the_first_layer_of_a_network_that_has_its_columns() -> 
         dn.Network([dn.Embedding({5: 3}), dn.Dense(1)], inputs=5, backend="numpy")
 
 
-def test_other_formats_refuse_the_layer(tmp_path: Path) -> None:
-    for write in (network().to_onnx, network().to_python, network().to_c):
-        with pytest.raises(dn.ModelFileError, match="layer 1 is an Embedding, which only model files can contain"):
-            write(tmp_path / "file")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_exports_compute_the_same_outputs(dtype: str) -> None:
+    standardizer = dn.Standardizer.fit(X, unchanged=[1, 3])
+    for net in (
+        network(dtype=dtype, standardizer=standardizer),
+        dn.Network([dn.Embedding(dict.fromkeys(range(5), (9, 1)))], inputs=5, backend="numpy", dtype=dtype, seed=0),
+    ):
+        chain = Chain.of(net)
+        vectors = vectors_of(chain)
+        outputs, _ = onnx_writing.run(onnx_writing.to_onnx(chain), vectors)
+        assert worst(outputs, vectors) <= 1
+        python_writing.check(python_writing.to_python(chain))
+
+
+def test_an_exported_python_file_refuses_anything_but_an_index() -> None:
+    module: dict[str, Any] = {"__name__": "exported"}
+    exec(python_writing.to_python(Chain.of(network())), module)
+    np.testing.assert_allclose(module["predict"](X.T), network().predict(X).T, rtol=1e-12)
+    for wrong in (-1, 30, 0.5, np.nan):
+        spoiled = X.T.copy()
+        spoiled[2, 3] = wrong
+        with pytest.raises(ValueError, match="column 3: wanted whole numbers from 0 to 29"):
+            module["predict"](spoiled)
+
+
+def test_c_files_refuse_the_layer(tmp_path: Path) -> None:
+    with pytest.raises(dn.ModelFileError, match="layer 1 is an Embedding, which C files cannot contain"):
+        network().to_c(tmp_path / "net.c")
 
 
 def test_the_trace_shows_the_tables() -> None:

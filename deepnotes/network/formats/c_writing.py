@@ -20,7 +20,7 @@ import numpy as np
 from deepnotes.backends.bounds import Bounds
 from deepnotes.network.formats import onnx_writing
 from deepnotes.network.formats.c_formulas import function_of, literal
-from deepnotes.network.formats.chain import Chain, Exportable, FeatureLink, Link, ShortcutLink
+from deepnotes.network.formats.chain import Chain, EmbeddingLink, Exportable, FeatureLink, Link, ShortcutLink
 from deepnotes.network.formats.check_vectors import Vectors, vectors_from, vectors_of
 from deepnotes.network.formats.containers import as_path
 from deepnotes.nn import formulas
@@ -90,9 +90,11 @@ def to_c(chain: Exportable, name: str = "model", weights: str = "exact") -> str:
     UnknownNameError
         If `weights` is not one of these.
     ModelFileError
-        If a weight is not finite and `weights` is "int8".
+        If a weight is not finite and `weights` is "int8", or if the network has an Embedding.
     """
     look_up("weights", weights, WEIGHTS)
+    if any(isinstance(member.links[0], EmbeddingLink) for _, member in chain.members):
+        raise ModelFileError("layer 1 is an Embedding, which C files cannot contain; export to ONNX or Python")
     real = {"float32": "float", "float64": "double"}[chain.dtype]
     output = real if chain.target is None else "double"
     vectors, difference = _vectors(chain, weights)

@@ -107,6 +107,48 @@ class FeatureLink(NamedTuple):
         return A
 
 
+class EmbeddingLink(NamedTuple):
+    """The embedding of categorical columns, the first link.
+
+    Attributes
+    ----------
+    layer : Embedding
+    parameters : dict of str to ndarray
+        The tables, each of shape (categories, size), by their names in the layer.
+    inputs : int
+        The number of inputs.
+    """
+
+    layer: Embedding
+    parameters: dict[str, np.ndarray]
+    inputs: int
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return self.layer.output_size(self.inputs)
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return "Embedding"
+
+    @property
+    def description(self) -> str:
+        """The layer, in text."""
+        columns = self.layer.columns
+        return f"embedding of column{'s' * (len(columns) > 1)} {', '.join(map(str, columns))}"
+
+    def has(self, name: str) -> bool:
+        """Return whether the last operation is the library's activation of this name; it never is."""
+        return False
+
+    def forward(self, ops: Ops, A: Array, parameters: Sequence[Array]) -> Array:
+        """Return the outputs for inputs A, shape (n, m), and `parameters` on the namespace of `ops`."""
+        A, _ = self.layer.forward(ops, dict(zip(self.parameters, parameters, strict=True)), A, Context(1, 0, None))
+        return A
+
+
 class ShortcutLink(NamedTuple):
     """The sum of the outputs of the link before and the inputs of an earlier one.
 
@@ -151,7 +193,7 @@ class ShortcutLink(NamedTuple):
         return False
 
 
-AnyLink: TypeAlias = Link | FeatureLink | ShortcutLink
+AnyLink: TypeAlias = Link | FeatureLink | EmbeddingLink | ShortcutLink
 
 
 class Target(NamedTuple):
@@ -189,7 +231,7 @@ class Chain(Described):
 
     Parameters
     ----------
-    links : sequence of Link, FeatureLink and ShortcutLink
+    links : sequence of Link, FeatureLink, EmbeddingLink and ShortcutLink
     dtype : {"float32", "float64"}
         The dtype of the parameters and of the computation.
     standardizer : Standardizer, optional
@@ -257,7 +299,7 @@ class Chain(Described):
             elif type(layer) is BatchNorm:
                 links.append(_batch_norm_link(layer, size, network.dtype, parameters))
             elif type(layer) is Embedding:
-                raise ModelFileError("layer 1 is an Embedding, which only model files can contain")
+                links.append(EmbeddingLink(layer, parameters, size))
             elif type(layer) not in (Dropout, Noise):
                 raise ModelFileError(
                     f"layer {index + 1} is the user-defined layer {brief(repr(layer))}, but files of other formats can "

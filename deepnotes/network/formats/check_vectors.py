@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from deepnotes.backends.bounds import UNIT, BoundedArray, Bounds, excess, gamma
-from deepnotes.network.formats.chain import Chain, Exportable
+from deepnotes.network.formats.chain import Chain, EmbeddingLink, Exportable
 
 ROWS = 8
 """The number of samples in the test vectors."""
@@ -45,7 +45,8 @@ def vectors_of(chain: Exportable) -> Vectors:
 def inputs_of(chain: Exportable) -> np.ndarray:
     """Return eight samples, shape (n[0], 8), drawn from a normal distribution with the standardizer's mean and scale.
 
-    One sample is zero after standardization, and one contains a NaN. The result is always the same for the same chain.
+    One sample is zero after standardization, and one contains a NaN; but columns of categories hold indices. The
+    result is always the same for the same chain.
     """
     rng = np.random.default_rng(0)
     X: np.ndarray = rng.normal(size=(chain.inputs, ROWS))
@@ -55,6 +56,10 @@ def inputs_of(chain: Exportable) -> np.ndarray:
     with np.errstate(all="ignore"):
         if standardizer is not None:
             X = X * standardizer.scale + standardizer.mean
+        for _, member in chain.members:
+            if isinstance(member.links[0], EmbeddingLink):
+                for column, categories, _ in member.links[0].layer:
+                    X[column] = rng.integers(0, categories, ROWS)
         return X.astype(chain.dtype)
 
 

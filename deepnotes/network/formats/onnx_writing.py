@@ -10,7 +10,7 @@ import numpy as np
 from deepnotes.datasets.encoding import Encoder
 from deepnotes.equations.ops import Ops
 from deepnotes.network.formats import onnx_encoding
-from deepnotes.network.formats.chain import Chain, Exportable, FeatureLink, ShortcutLink
+from deepnotes.network.formats.chain import Chain, EmbeddingLink, Exportable, FeatureLink, ShortcutLink
 from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.tracing import KERNELS, FormulaTrace, Trace, Value
@@ -102,9 +102,15 @@ def _trace_member(trace: Trace, chain: Chain, prefix: str, A: Any) -> Any:
             A = A + inputs[link.source]
             continue
         parameters: list[Any] = [
-            trace.constant(f"{prefix}{key}{number}", x if key == "W" else x.reshape(-1))
+            trace.constant(
+                f"{prefix}{key}{number}", x if key == "W" or isinstance(link, EmbeddingLink) else x.reshape(-1)
+            )
             for key, x in link.parameters.items()
         ]
+        if isinstance(link, EmbeddingLink):
+            A.shape = (link.inputs,)
+            A = _embed(trace, link, A, parameters)
+            continue
         if isinstance(link, FeatureLink):
             A.shape = (link.inputs,)
             A = link.forward(formula_ops, A, parameters)
@@ -114,6 +120,16 @@ def _trace_member(trace: Trace, chain: Chain, prefix: str, A: Any) -> Any:
         Z.shape = (len(link.W),)
         A = link.g.forward(ops if type(link.g) is Activation else formula_ops, Z)
     return A
+
+
+def _embed(trace: Trace, link: EmbeddingLink, A: Any, tables: list[Any]) -> Any:
+    """Return the outputs of an embedding: slices of the inputs, and the rows of the tables by Gather nodes."""
+    parts = [A[columns.start : columns.stop, :] for columns in link.layer.numeric(link.inputs)]
+    axis = trace.constant("features", np.array([-1]))
+    for t, E in zip(link.layer, tables, strict=True):
+        indices = trace.node("Squeeze", trace.cast(A[t.column : t.column + 1, :], "int64"), axis, result="int64")
+        parts.append(trace.node("Gather", E, indices, axis=0, result=E.dtype.name))
+    return trace.node("Concat", *parts, axis=-1)
 
 
 def write(path: str | PathLike[str], content: bytes | str) -> Path:

@@ -22,7 +22,7 @@ import numpy as np
 from deepnotes.datasets.encoding import Encoder, Feature
 from deepnotes.datasets.reading import Format
 from deepnotes.equations import EQUATIONS
-from deepnotes.network.formats.chain import Chain, Exportable, FeatureLink, Link, ShortcutLink
+from deepnotes.network.formats.chain import Chain, EmbeddingLink, Exportable, FeatureLink, Link, ShortcutLink
 from deepnotes.network.formats.check_vectors import vectors_of
 from deepnotes.nn.activations import Activation, FormulaActivation
 from deepnotes.nn.expressions import NUMBER, Expression
@@ -166,7 +166,9 @@ def _functions(chain: Exportable) -> list[str]:
     links = [link for member in members for link in member.links if isinstance(link, Link)]
     activations = [link.g.name for link in links if type(link.g) is Activation]
     standardized = any(member.standardizer is not None for member in members)
-    return [*["standardize"] * standardized, *["linear"] * bool(links), *dict.fromkeys(activations)]
+    embedded = any(isinstance(member.links[0], EmbeddingLink) for member in members)
+    needed = {"standardize": standardized, "embedding": embedded, "linear": bool(links)}
+    return [*(name for name, is_needed in needed.items() if is_needed), *dict.fromkeys(activations)]
 
 
 OPERATORS = {
@@ -469,6 +471,9 @@ def _outputs(prefix: str, chain: Chain) -> list[str]:
             inputs = ["A"] if link.inputs == link.outputs else [f"A[:{link.outputs}]", f"A[{link.outputs}:]"]
             lines.append(f"    A = {_name(prefix, f'layer{index + 1}')}(np, {', '.join([*inputs, *names])})")
             continue
+        if isinstance(link, EmbeddingLink):
+            lines += _embedding_lines(link, [_name(prefix, f"{key}{number}") for key in link.parameters])
+            continue
         g = link.g
         if type(g) is Activation:
             name, options = g.name, g.options
@@ -478,6 +483,19 @@ def _outputs(prefix: str, chain: Chain) -> list[str]:
         W, b = _name(prefix, f"W{number}"), _name(prefix, f"b{number}")
         lines.append(f"    A = {name}(np, linear(np, {W}, A, {b}){arguments})")
     return lines
+
+
+def _embedding_lines(link: EmbeddingLink, names: list[str]) -> list[str]:
+    """Return the source lines that check the indices of categories, and replace them by the vectors in the tables."""
+    lines = []
+    parts = [f"A[{columns.start}:{columns.stop}]" for columns in link.layer.numeric(link.inputs)]
+    for t, name in zip(link.layer, names, strict=True):
+        lines += [
+            f"    if not np.isin(A[{t.column}], np.arange({t.categories})).all():",
+            f'        raise ValueError("column {t.column}: wanted whole numbers from 0 to {t.categories - 1}")',
+        ]
+        parts.append(f"embedding(np, {name}, A[{t.column}:{t.column + 1}])")
+    return [*lines, f"    A = np.concatenate([{', '.join(parts)}])"]
 
 
 def _arrays(chain: Exportable) -> dict[str, np.ndarray]:
