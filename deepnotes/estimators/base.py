@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
@@ -63,7 +63,7 @@ def store_arguments(estimator: BaseEstimator, arguments: dict[str, Any]) -> None
             setattr(estimator, name, value)
 
 
-class DenseEstimator(BaseEstimator, ABC):
+class DenseEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC):
     """The base class of :class:`DenseClassifier` and :class:`DenseRegressor`, which declare the parameters."""
 
     coefs_: list[np.ndarray]
@@ -545,27 +545,64 @@ class DenseEstimator(BaseEstimator, ABC):
             cast(list[float], curve).append(np.nan)
         warnings.warn(f"training ended before it converged: {error}", ConvergenceWarning, stacklevel=7)
 
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the outputs of the last hidden layer, shape (samples, units), as features for another estimator.
+
+        They are what the last layer reads: after the activation, the shortcut and the normalization, without dropout.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (samples, features)
+
+        Raises
+        ------
+        ArgumentError
+            If there is no hidden layer.
+        NotFittedError
+        """
+        X = self._validate_samples(X)
+        if len(self.coefs_) == 1:
+            raise ArgumentError.of("hidden_layer_sizes", self.hidden_layer_sizes, "a hidden layer, to transform by it")
+        network = self._current_network()
+        return _by_chunks(network, X, lambda samples: list(network.activations(samples).values())[-2])
+
+    @property
+    def _n_features_out(self) -> int:
+        """The number of features that :meth:`transform` returns, which scikit-learn names."""
+        return len(self.coefs_[-1])
+
     def _outputs(self, X: Any) -> np.ndarray:
         """Return the network's outputs, shape (samples, outputs)."""
+        return self._outputs_of_valid(self._validate_samples(X))
+
+    def _validate_samples(self, X: Any) -> Any:
+        """Return samples to predict or transform after validating them; raise NotFittedError before a fit."""
         check_is_fitted(self, "coefs_")
         refuse_masked(X, "X")
-        return self._outputs_of_valid(
-            validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
-        )
+        return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=FIT_DTYPES, reset=False)
 
     def _outputs_of_valid(self, X: Any) -> np.ndarray:
         """Return the network's outputs for validated samples, shape (samples, outputs)."""
+        network = self._current_network()
+        return _by_chunks(network, X, network.predict)
+
+    def _current_network(self) -> Network:
+        """Return the network with the current parameters."""
         live = getattr(self, "_live_network", None)
-        network = (live and live.current(self._parameters())) or self._network()
-        if not issparse(X):
-            return cast(np.ndarray, network.predict(X.T).T)
-        samples = SparseSamples(network.backend, X.tocsr(), network.host_dtype)
-        return np.concatenate([network.predict(samples.read(span)).T for span in spans(samples)])
+        return (live and live.current(self._parameters())) or self._network()
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _by_chunks(network: Network, X: Any, function: Callable[[Any], Any]) -> np.ndarray:
+    """Return a function of samples, transposed, shape (m, k); sparse X, shape (m, n), is converted chunk by chunk."""
+    if not issparse(X):
+        return cast(np.ndarray, function(X.T).T)
+    samples = SparseSamples(network.backend, X.tocsr(), network.host_dtype)
+    return np.concatenate([function(samples.read(span)).T for span in spans(samples)])
 
 
 def _check_largest(weights: np.ndarray, name: str) -> None:

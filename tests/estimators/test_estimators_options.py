@@ -12,8 +12,12 @@ import deepnotes as dn
 REASON = 'needs scikit-learn: pip install "deepnotes[sklearn]"'
 sklearn = pytest.importorskip("sklearn", reason=REASON)
 
+from scipy.sparse import csr_array
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from deepnotes.nn.layers import Shortcut
@@ -244,3 +248,42 @@ def test_a_network_with_all_options_can_be_saved_and_exported(tmp_path) -> None:
     net.save(tmp_path / "model.safetensors")
     loaded = dn.load(tmp_path / "model.safetensors", backend="numpy")
     np.testing.assert_array_equal(loaded.predict(X.T).T, model.predict_proba(X))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("options", [{}, {"normalization": "layer", "residual": True, "dropout": 0.2}], ids=str)
+def test_transform_gives_what_the_last_layer_reads(estimator, backend, options) -> None:
+    model = make(estimator, **options, hidden_layer_sizes=(6, 6), backend=backend).fit(X, y)
+    features = model.transform(X)
+    assert features.shape == (150, 6)
+    Z = features @ model.coefs_[-1] + model.intercepts_[-1]
+    if estimator is dn.DenseRegressor:
+        np.testing.assert_allclose(Z[:, 0], model.predict(X), rtol=1e-12)
+    else:
+        np.testing.assert_allclose(np.exp(Z) / np.exp(Z).sum(axis=1, keepdims=True), model.predict_proba(X), rtol=1e-12)
+    np.testing.assert_allclose(model.transform(csr_array(X)), features, rtol=1e-12, atol=1e-15)
+    if not options:
+        hidden = X
+        for W, b in zip(model.coefs_[:2], model.intercepts_[:2], strict=True):
+            hidden = np.maximum(hidden @ W + b, 0)
+        np.testing.assert_allclose(features, hidden, rtol=1e-12, atol=1e-15)
+
+
+def test_a_pipeline_uses_the_hidden_layer_as_features_with_names() -> None:
+    pipeline = make_pipeline(StandardScaler(), make(hidden_layer_sizes=8, max_iter=50), LogisticRegression())
+    assert pipeline.fit(X, y).score(X, y) > 0.9
+    model = make().set_output(transform="pandas").fit(X, y)
+    frame = model.transform(X)
+    names = [f"denseclassifier{i}" for i in range(4)]
+    assert list(frame.columns) == list(model.get_feature_names_out()) == names
+    assert frame.to_numpy().dtype == np.float64
+    assert make(dtype="float32").fit(X, y).transform(X).dtype == np.float32
+    np.testing.assert_array_equal(make().fit_transform(X, y), frame.to_numpy())
+
+
+def test_transform_needs_a_fit_and_a_hidden_layer() -> None:
+    with pytest.raises(NotFittedError):
+        make().transform(X)
+    with pytest.raises(dn.ArgumentError, match=r"hidden_layer_sizes=\(\), wanted a hidden layer"):
+        make(hidden_layer_sizes=()).fit(X, y).transform(X)
