@@ -45,8 +45,8 @@ def estimators_to_check(backend: str) -> Iterator[object]:
             yield estimator(backend=backend, max_iter=100)
             yield estimator(backend=backend, solver="lbfgs", max_iter=20)
             yield estimator(
-                (10, 10), backend=backend, max_iter=100, normalization="layer", residual=True, average=dn.EMA(0.9),
-                learning_rate="one-cycle", learning_rate_init=0.01,
+                hidden_layer_sizes=(10, 10), backend=backend, max_iter=100, normalization="layer", residual=True,
+                average=dn.EMA(0.9), learning_rate="one-cycle", learning_rate_init=0.01,
             )  # fmt: skip
 
 
