@@ -13,6 +13,7 @@ from deepnotes.plots.curves import curves
 from deepnotes.plots.diagrams import diagram
 from deepnotes.plots.images import weights
 from deepnotes.plots.importances import importances
+from deepnotes.plots.intervals import interval
 from deepnotes.plots.rates import learning_rates
 from deepnotes.plots.saliencies import saliency
 from deepnotes.plots.searches import trials
@@ -26,6 +27,7 @@ __all__ = [
     "curves",
     "diagram",
     "importances",
+    "interval",
     "learning_rates",
     "require_matplotlib",
     "saliency",
