@@ -1022,7 +1022,7 @@ class Network:
 
     def _optimizer(self, optimizer: str | Optimizer, layer_rates: Mapping[int, float] | None = None) -> Optimizer:
         """Return `optimizer` as an Optimizer with the `layer_rates` of :meth:`fit` and the layers' constraints."""
-        chosen = as_optimizer(optimizer, self.dialect)
+        chosen = as_optimizer(optimizer, self.dialect).for_layout(self.layout)
         if layer_rates is not None:
             chosen = as_layer_rates(chosen, layer_rates, self.layout)
         frozen = [layer for layer, factor in (layer_rates or {}).items() if factor == 0]

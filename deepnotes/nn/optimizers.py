@@ -1,15 +1,16 @@
 """Optimizers: their hyperparameters, the slots they keep between updates, and the equations of their updates."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from math import sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.presets import default_of, in_dialect
 from deepnotes.nn.schedules import Rate, as_schedule
-from deepnotes.utils.arguments import number, true_or_false
+from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import ArgumentError, look_up
 from deepnotes.utils.wording import as_call
 
@@ -85,6 +86,18 @@ class Optimizer:
             As for :meth:`update`.
         """
         return theta - changes, slots
+
+    def for_layout(self, layout: "Layout") -> "Optimizer":
+        """Return the optimizer of a network with this layout: by default itself.
+
+        An optimizer whose update depends on the shapes of the parameters, or on their places in θ, overrides it.
+
+        Parameters
+        ----------
+        layout : Layout
+            Its `entries` have the slice and the shape of each parameter.
+        """
+        return self
 
     def _check(self, name: str, **limits: Any) -> None:
         """Validate a hyperparameter and convert it to a Python number; a NumPy number could change the dtype of θ."""
@@ -703,10 +716,134 @@ class Lion(Optimizer):
         return theta, (m,)
 
 
+class _Matrix(NamedTuple):
+    """A weight matrix in the flat buffer."""
+
+    start: int
+    stop: int
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Muon(Optimizer):
+    """Orthogonalized momentum for weights, Adam for all other parameters (K. Jordan et al., 2024).
+
+    The momentum of each ``W`` is replaced by a matrix of the same shape whose singular values are nearly equal, see
+    :func:`~deepnotes.equations.orthogonalize`. Every backend makes these updates eagerly.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule, default 0.02
+        That of the weights.
+    momentum : float, default 0.95
+        Between 0 and 1.
+    nesterov : bool, default True
+    weight_decay : float, default 0.0
+        Each update subtracts the fraction ``rate * weight_decay`` of each weight.
+    match_adamw : bool, default False
+        Whether to multiply the update of a W of shape (n, n_prev) by ``0.2 sqrt(max(n, n_prev))``, so that it is as
+        large as an update of AdamW (arXiv:2502.16982), instead of ``sqrt(max(1, n / n_prev))``.
+    steps : int, default 5
+        The number of steps of the orthogonalization.
+    epsilon : float, default 1e-7
+        The least norm of a momentum that it is divided by.
+    adam_share : float, default 0.015
+        The learning rate of the other parameters, as a share of `learning_rate`.
+    beta1, beta2, adam_epsilon : float, default 0.9, 0.999, 1e-8
+        The options of :class:`Adam` for the other parameters.
+    matrices : tuple, optional
+        Set by :meth:`for_layout`.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is out of its range.
+    """
+
+    learning_rate: Rate = 0.02
+    momentum: float = 0.95
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    match_adamw: bool = field(default=False, kw_only=True)
+    steps: int = field(default=5, kw_only=True)
+    epsilon: float = field(default=1e-7, kw_only=True)
+    adam_share: float = field(default=0.015, kw_only=True)
+    beta1: float = field(default=0.9, kw_only=True)
+    beta2: float = field(default=0.999, kw_only=True)
+    adam_epsilon: float = field(default=1e-8, kw_only=True)
+    matrices: tuple[_Matrix, ...] | None = field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        self._check("momentum", below=1)
+        self._check("beta1", below=1)
+        self._check("beta2", below=1)
+        self._check("weight_decay")
+        for name in ("epsilon", "adam_share", "adam_epsilon"):
+            self._check(name, positive=True)
+        for name in ("nesterov", "match_adamw"):
+            self._check_option(name)
+        object.__setattr__(self, "steps", whole("steps", self.steps))
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """``m``, the momentum, and ``v``, which only Adam uses."""
+        return ("m", "v")
+
+    def for_layout(self, layout: "Layout") -> "Muon":
+        """Return the optimizer with the places and shapes of the weights: the parameters named ``W``."""
+        weights = (e for e in layout.entries.values() if e.key == "W")
+        return replace(self, matrices=tuple(_Matrix(e.start, e.stop, e.parameter.shape) for e in weights))
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the learning rate, ``share``, the fraction of each weight to subtract, and the scalars of Adam."""
+        adam = Adam(self.learning_rate, self.beta1, self.beta2, self.adam_epsilon, epsilon_hat=False)
+        of_adam = adam.scalars(step, rate * self.adam_share)
+        share = rate * self.weight_decay
+        return {"rate": rate, "share": share, "adam_rate": of_adam["rate"], "adam_epsilon": of_adam["epsilon"]}
+
+    def update(
+        self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next θ and slots; shapes as in :meth:`Optimizer.update`."""
+        if self.matrices is None:
+            raise ArgumentError("Muon needs the shapes of the parameters: call its method for_layout before update")
+        m, v = slots
+        constants = scalars["adam_rate"], scalars["adam_epsilon"], self.beta1, self.beta2
+        by_adam, sums, v = ops.adam(theta, g, m, v, *constants)
+        m = self.momentum * m + (1 - self.momentum) * g
+        U = self.momentum * m + (1 - self.momentum) * g if self.nesterov else m
+        kept = theta - scalars["share"] * theta
+        weights = [kept[x.start : x.stop] - scalars["rate"] * self._step(ops, U, x) for x in self.matrices]
+        theta = self._replace(ops, by_adam, weights)
+        return theta, (self._replace(ops, sums, [m[x.start : x.stop] for x in self.matrices]), v)
+
+    def _replace(self, ops: Ops, whole: Array, weights: list[Array]) -> Array:
+        """Return a flat buffer in which the matrices are replaced by `weights`, each flat."""
+        parts, end = [], 0
+        for (start, stop, _), W in zip(self.matrices or (), weights, strict=True):
+            parts += [whole[end:start], W] if start > end else [W]
+            end = stop
+        if end < whole.shape[0]:
+            parts.append(whole[end:])
+        return ops.xp.concat(parts, axis=0)
+
+    def _step(self, ops: Ops, U: Array, matrix: _Matrix) -> Array:
+        """Return the step of one matrix for a learning rate of 1, flat."""
+        start, stop, (n, n_prev) = matrix
+        O = ops.orthogonalize(ops.xp.reshape(U[start:stop], (n, n_prev)), self.steps, self.epsilon)  # noqa: E741
+        factor = 0.2 * sqrt(max(n, n_prev)) if self.match_adamw else sqrt(max(1, n / n_prev))
+        return ops.xp.reshape(factor * O, (-1,))
+
+
 LIBRARY: dict[str, type[Optimizer]] = {
     "sgd": SGD, "rmsprop": RMSProp, "adam": Adam, "adamw": AdamW, "amsgrad": AMSGrad, "nadam": NAdam, "radam": RAdam,
     "adamax": Adamax, "adagrad": Adagrad, "adadelta": Adadelta, "lion": Lion,
 }  # fmt: skip
+
+
+BY_MATRIX: dict[str, type[Optimizer]] = {"muon": Muon}
+"""Optimizers whose updates depend on the shapes of the parameters; those of `LIBRARY` work element by element."""
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
@@ -728,4 +865,4 @@ def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **op
     if isinstance(optimizer, Optimizer):
         return optimizer
     with in_dialect(dialect):
-        return look_up("optimizer", optimizer, LIBRARY)(**options)
+        return look_up("optimizer", optimizer, LIBRARY | BY_MATRIX)(**options)

@@ -162,6 +162,7 @@ CALLS: dict[str, Arguments] = {
     "adagrad": _draw_flat(0.1, 1e-2, slots=1),
     "adadelta": _draw_flat(0.1, 0.9, 1e-2, slots=2),
     "lion": _draw_flat(0.1, 0.9, 0.99, slots=1),
+    "orthogonalize": lambda d, n, k, m: (d.real(n, k), 2, 1e-7),
     "weight_average": _draw_flat(0.3),
     "scaled_step": lambda d, n, k, m: (d.real(n * m), d.real(n * m), d.positive(n * m) * d.bits(n * m)),
     "weight_decay": _draw_flat(0.01, decays=True),

@@ -10,7 +10,7 @@ from deepnotes.nn.constraints import MaxNorm, NonNegative, constrained
 from deepnotes.nn.layer_rates import LayerRates
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Optimizer, RMSProp
+from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Muon, Optimizer, RMSProp
 from deepnotes.nn.plan import Layout, Objective
 from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
@@ -235,6 +235,19 @@ def constraints(trial: Trial) -> None:
             check_training(trial, TrainingCase(layers, dtype, optimizer=optimizer), f"{dtype} {name}")
             averaged = TrainingCase(layers, dtype, optimizer=Averaged(optimizer, EMA(0.5)))
             check_training(trial, averaged, f"{dtype} {name}, averaged")
+
+
+@check("programs.muon")
+def muon(trial: Trial) -> None:
+    """Muon orthogonalizes the momentum of each W, and makes the updates of Adam for the biases."""
+    for dtype in trial.dtypes:
+        layers: list[Layer] = [Dense(7, "tanh"), Dense(3)]
+        for name, own in {
+            "original": Muon(steps=1, adam_epsilon=1e-3),
+            "as AdamW, decay": Muon(weight_decay=0.1, match_adamw=True, nesterov=False, steps=1, adam_epsilon=1e-3),
+        }.items():
+            optimizer = own.for_layout(Layout(5, layers))
+            check_training(trial, TrainingCase(layers, dtype, optimizer=optimizer), f"{dtype} {name}")
 
 
 @check("programs.class_indices")
