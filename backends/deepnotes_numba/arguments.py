@@ -285,6 +285,8 @@ class Batches(NamedTuple):
         the cost of the last batch.
     first_sample : int
         The position of the first sample in its batch: not 0 if the samples are a shard of a batch.
+    whole : int
+        If the samples are a shard of a batch, the number of samples of the batch, else 0.
     """
 
     order: np.ndarray
@@ -298,6 +300,7 @@ class Batches(NamedTuple):
     step: int
     sums: np.ndarray
     first_sample: int
+    whole: int
 
 
 class Training(NamedTuple):

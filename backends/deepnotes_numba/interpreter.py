@@ -328,7 +328,7 @@ def gradient(layers, buffers, squares, work, blocks, team, penalties, stage):
     overwrite the gradient, and later samples add to it. After the last, the rounding errors are added, and the sums of
     squares are written. There is one sum of squares for each tile of rows, so that their total does not depend on which
     thread computes which tile. `penalties` are the factors of L1 and L2; the second half of `squares` holds the
-    penalties of the weights.
+    penalties of the weights. If `squares` is empty, nothing is squared, and there must be no penalty.
     """
     memory = work.memory
     unit = work.capacity * block(memory)
@@ -368,7 +368,8 @@ def _gradient_of(dense, offsets, buffers, squares, work, blocks, team, stage):
             continue
         if buffers.compensated:
             _add_rows(buffers.gradient, buffers.errors, dense, rows)
-        _sum_squares(buffers, squares, dense, tile, rows, penalties)
+        if squares.shape[0] > 0:
+            _sum_squares(buffers, squares, dense, tile, rows, penalties)
 
 
 @inline_source

@@ -13,6 +13,8 @@ from deepnotes.backends import (
     Data,
     EagerProgram,
     Plan,
+    Samples,
+    Shard,
     State,
     aligned,
     scalar_table,
@@ -56,6 +58,7 @@ class NumbaProgram(EagerProgram):
         # Unused elements follow the gradient, since a tile may read (but not write) a little beyond its columns.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
         self._work = self._empty = self._errors = np.empty(0, self._dtype)
+        self._no_squares = np.zeros(0)
         self._no_weights = np.empty((1, 0), self._dtype)
         self._pace = thread_count.Pace()
 
@@ -66,10 +69,7 @@ class NumbaProgram(EagerProgram):
     def train_epochs(self, state: State, batches: Batches) -> list[Chunk]:
         """Make the updates of several epochs; see :meth:`deepnotes.backends.EpochProgram.train_epochs`."""
         (epochs, per_epoch), updates = batches.order.shape, batches.rates.shape[1]
-        order, samples = to_writable(batches.order, INDICES).ravel(), batches.data.X.shape[1]
-        # The compiled code does not check the indices. As an unsigned integer, a negative index is a large one.
-        if len(order) and order.view(np.uint64).max() >= samples:
-            raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
+        order = _valid(batches.order, batches.data.X.shape[1])
         sums = np.array([(*batches.sums, 0.0)] * epochs)
         batches = batches._replace(order=order, rates=batches.rates.ravel())
         done, total = 0, epochs * updates
@@ -85,15 +85,18 @@ class NumbaProgram(EagerProgram):
             for epoch, (loss_sum, weight_sum, cost) in enumerate(sums[:started].tolist())
         ]
 
-    def shard_gradient(
-        self, state: State, data: Data, indices: np.ndarray, first_sample: int
-    ) -> tuple[Array | float, Array]:
-        """Return the cost and gradient of a part of a batch; see :meth:`EagerProgram.shard_gradient`."""
-        m, sums = len(indices), np.zeros((1, 3))
-        # Copied, although the compiled code gathers samples: it would convert all targets, once for each shard.
-        shard = Data._make(x if x is None else _columns(np.asarray(x), indices) for x in data)
-        self._train(state, Batches(shard, np.arange(m), m, np.zeros(1)), m, 0, sums, first_sample)
-        return float(sums[0, 2]), cast(Array, self._g[: self.plan.layout.size])
+    def converted(self, data: Data) -> Data:
+        """Return `data` with targets and weights of the plan's dtype, unless they are not in memory."""
+        Y, w = (x if x is None or isinstance(x, Samples) else to_writable(x, self._dtype) for x in data[1:])
+        return Data(data.X, cast(Array, Y), cast(Array | None, w))
+
+    def shard_gradient(self, state: State, data: Data, shard: Shard) -> Array:
+        """Return what a shard adds to the gradient and the cost; see :meth:`EagerProgram.shard_gradient`."""
+        m, sums, size = len(shard.indices), np.zeros((1, 3)), self.plan.layout.size
+        batches = Batches(data, _valid(shard.indices, data.X.shape[1]), m, np.zeros(1))
+        self._train(state, batches, m, 0, sums, shard)
+        self._g[size] = sums[0, 2]
+        return cast(Array, self._g[: size + 1])
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update with the gradient `g`, shape (p,), by the compiled kernel of the optimizer."""
@@ -129,15 +132,15 @@ class NumbaProgram(EagerProgram):
         per_epoch: int,
         first: int,
         sums: np.ndarray,
-        first_sample: int | None = None,
+        shard: Shard | None = None,
     ) -> int:
         """Make the updates from `first` on, or those before one that the compiled code does not make.
 
         The batches are added to `sums`, shape (epochs, 3): the sums of the losses and of the weights, and the last
         cost, of each epoch. Return the number of the update not made, or else of updates.
 
-        If `first_sample` is a number, the only batch is a part of a batch, with its first sample at this position. Then
-        no update is made, the gradient is in ``self._g``, and `sums` has the cost only.
+        If there is a `shard`, it is the only batch. Then no update is made, what it adds to the gradient is in
+        ``self._g``, and `sums` has only what it adds to the cost.
         """
         data, order, batch_size, rates, _ = batches
         X, by_sample = to_c_order(data.X)
@@ -157,12 +160,14 @@ class NumbaProgram(EagerProgram):
             min(batch_size, capacity * self._block), self.plan.layout.sizes, self.plan.layout.size
         )
         step = state.step - first
-        update = first_sample is None
+        update = shard is None
         scalars = self._scalar_table(step, rates) if update else np.zeros((1, len(rates)))
         slots = np.array([np.asarray(x).ctypes.data for x in state.slots], np.int64)
         optimizer = *(self._optimizer if update else self._no_optimizer), slots.ctypes.data, self.safe, self.safe_norm
         errors = self._errors if compensated else self._empty
-        buffers = state.theta, self._g, errors, self._squares
+        # The squares of a shard's gradient are of no use, but the loop that computes them also adds the penalties'.
+        squares = self._squares if update or self.plan.l1 or self.plan.l2 else self._no_squares
+        buffers = state.theta, self._g, errors, squares
         done, total = first, len(rates)
         while done < total:
             size, split, count = self._pace.choose(self._threads, capacity, work, total - done, prefer_rows)
@@ -172,7 +177,7 @@ class NumbaProgram(EagerProgram):
                 size, training.train, self._tables, buffers, workspace,
                 (X.ctypes.data, X.shape, by_sample, Y, w, data.w is not None),
                 (order, per_epoch, batch_size, done, end, rates, scalars, np.uint64(self.plan.seed), step, sums,
-                 first_sample or 0),
+                 shard.first_sample if shard else 0, shard.samples if shard else 0),
                 self._objective, optimizer,
             )  # fmt: skip
             self._pace.record(size, (stop - done if update else 1) * work, perf_counter() - start_time)
@@ -201,8 +206,10 @@ class NumbaProgram(EagerProgram):
         return self._work
 
 
-def _columns(x: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """Return the columns of x at `indices`, in the order in memory that x has."""
-    if x.T.flags.c_contiguous and not x.flags.c_contiguous:
-        return x.T.take(indices, 0).T
-    return x.take(indices, 1)
+def _valid(order: np.ndarray, samples: int) -> np.ndarray:
+    """Return indices as one array for the compiled code, which does not check them."""
+    order = to_writable(order, INDICES).ravel()
+    # As an unsigned integer, a negative index is a large one.
+    if len(order) and order.view(np.uint64).max() >= samples:
+        raise IndexError(f"order holds indices outside 0 .. {samples - 1}")
+    return order

@@ -86,8 +86,10 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
         samples = Samples(X, by_sample, view(order, start, order.shape[0] - start))
         m = min(batches.size, (epoch + 1) * batches.per_epoch - start)
         total = divisor(weights, weighted and objective.weighted_mean, view(samples.order, 0, m))
-        divisor_of_penalties = total if objective.share_l2 and total > 0 else 1.0
+        shards = batches.whole / m if batches.whole > 0 else 1.0  # how many of this size the batch has
+        divisor_of_penalties = shards * total if objective.share_l2 and total > 0 else shards
         penalties = objective.l1 / divisor_of_penalties, objective.l2 / divisor_of_penalties
+        total *= shards
         counters = DropoutCounters(TRAINING, batches.seed, batches.step + update, batches.first_sample)
         complete, cost = _differentiate(call, samples, m, total / objective.scale, penalties, counters)
         if not complete:

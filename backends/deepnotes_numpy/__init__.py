@@ -15,6 +15,7 @@ from deepnotes.backends import (
     Plan,
     Program,
     RecordedProgram,
+    Shard,
     State,
     recordable,
 )
@@ -51,15 +52,13 @@ class NumpyProgram(RecordedProgram):
         with threads_for(largest * batches.batch_size):
             return super().train(state, batches)
 
-    def shard_gradient(
-        self, state: State, data: Data, indices: np.ndarray, first_sample: int
-    ) -> tuple[Array | float, Array]:
-        """Return the cost and gradient of a part of a batch, with the bits of one thread.
+    def shard_gradient(self, state: State, data: Data, shard: Shard) -> Array:
+        """Return what a shard adds to the gradient and the cost, with the bits of one thread.
 
         See :meth:`deepnotes.backends.EagerProgram.shard_gradient`.
         """
         with one_thread():
-            return super().shard_gradient(state, data, indices, first_sample)
+            return super().shard_gradient(state, data, shard)
 
 
 class NumpyBackend(HostBackend):

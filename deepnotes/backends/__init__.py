@@ -15,7 +15,7 @@ from deepnotes.backends.eager import ELEMENTS, EagerInference, EagerProgram
 from deepnotes.backends.host import HostBackend, aligned
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.jit import JitProgram
-from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, EpochProgram, Program, State, Sums
+from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, EpochProgram, Program, Shard, State, Sums
 from deepnotes.backends.samples import Indices, Samples
 from deepnotes.equations.array import Array, DType, Namespace, Shape
 from deepnotes.equations.ops import Ops
@@ -95,6 +95,7 @@ __all__ = [
     "RecordedProgram",
     "Samples",
     "Shape",
+    "Shard",
     "Shortcut",
     "State",
     "Sums",

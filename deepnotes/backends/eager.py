@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.program import Batches, Chunk, Data, State
+from deepnotes.backends.program import Batches, Chunk, Data, Shard, State
 from deepnotes.backends.samples import take
 from deepnotes.equations.array import Array
 from deepnotes.nn.layers import Layer
@@ -79,33 +79,34 @@ class EagerProgram:
         """
         return self.gradients(state, self.batch(data, indices))
 
-    def shard_gradient(
-        self, state: State, data: Data, indices: np.ndarray, first_sample: int
-    ) -> tuple[Array | float, Array]:
-        """Return the cost and gradient of a part of a batch, the samples at `indices`, as if it were a batch.
+    def converted(self, data: Data) -> Data:
+        """Return `data` in the form that :meth:`shard_gradient` reads fastest, for many calls."""
+        return data
 
-        Only the dropout masks are those that the samples have in the whole batch.
+    def shard_gradient(self, state: State, data: Data, shard: Shard) -> Array:
+        """Return what a shard adds to the gradient of its batch, and to the cost.
+
+        The results of the shards of a batch have the batch's gradient and cost as their sum. The dropout masks are
+        those that the samples have in the whole batch.
 
         Parameters
         ----------
         state : State
-            It is not changed.
         data : Data
-        indices : ndarray of int64, shape (m,)
-        first_sample : int
-            The position of the first of these samples in the batch.
+        shard : Shard
 
         Returns
         -------
-        cost : Array, 0-d, or float
-        g : Array, shape (p,)
-            The next call may overwrite it.
+        Array, shape (p + 1,)
+            The gradient, then the cost. The next call may overwrite it.
         """
-        step, samples = self.ops.xp.asarray(state.step, dtype=self.backend.integer), take(self.backend, data, indices)
+        xp, samples = self.ops.xp, take(self.backend, data, shard.indices)
+        step = xp.asarray(state.step, dtype=self.backend.integer)
         gradient = gradient_step(
-            self.ops, self.plan, state.theta, self.decays, step, *samples, first_sample=first_sample
+            self.ops, self.plan, state.theta, self.decays, step, *samples, first_sample=shard.first_sample
         )
-        return gradient.cost, gradient.flat
+        cost = xp.reshape(xp.astype(gradient.cost, gradient.flat.dtype), (1,))
+        return xp.concat([gradient.flat, cost]) * shard.share
 
     def batch(self, data: Data, indices: np.ndarray) -> Data:
         """Return the samples at `indices`, shape (m,)."""

@@ -107,6 +107,29 @@ class Batches(NamedTuple):
         )
 
 
+class Shard(NamedTuple):
+    """A part of a batch whose gradient is computed alone.
+
+    Attributes
+    ----------
+    indices : ndarray of int64, shape (k,)
+        The indices of its samples, all valid.
+    first_sample : int
+        The position of its first sample in the batch.
+    samples : int
+        The number of samples of the batch.
+    """
+
+    indices: np.ndarray
+    first_sample: int
+    samples: int
+
+    @property
+    def share(self) -> float:
+        """The share of the batch's samples that are in the shard."""
+        return len(self.indices) / self.samples
+
+
 class Program(Protocol):
     """A training step that is ready to run many times."""
 

@@ -33,33 +33,30 @@ def shard_bounds(samples: int, shards: int, shard: int) -> tuple[int, int]:
     return shard * samples // shards, (shard + 1) * samples // shards
 
 
-def sum_in_tree(
-    compute: Callable[[int, np.ndarray], None], first: int, count: int, buffers: list[np.ndarray]
-) -> np.ndarray:
+def sum_in_tree(compute: Callable[[int], np.ndarray], first: int, count: int, buffers: list[np.ndarray]) -> np.ndarray:
     """Return the sum of the results of consecutive shards, added in the fixed binary tree; it is in ``buffers[0]``.
 
     Parameters
     ----------
     compute : callable
-        ``compute(shard, out)`` writes the result of a shard to `out`.
+        ``compute(shard)`` returns the result of a shard, which the next call may overwrite.
     first, count : int
         The index of the first shard, and the number of shards: a power of two, of which `first` is a multiple.
     buffers : list of ndarray
-        Memory for the sums, all of the same shape: one buffer more than the tree has levels, which is
-        ``count.bit_length()`` buffers.
+        Memory for the sums, all of the same shape: one buffer for each level of the tree, which is
+        ``count.bit_length() - 1`` buffers, but at least one.
 
     Examples
     --------
-    >>> def compute(shard, out):
-    ...     out[...] = 10.0**shard
-    >>> sum_in_tree(compute, 0, 4, [np.empty(1) for _ in range(3)])
+    >>> sum_in_tree(lambda shard: np.array([10.0**shard]), 0, 4, [np.empty(1) for _ in range(2)])
     array([1111.])
     """
     total, *others = buffers
     if count == 1:
-        compute(first, total)
+        np.copyto(total, compute(first))
         return total
     half = count // 2
     sum_in_tree(compute, first, half, [total, *others[1:]])
-    total += sum_in_tree(compute, first + half, half, others)
+    # A result is added as it is: no copy.
+    total += compute(first + half) if half == 1 else sum_in_tree(compute, first + half, half, others)
     return total

@@ -5,7 +5,7 @@ from typing import cast
 import numpy as np
 
 from deepnotes.backends.base import Backend
-from deepnotes.backends.program import Data, Program, State
+from deepnotes.backends.program import Data, Program, Shard, State
 from deepnotes.equations.array import Array
 from deepnotes.network.distributed.ranks import Ranks
 from deepnotes.network.distributed.tree import shard_bounds, sum_in_tree
@@ -32,8 +32,10 @@ class ShardedProgram(ProgramOfParts):
         self._ranks, self._count = ranks, ranks.shards // ranks.size
         size, dtype = plan.layout.size, np.dtype(plan.dtype)
         # The last element of a buffer is the cost, so that it takes no message of its own.
-        self._buffers = [np.empty(size + 1, dtype) for _ in range(self._count.bit_length() if backend.on_host else 0)]
+        levels = max(1, self._count.bit_length() - 1)
+        self._buffers = [np.empty(size + 1, dtype) for _ in range(levels if backend.on_host else 0)]
         self._squares = np.empty(plan.layout.trained if backend.on_host else 0, dtype)
+        self._zeros = np.zeros(size + 1 if backend.on_host else 0, dtype)
         self._array_sum = None if backend.on_host or ranks.size == 1 else backend.array_sum(ranks)
 
     def batch_gradient(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
@@ -52,16 +54,12 @@ class ShardedProgram(ProgramOfParts):
         """Return the gradient of a batch; all is added in buffers on the host."""
         m = len(indices)
 
-        def compute(shard: int, out: np.ndarray) -> None:
+        def compute(shard: int) -> np.ndarray:
             start, stop = shard_bounds(m, self._ranks.shards, shard)
             if start == stop:
-                out[...] = 0
-                return
+                return self._zeros
             part, order = data_for_program(self.backend, data, indices[start:stop])
-            cost, g = self._halves.shard_gradient(state, part, order, start)
-            share = (stop - start) / m
-            np.multiply(self.backend.to_numpy(g), share, out=out[:-1])
-            out[-1] = share * float(cost)
+            return self.backend.to_numpy(self._halves.shard_gradient(state, part, Shard(order, start, m)))
 
         total = sum_in_tree(compute, self._ranks.rank * self._count, self._count, self._buffers)
         self._ranks.sum(total)
@@ -82,9 +80,7 @@ class ShardedProgram(ProgramOfParts):
             if start == stop:
                 return xp.zeros((self.plan.layout.size + 1,), dtype=dtype)
             part, order = data_for_program(self.backend, data, indices[start:stop])
-            cost, g = self._halves.shard_gradient(state, part, order, start)
-            last = xp.reshape(xp.astype(cast(Array, cost), dtype), (1,))
-            return xp.concat([g, last]) * ((stop - start) / m)
+            return self._halves.shard_gradient(state, part, Shard(order, start, m))
 
         with self.backend.execution_context():
             total = compute(first, self._count)

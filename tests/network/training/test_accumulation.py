@@ -89,9 +89,9 @@ def test_each_batch_is_normalized_by_its_own_statistics(backend: str) -> None:
 def test_one_batch_at_a_time_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, compute = [], EagerProgram.shard_gradient
 
-    def shard_gradient(self: Any, state: Any, data: Any, indices: Any, first_sample: int) -> Any:
-        sizes.append(len(indices))
-        return compute(self, state, data, indices, first_sample)
+    def shard_gradient(self: Any, state: Any, data: Any, shard: Any) -> Any:
+        sizes.append(len(shard.indices))
+        return compute(self, state, data, shard)
 
     monkeypatch.setattr(EagerProgram, "shard_gradient", shard_gradient)
     network(BACKENDS["eager"]()).fit(X, Y, **settings(epochs=1))
