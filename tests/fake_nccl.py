@@ -24,6 +24,10 @@ log: list[tuple[Any, ...]] = []
 """All calls that move data: the name, the rank, and the number of elements."""
 
 
+communicators: list["NcclCommunicator"] = []
+"""All communicators that were made."""
+
+
 class NcclError(RuntimeError):
     """Stands in for CuPy's exception."""
 
@@ -71,6 +75,7 @@ class NcclCommunicator:
         with _lock:
             self.world = _worlds.setdefault(unique_id, World(size))
         self.size, self.rank, self.aborted = size, rank, False
+        communicators.append(self)
         try:
             self.world.barrier.wait(SECONDS)
         except threading.BrokenBarrierError:

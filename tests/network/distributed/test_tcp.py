@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_ranks import shard, tree
+from thread_ranks import in_threads
 
 import deepnotes as dn
 from deepnotes.network.distributed import Ranks, sum_in_tree
@@ -62,21 +64,13 @@ def finish(processes: "list[subprocess.Popen[str]]") -> tuple[dict[int, Any], st
 
 def run_threads(size: int, function: Callable[[TCPRanks], Any], **options: Any) -> list[Any]:
     """Call a function with each rank in a thread of its own; return the results, or the errors that it raised."""
-    port, results = free_port(), [None] * size
+    port = free_port()
 
-    def work(rank: int) -> None:
-        try:
-            with dn.distributed.tcp(rank, size, "localhost", port, **({"time_limit": 20.0} | options)) as ranks:
-                results[rank] = function(ranks)
-        except BaseException as error:
-            results[rank] = error
+    def work(rank: int) -> Any:
+        with dn.distributed.tcp(rank, size, "localhost", port, **({"time_limit": 20.0} | options)) as ranks:
+            return function(ranks)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
+    return in_threads(size, work)
 
 
 @pytest.fixture(scope="module")
@@ -293,23 +287,14 @@ def test_a_stranger_that_connects_is_ignored() -> None:
 )
 def test_processes_that_do_not_belong_together_are_refused(options: Any, messages: list[str]) -> None:
     port = free_port()
-    errors: list[RankError | None] = [None] * len(options)
 
-    def work(index: int) -> None:
+    def work(index: int) -> Any:
         own = {"rank": index, "size": 2, "secret": "one", "time_limit": 2.0} | options[index]
-        try:
-            dn.distributed.tcp(address="localhost", port=port, **own)
-        except RankError as error:
-            errors[index] = error
+        return dn.distributed.tcp(address="localhost", port=port, **own)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(options))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for error, message in zip(errors, messages, strict=True):
-        with pytest.raises(RankError, match=message):
-            raise error or AssertionError("it was not refused")
+    for error, message in zip(in_threads(len(options), work), messages, strict=True):
+        assert isinstance(error, RankError), error
+        assert re.search(message, str(error)), error
 
 
 def test_a_port_that_is_in_use_is_an_error() -> None:

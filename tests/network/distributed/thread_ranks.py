@@ -54,7 +54,7 @@ class ThreadRanks(ConnectedRanks):
                 except queue.Empty:
                     now = time.monotonic()
                 if now > deadline:
-                    raise RankError(f"rank {sender} has not answered for {self.time_limit:g} s", sender)
+                    raise self.lost({sender})
                 failed = [(r, text) for r, (call, text) in self.world.reports.items() if call == self.call]
                 if failed:
                     failed_at = now if failed_at is None else failed_at
@@ -66,19 +66,25 @@ class ThreadRanks(ConnectedRanks):
         self.world.reports[self.rank] = self.call, text
 
 
-def run_ranks(size: int, function: Callable[[ThreadRanks], R], shards: int = 8, time_limit: float = 60.0) -> list[Any]:
-    """Call a function with each rank in a thread of its own; return the results, or the errors that it raised."""
-    world, results = World(size), [None] * size
+def in_threads(count: int, function: Callable[[int], R]) -> list[Any]:
+    """Call a function with each of the numbers from 0 in a thread; return the results, or the errors that it raised."""
+    results: list[Any] = [None] * count
 
-    def work(rank: int) -> None:
+    def work(number: int) -> None:
         try:
-            results[rank] = function(ThreadRanks(world, rank, shards, time_limit))
+            results[number] = function(number)
         except BaseException as error:
-            results[rank] = error
+            results[number] = error
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     return results
+
+
+def run_ranks(size: int, function: Callable[[ThreadRanks], R], shards: int = 8, time_limit: float = 60.0) -> list[Any]:
+    """Call a function with each rank in a thread of its own; return the results, or the errors that it raised."""
+    world = World(size)
+    return in_threads(size, lambda rank: function(ThreadRanks(world, rank, shards, time_limit)))

@@ -355,8 +355,12 @@ def test_a_rank_that_fails_on_a_gpu_ends_the_others() -> None:
 
 def test_a_sum_of_nccl_that_does_not_end_is_an_error_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     host_device = pytest.importorskip("host_device", reason="the stand-in compiles the CUDA kernels with g++")
+    import fake_nccl
+
     backends = [host_device.backend() for _ in range(2)]
     monkeypatch.setattr(host_device.HostDevice, "has_occurred", lambda self, event: False)
+    monkeypatch.setattr(fake_nccl, "communicators", [])
     results = run_ranks(2, lambda ranks: trained(ranks, network(backends[ranks.rank])), time_limit=1)
     assert any("a sum of NCCL took longer than 1 s" in str(result) for result in results)
     assert all(isinstance(result, RankError) for result in results)
+    assert [communicator.aborted for communicator in fake_nccl.communicators] == [True, True]
