@@ -2,17 +2,15 @@
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.optimizers import Optimizer, updated_by
+from deepnotes.nn.protocols import LayoutLike
 from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from deepnotes.nn.plan import Layout
 
 
 class Constraint:
@@ -127,7 +125,7 @@ class Constrained(Optimizer):
         """The slots of the optimizer."""
         return self.optimizer.slots
 
-    def initial_slots(self, layout: "Layout") -> tuple[Any, ...]:
+    def initial_slots(self, layout: LayoutLike) -> tuple[Any, ...]:
         """Return the initial slots of the optimizer."""
         return self.optimizer.initial_slots(layout)
 
@@ -159,7 +157,7 @@ class Constrained(Optimizer):
         return xp.concat(parts, axis=0), after
 
 
-def constrained(optimizer: Optimizer, layout: "Layout", frozen: Container[int] = ()) -> Optimizer:
+def constrained(optimizer: Optimizer, layout: LayoutLike, frozen: Container[int] = ()) -> Optimizer:
     """Return an optimizer that applies the constraints of a layout; `optimizer` itself if there are none.
 
     Those of the layers whose numbers are in `frozen` are left out, so that their parameters keep their bits.

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn import formulas
@@ -227,12 +225,8 @@ class QuantileLoss(LossFunction):
 
     def __post_init__(self) -> None:
         given = self.quantiles
-        if (
-            isinstance(given, str)
-            or not isinstance(given, Sequence | np.ndarray)
-            or np.ndim(given) != 1
-            or not len(given)
-        ):
+        is_list = isinstance(given, Sequence) and not isinstance(given, str)
+        if not (is_list or getattr(given, "ndim", 0) == 1) or not len(given):
             raise ArgumentError.of("quantiles", given, "a list of numbers between 0 and 1, such as [0.05, 0.5, 0.95]")
         values = tuple(number(f"quantiles[{i}]", q, positive=True, below=1) for i, q in enumerate(given))
         for i in range(1, len(values)):

@@ -4,18 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.presets import default_of, in_dialect
+from deepnotes.nn.protocols import LayoutLike
 from deepnotes.nn.schedules import Rate, as_schedule
 from deepnotes.utils.arguments import number, true_or_false, whole
 from deepnotes.utils.errors import ArgumentError, look_up
 from deepnotes.utils.wording import as_call
-
-if TYPE_CHECKING:
-    from deepnotes.nn.plan import Layout
 
 
 class Optimizer:
@@ -28,12 +26,12 @@ class Optimizer:
         """The names of the buffers that are kept between updates; each has the shape of θ."""
         return ()
 
-    def initial_slots(self, layout: "Layout") -> tuple[Any, ...]:
+    def initial_slots(self, layout: LayoutLike) -> tuple[Any, ...]:
         """Return the initial value of each slot: a number, or an array of shape (p,). By default all are 0.
 
         Parameters
         ----------
-        layout : Layout
+        layout : LayoutLike
             The parameters of the network; ``layout.size`` is p.
         """
         return (0.0,) * len(self.slots)
@@ -87,7 +85,7 @@ class Optimizer:
         """
         return theta - changes, slots
 
-    def for_layout(self, layout: "Layout") -> "Optimizer":
+    def for_layout(self, layout: LayoutLike) -> "Optimizer":
         """Return the optimizer of a network with this layout: by default itself.
 
         An optimizer whose update depends on the shapes of the parameters, or on their places in θ, overrides it.
@@ -790,7 +788,7 @@ class Muon(Optimizer):
         """``m``, the momentum, and ``v``, which only Adam uses."""
         return ("m", "v")
 
-    def for_layout(self, layout: "Layout") -> "Muon":
+    def for_layout(self, layout: LayoutLike) -> "Muon":
         """Return the optimizer with the places and shapes of the weights: the parameters named ``W``."""
         weights = (e for e in layout.entries.values() if e.key == "W")
         return replace(self, matrices=tuple(_Matrix(e.start, e.stop, e.parameter.shape) for e in weights))
