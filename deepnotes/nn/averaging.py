@@ -7,7 +7,8 @@ from typing import Any
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.optimizers import Optimizer, updated_by
-from deepnotes.nn.plan import Layout, slots_at_start
+from deepnotes.nn.plan import slots_at_start
+from deepnotes.nn.protocols import LayoutLike
 from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number, whole
 
@@ -130,7 +131,7 @@ class Averaged(Optimizer):
         """The slots of the optimizer, and ``average``."""
         return (*self.optimizer.slots, "average")
 
-    def initial_slots(self, layout: Layout) -> tuple[Any, ...]:
+    def initial_slots(self, layout: LayoutLike) -> tuple[Any, ...]:
         """Return the initial slots of the optimizer, and 0 for ``average``, which the first update that counts sets."""
         return (*slots_at_start(self.optimizer, layout), 0.0)
 

@@ -8,6 +8,7 @@ from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.optimizers import Optimizer, updated_by
 from deepnotes.nn.plan import Layout, slots_at_start
+from deepnotes.nn.protocols import LayoutLike
 from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError
@@ -41,7 +42,7 @@ class LayerRates(Optimizer):
         """The slots of the optimizer, and ``factor``."""
         return (*self.optimizer.slots, "factor")
 
-    def initial_slots(self, layout: Layout) -> tuple[Any, ...]:
+    def initial_slots(self, layout: LayoutLike) -> tuple[Any, ...]:
         """Return the initial slots of the optimizer, and the factor of each parameter, shape (p,)."""
         return (*slots_at_start(self.optimizer, layout), layout.by_layer(dict(self.rates), 1.0))
 

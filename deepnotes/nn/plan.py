@@ -14,6 +14,7 @@ from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.layers import BatchNorm, Dense, Dropout, Embedding, Layer, Noise, Parameter, Shortcut
 from deepnotes.nn.losses import Loss, LossFunction
 from deepnotes.nn.optimizers import Optimizer
+from deepnotes.nn.protocols import LayoutLike
 from deepnotes.utils.errors import ArgumentError
 
 
@@ -170,7 +171,7 @@ def _place(unordered: tuple[str, int, int, str, Parameter]) -> tuple[bool, bool]
     return not parameter.trained, not parameter.decays
 
 
-def slots_at_start(optimizer: Optimizer, layout: Layout) -> tuple[np.ndarray, ...]:
+def slots_at_start(optimizer: Optimizer, layout: LayoutLike) -> tuple[np.ndarray, ...]:
     """Return the result of ``optimizer.initial_slots`` as read-only arrays of shape (p,), float64.
 
     Raises

@@ -14,14 +14,16 @@ def test_the_line_and_the_band_are_sorted_by_the_feature() -> None:
     (ax,) = plots.interval(X, X - 1, 2 * X, X[0] + 5).axes
     (line,) = ax.lines
     np.testing.assert_array_equal(line.get_xydata(), [[0, 0], [1, 2], [2, 4]])
-    band = ax.collections[0].get_paths()[0].vertices  # type: ignore[attr-defined]
+    band = np.asarray(ax.collections[0].get_paths()[0].vertices)
     assert {(0.0, -1.0), (2.0, 1.0), (0.0, 5.0), (2.0, 7.0)} <= set(map(tuple, band.tolist()))
 
 
 def test_samples_are_points() -> None:
     (ax,) = plots.interval(X, X, X, X, samples=(X, X + 1)).axes
     np.testing.assert_array_equal(ax.collections[0].get_offsets(), np.stack([X[0], X[0] + 1], axis=1))
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["samples", "interval", "prediction"]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["samples", "interval", "prediction"]
 
 
 @pytest.mark.parametrize(

@@ -389,7 +389,7 @@ def _calls(chain: Chain, before: str) -> Iterator[str]:
             yield from _copy(f"kept{link.source}", source, link.size, "+=")
         elif isinstance(link, FeatureLink):
             yield f"    {before}layer{index + 1}({source});"
-        else:
+        elif isinstance(link, Link):  # write_c refuses an EmbeddingLink
             done += 1
             to = "y" if done == dense and not shrinks else "odd" if done % 2 else "even"
             yield f"    {before}layer{index + 1}({source}, {to});"
