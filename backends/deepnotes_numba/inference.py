@@ -47,11 +47,12 @@ class NumbaInference(EagerInference):
         super().__init__(backend, layers, layout, dtype)
         self._threads, self._dtype = backend.threads, np.dtype(dtype)
         self._lowered: dict[bool, Lowered] = {}
-        self._table = self._lower(class_indices=False).tables[0]
+        lowered = self._lower(class_indices=False)
+        self._table, self._weights = lowered.tables[0], lowered.weights
         self._outputs = layout.sizes[-1]
         self._stride = -(-max(layout.sizes) // 64) * 64
         # In narrow layers, the activations dominate: each takes as long as several multiplications.
-        self._first_chunk = FIRST_CHUNK_WORK // (layout.decaying + 16 * sum(layout.sizes))
+        self._first_chunk = FIRST_CHUNK_WORK // (self._weights + 16 * sum(layout.sizes))
         self._no_losses, self._no_loss = np.empty((0, 0), self._dtype), (False, 0, 0)
         self._thread_state = threading.local()
 
@@ -101,7 +102,7 @@ class NumbaInference(EagerInference):
         tables, units, *_ = self._lower(loss[0])
         samples = out.shape[1]
         blocks = max(1, -(-samples // S))
-        size, split = thread_count.choose(self._threads, blocks, self.layout.decaying * blocks * S)
+        size, split = thread_count.choose(self._threads, blocks, self._weights * blocks * S)
         capacity = min(blocks if split else -(-blocks // size), max(MIN_BLOCKS, ELEMENTS // (units * S)))
         work = aligned(units * capacity * S * (1 if split else size), self._dtype)
         x, by_sample = to_c_order(X)

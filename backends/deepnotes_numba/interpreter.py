@@ -17,6 +17,7 @@ from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import transpose_blocks
 from deepnotes_numba.codes import BY_SAMPLE, IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import inline_source, jit
+from deepnotes_numba.elementary import ZERO
 from deepnotes_numba.masks import add_noise, dropout
 from deepnotes_numba.products import (
     GROUP,
@@ -30,9 +31,9 @@ from deepnotes_numba.products import (
     weight_gradient,
 )
 from deepnotes_numba.regularization import add_penalties
-from deepnotes_numba.vectors import ROWS, address, block, invoke, view
+from deepnotes_numba.vectors import ROWS, address, block, invoke, matrix, view
 
-DENSE, DROPOUT, BY_FEATURE, SHORTCUT, NOISE = range(5)
+DENSE, DROPOUT, BY_FEATURE, SHORTCUT, NOISE, COPY, EMBEDDING = range(7)
 (
     KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, FORWARD, BACKWARD, CONSTANTS, PARAMETERS, SOURCE, Z, A, D, PANELS,
     TILES, ADDED,
@@ -53,6 +54,13 @@ region is D of the last of them, and Z of the others, to which they add their dA
 stands for no region.
 """
 COLUMNS = 18
+FIRST, SIZE, CATEGORIES = FORWARD, BACKWARD, CONSTANTS
+"""What these columns are in the rows of an embedding, the first layer of a network: one or several rows of the table.
+
+A row of the kind COPY copies SIZE rows of X, from row W on; a row of the kind EMBEDDING looks up the vectors for row B
+of X in a table of CATEGORIES vectors of SIZE numbers, which begins at parameter W. All of them write to the rows of one
+region A from row FIRST on, and read one region D.
+"""
 X_BLOCKS, X_PANELS, TARGETS, SAMPLE_ROWS, END = range(5)
 """Further regions: X, X transposed, the targets, and two rows for each block. END is the size of all regions."""
 SHARES, LOSSES = range(2)
@@ -71,6 +79,10 @@ def forward(tables, theta, work, blocks, team, counters):
                 return False
         elif row[KIND] == BY_FEATURE:
             _run_by_feature(row, theta, work, a_prev, blocks, team)
+        elif row[KIND] == COPY or row[KIND] == EMBEDDING:
+            _run_embedding(row, theta, work, tables.regions[X_BLOCKS] * unit, blocks, team)
+            if layer + 1 < tables.layers.shape[0] and tables.layers[layer + 1, KIND] >= COPY:
+                continue  # the next row is one of the same layer
         elif row[KIND] == SHORTCUT:
             source = _input_region(tables, row[SOURCE] + 1) * unit
             _add_arrays(row, work, a_prev, source, row[A] * unit, blocks, team)
@@ -82,6 +94,41 @@ def forward(tables, theta, work, blocks, team, counters):
             return False
         a_prev = row[A] * unit
     return True
+
+
+@inline_source
+def _run_embedding(row, theta, work, x, blocks, team):
+    """Write some rows of the outputs of an embedding, for samples at offset `x`."""
+    memory = work.memory
+    S = block(memory)
+    x_stride, stride = padded(row[INPUTS], memory) * S, padded(row[OUTPUTS], memory) * S
+    a = row[A] * work.capacity * S
+    for at in range(blocks[0] + team.rank, blocks[1], team.size):
+        embed(row, theta, memory, x + at * x_stride, memory, a + at * stride, S)
+
+
+@jit
+def embed(row, theta, X, x, A, a, m):
+    """Write rows of the outputs of an embedding to offset `a` of A, for m samples at offset `x` of X."""
+    size = row[SIZE]
+    out = matrix(A, a + row[FIRST] * m, size, m)
+    if row[KIND] == COPY:
+        source = matrix(X, x + row[W] * m, size, m)
+        for i in range(size):
+            for s in range(m):
+                out[i, s] = source[i, s]
+        return
+    indices = view(X, x + row[B] * m, m)
+    for s in range(m):
+        vector = view(theta, row[W] + _category(indices[s], row[CATEGORIES]) * size, size)
+        for i in range(size):
+            out[i, s] = vector[i]
+
+
+@jit
+def _category(index, categories):
+    """Return an index as an integer; the indices are checked before, but any other number must not read elsewhere."""
+    return np.int64(index) if 0 <= index < categories else INT_ZERO
 
 
 @inline_source
@@ -203,6 +250,8 @@ def deltas(tables, theta, work, blocks, team, fused):
     last = layers.shape[0] - 1
     for layer in range(last, -1, -1):
         row = layers[layer]
+        if row[KIND] >= COPY:  # the first layer, whose inputs need no derivative
+            break
         d_prev = layers[layer - 1][D] * unit if layer > 0 else 0
         if row[KIND] != DENSE or layer < last or not fused:  # a fused loss has computed dZ = A - Y (N11)
             _run_elements_backward(tables, layer, theta, work, d_prev, blocks, team)
@@ -321,8 +370,8 @@ def _multiply_by_slope(row, memory, d, z, a, n, S):
 
 
 @jit
-def gradient(layers, buffers, squares, work, blocks, team, penalties, stage):
-    """Compute this thread's rows of the gradient (N13, N14) from the first `blocks` blocks of the workspace.
+def gradient(tables, buffers, squares, work, samples, team, penalties, stage):
+    """Compute this thread's rows of the gradient (N13, N14) from the first `samples` samples in the workspace.
 
     `stage` is a pair: whether these samples are the first of the batch, and whether they are the last. The first
     overwrite the gradient, and later samples add to it. After the last, the rounding errors are added, and the sums of
@@ -330,8 +379,9 @@ def gradient(layers, buffers, squares, work, blocks, team, penalties, stage):
     thread computes which tile. `penalties` are the factors of L1 and L2; the second half of `squares` holds the
     penalties of the weights. If `squares` is empty, nothing is squared, and there must be no penalty.
     """
-    memory = work.memory
-    unit = work.capacity * block(memory)
+    layers, memory = tables.layers, work.memory
+    S = block(memory)
+    unit, blocks = work.capacity * S, (samples + S - 1) // S
     for layer in range(layers.shape[0]):
         row = layers[layer]
         n = row[OUTPUTS]
@@ -339,6 +389,9 @@ def gradient(layers, buffers, squares, work, blocks, team, penalties, stage):
             dense = DenseLayer(row[W], row[B], n, row[INPUTS])
             offsets = row[D] * unit, row[PANELS] * unit, row[TILES]
             _gradient_of(dense, offsets, buffers, squares, work, blocks, team, (penalties, *stage))
+        elif row[KIND] == EMBEDDING:
+            x = tables.regions[X_BLOCKS] * unit
+            _table_gradient(row, x, buffers, squares, work, samples, team, (penalties, *stage))
         elif row[KIND] == BY_FEATURE:
             for i in range(row[PARAMETERS]):  # each is like the biases of a dense layer without weights
                 biases = DenseLayer(INT_ZERO, row[B] + i * n, n, INT_ZERO)
@@ -372,6 +425,60 @@ def _gradient_of(dense, offsets, buffers, squares, work, blocks, team, stage):
             _sum_squares(buffers, squares, dense, tile, rows, penalties)
 
 
+@jit
+def _table_gradient(row, x, buffers, squares, work, samples, team, stage):
+    """Compute this thread's vectors of the gradient of a table, as `_gradient_of` does; X is at offset `x`.
+
+    The terms of a vector are added sample by sample, so that its bits do not depend on the threads.
+    """
+    penalties, first, last = stage
+    memory, size = work.memory, row[SIZE]
+    S = block(memory)
+    x_stride, stride = padded(row[INPUTS], memory) * S, padded(row[OUTPUTS], memory) * S
+    start, stop = share(row[CATEGORIES], team.rank, team.size)
+    table = DenseLayer(row[W], INT_ZERO, row[CATEGORIES], size)
+    if first:
+        _clear_vectors(buffers.gradient, table, (start, stop))
+        if buffers.compensated:
+            _clear_vectors(buffers.errors, table, (start, stop))
+    for at in range((samples + S - 1) // S):
+        indices = view(memory, x + at * x_stride + row[B] * S, S)
+        d = matrix(memory, row[D] * work.capacity * S + at * stride + row[FIRST] * S, size, S)
+        for s in range(min(S, samples - at * S)):
+            category = _category(indices[s], row[CATEGORIES])
+            if start <= category < stop:
+                _add_column(buffers, row[W] + category * size, d, s)
+    if not last:
+        return
+    if buffers.compensated:
+        _add_vectors(buffers.gradient, buffers.errors, table, (start, stop))
+    tiles = squares.shape[0] // 2
+    for i in range(start, stop, ROWS):
+        count = min(ROWS, stop - i) * size
+        square, penalty = add_penalties(buffers.gradient, buffers.theta, row[W] + i * size, count, *penalties)
+        squares[row[TILES] + i // ROWS] = square
+        squares[tiles + row[TILES] + i // ROWS] = penalty
+
+
+@inline_source
+def _add_column(buffers, at, d, s):
+    """Add column s of `d` to a vector of the gradient, and the rounding errors if sums are compensated."""
+    size = d.shape[0]
+    sums = view(buffers.gradient, at, size)
+    if not buffers.compensated:
+        for i in range(size):
+            sums[i] += d[i, s]
+        return
+    errors = view(buffers.errors, at, size)
+    for i in range(size):  # as add_run does
+        a, b = sums[i], d[i, s]
+        total = a + b
+        of_b = total - a
+        error = (a - (total - of_b)) + (b - of_b)
+        errors[i] += error if error == error else ZERO(error)
+        sums[i] = total
+
+
 @inline_source
 def _sum_squares(buffers, squares, dense, tile, rows, penalties):
     """Add the gradients of the penalties to some rows, and write the sums; the layer begins with `tile`."""
@@ -386,26 +493,38 @@ def _sum_squares(buffers, squares, dense, tile, rows, penalties):
         squares[tile + i // ROWS] = square
 
 
+@inline_source
+def _clear_vectors(x, dense, rows):
+    """Set some rows of a layer's weights to zero."""
+    weights = view(x, dense.w + rows[0] * dense.n_prev, (rows[1] - rows[0]) * dense.n_prev)
+    for i in range(weights.shape[0]):
+        weights[i] = 0
+
+
 @jit
 def _clear_rows(x, dense, rows):
     """Set some rows of a layer's weights and biases to zero."""
     low, count = rows[0], rows[1] - rows[0]
-    weights = view(x, dense.w + low * dense.n_prev, count * dense.n_prev)
-    for i in range(weights.shape[0]):
-        weights[i] = 0
+    _clear_vectors(x, dense, rows)
     biases = view(x, dense.b + low, count)
     for i in range(count):
         biases[i] = 0
+
+
+@inline_source
+def _add_vectors(x, y, dense, rows):
+    """Add y to x in some rows of a layer's weights."""
+    at, n = dense.w + rows[0] * dense.n_prev, (rows[1] - rows[0]) * dense.n_prev
+    weights, other_weights = view(x, at, n), view(y, at, n)
+    for i in range(n):
+        weights[i] += other_weights[i]
 
 
 @jit
 def _add_rows(x, y, dense, rows):
     """Add y to x in some rows of a layer's weights and biases."""
     low, count = rows[0], rows[1] - rows[0]
-    at, n = dense.w + low * dense.n_prev, count * dense.n_prev
-    weights, other_weights = view(x, at, n), view(y, at, n)
-    for i in range(n):
-        weights[i] += other_weights[i]
+    _add_vectors(x, y, dense, rows)
     biases, other_biases = view(x, dense.b + low, count), view(y, dense.b + low, count)
     for i in range(count):
         biases[i] += other_biases[i]
@@ -435,17 +554,26 @@ def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np
             row[Z] = reserve(height)
         elif row[KIND] == BY_FEATURE and training:
             row[Z] = reserve(row[PARAMETERS] * height + (padded_rows(row[INPUTS]) if layer == 0 else 0))
+        if training:
+            row[TILES], tiles = tiles, tiles + _tiles_of(row)
+        if layer and row[KIND] >= COPY:  # all rows of an embedding have the same regions
+            row[A], row[D] = rows[0, A], rows[0, D]
+            continue
         shared = row[KIND] == DENSE and row[ACTIVATION] in (IDENTITY, IN_PLACE)
         row[A] = row[Z] if shared else reserve(height)
-        row[D] = reserve(height) if training or layer == last else 0
+        row[D] = reserve(height) if training or layer == last or row[KIND] >= COPY else 0
         if row[KIND] == DENSE and training:
             row[PANELS] = x_panels if layer == 0 else reserve(padded_rows(row[INPUTS]))
-        if row[KIND] in (DENSE, BY_FEATURE) and training:
-            row[TILES] = tiles
-            tiles += -(-int(row[OUTPUTS]) // ROWS) * int(1 if row[KIND] == DENSE else row[PARAMETERS])
     if training:
         _connect_shortcuts(rows)
     return np.array([x, x_panels, reserve(targets), reserve(2), end, tiles], np.int64)
+
+
+def _tiles_of(row: np.ndarray) -> int:
+    """Return the number of tiles of rows of a layer's gradients."""
+    rows = row[CATEGORIES] if row[KIND] == EMBEDDING else row[OUTPUTS]
+    arrays = {DENSE: 1, EMBEDDING: 1, BY_FEATURE: row[PARAMETERS]}.get(int(row[KIND]), 0)
+    return -(-int(rows) // ROWS) * int(arrays)
 
 
 def _connect_shortcuts(rows: np.ndarray) -> None:

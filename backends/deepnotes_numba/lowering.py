@@ -1,11 +1,11 @@
 """Lower a plan to the tables and codes that the compiled functions use."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Dense, Dropout, Layer, Layout, LossFunction, Noise, Plan, Shortcut, fuses
+from deepnotes.backends import Dense, Dropout, Embedding, Layer, Layout, LossFunction, Noise, Plan, Shortcut, fuses
 from deepnotes_numba import codes, interpreter
 from deepnotes_numba.arguments import Objective
 from deepnotes_numba.kernels import (
@@ -39,6 +39,13 @@ class Lowered(NamedTuple):
     tiles: int
     kernels: list[ActivationKernels | LayerKernels]
 
+    @property
+    def weights(self) -> int:
+        """The number of weights of the dense layers, each of which is multiplied once for each sample."""
+        layers = self.tables[0]
+        dense = layers[layers[:, interpreter.KIND] == interpreter.DENSE]
+        return int((dense[:, interpreter.INPUTS] * dense[:, interpreter.OUTPUTS]).sum())
+
 
 def lower_network(
     layers: Sequence[Layer], layout: Layout, dtype: np.dtype, class_indices: bool, training: bool
@@ -71,6 +78,8 @@ def lower_network(
         elif type(layer) is Shortcut:
             source = row_of[index - layer.layers]
             rows.append([interpreter.SHORTCUT, *sizes, 0, 0, codes.IDENTITY, number, 0, 0, 0, 0, source])
+        elif type(layer) is Embedding:
+            rows += _embedding_rows(layer, sizes, starts)
         elif type(layer) in (Dropout, Noise):
             if training:
                 kind = interpreter.DROPOUT if type(layer) is Dropout else interpreter.NOISE
@@ -92,6 +101,18 @@ def lower_network(
     regions = interpreter.assign_regions(table, block_of(dtype), targets, training)
     units, tiles = int(regions[interpreter.END]), int(regions[-1])
     return Lowered((table, np.array(rates, dtype), regions), units, tiles, kept)
+
+
+def _embedding_rows(layer: Embedding, sizes: list[int], starts: dict[tuple[int, str], int]) -> Iterator[list[int]]:
+    """Yield the rows of an embedding, the first layer: one for each range of columns to copy, and for each table."""
+    at = 0
+    for columns in layer.numeric(sizes[0]):
+        yield [interpreter.COPY, *sizes, columns.start, 0, codes.IDENTITY, 1, at, len(columns), 0, 0, 0]
+        at += len(columns)
+    for table in layer:
+        shape = table.size, table.categories
+        yield [interpreter.EMBEDDING, *sizes, starts[0, table.key], table.column, codes.IDENTITY, 1, at, *shape, 0, 0]
+        at += table.size
 
 
 def block_of(dtype: np.dtype) -> int:

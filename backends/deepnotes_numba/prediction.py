@@ -19,6 +19,7 @@ from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     ACTIVATION,
     BY_FEATURE,
+    COPY,
     DENSE,
     END,
     INPUTS,
@@ -35,6 +36,7 @@ from deepnotes_numba.interpreter import (
     W,
     activate,
     compute_by_feature,
+    embed,
     forward,
     losses_and_deltas,
 )
@@ -147,6 +149,10 @@ def predict_one(x, out, layers, theta_address, work_address, stride):
     A_prev = pointer(x, 0)
     for layer in range(layers.shape[0]):
         row = layers[layer]
+        if row[KIND] >= COPY:  # the first layer: all of its rows write to one vector
+            embed(row, theta, pointer(x, 0), 0, work, 0, INT_ONE)
+            A_prev = work
+            continue
         z, code = pointer(work, 2 * layer * stride), row[ACTIVATION]
         result = z if code in (IDENTITY, IN_PLACE) else pointer(z, stride)
         if row[KIND] == DENSE:
@@ -161,6 +167,8 @@ def predict_one(x, out, layers, theta_address, work_address, stride):
             if source >= 0:
                 apart = layers[source, ACTIVATION] != IDENTITY and layers[source, ACTIVATION] != IN_PLACE
                 of_source = pointer(work, 2 * source * stride + (stride if apart else 0))
+                if layers[source, KIND] >= COPY:
+                    of_source = work
             _add_vectors(A_prev, of_source, result, row[OUTPUTS])
         A_prev = result
     A = view(A_prev, 0, out.shape[0])

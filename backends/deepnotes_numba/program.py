@@ -54,7 +54,7 @@ class NumbaProgram(EagerProgram):
         self._scalar_names = list(plan.optimizer.scalars(1, 1.0))
         self._optimizer = float(plan.clip_norm or 0.0), plan.layout.decaying, *self._update.addresses
         self._no_optimizer = 0.0, plan.layout.decaying, 0, 0
-        self._multiplications = 3 * plan.layout.decaying
+        self._multiplications = 3 * self._lowered.weights
         # Unused elements follow the gradient, since a tile may read (but not write) a little beyond its columns.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
         self._work = self._empty = self._errors = np.empty(0, self._dtype)

@@ -23,7 +23,9 @@ from deepnotes_numba.batches import add, divisor, gather, gather_targets
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     BY_FEATURE,
+    CATEGORIES,
     DENSE,
+    EMBEDDING,
     END,
     INPUTS,
     KIND,
@@ -32,6 +34,7 @@ from deepnotes_numba.interpreter import (
     PANELS,
     PARAMETERS,
     SAMPLE_ROWS,
+    SIZE,
     TARGETS,
     X_BLOCKS,
     X_PANELS,
@@ -165,12 +168,11 @@ def _differentiate(call, samples, m, total, penalties, counters):
         part_counters = DropoutCounters(counters.training, counters.seed, counters.step, counters.first_sample + start)
         if not _run_network(call, part, count, total, part_counters):
             return False, cost
-        blocks = (count + S - 1) // S
-        for at in range(blocks):
+        for at in range((count + S - 1) // S):
             losses = view(memory, call.tables.regions[SAMPLE_ROWS] * unit + (at * 2 + LOSSES) * S, S)
             cost, rest = add(cost, rest, _sum(losses))
         stage = start == 0, start + unit >= m
-        gradient(call.tables.layers, call.buffers, call.squares, work, blocks, call.team, penalties, stage)
+        gradient(call.tables, call.buffers, call.squares, work, count, call.team, penalties, stage)
         if not wait(call.team):
             return False, cost
     return True, cost + rest
@@ -232,6 +234,10 @@ def _update(call, optimizer, scalars, stride, scale, parameters):
             at, count = row[W] + low * row[INPUTS], (high - low) * row[INPUTS]
             _run_update(buffers, optimizer, at, count, scalars, stride, 1.0, scale)
             _run_update(buffers, optimizer, row[B] + low, high - low, scalars, stride, 0.0, scale)
+        elif row[KIND] == EMBEDDING:
+            low, high = share(row[CATEGORIES], team.rank, team.size)
+            at, count = row[W] + low * row[SIZE], (high - low) * row[SIZE]
+            _run_update(buffers, optimizer, at, count, scalars, stride, 1.0, scale)
         elif row[KIND] == BY_FEATURE:
             low, high = share(row[OUTPUTS], team.rank, team.size)
             for i in range(row[PARAMETERS]):

@@ -17,7 +17,7 @@ with np.load(Path(__file__).parents[1] / "fixtures" / "embedding.npz") as file:
     STORED = dict(file)
 
 BACKENDS: dict[str, Any] = {"numpy": lambda: "numpy", "numba": lambda: "numba", "cupy": cupy_backend}
-PROGRAMS = {"numpy": "NumpyProgram", "numba": "EagerProgram", "cupy": "SectionedProgram"}
+PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "SectionedProgram"}
 X, Y = STORED["X"], STORED["Y"]
 
 
