@@ -1031,7 +1031,7 @@ class Network:
     def _plan(
         self,
         loss: LossFunction,
-        optimizer: Optimizer,
+        optimizer: str | Optimizer,
         l2: float,
         clip_norm: float | None,
         class_indices: bool,
@@ -1045,7 +1045,7 @@ class Network:
             self.dtype,
             self.seed,
             loss,
-            optimizer,
+            as_optimizer(optimizer, self.dialect),
             number("l2", l2, below=largest),
             None if clip_norm is None else number("clip_norm", clip_norm, positive=True, below=largest),
             class_indices,
