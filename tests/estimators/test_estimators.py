@@ -79,7 +79,7 @@ def test_all_parameters_of_scikit_learn_exist_with_the_same_defaults(ours, their
     "invalid",
     [
         {"hidden_layer_sizes": -1}, {"hidden_layer_sizes": (3, 0)}, {"activation": "rleu"}, {"solver": "adamw"},
-        {"alpha": -1}, {"batch_size": 0}, {"learning_rate": "cosine"}, {"learning_rate_init": 0}, {"power_t": -0.1},
+        {"alpha": -1}, {"batch_size": 0}, {"learning_rate": "cosines"}, {"learning_rate_init": 0}, {"power_t": -0.1},
         {"max_iter": 0}, {"max_iter": 1.5}, {"shuffle": "yes"}, {"random_state": "a"}, {"tol": -1},
         {"warm_start": None}, {"momentum": 1.1}, {"nesterovs_momentum": 2}, {"early_stopping": "no"},
         {"validation_fraction": 1.0}, {"beta_1": 1.0}, {"beta_2": -0.1}, {"epsilon": 0.0}, {"n_iter_no_change": 0},

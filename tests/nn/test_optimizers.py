@@ -1,6 +1,7 @@
 """Optimizers compared with scalar loops; schedules and initial weights compared with their definitions."""
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -251,11 +252,13 @@ def test_the_rate_is_reduced_when_the_patience_is_exceeded():
 SHAPE = n, n_prev = 200, 300
 
 
+VARIANCES = {"he": 2 / n_prev, "glorot": 2 / (n + n_prev), "lecun": 1 / n_prev, "standard": 1.0}
+
+
 @pytest.mark.parametrize(
-    ("name", "variance"), [("he", 2 / n_prev), ("glorot", 2 / (n + n_prev)), ("lecun", 1 / n_prev)]
+    ("name", "shape"), [*product(["he", "glorot", "lecun"], ["normal", "uniform"]), ("standard", "normal")]
 )
-@pytest.mark.parametrize("shape", ["normal", "uniform"])
-def test_initial_weights_have_the_expected_variance(name, shape, variance):
+def test_initial_weights_have_the_expected_variance(name, shape):
     """The mean and the variance of N numbers are within 6 standard deviations of their expected values.
 
     The standard deviations are σ / sqrt N and σ² sqrt((κ - 1) / N), where κ is the kurtosis. The limits of a uniform
@@ -263,7 +266,7 @@ def test_initial_weights_have_the_expected_variance(name, shape, variance):
     40/N of them is e^-40.
     """
     W = as_initializer(f"{name}_{shape}")(np.random.default_rng(0), SHAPE)
-    N, kurtosis = n * n_prev, 3 if shape == "normal" else 1.8
+    N, kurtosis, variance = n * n_prev, 3 if shape == "normal" else 1.8, VARIANCES[name]
     assert W.shape == SHAPE
     assert abs(W.mean()) < 6 * math.sqrt(variance / N)
     assert abs((W**2).mean() - variance) < 6 * variance * math.sqrt((kurtosis - 1) / N)
@@ -276,7 +279,7 @@ def test_initial_weights_have_the_expected_variance(name, shape, variance):
 
 def test_every_initializer_is_tested():
     assert set(INITIALIZERS) == {
-        "zeros",
+        *("zeros", "standard_normal"),
         *(f"{a}_{b}" for a in ("he", "glorot", "lecun") for b in ("normal", "uniform")),
         *("torch_uniform", "sklearn_uniform", "sklearn_sigmoid_uniform"),  # tested in test_dialects.py
     }
