@@ -61,6 +61,8 @@ CALLS = {
     **dict.fromkeys(("sample_mean", "sample_variance"), (Z,)),
     "inverse_std": (numbers(7, 4, 1, low=0.1), 1e-5),
     "batch_norm_backward": (DA, Z, numbers(7, 4, 1, low=0.1)),
+    "embedding": (numbers(4, 5, 3), np.array([[2.0, 0.0, 4.0, 4.0, 1.0, 2.0]])),
+    "embedding_gradient": (DA, np.array([[2.0, 0.0, 4.0, 4.0, 1.0, 2.0]]), 5),
     "prelu": (Z, numbers(5, 4, 1)),
     "prelu_backward": (DA, Z, numbers(5, 4, 1)),
     **dict.fromkeys(LOSSES, (A, Y)),
