@@ -254,11 +254,7 @@ class Network:
         kept = range(most)[: whole("keep", keep, -most)]
         if keep > most or not kept:
             raise ArgumentError.of("keep", keep, f"a slice net.layers[:keep] of 1 to {most} layers")
-        with in_dialect(self.dialect):
-            net = Network(
-                (*self.layers[: len(kept)], *head), self.inputs, backend=self.backend, dtype=self.dtype,
-                seed=self.seed if seed is None else seed, standardizer=self.standardizer,
-            )  # fmt: skip
+        net = self._like((*self.layers[: len(kept)], *head), seed=self.seed if seed is None else seed)
         theta, own = net.flat(), self.flat()
         for name, entry in net.layout.entries.items():
             if entry.layer in kept:
@@ -551,6 +547,7 @@ class Network:
 
         Examples
         --------
+        >>> from deepnotes.nn import Dropout
         >>> net = Network([Dense(8, "tanh"), Dropout(0.2), Dense(1)], inputs=3, seed=0)
         >>> net.predict(np.ones((3, 5)), samples=50).shape
         (50, 1, 5)
@@ -844,16 +841,7 @@ class Network:
         from deepnotes.network.folding import fold
 
         layers, theta = fold(self)
-        with in_dialect(self.dialect):
-            network = Network(
-                layers,
-                self.inputs,
-                backend=self.backend,
-                dtype=self.dtype,
-                seed=self.seed,
-                standardizer=self.standardizer,
-                theta=theta,
-            )
+        network = self._like(layers, theta=theta)
         network.metadata = deepcopy(self.metadata)
         return network
 
@@ -1003,6 +991,12 @@ class Network:
         with self.backend.execution_context():
             return self.backend.xp.zeros((self.layout.size,), dtype=getattr(self.backend.xp, self.dtype))
 
+    def _like(self, layers: Sequence[Layer], **changes: Any) -> "Network":
+        """Return a network of some layers, with the settings of this one except for those in `changes`."""
+        settings = {"backend": self.backend, "dtype": self.dtype, "seed": self.seed, "standardizer": self.standardizer}
+        with in_dialect(self.dialect):
+            return Network(layers, self.inputs, **(settings | changes))
+
     def _loss(self, loss: str | LossFunction | None) -> LossFunction:
         """Return `loss` as a LossFunction, by default the loss that matches the last activation."""
         last = self.layers[-1]
@@ -1081,15 +1075,7 @@ class Network:
 def in_double_precision(network: Network) -> Network:
     """Return a copy of a network in float64, on the same backend or, if that has no float64, on NumPy."""
     backend: Backend = network.backend if "float64" in network.backend.dtypes else get_backend("numpy")
-    return Network(
-        network.layers,
-        network.inputs,
-        backend=backend,
-        dtype="float64",
-        seed=network.seed,
-        standardizer=network.standardizer,
-        theta=network.flat(),
-    )
+    return network._like(network.layers, backend=backend, dtype="float64", theta=network.flat())
 
 
 class PreparedFit(NamedTuple):
