@@ -993,7 +993,12 @@ class Network:
 
     def _like(self, layers: Sequence[Layer], **changes: Any) -> "Network":
         """Return a network of some layers, with the settings of this one except for those in `changes`."""
-        settings = {"backend": self.backend, "dtype": self.dtype, "seed": self.seed, "standardizer": self.standardizer}
+        settings: dict[str, Any] = {
+            "backend": self.backend,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "standardizer": self.standardizer,
+        }
         with in_dialect(self.dialect):
             return Network(layers, self.inputs, **(settings | changes))
 

@@ -6,10 +6,9 @@ from typing import Any
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.optimizers import Optimizer, updated_by
+from deepnotes.nn.optimizers import Wrapper, updated_by
 from deepnotes.nn.plan import slots_at_start
 from deepnotes.nn.protocols import LayoutLike
-from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number, whole
 
 
@@ -109,7 +108,7 @@ class SWA(WeightAverage):
 
 
 @dataclass(frozen=True)
-class Averaged(Optimizer):
+class Averaged(Wrapper):
     """An optimizer with a further slot, the average of the parameters.
 
     Parameters
@@ -118,13 +117,7 @@ class Averaged(Optimizer):
     weights : WeightAverage
     """
 
-    optimizer: Optimizer
     weights: WeightAverage
-
-    @property
-    def learning_rate(self) -> Rate:  # type: ignore[override]
-        """The learning rate of the optimizer."""
-        return self.optimizer.learning_rate
 
     @property
     def slots(self) -> tuple[str, ...]:

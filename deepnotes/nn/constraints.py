@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.optimizers import Optimizer, updated_by
+from deepnotes.nn.optimizers import Optimizer, Wrapper, updated_by, with_slices
 from deepnotes.nn.protocols import LayoutLike
-from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError
 
@@ -102,7 +101,7 @@ class ConstrainedSlice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Constrained(Optimizer):
+class Constrained(Wrapper):
     """An optimizer whose updates are followed by constraints.
 
     Parameters
@@ -112,49 +111,21 @@ class Constrained(Optimizer):
         In the order of the flat buffer.
     """
 
-    optimizer: Optimizer
     slices: tuple[ConstrainedSlice, ...]
-
-    @property
-    def learning_rate(self) -> Rate:  # type: ignore[override]
-        """The learning rate of the optimizer."""
-        return self.optimizer.learning_rate
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        """The slots of the optimizer."""
-        return self.optimizer.slots
-
-    def initial_slots(self, layout: LayoutLike) -> tuple[Any, ...]:
-        """Return the initial slots of the optimizer."""
-        return self.optimizer.initial_slots(layout)
-
-    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the scalars of the optimizer."""
-        return self.optimizer.scalars(step, rate)
-
-    def update_statistics(
-        self, ops: Ops, theta: Array, changes: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
-    ) -> tuple[Array, tuple[Array, ...]]:
-        """Return what the optimizer does: statistics have no constraints."""
-        return self.optimizer.update_statistics(ops, theta, changes, slots, scalars)
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]
     ) -> tuple[Array, tuple[Array, ...]]:
         """Return the next θ, after the constraints, and slots; shapes as in :meth:`Optimizer.update`."""
         theta, after = updated_by(self.optimizer, ops, theta, g, slots, decays, scalars)
-        xp, parts, end = ops.xp, [], 0
+        xp, slices = ops.xp, []
         for name, start, stop, shape, constraint in self.slices:
             W = constraint.apply(ops, xp.reshape(theta[start:stop], shape))
             if getattr(W, "shape", None) != shape:
                 got = f"shape {W.shape}" if hasattr(W, "shape") else f"a {type(W).__name__}"
                 raise ArgumentError(f"{type(constraint).__name__}.apply of {name} returned {got}, wanted shape {shape}")
-            parts += [theta[end:start], xp.reshape(W, (-1,))] if start > end else [xp.reshape(W, (-1,))]
-            end = stop
-        if end < theta.shape[0]:
-            parts.append(theta[end:])
-        return xp.concat(parts, axis=0), after
+            slices.append((start, stop, W))
+        return with_slices(ops, theta, slices), after
 
 
 def constrained(optimizer: Optimizer, layout: LayoutLike, frozen: Container[int] = ()) -> Optimizer:

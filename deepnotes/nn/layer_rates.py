@@ -6,10 +6,9 @@ from typing import Any
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.optimizers import Optimizer, updated_by
+from deepnotes.nn.optimizers import Optimizer, Wrapper, updated_by
 from deepnotes.nn.plan import Layout, slots_at_start
 from deepnotes.nn.protocols import LayoutLike
-from deepnotes.nn.schedules import Rate
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError
 from deepnotes.utils.wording import brief
@@ -19,7 +18,7 @@ MOST = 100.0
 
 
 @dataclass(frozen=True)
-class LayerRates(Optimizer):
+class LayerRates(Wrapper):
     """An optimizer with a further slot, the factor on the learning rate of each parameter, which never changes.
 
     Parameters
@@ -29,13 +28,7 @@ class LayerRates(Optimizer):
         The number of a layer, as in ``W1``, and its factor; see :func:`as_layer_rates`.
     """
 
-    optimizer: Optimizer
     rates: tuple[tuple[int, float], ...]
-
-    @property
-    def learning_rate(self) -> Rate:  # type: ignore[override]
-        """The learning rate of the optimizer."""
-        return self.optimizer.learning_rate
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -45,10 +38,6 @@ class LayerRates(Optimizer):
     def initial_slots(self, layout: LayoutLike) -> tuple[Any, ...]:
         """Return the initial slots of the optimizer, and the factor of each parameter, shape (p,)."""
         return (*slots_at_start(self.optimizer, layout), layout.by_layer(dict(self.rates), 1.0))
-
-    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
-        """Return the scalars of the optimizer."""
-        return self.optimizer.scalars(step, rate)
 
     def update(
         self, ops: Ops, theta: Array, g: Array, slots: tuple[Array, ...], decays: Array, scalars: Mapping[str, Any]

@@ -1,6 +1,6 @@
 """Optimizers: their hyperparameters, the slots they keep between updates, and the equations of their updates."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import sqrt
@@ -31,7 +31,7 @@ class Optimizer:
 
         Parameters
         ----------
-        layout : LayoutLike
+        layout : Layout
             The parameters of the network; ``layout.size`` is p.
         """
         return (0.0,) * len(self.slots)
@@ -714,6 +714,58 @@ class Lion(Optimizer):
         return theta, (m,)
 
 
+@dataclass(frozen=True)
+class Wrapper(Optimizer):
+    """The base class of optimizers that add something to another one; whatever they do not define is the other's.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    """
+
+    optimizer: Optimizer
+
+    @property
+    def learning_rate(self) -> Rate:  # type: ignore[override]
+        """The learning rate of the optimizer."""
+        return self.optimizer.learning_rate
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slots of the optimizer."""
+        return self.optimizer.slots
+
+    def initial_slots(self, layout: LayoutLike) -> tuple[Any, ...]:
+        """Return the initial slots of the optimizer."""
+        return self.optimizer.initial_slots(layout)
+
+    def scalars(self, step: Any, rate: Any) -> dict[str, Any]:
+        """Return the scalars of the optimizer."""
+        return self.optimizer.scalars(step, rate)
+
+    def update_statistics(
+        self, ops: Ops, theta: Array, changes: Array, slots: tuple[Array, ...], scalars: Mapping[str, Any]
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Return the next statistics, and their slots; see :meth:`Optimizer.update_statistics`."""
+        return self.optimizer.update_statistics(ops, theta, changes, slots, scalars)
+
+
+def with_slices(ops: Ops, flat: Array, slices: Iterable[tuple[int, int, Array]]) -> Array:
+    """Return a flat buffer in which slices are replaced.
+
+    Parameters
+    ----------
+    flat : Array, shape (p,)
+    slices : iterable of (int, int, Array)
+        The start and the stop of each slice, in ascending order, and its new numbers, of any shape.
+    """
+    parts, end = [], 0
+    for start, stop, x in slices:
+        parts += [flat[end:start]] * (start > end) + [ops.xp.reshape(x, (-1,))]
+        end = stop
+    return ops.xp.concat(parts + [flat[end:]] * (end < flat.shape[0]), axis=0)
+
+
 class _Matrix(NamedTuple):
     """A weight matrix in the flat buffer."""
 
@@ -812,19 +864,11 @@ class Muon(Optimizer):
         m = self.momentum * m + (1 - self.momentum) * g
         U = self.momentum * m + (1 - self.momentum) * g if self.nesterov else m
         kept = theta - scalars["share"] * theta
-        weights = [kept[x.start : x.stop] - scalars["rate"] * self._step(ops, U, x) for x in self.matrices]
-        theta = self._replace(ops, by_adam, weights)
-        return theta, (self._replace(ops, sums, [m[x.start : x.stop] for x in self.matrices]), v)
-
-    def _replace(self, ops: Ops, whole: Array, weights: list[Array]) -> Array:
-        """Return a flat buffer in which the matrices are replaced by `weights`, each flat."""
-        parts, end = [], 0
-        for (start, stop, _), W in zip(self.matrices or (), weights, strict=True):
-            parts += [whole[end:start], W] if start > end else [W]
-            end = stop
-        if end < whole.shape[0]:
-            parts.append(whole[end:])
-        return ops.xp.concat(parts, axis=0)
+        weights = [
+            (x.start, x.stop, kept[x.start : x.stop] - scalars["rate"] * self._step(ops, U, x)) for x in self.matrices
+        ]
+        momenta = [(x.start, x.stop, m[x.start : x.stop]) for x in self.matrices]
+        return with_slices(ops, by_adam, weights), (with_slices(ops, sums, momenta), v)
 
     def _step(self, ops: Ops, U: Array, matrix: _Matrix) -> Array:
         """Return the step of one matrix for a learning rate of 1, flat."""
