@@ -452,6 +452,8 @@ def _table_gradient(row, x, buffers, squares, work, samples, team, stage):
         return
     if buffers.compensated:
         _add_vectors(buffers.gradient, buffers.errors, table, (start, stop))
+    if squares.shape[0] == 0:
+        return
     tiles = squares.shape[0] // 2
     for i in range(start, stop, ROWS):
         count = min(ROWS, stop - i) * size

@@ -9,6 +9,7 @@ from host_device import backend as cupy_backend
 from literature_cases import by_name
 
 import deepnotes as dn
+from deepnotes.backends import Data, Shard, State
 from deepnotes.network.formats import containers, model_files, onnx_writing, python_writing
 from deepnotes.network.formats.chain import Chain
 from deepnotes.network.formats.check_vectors import vectors_of, worst
@@ -80,6 +81,27 @@ def test_numba_trains_as_the_equations_do_on_any_number_of_threads(size: int, dt
         flats.append(net.flat())
     np.testing.assert_array_equal(flats[0], flats[1])
     np.testing.assert_allclose(flats[0], flats[2], rtol=0, atol=1e-4 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.1])
+@pytest.mark.parametrize("parts", [{"ranks": dn.distributed.single()}, {"accumulate": 5, "batch_size": 8}])
+def test_the_parts_of_a_batch_are_added_on_numba(parts: dict[str, Any], l2: float) -> None:
+    whole, net = network(), network("numba")
+    options: Any = {"optimizer": dn.SGD(0.1), "epochs": 3, "batch_size": 40, "shuffle": False, "l2": l2}
+    whole.fit(X, Y, **options)
+    net.fit(X, Y, **(options | parts))
+    np.testing.assert_allclose(net.flat(), whole.flat(), rtol=1e-10, atol=1e-13)
+
+
+def test_the_gradient_of_a_shard_writes_no_squares() -> None:
+    net, written = network("numba"), np.full(64, -1.0)
+    plan = net._plan(net._loss(None), "sgd", 0.0, None, False)
+    program: Any = net.backend.compile(plan)
+    program._no_squares = written[:0]
+    shard = Shard(np.arange(8), 0, 40)
+    g = program.shard_gradient(State(net.theta), Data(net.from_host(X), net.from_host(Y)), shard)
+    assert g.shape == (net.layout.size + 1,)
+    assert set(written) == {-1.0}
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
