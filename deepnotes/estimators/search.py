@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import _fit_context, is_classifier
 from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.model_selection._search import BaseSearchCV
+from sklearn.utils import get_tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from deepnotes.estimators.cross_validation import Relay, Splits, relay_for
@@ -113,6 +114,12 @@ class DenseSearchCV(BaseSearchCV):
         self.param_grid, self.param_distributions = param_grid, param_distributions
         self.n_iter, self.random_state = n_iter, random_state
         self.halving_factor, self.min_epochs = halving_factor, min_epochs
+
+    def __sklearn_tags__(self) -> Any:
+        """Return the tags of scikit-learn's searches, which leave out those of the estimator as a transformer."""
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags = copy.deepcopy(get_tags(self.estimator).transformer_tags)
+        return tags
 
     @_fit_context(prefer_skip_nested_validation=False)  # the parameters of the estimator may be invalid: error_score
     def fit(self, X: Any, y: Any = None, **params: Any) -> Any:
