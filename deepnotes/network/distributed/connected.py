@@ -69,13 +69,17 @@ class ConnectedRanks:
         )
 
     def sum(self, buffer: np.ndarray) -> None:
-        """Sum buffers by recursive doubling; see :meth:`Ranks.sum`.
+        """Sum buffers by recursive doubling; see :meth:`Ranks.sum`."""
+        self.sum_by_doubling(buffer)
+
+    def sum_by_doubling(self, buffer: np.ndarray, distance: int = 1) -> None:
+        """Sum buffers of the ranks whose numbers differ by multiples of `distance`, a power of two, by messages.
 
         In step i, ranks whose numbers differ in bit i exchange their sums, and both add them in the same order.
         """
-        if self._received.shape != buffer.shape or self._received.dtype != buffer.dtype:
+        if len(self._received) < len(buffer) or self._received.dtype != buffer.dtype:
             self._received = np.empty_like(buffer)
-        received, distance = self._received, 1
+        received = self._received[: len(buffer)]
         while distance < self.size:
             partner = self.rank ^ distance
             self.transfer([(partner, buffer)], [(partner, received)])

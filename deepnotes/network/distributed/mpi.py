@@ -14,6 +14,13 @@ import numpy as np
 
 from deepnotes.network.distributed.connected import ConnectedRanks, Messages
 from deepnotes.network.distributed.ranks import SHARDS, TIME_LIMIT
+from deepnotes.network.distributed.shared_memory import (
+    CHUNK,
+    SMALLEST,
+    SharedMemory,
+    ranks_per_machine,
+    sum_in_shared_memory,
+)
 from deepnotes.utils.errors import ArgumentError, RankError
 from deepnotes.utils.extras import import_optional
 from deepnotes.utils.wording import brief
@@ -87,7 +94,12 @@ class MPIRanks(ConnectedRanks):
     def __init__(self, MPI: Any, comm: Any, shards: int, time_limit: float, fixed_order: bool) -> None:
         super().__init__(comm.Get_rank(), comm.Get_size(), shards, time_limit)
         self._MPI, self._comm, self.fixed_order = MPI, comm.Dup(), bool(fixed_order)
-        self.local_rank = comm.Split_type(MPI.COMM_TYPE_SHARED).Get_rank()
+        machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = machine.Get_rank()
+        self.ranks_per_machine = ranks_per_machine(comm.allgather(machine.allgather(self.rank)))
+        """The number of ranks on each machine that sum in shared memory; 1 if the ranks are divided unequally."""
+        in_memory = self.fixed_order and self.ranks_per_machine > 1
+        self._memory = SharedMemory(MPI, machine) if in_memory else None
         self._failures: dict[int, tuple[int, str]] = {}  # by rank: the call, or 0 if the process has ended; the message
         self._has_failed = False
         self._sent: list[Any] = []  # requests of reports that nobody may ever receive, and their data
@@ -96,11 +108,32 @@ class MPIRanks(ConnectedRanks):
         atexit.register(self._close)
 
     def sum(self, buffer: np.ndarray) -> None:
-        """Sum buffers in the fixed order, or by ``MPI_Iallreduce``."""
-        if self.fixed_order or self.size == 1:
-            super().sum(buffer)
-        else:
+        """Sum buffers in the fixed order, in shared memory where there is some, or by ``MPI_Iallreduce``."""
+        if not self.fixed_order:
             self._complete([], [(None, self._comm.Iallreduce(self._MPI.IN_PLACE, buffer))])
+        elif self._memory is None or buffer.nbytes < SMALLEST:
+            self.sum_by_doubling(buffer)
+        else:
+            count = CHUNK // buffer.itemsize
+            for start in range(0, len(buffer), count):
+                chunk = buffer[start : start + count]
+                copies = self._memory.copies(chunk)
+                sum_in_shared_memory(chunk, copies, self.local_rank, self._meet, self._sum_over_machines)
+
+    def _sum_over_machines(self, piece: np.ndarray) -> None:
+        """Sum a piece over the ranks with the same number on all machines."""
+        self.sum_by_doubling(piece, self.ranks_per_machine)
+
+    def _meet(self) -> None:
+        """Wait for the other ranks on this machine: in round i, for those whose numbers differ in bit i."""
+        assert self._memory is not None
+        self._memory.synchronize()
+        distance, token = 1, np.zeros(1, np.uint8)
+        while distance < self.ranks_per_machine:
+            partner = self.rank ^ distance
+            self.transfer([(partner, token)], [(partner, np.empty_like(token))])
+            distance *= 2
+        self._memory.synchronize()
 
     def transfer(self, sends: Messages, receives: Messages) -> None:
         """Send and receive messages; see :meth:`ConnectedRanks.transfer`."""

@@ -34,7 +34,6 @@ class ShardedProgram(ProgramOfParts):
         # The last element of a buffer is the cost, so that it takes no message of its own.
         levels = max(1, self._count.bit_length() - 1)
         self._buffers = [np.empty(size + 1, dtype) for _ in range(levels if backend.on_host else 0)]
-        self._squares = np.empty(plan.layout.trained if backend.on_host else 0, dtype)
         self._zeros = np.zeros(size + 1 if backend.on_host else 0, dtype)
         self._array_sum = None if backend.on_host or ranks.size == 1 else backend.array_sum(ranks)
 
@@ -63,8 +62,8 @@ class ShardedProgram(ProgramOfParts):
 
         total = sum_in_tree(compute, self._ranks.rank * self._count, self._count, self._buffers)
         self._ranks.sum(total)
-        flat, changes = total[:-1], total[self.plan.layout.trained : -1]
-        square = np.square(flat[: len(self._squares)], out=self._squares).sum() + (0 * changes).sum()
+        flat, trained = total[:-1], total[: self.plan.layout.trained]
+        square = trained @ trained + (0 * flat[len(trained) :]).sum()
         cost, weight, square = (cast(Array, number) for number in (total[-1], np.float64(m), square))
         return Gradient(cost, weight, self.backend.from_numpy(flat), square)
 

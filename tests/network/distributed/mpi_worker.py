@@ -2,7 +2,7 @@
 
 With ``by=tcp``, the environment variables of torchrun or Slurm say which rank the process is. Each rank prints one
 line of JSON: its rank, and the result or the error. The options `fail` and `rank` make one rank fail after the first
-20 updates, or before.
+20 updates, or before. With ``sums=1``, the processes sum arrays instead of training.
 """
 
 import json
@@ -53,6 +53,23 @@ def show(**result: Any) -> None:
     os.write(sys.stdout.fileno(), f"{json.dumps(result)}\n".encode())
 
 
+def compare_sums() -> None:
+    """Print whether sums in shared memory have the bits of sums by messages; the ranks of odd numbers come last."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    ranks = dn.distributed.mpi(world.Split(0, world.rank % 2 * world.size + world.rank))
+    rng, equal = np.random.default_rng(world.rank), []
+    with ranks.guard():
+        for size in (10_001, 262_143, 600_000, 262_144):  # less than a chunk of memory, about one, more
+            x = (rng.normal(size=size) * 10.0 ** rng.integers(-6, 7, size)).astype(np.float32)
+            by_messages = x.copy()
+            ranks.sum(x)
+            ranks.sum_by_doubling(by_messages)
+            equal.append(x.tobytes() == by_messages.tobytes())
+    show(rank=ranks.rank, equal=equal, on_machine=ranks.ranks_per_machine)
+
+
 def main(options: dict[str, str]) -> None:
     """Train, and print the digest of the parameters."""
     time_limit = float(options.get("time_limit", "60"))
@@ -89,4 +106,5 @@ def main(options: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    main(dict(argument.split("=", 1) for argument in sys.argv[1:]))
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    compare_sums() if "sums" in given else main(given)

@@ -75,6 +75,23 @@ def test_numba_trains_to_the_same_bits(mpiexec: str) -> None:
     assert len({one["digest"] for results in digests.values() for one in results.values()}) == 1
 
 
+@pytest.mark.parametrize(
+    ("size", "machines", "on_machine"),
+    [(2, 1, 2), (4, 2, 2), *(pytest.param(8, machines, 8 // machines, marks=pytest.mark.slow) for machines in (1, 2))],
+)
+def test_a_sum_in_shared_memory_has_the_bits_of_one_by_messages(
+    mpiexec: str, monkeypatch: pytest.MonkeyPatch, size: int, machines: int, on_machine: int
+) -> None:
+    """MPICH can pretend that processes of odd numbers are on another machine."""
+    if machines == 2:
+        monkeypatch.setenv("MPIR_CVAR_ODD_EVEN_CLIQUES", "1")
+    results, err, status = run(mpiexec, size, sums=1)
+    assert status == 0, err
+    assert [results[rank]["equal"] for rank in range(size)] == [[True] * 4] * size
+    if "mpich" in subprocess.run([mpiexec, "--version"], capture_output=True, text=True).stdout.lower():
+        assert results[0]["on_machine"] == on_machine
+
+
 def test_the_sum_of_mpi_differs_in_roundings_at_most(mpiexec: str) -> None:
     fixed, own = (run(mpiexec, 2, order=order)[0] for order in ("fixed", "engine"))
     assert own[0]["digest"] == own[1]["digest"]

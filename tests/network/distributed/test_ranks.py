@@ -1,12 +1,14 @@
 """The fixed tree of sums, and ranks that exchange messages: the sums, the gathers, and the reports of failures."""
 
+import threading
 import time
 
 import numpy as np
 import pytest
-from thread_ranks import ThreadRanks, World, run_ranks
+from thread_ranks import ThreadRanks, World, in_threads, run_ranks
 
 from deepnotes.network.distributed import ConnectedRanks, Ranks, SingleRank, shard_bounds, single, sum_in_tree
+from deepnotes.network.distributed.shared_memory import ranks_per_machine, sum_in_shared_memory
 from deepnotes.utils.errors import ArgumentError, RankError
 
 
@@ -16,12 +18,12 @@ def shard(number: int, size: int = 5) -> np.ndarray:
     return (rng.normal(size=size) * 10.0 ** rng.integers(-6, 7, size)).astype(np.float32)
 
 
-def tree(first: int, count: int) -> np.ndarray:
+def tree(first: int, count: int, size: int = 5) -> np.ndarray:
     """Return the sum of some shards, as the definition of the tree reads."""
     if count == 1:
-        return shard(first)
+        return shard(first, size)
     half = count // 2
-    return tree(first, half) + tree(first + half, half)
+    return tree(first, half, size) + tree(first + half, half, size)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 7, 8, 9, 512, 1000])
@@ -69,6 +71,44 @@ def test_each_rank_sends_its_sum_once_for_each_level_of_the_tree(size: int) -> N
 
     assert run_ranks(size, work) == [None] * size
     assert world.bytes_sent == 400 * size * {2: 1, 4: 2}[size]
+
+
+@pytest.mark.parametrize(("machines", "count"), [(1, 2), (1, 8), (2, 1), (2, 4), (4, 2)])
+@pytest.mark.parametrize("size", [3, 1000])
+def test_a_sum_in_shared_memory_has_the_bits_of_the_tree(machines: int, count: int, size: int) -> None:
+    barriers = [threading.Barrier(count, timeout=60) for _ in range(machines)]
+    memory = np.full((2, machines, count, size), np.nan, np.float32)
+    world = World(machines * count)
+
+    def work(rank: int) -> list[bytes]:
+        machine, own = divmod(rank, count)
+        ranks, sums = ThreadRanks(world, rank), []
+        for turn in range(3):
+            chunk, copies = shard(world.size * turn + rank, size), list(memory[turn % 2, machine])
+            sum_in_shared_memory(
+                chunk, copies, own, barriers[machine].wait, lambda piece: ranks.sum_by_doubling(piece, count)
+            )
+            sums.append(chunk.tobytes())
+        return sums
+
+    expected = [tree(world.size * turn, world.size, size).tobytes() for turn in range(3)]
+    assert in_threads(world.size, work) == [expected] * world.size
+
+
+@pytest.mark.parametrize(
+    ("machines", "count"),
+    [
+        ([[0]], 1),
+        ([[0, 1]] * 2, 2),
+        ([[0, 1]] * 2 + [[2, 3]] * 2, 2),
+        ([[0, 2], [1, 3]] * 2, 1),
+        ([[0, 1, 2]] * 3 + [[3]], 1),
+        ([[0], [1, 2], [1, 2], [3]], 1),
+        ([[0, 1], [0, 1], [2], [3]], 1),
+    ],
+)
+def test_ranks_share_memory_if_they_are_consecutive_on_equal_machines(machines: list[list[int]], count: int) -> None:
+    assert ranks_per_machine(machines) == count
 
 
 def test_a_gather_and_a_broadcast_give_all_ranks_the_same_objects() -> None:
