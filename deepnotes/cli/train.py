@@ -10,6 +10,7 @@ import numpy as np
 
 from deepnotes import plots
 from deepnotes.backends.registry import by_priority, is_selected
+from deepnotes.cli import calibration
 from deepnotes.cli.arguments import chosen_backend, with_hint
 from deepnotes.cli.class_tables import never_predicted, report_classes
 from deepnotes.cli.models import Model
@@ -70,6 +71,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
         task = begin.model.task if begin else source.kind.of(source.y if folds else source.y[train], args.loss)
     watched = stopping if len(stopping) else held_out
     final = prepare(args, backend, source, task, (train, watched), stops_early=len(stopping) > 0)
+    calibration.check(args, task, final)
     if begin is not None:
         begin.set_weights(final.networks)
     source.report_encoding(final.encoder, output)
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     if not writes_files(args.ranks):
         return
     seconds = time.perf_counter() - start
+    calibrated = calibration.calibrate(args, final, task, source, held_out)
     tested = FoldScores([run.scores(task, source, fold) for run, fold in zip(fold_runs, folds, strict=True)])
     part, rows_of_part = ("validation", held_out) if len(held_out) else ("training", train)
     scores = final.scores(task, source, rows_of_part)
@@ -112,10 +115,11 @@ def run(args: argparse.Namespace, output: Output) -> None:
     classes = score_classes(task, source, scored)
     members = _describe_members(final, task, source, rows_of_part)
     saved = {part: {"rows": len(rows_of_part), **scores}} | ({"folds": tested.as_dict()} if folds else {})
+    saved |= {"calibration": calibrated.result} if calibrated.result else {}
     before = None if begin is None else begin.model.network.metadata
     saved |= describe_training_rows(final.inputs(others), source.y[others], task, before)
     splits = [(np.setdiff1d(np.arange(table.n_rows), fold), fold) for fold in folds] or [(others, held_out)]
-    notes = [note_on_held_out_rows(final.X, source.y, task, splits)]
+    notes = [note_on_held_out_rows(final.X, source.y, task, splits), calibrated.note]
     if before is not None:
         unseen = final.inputs(held_out), source.y[held_out]
         notes.append(note_on_training_rows(before, *unseen, task, "held-out row", args.start))
@@ -137,6 +141,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
     output.facts(
         [
             *facts,
+            *calibrated.facts,
             ("time", f"{seconds:.2f} s for {_describe_training(final, fold_runs)}"),
             ("model", f"{path}{trained_on}"),
             *([("plot", str(plot_path))] if plot_path else []),
@@ -176,6 +181,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "metrics_of": part,
             "per_class": classes or None,
             "notes": notes,
+            "calibration": calibrated.result,
             "never_predicted": never_predicted(classes) if classes else None,
             "folds": tested.as_dict() if folds else None,
             "members": members or None,

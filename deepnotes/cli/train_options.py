@@ -56,6 +56,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
     add_training_options(training)
     add_start(training)
+    training.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="calibrate the probabilities of classes after training: divide the logits by the temperature that "
+        "minimizes the log loss of the early-stopping rows, or without early stopping of the held-out rows",
+    )
     _add_many_options(training)
     _add_checkpoint_options(parser.add_argument_group("checkpoints"))
     parser.add_argument(
@@ -337,6 +343,9 @@ def check_options(args: argparse.Namespace) -> None:
         raise ArgumentError(f"--momentum is only for --optimizer sgd, but the optimizer is {args.optimizer}")
     if args.early_stopping == "none" and getattr(args, "early_stopping_share", None) is not None:
         raise ArgumentError("--early-stopping-share needs early stopping, but --early-stopping is none")
+    if getattr(args, "calibrate", False) and (args.folds or args.members):
+        option = "--folds" if args.folds else "--members"
+        raise ArgumentError(f"--calibrate cannot be combined with {option}: it calibrates a single network")
     if args.from_disk and (args.impute or args.categorical):
         option = "--impute" if args.impute else "--categorical"
         raise ArgumentError(f"{option} cannot be combined with --from-disk: samples on disk are used as they are")

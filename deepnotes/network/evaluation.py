@@ -39,7 +39,7 @@ def compute_ensemble_metrics(
 
     The loss is computed on the host, in the dtype of the networks; `network` is one of them, and `data` its data.
     """
-    Y = _one_hot(network, _to_host(network, data.Y)).astype(A.dtype)
+    Y = one_hot(network, _to_host(network, data.Y)).astype(A.dtype)
     losses = loss.value(Ops(cast(Namespace, np), {}), cast(Array, A), cast(Array, Y))
     w = None if data.w is None else _to_host(network, data.w)[0]
     mean = float(np.average(np.asarray(losses, np.float64)[0], weights=w))
@@ -52,7 +52,7 @@ def _metrics_of(
     """Return the metrics of the outputs A, by name."""
     values = {}
     if metrics:
-        A_host, Y_host = _to_host(network, A), _one_hot(network, _to_host(network, data.Y))
+        A_host, Y_host = _to_host(network, A), one_hot(network, _to_host(network, data.Y))
         if loss.outputs_per_target > 1:
             A_host = cast(np.ndarray, loss.point_prediction(cast(Array, A_host)))
             Y_host = Y_host[: len(A_host)]
@@ -66,7 +66,7 @@ def _metrics_of(
     return values
 
 
-def _one_hot(network: "NetworkLike", Y: np.ndarray) -> np.ndarray:
+def one_hot(network: "NetworkLike", Y: np.ndarray) -> np.ndarray:
     """Return targets with one row for each output; class indices become one-hot columns."""
     return Y if len(Y) == network.outputs else (np.arange(network.outputs)[:, None] == Y).astype(np.float64)
 

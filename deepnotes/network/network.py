@@ -845,6 +845,57 @@ class Network:
         network.metadata = deepcopy(self.metadata)
         return network
 
+    def calibrated(self, X: Any, Y: Any, *, sample_weight: Any = None) -> "Network":
+        """Return a network whose probabilities are calibrated on held-out samples.
+
+        The logits of the last layer are divided by the temperature T that minimizes the mean cross-entropy of the
+        samples: ``W`` and ``b`` of this layer become ``W / T`` and ``b / T``. Overconfident networks have T > 1. Which
+        class is the most probable does not change. This network is not changed.
+
+        Parameters
+        ----------
+        X : array_like, shape (n[0], m)
+            Samples that the network was not trained on; for those that it was trained on, it is too confident.
+        Y : array_like, shape (n[L], m) or (m,)
+            The targets, as for :meth:`fit`.
+        sample_weight : array_like, shape (m,), optional
+
+        Returns
+        -------
+        Network
+            With T in ``metadata["temperature"]``.
+
+        Raises
+        ------
+        ArgumentError
+            If the last layer is not a Dense with sigmoid, softmax or log_softmax, or if a parameter divided by T is
+            too large for the dtype.
+        DataError
+            If no temperature is the best: if all samples are predicted correctly, or no better than by chance; or if
+            the logits are not finite.
+        ShapeError, DTypeError, ForeignArrayError
+            As for :meth:`fit`.
+
+        References
+        ----------
+        C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On Calibration of Modern Neural Networks, arXiv:1706.04599.
+
+        Examples
+        --------
+        >>> net = Network([Dense(1, "sigmoid")], inputs=1, theta=np.array([2 * np.log(3), 0.0]), dtype="float64")
+        >>> X, y = np.ones((1, 4)), np.array([1, 1, 1, 0])
+        >>> net.predict(X)[0, 0].round(3), net.calibrated(X, y).predict(X)[0, 0].round(3)
+        (np.float64(0.9), np.float64(0.75))
+        """
+        from deepnotes.network.calibration import calibrate, cross_entropy_of
+
+        loss = cross_entropy_of(self.layers)
+        linear = self._like((*self.layers[:-1], Dense(self.outputs)), theta=self.flat())
+        temperature, theta = calibrate(self, linear, loss, X, Y, sample_weight)
+        network = self._like(self.layers, theta=theta)
+        network.metadata = deepcopy(self.metadata) | {"temperature": temperature}
+        return network
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the architecture, parameters, standardizer and metadata to a safetensors file.
 

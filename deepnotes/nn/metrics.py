@@ -108,6 +108,34 @@ def average_precision(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None)
     return float(np.sum(np.diff(true) * _ratio(true, true + false)[1:]) / true[-1])
 
 
+def expected_calibration_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | None = None, bins: int = 15) -> float:
+    """Return how far the confidence in the predicted class is from its accuracy, on average.
+
+    The samples are divided by confidence into bins of equal width. The result is the mean of the differences between
+    the mean confidence and the accuracy of each bin, weighted by its samples (C. Guo et al., arXiv:1706.04599,
+    equation 3). It depends on the number of bins.
+    """
+    confidence, correct, weight = calibration_bins(A, Y, w, bins)
+    return float(np.sum(weight * abs(confidence - correct)) / np.sum(weight))
+
+
+def calibration_bins(
+    A: np.ndarray, Y: np.ndarray, w: np.ndarray | None, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the mean confidence, the accuracy and the total weight of the samples in each bin, shape (bins,).
+
+    The confidence is the probability of the predicted class, and the bins divide the numbers from 0 to 1 into intervals
+    of equal width, to each of which its upper end belongs. The first two numbers are 0 for a bin without samples.
+    """
+    weights = np.ones(A.shape[1]) if w is None else w
+    confidence = np.maximum(A[0], 1 - A[0]) if len(A) == 1 else A.max(axis=0)
+    inner = np.arange(1, bins) / bins
+    index = np.searchsorted(inner, confidence)  # the number of inner edges below each confidence
+    correct = (classes_of(A) == classes_of(Y)).astype(np.float64)
+    total, right, sure = (np.bincount(index, weights * x, bins) for x in (1.0, correct, confidence))
+    return _ratio(sure, total), _ratio(right, total), total
+
+
 def _cumulative(a: np.ndarray, y: np.ndarray, w: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the weights of the positive and of the negative samples with outputs of at least each threshold, from 0.
 
@@ -151,6 +179,7 @@ LIBRARY: dict[str, Metric] = {
     "f1": f1,
     "roc_auc": roc_auc,
     "average_precision": average_precision,
+    "expected_calibration_error": expected_calibration_error,
     "mean_squared_error": mean_squared_error,
     "mean_absolute_error": mean_absolute_error,
     "r2": r2,

@@ -7,6 +7,7 @@ colours, and no information is shown by colour alone.
 
 from deepnotes.plots.activations import activation
 from deepnotes.plots.boundaries import boundary
+from deepnotes.plots.calibrations import calibration
 from deepnotes.plots.canvas import check_path, require_matplotlib, save
 from deepnotes.plots.confusions import confusion, confusion_of
 from deepnotes.plots.curves import curves
@@ -21,6 +22,7 @@ from deepnotes.plots.searches import trials
 __all__ = [
     "activation",
     "boundary",
+    "calibration",
     "check_path",
     "confusion",
     "confusion_of",

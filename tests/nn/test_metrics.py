@@ -50,6 +50,33 @@ def test_metrics_are_those_of_scikit_learn(k, m, ties, weighted):
         assert mine == pytest.approx(its)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("k", "m", "bins"), [(1, 200, 15), (2, 3, 10), (3, 50, 15), (7, 300, 4)])
+def test_the_calibration_error_by_its_definition(k, m, bins, weighted):
+    """Guo et al., equation 3, bin by bin, with copies of the samples in place of weights."""
+    A, Y, _, w = outputs(max(k, 2), m, seed=k + m, ties=True)
+    A, Y = A[-k:], Y[-k:]
+    A = A / max(A.max(), 1)
+    found = metrics.expected_calibration_error(A, Y, w if weighted else None, bins)
+    if weighted:
+        A, Y = np.repeat(A, w.astype(int), axis=1), np.repeat(Y, w.astype(int), axis=1)
+    p = A.max(axis=0) if k > 1 else np.where(A[0] > 0.5, A[0], 1 - A[0])
+    correct = metrics.classes_of(A) == metrics.classes_of(Y)
+    error = 0.0
+    for i in range(bins):
+        inside = (p > i / bins) & (p <= (i + 1) / bins)
+        if inside.any():
+            error += inside.mean() * abs(correct[inside].mean() - p[inside].mean())
+    assert found == pytest.approx(error, abs=1e-14)
+
+
+def test_the_calibration_error_by_hand():
+    A, Y = np.array([[0.95, 0.94, 0.05, 0.55]]), np.array([[1.0, 0.0, 0.0, 1.0]])
+    wanted = (3 * abs((0.95 + 0.94 + 0.95) / 3 - 2 / 3) + abs(0.55 - 1)) / 4
+    assert metrics.expected_calibration_error(A, Y, bins=10) == pytest.approx(wanted)
+    assert np.isnan(metrics.expected_calibration_error(A * np.nan, Y))
+
+
 def test_one_output_stands_for_two_classes():
     A, Y, _, w = outputs(2, 40, seed=0)
     for name in ("accuracy", "balanced_accuracy", "f1", "roc_auc", "average_precision"):
