@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, LoweredLoss, identity
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, FeatureRow, LoweredLoss, NoiseRow, Row, ShortcutRow, identity
 from deepnotes_cupy.sources import Launch
 from deepnotes_cupy.tape import Tape
 
@@ -30,7 +30,7 @@ class Targets(NamedTuple):
 def append_loss(  # noqa: PLR0913 - the operands of the equation
     tape: Tape,
     loss: LoweredLoss,
-    row: DenseRow | DropoutRow,
+    row: Row,
     Z: Any,
     A: Any,
     theta: Any,
@@ -68,7 +68,8 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
 
 
 def backward(  # noqa: PLR0913 - the operands of the backward pass
-    tape: Tape, caches: Sequence[Cache], g: Any, factors: Any, m: int, D: Any, dZ: Any, masks: Masks, scale: float,
+    tape: Tape, caches: Sequence[Cache], theta: Any, g: Any, factors: Any, m: int, D: Any, dZ: Any, masks: Masks,
+    scale: float,
 ) -> None:  # fmt: skip
     """Append the backward pass, which writes the gradient of all parameters to `g`.
 
@@ -76,7 +77,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     ----------
     tape : Tape
     caches : sequence of Cache
-    g : array, shape (p,)
+    theta, g : array, shape (p,)
     factors : array
         The weights as returned by :func:`deepnotes_cupy.forward.round_weights`.
     m : int
@@ -91,13 +92,28 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     # The gradient of W and b is not needed before the update, so it is computed beside the derivatives of the layers
     # before. Then dZ must not be overwritten, so each layer has memory of its own for it.
     other = None if tape.concurrent else tape.empty(D.size)
-    first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow))
-    for index in reversed(range(len(caches))):
+    first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow | FeatureRow))
+    shortcuts: dict[int, list[Any]] = {}  # the derivatives to add to those by the outputs of the first rows, by number
+    for index in range(len(caches) - 1, first - 1, -1):
         cache = caches[index]
         row = cache.row
+        for by_shortcut in shortcuts.pop(index + 1, []):
+            tape.launch("add_arrays", (row.n, m), D, by_shortcut, D, row.n * m)
         if isinstance(row, DropoutRow):
-            if index > first:
-                dropout(tape, row, D, D, m, masks)
+            dropout(tape, row, D, D, m, masks)
+            continue
+        if isinstance(row, ShortcutRow):
+            if row.source > first:
+                kept = tape.empty(m * row.n)
+                tape.copy(D[: m * row.n], kept)
+                shortcuts.setdefault(row.source, []).append(kept)
+            continue
+        if isinstance(row, NoiseRow):
+            continue
+        if isinstance(row, FeatureRow):
+            dA = tape.empty(m * row.n_prev) if other is None or index == first else other
+            feature_backward(tape, cache, theta, g, m, D, dA)
+            D, other = dA, None if other is None else D
             continue
         if dZ is None:
             dZ = activation_backward(tape, cache, g, D, m, scale)
@@ -127,25 +143,43 @@ def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale:
         bias_gradient(tape, row, g, D, m)
         return tape.factor(D[: m * row.n], reusable=False, scale=scale)
     half, kind = tape.empty_factor(m * row.n)
-    partial, chunks = _sums(tape, row.g.backward, (D, cache.Z, cache.A, half, kind, scale), row, g, m)
+    partial, chunks = _sums(tape, row.g.backward, (D, cache.Z, cache.A, half, kind, scale), row.n, g[row.b], m)
     with tape.aside():
-        _add_partial_sums(tape, row, g, partial, chunks)
+        _add_partial_sums(tape, row.n, g[row.b], partial, chunks)
     return D[: m * row.n] if half is None else half
+
+
+def feature_backward(tape: Tape, cache: Cache, theta: Any, g: Any, m: int, D: Any, dA_prev: Any) -> None:
+    """Append the backward pass of a layer by feature: D holds dA; it writes dA_prev and the gradients."""
+    row = cache.row
+    assert isinstance(row, FeatureRow)
+    size = m * row.n
+    terms = tape.empty(size * len(row.parameters)) if len(row.in_place) < len(row.parameters) else None
+    operands = D, cache.A_prev, theta[row.place], dA_prev, terms, size
+    tape.launch(row.backward, (row.n, m), *operands, row.n, m)
+    with tape.aside():
+        for k, place in enumerate(row.parameters):
+            mean_over_samples(tape, D if k in row.in_place else terms[k * size : (k + 1) * size], row.n, g[place], m)
 
 
 def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:
     """Append ``db`` (N14)."""
-    _add_partial_sums(tape, row, g, *_sums(tape, identity().backward, (dZ, None, None, None, 0, 1.0), row, g, m))
+    mean_over_samples(tape, dZ, row.n, g[row.b], m)
 
 
-def _sums(tape: Tape, launch: Launch, operands: tuple[Any, ...], row: DenseRow, g: Any, m: int) -> tuple[Any, int]:
+def mean_over_samples(tape: Tape, x: Any, n: int, out: Any, m: int) -> None:
+    """Append the mean of x, n numbers for each sample, over the samples."""
+    _add_partial_sums(tape, n, out, *_sums(tape, identity().backward, (x, None, None, None, 0, 1.0), n, out, m))
+
+
+def _sums(tape: Tape, launch: Launch, operands: tuple[Any, ...], n: int, out: Any, m: int) -> tuple[Any, int]:
     """Append a launch of a kernel like ``activation_backward``; return the sums of the chunks, and their number."""
-    rows, chunks = geometry.chunks(row.n, m, dtype=tape.dtype, processors=tape.device.processors)
-    partial = g[row.b] if chunks == 1 else tape.empty(chunks * row.n)
-    tape.launch(launch, (row.n, m), *operands, partial, row.n, m, rows, 1 / m, chunks=chunks)
+    rows, chunks = geometry.chunks(n, m, dtype=tape.dtype, processors=tape.device.processors)
+    partial = out if chunks == 1 else tape.empty(chunks * n)
+    tape.launch(launch, (n, m), *operands, partial, n, m, rows, 1 / m, chunks=chunks)
     return partial, chunks
 
 
-def _add_partial_sums(tape: Tape, row: DenseRow, g: Any, partial: Any, chunks: int) -> None:
+def _add_partial_sums(tape: Tape, n: int, out: Any, partial: Any, chunks: int) -> None:
     if chunks > 1:
-        tape.launch("sum_partials", (row.n,), partial, g[row.b], row.n, chunks)
+        tape.launch("sum_partials", (n,), partial, out, n, chunks)

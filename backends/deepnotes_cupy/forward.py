@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, Row
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, FeatureRow, NoiseRow, Row, ShortcutRow
 from deepnotes_cupy.tape import Tape
 
 
@@ -17,7 +17,7 @@ class Cache(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """The source of dropout masks: the network's seed, and the control structure that counts the steps."""
+    """The source of dropout masks and noise: the network's seed, and the control structure that counts the steps."""
 
     seed: int
     control: Any
@@ -41,7 +41,7 @@ def forward(
     factors : array
         The weights as returned by :func:`round_weights`.
     X : array, shape (m * n[0],)
-        By sample. If the first layer is dropout, it overwrites X.
+        By sample. If the first layer is dropout or noise, it may overwrite X.
     m : int
     masks : Masks or None
         None for predictions.
@@ -50,12 +50,21 @@ def forward(
     """
     A = X
     caches: list[Cache] = []
+    sources = sources_of(rows)
     for index, row in enumerate(rows):
-        if isinstance(row, DropoutRow):
+        if isinstance(row, DropoutRow | NoiseRow):
             assert masks is not None
-            source, A = A, (tape.empty(m * row.n) if _backward_reads_output(caches) else A)
-            dropout(tape, row, source, A, m, masks)
+            needed = index in sources or _backward_reads_output(caches)
+            source, A = A, (tape.empty(m * row.n) if needed else A)
+            (dropout if isinstance(row, DropoutRow) else add_noise)(tape, row, source, A, m, masks)
             caches.append(Cache(row, None, None, A))
+            continue
+        if not isinstance(row, DenseRow):
+            out = tape.empty(m * row.n)
+            outputs = X, *(cache.A for cache in caches)
+            without_product(tape, row, theta, A, outputs, m, out)
+            caches.append(Cache(row, A, None, out))
+            A = out
             continue
         Z = linear(tape, row, factors, A, m)
         last = index == len(rows) - 1
@@ -67,6 +76,21 @@ def forward(
     return caches
 
 
+def sources_of(rows: Sequence[Row]) -> set[int]:
+    """Return the numbers of rows before each residual block: the outputs of the last of them are needed at its end."""
+    return {row.source for row in rows if isinstance(row, ShortcutRow)}
+
+
+def without_product(
+    tape: Tape, row: FeatureRow | ShortcutRow, theta: Any, A_prev: Any, outputs: Sequence[Any], m: int, A: Any
+) -> None:
+    """Add a layer by feature, or a shortcut, to the tape; it writes A. `outputs` are X and those of the rows before."""
+    if isinstance(row, ShortcutRow):
+        tape.launch("add_arrays", (row.n, m), A_prev, outputs[row.source], A, row.n * m)
+    else:
+        tape.launch(row.forward, (row.n, m), A_prev, theta[row.place], A, row.n, m)
+
+
 def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any = None) -> Any:
     """Add ``Z = W A_prev`` (N2 without b) to the tape, and return Z, a new array unless it is given."""
     Z = tape.empty(m * row.n) if Z is None else Z
@@ -74,13 +98,14 @@ def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any 
     return Z
 
 
-def predict(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
+def predict(tape: Tape, rows: Sequence[Row], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
     """Add a forward pass that keeps no values for a backward pass.
 
     Parameters
     ----------
     tape : Tape
-    rows : sequence of DenseRow
+    rows : sequence of Row
+        Without dropout and noise.
     theta : array, shape (p,)
     X, out : array or Slot
         Shapes (m * n[0],) and (m * n[L],), by sample.
@@ -88,15 +113,23 @@ def predict(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, ou
     logits : bool
         Whether to write, instead of the outputs, Z of the last layer without b.
     """
-    factors = round_weights(tape, theta, max(row.W.stop for row in rows))
+    factors = round_weights(tape, theta, max((row.W.stop for row in rows if isinstance(row, DenseRow)), default=0))
     buffers = [tape.empty(m * max(row.n for row in rows[:-1])) for _ in rows[1:3]]  # each layer reads one of the two
-    A = X
+    sources, outputs = sources_of(rows), [X]
     for number, row in enumerate(rows):
-        target = out if row is rows[-1] else buffers[number % 2][: m * row.n]
-        linear(tape, row, factors, A, m, target)
-        if not (row is rows[-1] and logits):
-            activate(tape, row, theta, target, m, target, multiplied=row is not rows[-1])
-        A = target
+        last = row is rows[-1]
+        target = out
+        if not last:
+            target = tape.empty(m * row.n) if number + 1 in sources else buffers[number % 2][: m * row.n]
+        if isinstance(row, DenseRow):
+            linear(tape, row, factors, outputs[-1], m, target)
+            if not (last and logits):
+                multiplied = not last and isinstance(rows[number + 1], DenseRow)
+                activate(tape, row, theta, target, m, target, multiplied)
+        else:
+            assert isinstance(row, FeatureRow | ShortcutRow)
+            without_product(tape, row, theta, outputs[-1], outputs, m, target)
+        outputs.append(target)
 
 
 def predict_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
@@ -136,6 +169,11 @@ def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks)
     """Add dropout of A, or its backward pass if `A` is dA, to the tape; `out` may be the same array."""
     threshold, scale = round(row.rate * 2**32), 1 / (1 - row.rate)
     tape.launch("dropout", (row.n, m), A, out, row.n, m, threshold, masks.seed, row.number, masks.control, scale)
+
+
+def add_noise(tape: Tape, row: NoiseRow, A: Any, out: Any, m: int, masks: Masks) -> None:
+    """Add noise to A, on the tape; `out` may be the same array."""
+    tape.launch("noise", (row.n, m), A, out, row.n, m, masks.seed, row.number, masks.control, row.std)
 
 
 def _backward_reads_output(caches: Sequence[Cache]) -> bool:

@@ -1,4 +1,4 @@
-"""CUDA code generated from the expressions of activations, losses and optimizers, the library's and others.
+"""CUDA code generated from the expressions of activations, losses, optimizers and layers by feature.
 
 A part becomes a structure, which is inserted into a template among the CUDA sources: a few kernels for steps in graphs,
 or a program that computes with several parts in one launch. Elements are computed in registers. An activation whose
@@ -266,6 +266,42 @@ def loss(both: Expression, options: Collection[float]) -> Part:
         "if (factor.out) round_row(group, D, factor, j * stride, count);",
     )
     return Part(_structure("const double* options, int n", [], function, source), constants)
+
+
+def layer(forward: Expression, backward: Expression, options: Collection[float]) -> Part:
+    """Return a layer by feature: a structure whose functions process samples, see ``kernels/features.cu``.
+
+    The expressions are those of :func:`deepnotes.nn.formulas.layer` and :func:`deepnotes.nn.formulas.layer_backward`.
+    """
+    halves = "A_prev_2" in forward.arrays
+    inputs = ["X[2 * j * n + i]", "X[2 * j * n + n + i]"] if halves else ["X[at]"]
+    derivatives = [x.replace("X", "E", 1) for x in inputs]
+    parameters = [name for name in forward.arrays if name.startswith("parameter")]
+    given = {"dA": "D[at]", "A_prev": inputs[0], "A_prev_2": inputs[-1]}
+    given |= {name: f"p[{k} * n + i]" for k, name in enumerate(parameters)}
+    constants = _constants(options, forward, backward)
+    value, slope = Source(forward, constants, given, "f"), Source(backward, constants, given, "b")
+    targets = [*derivatives, *(f"(T + {k} * terms)[at]" for k in range(len(parameters)))]
+    writes: dict[int, str] = {}
+    for k, (target, i) in enumerate(zip(targets, slope.results, strict=True)):
+        if k < len(derivatives) or k - len(derivatives) not in terms_in_place(backward):
+            writes[i] = writes.get(i, "") + f"{target} = {{0}};"
+    (A,) = value.results
+    functions = [
+        *_over_samples("forward", "const real* X, const real* p, real* A", *value.loops({A: "A[at] = {};"})),
+        *_over_samples(
+            "backward", "const real* D, const real* X, const real* p, real* E, real* T, long long terms",
+            *slope.loops(writes),
+        ),
+    ]  # fmt: skip
+    return Part(_structure("const double* options, int n", [], functions, value, slope), constants)
+
+
+def terms_in_place(backward: Expression) -> list[int]:
+    """Return the indices of the parameters of a layer by feature whose gradients have the terms dA."""
+    terms = backward.results[2 if "A_prev_2" in backward.arrays else 1 :]
+    nodes = [backward.nodes[i] for i in terms]
+    return [k for k, node in enumerate(nodes) if node.operation == "input" and node.value == "dA"]
 
 
 def update(step: Expression, slots: int, names: Sequence[str]) -> Part:

@@ -17,7 +17,7 @@ STRIP = 4
 WAVES = 16
 """The largest number of blocks per multiprocessor; for larger arrays, each thread processes more elements."""
 ONE_BLOCK = ("check_update", "end_epoch")
-PER_SAMPLE = ("loss", "row_activation", "row_backward")
+PER_SAMPLE = ("loss", "row_activation", "row_backward", "feature_forward", "feature_backward")
 TILES = ("bias_activation", "activation_backward", "sum_partials")
 
 
@@ -68,7 +68,7 @@ def grid(
         return (_clamp(blocks_x, max_blocks), _clamp(blocks_y, limit), 1), threads
     if kernel in ("gradient_norm", "weighted_sums"):
         max_blocks //= 2  # so that there are fewer sums to read
-    per_thread = {"dropout": 4, "round16": 8}.get(kernel, pack)
+    per_thread = {"dropout": 4, "noise": 1, "round16": 8}.get(kernel, pack)
     return (_clamp(-(-n * m // (per_thread * threads)), max_blocks), 1, 1), threads
 
 

@@ -82,10 +82,12 @@ class CupyInference(SectionedInference):
     def __init__(self, backend: "DeviceBackend", layers: Sequence[Layer], layout: Layout, dtype: str) -> None:
         super().__init__(backend, layers, layout, dtype)
         device = backend.device
-        self._rows = cast(list[DenseRow], lower(layers, layout, dtype, training=False))
+        self._rows = lower(layers, layout, dtype, training=False)
         self._factors = backend.factors(dtype)
-        self._small = small_networks(device, self._rows, dtype, self._factors)
-        self._few = constant("FEW") if self._factors == dtype else 0
+        dense = [row for row in self._rows if isinstance(row, DenseRow)]
+        only_dense = len(dense) == len(self._rows)
+        self._small = small_networks(device, dense, dtype, self._factors) if only_dense else []
+        self._few = constant("FEW") if self._factors == dtype and only_dense else 0
         self._part_size = part_size(device, layout, dtype)
         self._theta: Any = None
         self._prepared: dict[tuple[Any, ...], Prepared] = {}
@@ -181,8 +183,8 @@ class CupyInference(SectionedInference):
             few_blocks = m <= SAMPLES[0] * self.backend.device.processors
             self._small[0 if few_blocks else -1].append(tape, X, theta, Z, m, by_sample, logits)
         else:
-            append = predict_few if m <= self._few else predict
-            append(tape, self._rows, theta, X, m, Z, logits)
+            predict_or_few: Any = predict_few if m <= self._few else predict
+            predict_or_few(tape, self._rows, theta, X, m, Z, logits)
         if loss is not None:
             derivatives = tape.empty(m * row.n)  # the kernels write them, but nothing reads them
             append_loss(tape, loss, row, Z, out, theta, Targets(Y, class_indices), m, derivatives, L)

@@ -12,8 +12,10 @@ from deepnotes.backends import (
     Layout,
     Loss,
     LossFunction,
+    Noise,
     Optimizer,
     Plan,
+    Shortcut,
     Supported,
     formulas,
     fuses,
@@ -22,7 +24,7 @@ from deepnotes_cupy import generated
 from deepnotes_cupy.generated import Part
 from deepnotes_cupy.sources import Launch
 
-SUPPORTED = Supported(generates=True)
+SUPPORTED = Supported(generates=True, by_feature=True)
 
 
 class LoweredActivation(NamedTuple):
@@ -151,29 +153,98 @@ class DropoutRow(NamedTuple):
     rate: float
 
 
-Row: TypeAlias = DenseRow | DropoutRow
+class NoiseRow(NamedTuple):
+    """A layer that adds noise: its number, from 1; the number of neurons; and the standard deviation."""
+
+    number: int
+    n: int
+    std: float
+
+
+class FeatureRow(NamedTuple):
+    """A layer by feature, such as LayerNorm.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    n_prev, n : int
+        There may be twice as many inputs as outputs.
+    parameters : tuple of slice
+        The slice of θ for each parameter; they follow each other.
+    in_place : list of int
+        The indices of the parameters whose gradients have the terms dA.
+    forward, backward : Launch
+        The kernels of ``kernels/features.cu``.
+    """
+
+    number: int
+    n_prev: int
+    n: int
+    parameters: tuple[slice, ...]
+    in_place: list[int]
+    forward: Launch
+    backward: Launch
+
+    @property
+    def place(self) -> slice:
+        """The slice of θ for all parameters."""
+        return slice(self.parameters[0].start, self.parameters[-1].stop) if self.parameters else slice(0, 0)
+
+
+class ShortcutRow(NamedTuple):
+    """The end of a residual block: its number, from 1; the number of neurons; and the number of rows before the block.
+
+    The outputs of the last of these rows, or X if there is none, are added to those of the row before this one.
+    """
+
+    number: int
+    n: int
+    source: int
+
+
+Row: TypeAlias = DenseRow | DropoutRow | NoiseRow | FeatureRow | ShortcutRow
 
 
 def lower(layers: Sequence[Layer], layout: Layout, dtype: str, training: bool) -> list[Row]:
-    """Return the rows of supported layers, with dropout layers only if `training` and their rate is not 0.
+    """Return the rows of supported layers, with dropout and noise only if `training` and their rate or std is not 0.
 
     Raises
     ------
-    NotImplementedError
+    NotAnExpressionError
         If there is no kernel for a layer.
     """
     slices = {(entry.layer, entry.key): slice(entry.start, entry.stop) for entry in layout.entries.values()}
     rows: list[Row] = []
+    before: list[int] = []  # for each layer, the number of rows before it
     for index, layer in enumerate(layers):
+        before.append(len(rows))
         n_prev, n = layout.sizes[index : index + 2]
         if type(layer) is Dense:
             g = lower_activation(layer.g, dtype, n)
             rows.append(DenseRow(index + 1, n_prev, n, slices[index, "W"], slices[index, "b"], g))
-        elif not isinstance(layer, Dropout):
-            raise NotImplementedError(f"there is no kernel for {layer!r}")
-        elif training and layer.rate > 0:
-            rows.append(DropoutRow(index + 1, n, layer.rate))
+        elif type(layer) is Shortcut:
+            rows.append(ShortcutRow(index + 1, n, before[index - layer.layers]))
+        elif type(layer) is Dropout:
+            if training and layer.rate > 0:
+                rows.append(DropoutRow(index + 1, n, layer.rate))
+        elif type(layer) is Noise:
+            if training and layer.std > 0:
+                rows.append(NoiseRow(index + 1, n, layer.std))
+        else:
+            names = formulas.feature_parameters(layer, n_prev)
+            parameters = tuple(slices[index, name] for name in names)
+            rows.append(FeatureRow(index + 1, n_prev, n, parameters, *_lower_layer(layer, dtype, n_prev, n)))
     return rows
+
+
+def _lower_layer(layer: Layer, dtype: str, inputs: int, outputs: int) -> tuple[list[int], Launch, Launch]:
+    """Return, for a layer by feature, the parameters whose gradients have the terms dA, and the kernels."""
+    forward, backward = formulas.layer(layer, dtype, inputs), formulas.layer_backward(layer, dtype, inputs)
+    part = generated.layer(forward, backward, formulas.options(layer))
+    kernels = generated.kernels("features.cu", part, outputs=outputs)
+    launches = [Launch(kernels[name], part.options) for name in ("feature_forward", "feature_backward")]
+    return generated.terms_in_place(backward), launches[0], launches[1]
 
 
 class Lowered(NamedTuple):
@@ -197,9 +268,9 @@ def stored_per_sample(rows: Sequence[Row], inputs: int, targets: int, factors: s
     """Return an upper bound on the number of elements stored for each sample of a batch, to suggest a batch size."""
     widest = max(row.n for row in rows)
     stored = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
+    stored += sum(len(row.parameters) * row.n + row.n_prev for row in rows if isinstance(row, FeatureRow))
     if factors in ("bfloat16", "float16"):
         stored += (inputs + 2 * sum(row.n for row in rows)) // 2
-    blocks = max(
-        row.n_prev + row.n for row in rows if isinstance(row, DenseRow)
-    )  # the products that Tape.product_over_samples adds
+    # The products that Tape.product_over_samples adds:
+    blocks = max((row.n_prev + row.n for row in rows if isinstance(row, DenseRow)), default=0)
     return inputs + targets + 3 + stored + 2 * widest + blocks

@@ -15,7 +15,7 @@ import numpy as np
 from deepnotes.backends import Activation, Plan
 from deepnotes_cupy.device import Call, Device
 from deepnotes_cupy.generated import Part, combine, insert
-from deepnotes_cupy.lowering import DropoutRow, Lowered, lower_activation
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, Lowered, lower_activation
 from deepnotes_cupy.sources import Kernel, codes, constant, parse, program
 from deepnotes_cupy.step import Arrays, Shared, Source
 
@@ -127,9 +127,7 @@ class Rows(NamedTuple):
 
 def layer_rows(plan: Plan, lowered: Lowered) -> Rows:
     """Return the rows of a plan, if this driver can train it."""
-    slots, scalars = len(plan.optimizer.slots), 1 + len(lowered.update.scalars)
-    if slots > constant("MOST_SLOTS", FILE) or scalars > constant("MOST_SCALARS", FILE):
-        raise Refused(f"the optimizer has {slots} slots and {scalars} scalars")
+    _check_kinds(plan, lowered)
     rows: list[dict[str, float]] = [{"neurons": plan.inputs}]
     parts: list[Part | None] = [None]
     for row in lowered.rows:
@@ -142,6 +140,7 @@ def layer_rows(plan: Plan, lowered: Lowered) -> Rows:
             scale = 1 / (1 - row.rate)
             rows[-1] |= {"mask": row.number, "threshold": round(row.rate * 2**32), "scale": scale}
             continue
+        assert isinstance(row, DenseRow)
         rows.append({"neurons": row.n, "weights": row.W.start, "biases": row.b.start})
         parts.append(None if lowered.loss.fused and last else row.g.part)
     if not 2 <= len(rows) <= constant("MOST_ROWS", FILE):
@@ -158,6 +157,15 @@ def layer_rows(plan: Plan, lowered: Lowered) -> Rows:
         options += part.options
     code = "\n".join([code, lowered.loss.part.declare("LossPart"), lowered.update.part.declare("UpdatePart")])
     return Rows(rows, code, tuple(options))
+
+
+def _check_kinds(plan: Plan, lowered: Lowered) -> None:
+    """Refuse an optimizer with too many slots or scalars, and layers other than Dense and Dropout."""
+    slots, scalars = len(plan.optimizer.slots), 1 + len(lowered.update.scalars)
+    if slots > constant("MOST_SLOTS", FILE) or scalars > constant("MOST_SCALARS", FILE):
+        raise Refused(f"the optimizer has {slots} slots and {scalars} scalars")
+    if not all(isinstance(row, DenseRow | DropoutRow) for row in lowered.rows):
+        raise Refused("there are layers other than Dense and Dropout")
 
 
 def _layout(plan: Plan, rows: Rows, blocks: int, capacity: int, size: int) -> Fit:

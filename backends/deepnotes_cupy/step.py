@@ -9,7 +9,7 @@ from deepnotes.backends import Plan
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
-from deepnotes_cupy.forward import Masks, forward, round_weights
+from deepnotes_cupy.forward import Masks, forward, round_weights, sources_of
 from deepnotes_cupy.lowering import DenseRow, lower_plan
 from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
@@ -173,9 +173,9 @@ class Step:
         self.update.launch(shared.lowered.update.launch, (p,), *operands)
 
     def _batch(self, weighted: bool) -> Batch:
-        """Return memory for a batch; X is gathered as a factor of products unless the first layer is dropout."""
-        tape, inputs = self._batches, self._plan.layout.sizes[0]
-        multiplied = isinstance(self._shared.lowered.rows[0], DenseRow)
+        """Return memory for a batch; X is gathered as a factor of products if nothing else reads it."""
+        tape, inputs, rows = self._batches, self._plan.layout.sizes[0], self._shared.lowered.rows
+        multiplied = isinstance(rows[0], DenseRow) and 0 not in sources_of(rows)
         half, kind = tape.empty_factor(self.m * inputs) if multiplied else (None, 0)
         X, Y = tape.empty(self.m * inputs if half is None else 0), tape.empty(self.m * self._shared.targets)
         return Batch(X, half, kind, Y, tape.empty(self.m) if weighted else None)
@@ -209,7 +209,7 @@ class Step:
         dZ = append_loss(tape, loss, row, Z, None if loss.fused else A, theta, targets, m, D, L, self._scale)
         if loss.fused and dZ is None:
             dZ = D[: m * row.n]
-        backward(tape, caches, shared.g, rounded, m, D, dZ, self._masks, self._scale)
+        backward(tape, caches, theta, shared.g, rounded, m, D, dZ, self._masks, self._scale)
         p, decaying = plan.layout.size, plan.layout.decaying
         tape.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, L, m, shared.partial)
         tape.launch(

@@ -1,5 +1,5 @@
 // The dense layer except for its products and activations: gathering a batch, adding the bias (N2), and its gradient
-// (N14).
+// (N14); and the sum of a shortcut.
 
 #include "dense.cuh"
 
@@ -109,6 +109,29 @@ struct Parts {
         store(out + i, sums[0]);
     }
 };
+
+struct Sum {
+    const real *x, *y;
+    real* out;
+
+    template <int V>
+    __device__ void operator()(Count<V>, long long i) const {
+        real a[V], b[V];
+        load(x + i, a);
+        load(y + i, b);
+#pragma unroll
+        for (int v = 0; v < V; v++) a[v] += b[v];
+        store(out + i, a);
+    }
+};
+
+// out = x + y, for `count` numbers; out may be x.
+extern "C" __global__ void __launch_bounds__(BLOCK) add_arrays(
+    const real* x, const real* y, real* out, long long count
+) {
+    const Sum sum{x, y, out};
+    flat(count, aligned(x) && aligned(y) && aligned(out), sum);
+}
 
 // out[i] = the sum of parts[p * count + i] over the parts p of a product over samples (N13).
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) add_parts(
