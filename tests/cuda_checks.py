@@ -14,11 +14,19 @@ from typing import Any
 import numpy as np
 from cuda_shim import Host
 
-from deepnotes.backends import ACTIVATIONS, LOSSES, SGD, Activation, Dense, Loss
+from deepnotes.backends import ACTIVATIONS, LOSSES, SGD, Activation, Context, Dense, Layout, Loss
 from deepnotes.backends.bounds import BoundedArray, Bounds, excess, gamma
 from deepnotes.equations import EQUATIONS
+from deepnotes.nn.layers import Gate, LayerNorm, PReLU, RMSNorm
 from deepnotes_cupy.geometry import chunks, grid
-from deepnotes_cupy.lowering import LoweredActivation, lower_activation, lower_loss, lower_update
+from deepnotes_cupy.lowering import (
+    FeatureRow,
+    LoweredActivation,
+    lower,
+    lower_activation,
+    lower_loss,
+    lower_update,
+)
 from deepnotes_cupy.sources import Launch, codes
 from deepnotes_cupy.sources import control as control_dtype
 
@@ -370,6 +378,47 @@ def grids(host: Host) -> None:
     assert all(result == results[0] for result in results)
 
 
+def layers_by_feature(host: Host) -> None:
+    """``feature_forward`` and ``feature_backward``: outputs, derivatives and gradients, within the bounds."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(10), Bounds(host.dtype).ops
+    kinds = (LayerNorm(1.0), RMSNorm(1.0), PReLU(), Gate("silu"))
+    for layer, (n, m, shift) in product(kinds, [(1, 5, 0), (3, 7, 1), (12, 9, 0), (70, 5, 1), (300, 3, 0)]):
+        inputs = 2 * n if isinstance(layer, Gate) else n
+        names = list(layer.parameters(inputs))
+        values = place(rng.normal(size=(len(names), n)), dtype, 1)
+        X, D = place(rng.normal(size=(m, inputs)), dtype, shift), place(rng.normal(size=(m, n)), dtype)
+        layers = [layer, Dense(1)]  # a network has a layer with parameters
+        row, _ = lower(layers, Layout(inputs, layers), dtype, training=True)
+        assert isinstance(row, FeatureRow)
+        A, E = place(np.full((m, n), 7.0), dtype, shift), place(np.full((m, inputs), 7.0), dtype, shift)
+        T = place(np.full((len(names), m, n), 7.0), dtype, shift)
+        launch(host, row.forward, n, m, X, values, A, n, m)
+        launch(host, row.backward, n, m, D, X, values, E, T, m * n, n, m)
+        parameters = {name: exact(dtype, x[None]) for name, x in zip(names, values, strict=True)}
+        expected, cache = layer.forward(ops, parameters, exact(dtype, X), Context(1, 0, None))
+        dA_prev, gradients = layer.backward(ops, parameters, cache, exact(dtype, D))
+        what = f"{type(layer).__name__} of {n} neurons, {m} samples"
+        assert_within(A.T, expected, what)
+        assert_within(E.T, dA_prev, f"the derivative of {what}")
+        for k, name in enumerate(names):
+            terms = D if k in row.in_place else T[k]
+            assert_within(terms.mean(0, dtype=np.float64)[:, None], gradients[name], f"{name} of {what}")
+        assert (T[row.in_place] == 7).all()
+
+
+def shortcuts(host: Host) -> None:
+    """``add_arrays``: sums of two arrays, also in place, for any number of elements and alignment."""
+    dtype, rng = host.dtype, np.random.default_rng(11)
+    for n, m, shift in SHAPES:
+        x, y, out = (place(spread(rng, m, n), dtype, s) for s in (shift, 0, shift))
+        x[m // 2, n // 2] = rng.choice([np.nan, np.inf, 1.0])
+        expected = x + y
+        launch(host, "add_arrays", n, m, x, y, out, n * m)
+        np.testing.assert_array_equal(out, expected)
+        launch(host, "add_arrays", n, m, x, y, x, n * m)
+        np.testing.assert_array_equal(x, expected)
+
+
 def parts(host: Host) -> None:
     """``add_parts``: sums over any number of parts, within the bounds."""
     dtype, rng = host.dtype, np.random.default_rng(8)
@@ -434,6 +483,8 @@ def empty_arrays(host: Host) -> None:
     launch(host, "gather", n, 0, source, control, 0, empty, None, 0, empty, empty, n, n, 0, reachable=(sevens, order))
     launch(host, relu.backward, n, 0, empty, empty, empty, None, 0, 1.0, sevens, n, 0, 5, 1.0)
     launch(host, "dropout", n, 0, empty, empty, n, 0, 5, 5, 1, control, 2.0)
+    launch(host, "noise", n, 0, empty, empty, n, 0, 5, 1, control, 2.0)
+    launch(host, "add_arrays", n, 0, empty, empty, empty, 0)
     sgd = lower_update(SGD(), dtype).launch
     launch(host, sgd, 0, 0, empty, empty, 0, 0, control, np.zeros(2))
     launch(host, "round16", 0, 0, empty, np.empty(0, np.uint16), 0, 0, 1.0)
@@ -444,6 +495,6 @@ CHECKS: dict[str, Callable[[Host], None]] = {
     f.__name__: f
     for f in (
         bias_and_activation, activation_backward, softmax, cross_entropies, losses, nan_and_infinity, losses_of_nan,
-        gathers, parts, factors, grids, empty_arrays,
+        gathers, layers_by_feature, shortcuts, parts, factors, grids, empty_arrays,
     )
 }  # fmt: skip

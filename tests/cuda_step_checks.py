@@ -188,6 +188,22 @@ def masks(host: Host) -> None:
             np.testing.assert_array_equal(out, A)
 
 
+def noises(host: Host) -> None:
+    """``noise``: the numbers of the equation, times the standard deviation, are added to each element."""
+    dtype, rng = host.dtype, np.random.default_rng(5)
+    for n, m, shift in [(1, 1, 0), (3, 5, 0), (10, 37, 1), (130, 21, 0)]:
+        for std, seed, step in ((0.5, 0, 0), (2.0, 2**64 - 1, 2**32 + 5)):
+            A, out = place(rng.normal(size=(m, n)), dtype, shift), place(np.full((m, n), 7.0), dtype, shift)
+            control, layer = np.zeros(1, CONTROL), int(rng.integers(1, 9))
+            control["step"] = step
+            noise = EQUATIONS["noise"](np, (n, m), seed, np.int64(step), layer, np.dtype(dtype))
+            arguments = (n, m, seed, layer, control, std)
+            launch(host, "noise", n, m, A, out, *arguments)
+            np.testing.assert_allclose(out, A + std * noise.T, rtol=0, atol=40 * np.finfo(dtype).eps)
+            launch(host, "noise", n, m, A, A, *arguments)
+            np.testing.assert_array_equal(out, A)
+
+
 def rounding(host: Host) -> None:
     """``round16``: float16 as in NumPy, and bfloat16 as in `to_bfloat16`, for ties, subnormals, overflow and NaN."""
     dtype = host.dtype
@@ -220,5 +236,5 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
 
 
 STEP_CHECKS: dict[str, Callable[[Host], None]] = {
-    f.__name__: f for f in (norms, verdicts, epochs, updates, masks, rounding)
+    f.__name__: f for f in (norms, verdicts, epochs, updates, masks, noises, rounding)
 }

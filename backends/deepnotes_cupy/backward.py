@@ -154,7 +154,7 @@ def feature_backward(tape: Tape, cache: Cache, theta: Any, g: Any, m: int, D: An
     row = cache.row
     assert isinstance(row, FeatureRow)
     size = m * row.n
-    terms = tape.empty(size * len(row.parameters)) if len(row.in_place) < len(row.parameters) else None
+    terms: Any = tape.empty(size * len(row.parameters)) if len(row.in_place) < len(row.parameters) else None
     operands = D, cache.A_prev, theta[row.place], dA_prev, terms, size
     tape.launch(row.backward, (row.n, m), *operands, row.n, m)
     with tape.aside():

@@ -56,7 +56,10 @@ def forward(
             assert masks is not None
             needed = index in sources or _backward_reads_output(caches)
             source, A = A, (tape.empty(m * row.n) if needed else A)
-            (dropout if isinstance(row, DropoutRow) else add_noise)(tape, row, source, A, m, masks)
+            if isinstance(row, DropoutRow):
+                dropout(tape, row, source, A, m, masks)
+            else:
+                add_noise(tape, row, source, A, m, masks)
             caches.append(Cache(row, None, None, A))
             continue
         if not isinstance(row, DenseRow):

@@ -9,9 +9,9 @@ import pytest
 from cuda_nvrtc import ARCHITECTURES, compile_all, compile_source, nvrtc, table
 
 import deepnotes as dn
-from deepnotes.backends import ACTIVATIONS, LOSSES, OPTIMIZERS, Plan
+from deepnotes.backends import ACTIVATIONS, LOSSES, OPTIMIZERS, Layout, Plan
 from deepnotes_cupy import resident
-from deepnotes_cupy.lowering import lower, lower_activation, lower_loss, lower_plan, lower_update
+from deepnotes_cupy.lowering import FeatureRow, lower, lower_activation, lower_loss, lower_plan, lower_update
 from deepnotes_cupy.small_networks import program_of
 from deepnotes_cupy.sources import REAL, Kernel, kernels
 
@@ -166,6 +166,24 @@ def test_kernels_for_many_outputs_compile_without_spilling_registers(outputs: in
                 assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
 
 
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("n", [10, 100, 1000])
+@pytest.mark.parametrize(
+    "layer", [dn.LayerNorm(), dn.RMSNorm(), dn.PReLU(), dn.Gate("silu")], ids=lambda layer: type(layer).__name__
+)
+def test_kernels_of_layers_by_feature_compile_without_spilling_registers(layer: dn.Layer, n: int, dtype: str) -> None:
+    layers = [layer, dn.Dense(1)]  # a network has a layer with parameters
+    row, _ = lower(layers, Layout(2 * n if isinstance(layer, dn.Gate) else n, layers), dtype, training=True)
+    assert isinstance(row, FeatureRow)
+    for architecture in DEVICE_ARCHITECTURES:
+        result = compile_source(row.forward.kernel.source, dtype, architecture)
+        assert result.code, result.log
+        assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
+        assert result.usage.keys() == {"feature_forward", "feature_backward"}
+        for name, usage in result.usage.items():
+            assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
+
+
 @pytest.mark.parametrize(("outputs", "held"), [(64, 2), (128, 4)])
 def test_the_outputs_of_a_sample_are_read_once(outputs: int, held: int) -> None:
     """The backward pass of softmax loads each element of dA and A once, though it needs them in two loops."""
@@ -193,7 +211,7 @@ def test_memory_is_accessed_16_bytes_at_a_time(dtype: str) -> None:
     bodies = dict(zip(*[iter(re.split(r"\.visible \.entry (\w+)\(", text)[1:])] * 2, strict=True))
     assert bodies.keys() == kernels().keys()
     pack = "v4.f32" if dtype == "float32" else "v2.f64"
-    for name in ("gather", "bias_activation", "activation_backward", "dropout"):
+    for name in ("gather", "bias_activation", "activation_backward", "dropout", "add_arrays"):
         assert re.search(rf"ld\.global\.(nc\.)?{pack}", bodies[name]), name
         if name != "activation_backward":  # of the identity, whose dZ is dA
             assert re.search(rf"st\.global\.{pack}", bodies[name]), name

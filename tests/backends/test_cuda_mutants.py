@@ -255,6 +255,10 @@ MUTANTS = [
         "clip_norm > 0 ? clip_norm / norm : 1.0",
         "verdicts",
     ),
+    Mutant("noise from the lower halves only", "dropout.cu", "+ (words[i] >> 16)", "+ (words[i] & 0xffffu)", "noises"),
+    Mutant("shortcuts without the rest of a pack", "dense.cu", LOOP, "for (long long i = p; i < p; i++)", "shortcuts"),
+    Mutant("the sum of a shortcut forgets an array", "dense.cu", "a[v] += b[v];", "a[v] = b[v];", "shortcuts"),
+    Mutant("parameters of a layer by feature are shifted", "", "p[1 * n + i]", "p[n - 1 + i]", "layers_by_feature"),
     Mutant("Philox with nine rounds", "dropout.cu", "round < 10", "round < 9", "masks"),
     Mutant("only the low word of the step", "dropout.cu", "static_cast<unsigned>(step >> 32)", "0u", "masks"),
     Mutant(

@@ -126,7 +126,7 @@ struct Sum {
 };
 
 // out = x + y, for `count` numbers; out may be x.
-extern "C" __global__ void __launch_bounds__(BLOCK) add_arrays(
+extern "C" __global__ void __launch_bounds__(BLOCK, 2) add_arrays(
     const real* x, const real* y, real* out, long long count
 ) {
     const Sum sum{x, y, out};
