@@ -41,6 +41,7 @@ from deepnotes.nn.layers import (
 )
 from deepnotes.nn.losses import GaussianNLL, Loss, LossFunction, QuantileLoss
 from deepnotes.nn.optimizers import (
+    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMA",
     "GLU",
+    "LBFGS",
     "SGD",
     "SWA",
     "AMSGrad",

@@ -6,6 +6,8 @@ an array that an optimizer keeps between updates, such as a velocity. Numbers th
 precision.
 """
 
+from collections.abc import Sequence
+
 from deepnotes.equations.array import Array, Namespace
 
 
@@ -211,6 +213,36 @@ def orthogonalize(xp: Namespace, G: Array, steps: int, epsilon: float) -> Array:
         S = X @ X.T
         X = 3.4445 * X + (2.0315 * (S @ S) - 4.7750 * S) @ X
     return X.T if is_tall else X
+
+
+def lbfgs_direction(xp: Namespace, g: Array, S: Sequence[Array], Y: Sequence[Array]) -> Array:
+    """Return ``-H g``, where H is the approximation of the inverse Hessian by L-BFGS, from its last pairs ``s, y``.
+
+    This is the two-loop recursion: J. Nocedal and S. J. Wright, Numerical Optimization, second edition (2006),
+    algorithm 7.4, with the scale ``γ = sᵀy / yᵀy`` of the last pair (7.20); D. C. Liu and J. Nocedal, Mathematical
+    Programming 45 (1989) 503. A pair of zeros counts for nothing; without pairs, the result is ``-g``.
+
+    Parameters
+    ----------
+    g : Array, shape (p,)
+    S, Y : sequence of Array, shape (p,)
+        The changes of θ in the last iterations, and those of its gradient, from the oldest to the latest.
+
+    Returns
+    -------
+    Array, shape (p,)
+    """
+    products = [xp.sum(s * y) for s, y in zip(S, Y, strict=True)]
+    rho = [xp.where(sy > 0, 1.0 / xp.where(sy > 0, sy, xp.ones_like(sy)), xp.zeros_like(sy)) for sy in products]
+    q, alphas = g, []
+    for s, y, r in zip(reversed(S), reversed(Y), reversed(rho), strict=True):
+        alphas.append(r * xp.sum(s * q))
+        q = q - alphas[-1] * y
+    yy = xp.sum(Y[-1] * Y[-1])
+    q = q * xp.where(products[-1] > 0, products[-1] / xp.where(yy > 0, yy, xp.ones_like(yy)), xp.ones_like(yy))
+    for s, y, r, alpha in zip(S, Y, rho, reversed(alphas), strict=True):
+        q = q + (alpha - r * xp.sum(y * q)) * s
+    return -q
 
 
 def weight_decay(xp: Namespace, theta: Array, decays: Array, share: float) -> Array:

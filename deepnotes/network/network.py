@@ -10,6 +10,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import EagerInference, EagerProgram
+from deepnotes.backends.full_batch import program_of
 from deepnotes.backends.host import aligned
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.program import Data, Program, State
@@ -22,6 +23,7 @@ from deepnotes.network.evaluation import compute_metrics, epoch_evaluator, mean_
 from deepnotes.network.inputs import Converted, as_data, as_samples, is_native
 from deepnotes.network.parameters import NetworkState, Parameters
 from deepnotes.network.training.callbacks import EarlyStopping, as_callbacks
+from deepnotes.network.training.full_batch import check_full_batch
 from deepnotes.network.training.history import History
 from deepnotes.network.training.loop import callback_lifecycle, exclusive
 from deepnotes.network.training.loop import fit as run_fit
@@ -35,7 +37,7 @@ from deepnotes.nn.layer_rates import as_layer_rates
 from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Layer, flatten, is_random, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
-from deepnotes.nn.optimizers import Optimizer, as_optimizer
+from deepnotes.nn.optimizers import FullBatchOptimizer, Optimizer, as_optimizer
 from deepnotes.nn.plan import Layout, Plan, slots_at_start
 from deepnotes.nn.presets import current_dialect, in_dialect
 from deepnotes.utils.arguments import float_dtype, number, true_or_false, whole
@@ -45,6 +47,8 @@ from deepnotes.utils.errors import ArgumentError, ShapeError
 if TYPE_CHECKING:
     from deepnotes.network.inspection.events import Event
     from deepnotes.network.inspection.trace import Trace
+
+DEFAULT_BATCH_SIZE = 32
 
 
 class Network:
@@ -271,7 +275,7 @@ class Network:
         loss: str | LossFunction | None = None,
         optimizer: str | Optimizer = "adam",
         epochs: int = 10,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         accumulate: int = 1,
         shuffle: bool = True,
         samples: Any = None,
@@ -306,8 +310,8 @@ class Network:
             cross-entropy after softmax, else mean squared error.
         optimizer : str or Optimizer, default "adam"
         epochs : int, default 10
-        batch_size : int, default 32
-            The last batch of an epoch may be smaller.
+        batch_size : int, optional
+            By default 32, or all samples for :class:`~deepnotes.LBFGS`. The last batch of an epoch may be smaller.
         accumulate : int, default 1
             The number of consecutive batches whose gradients make one update: the update is that of one batch with all
             their samples, up to rounding, but takes the memory of a batch. The last update of an epoch may have fewer.
@@ -401,7 +405,7 @@ class Network:
         loss: str | LossFunction | None,
         optimizer: str | Optimizer,
         epochs: int,
-        batch_size: int,
+        batch_size: int | None,
         accumulate: int,
         shuffle: bool,
         samples: Any,
@@ -427,10 +431,8 @@ class Network:
         `converted` holds conversions of the same X and Y, which several training runs share; it is extended.
         """
         loss_function, metric_functions = self._loss(loss), as_metrics(metrics)
-        epochs, batch_size, accumulate = (
-            whole(name, value)
-            for name, value in (("epochs", epochs), ("batch_size", batch_size), ("accumulate", accumulate))
-        )
+        epochs, accumulate = whole("epochs", epochs), whole("accumulate", accumulate)
+        batch_size = None if batch_size is None else whole("batch_size", batch_size)
         shuffle = true_or_false("shuffle", shuffle)
         subset = None if samples is None else ("samples", samples)
         data, class_indices = as_data(
@@ -442,6 +444,14 @@ class Network:
             )[0]
         else:
             held_out = self._validation_data(validation, loss_function)
+        optimizer, used = as_optimizer(optimizer, self.dialect), data.X.shape[1]
+        if isinstance(optimizer, FullBatchOptimizer):
+            batch_size, shuffle = batch_size or used, False  # an order would only change the rounding
+            check_full_batch(
+                optimizer, self.layers, self.layout, batch_size, batch_size * accumulate, used,
+                l1=l1, clip_norm=clip_norm, layer_rates=layer_rates, average=average,
+            )  # fmt: skip
+        batch_size = batch_size or DEFAULT_BATCH_SIZE
         optimizer = self._optimizer(optimizer, layer_rates)
         if average is not None:
             if not isinstance(average, WeightAverage):
@@ -504,6 +514,13 @@ class Network:
             )
         data, class_indices = as_data(self, X, Y, loss_function, sample_weight, class_weight, scaled=False)
         batch_size = data.X.shape[1] if batch_size is None else whole("batch_size", batch_size)
+        optimizer = as_optimizer(optimizer, self.dialect)
+        if isinstance(optimizer, FullBatchOptimizer):
+            raise ArgumentError.of(
+                "optimizer",
+                optimizer,
+                "one that does not need all samples, such as Adam, since partial_fit has only some",
+            )
         plan = self._plan(loss_function, self._optimizer(optimizer, layer_rates), l2, clip_norm, class_indices, l1)
         self._check_batches(min(batch_size, data.X.shape[1]))
         last = self._training
@@ -1116,12 +1133,14 @@ class Network:
     def _start(self, plan: Plan) -> tuple[Program, State]:
         """Return a Program and an initial state; reuse those of the last call if its plan was the same."""
         slots = [self._slot(values) for values in slots_at_start(plan.optimizer, self.layout)]
-        if self._training is not None and self._training[0] == plan:
+        # The Program of a full-batch optimizer remembers the last gradient of its training run.
+        is_reusable = not isinstance(plan.optimizer, FullBatchOptimizer)
+        if is_reusable and self._training is not None and self._training[0] == plan:
             _, program, state = self._training
             state.slots = tuple(self.backend.write(old, 0, new) for old, new in zip(state.slots, slots, strict=True))
             state.step = 0
         else:
-            program = self.backend.compile(plan) or EagerProgram(self.backend, plan)
+            program = program_of(self.backend, plan)
             state = NetworkState(self, tuple(slots))
             self._per_chunk.clear()
         self._training = (plan, program, state)

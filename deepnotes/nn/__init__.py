@@ -33,6 +33,7 @@ from deepnotes.nn.layers import (
 )
 from deepnotes.nn.losses import GaussianNLL, Loss, LossFunction, QuantileLoss
 from deepnotes.nn.optimizers import (
+    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -62,6 +63,7 @@ from deepnotes.nn.schedules import (
 __all__ = [
     "EMA",
     "GLU",
+    "LBFGS",
     "SGD",
     "SWA",
     "AMSGrad",

@@ -87,6 +87,12 @@ def _draw_flat(*hyperparameters: Any, slots: int = 0, decays: bool = False) -> A
     return arguments
 
 
+def _draw_pairs(d: Draw, p: int, count: int) -> list[np.ndarray]:
+    """Return the changes s of θ in `count` iterations, then those of the gradient, ``y``, with ``sᵀy > 0``."""
+    S = [d.weights(p) for _ in range(count)]
+    return S + [s * d.positive(p) for s in S]
+
+
 CALLS: dict[str, Arguments] = {
     **dict.fromkeys(ACTIVATIONS, lambda d, n, k, m: (d.real(n, m),)),
     **{f"{name}_backward": _draw_backward(name) for name in ACTIVATIONS},
@@ -162,6 +168,7 @@ CALLS: dict[str, Arguments] = {
     "adagrad": _draw_flat(0.1, 1e-2, slots=1),
     "adadelta": _draw_flat(0.1, 0.9, 1e-2, slots=2),
     "lion": _draw_flat(0.1, 0.9, 0.99, slots=1),
+    "lbfgs_direction": lambda d, n, k, m: (d.weights(n * m), *_draw_pairs(d, n * m, 3)),
     "orthogonalize": lambda d, n, k, m: (d.real(n, k), 2, 1e-7),
     "weight_average": _draw_flat(0.3),
     "scaled_step": lambda d, n, k, m: (d.real(n * m), d.real(n * m), d.positive(n * m) * d.bits(n * m)),
@@ -179,7 +186,7 @@ CALLS: dict[str, Arguments] = {
     "dropout_mask_from": lambda d, n, k, m: ((n, m), 0.3, 2**63 + 5, np.asarray(2**33 + 7), 2, DTYPE, 5),
     "philox": lambda d, n, k, m: (d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n), d.indices(2**32, n)),
 }
-"""For each equation, a function that draws its arguments; :func:`call` packs the arguments of philox into a tuple."""
+"""For each equation, a function that draws its arguments; :func:`call` packs some of them into tuples."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "leaky_relu": [{"slope": 0.3}],
@@ -207,4 +214,6 @@ def call(name: str, options: dict[str, Any]) -> Callable[..., Any]:
     """Return a function that takes an :class:`Ops` and arguments, and calls the equation `name` with these options."""
     if name == "philox":
         return lambda ops, *counter: ops.philox(counter, 2**63 + 5)
+    if name == "lbfgs_direction":
+        return lambda ops, g, *pairs: ops.lbfgs_direction(g, pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :])
     return lambda ops, *arguments: getattr(ops, name)(*arguments, **options)

@@ -97,6 +97,7 @@ CALLS = {
     "adagrad": (FLAT, G, SLOT, 0.1, 1e-10),
     "adadelta": (FLAT, G, SLOT, SLOT2, 1.0, 0.9, 1e-6),
     "lion": (FLAT, G, SLOT, 0.1, 0.9, 0.99),
+    "lbfgs_direction": (G, (FLAT, SLOT, 0.0 * G), (FLAT * SLOT2, SLOT2, 0.0 * G)),
     "orthogonalize": (A, 5, 1e-7),
     "weight_average": (SLOT, FLAT, 0.3),
     "scaled_step": (FLAT, SLOT, SLOT2 * DECAYS),

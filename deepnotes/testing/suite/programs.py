@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from deepnotes.backends.base import Backend
+from deepnotes.backends.full_batch import FullBatchProgram
 from deepnotes.backends.program import Batches, Data
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation
@@ -10,7 +12,7 @@ from deepnotes.nn.constraints import MaxNorm, NonNegative, constrained
 from deepnotes.nn.layer_rates import LayerRates
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Muon, Optimizer, RMSProp
+from deepnotes.nn.optimizers import LBFGS, LIBRARY, SGD, Adam, AdamW, Lion, Muon, Optimizer, RMSProp
 from deepnotes.nn.plan import Layout, Objective
 from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS
@@ -248,6 +250,30 @@ def muon(trial: Trial) -> None:
         }.items():
             optimizer = own.for_layout(Layout(5, layers))
             check_training(trial, TrainingCase(layers, dtype, optimizer=optimizer), f"{dtype} {name}")
+
+
+@check("programs.lbfgs")
+def lbfgs(trial: Trial) -> None:
+    """L-BFGS evaluates costs and gradients by the backend, and takes the steps that it takes with the equations."""
+    for dtype in trial.dtypes:
+        layers: list[Layer] = [Dense(7, "tanh"), Dense(3)]
+        training = TrainingCase(layers, dtype, optimizer=LBFGS(history_size=2), l2=0.05)
+        tolerance = 1e3 * float(np.finfo(dtype).eps)  # the error of an update grows in the next ones
+        if trial.products(dtype):
+            tolerance = 0.05
+        losses = []
+        for backend in (Backend("reference", np), trial.backend):
+            state, data = place_on(backend, training)
+            program = FullBatchProgram(backend, training.plan)
+            batches = Batches(data, np.arange(23), 23, np.ones(1))
+            with np.errstate(all="ignore"):
+                chunks = [program.train(state, batches) for _ in range(5)]
+            losses.append(np.array([chunk.loss_sum / chunk.weight_sum for chunk in chunks]))
+        expected, found = losses
+        trial.that(state.step == 5, f"{dtype}: the state counts five steps")
+        trial.that(found[-1] < 0.9 * found[0], f"{dtype}: the cost falls")
+        worst = float(np.max(abs(found / expected - 1)))
+        trial.that(worst <= tolerance, f"{dtype}: losses to {tolerance:.1e}, got {worst:.1e}")
 
 
 @check("programs.class_indices")
