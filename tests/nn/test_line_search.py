@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import inf, isinf, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,5 +129,6 @@ def test_the_two_loops_multiply_by_the_inverse_hessian_of_bfgs(pairs: int) -> No
 
 
 def test_without_pairs_the_direction_is_that_of_steepest_descent() -> None:
-    g, zeros = np.array([1.0, -2.0]), np.zeros(2)
+    g: Any = np.array([1.0, -2.0])
+    zeros: Any = np.zeros(2)
     np.testing.assert_array_equal(lbfgs_direction(np, g, [zeros], [zeros]), -g)
