@@ -34,7 +34,7 @@ from deepnotes.cli.train_options import (
 )
 from deepnotes.cli.training_data import TrainingData
 from deepnotes.cli.training_rows import describe_training_rows, note_on_held_out_rows
-from deepnotes.cli.training_runs import Run, prepare, train_alone
+from deepnotes.cli.training_runs import Run, make_layers, prepare, train_alone
 from deepnotes.datasets.table_writing import write_table
 from deepnotes.network.fit_many import FitResult, fit_many
 from deepnotes.network.network import Network
@@ -341,7 +341,7 @@ class Search:
         (like,) = self._first.networks
         recipe = train_defaults.Recipe(args.layers, args.dropout, args.l2)
         return Network(
-            [*recipe.make_hidden_layers(args), self._task.output_layer()],
+            make_layers(args, recipe, self._first.encoder, self._task),
             like.inputs,
             backend=self._backend,
             dtype=args.dtype,

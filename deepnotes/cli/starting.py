@@ -58,6 +58,8 @@ class Start:
         for option in ("dropout", "norm", "residual"):
             if getattr(args, option) not in (None, False):
                 raise ArgumentError(f"--{option} cannot be combined with --from, which has the layers of the model")
+        if args.embed_above is not None:
+            raise ArgumentError("--embed-above cannot be combined with --from, which has the encoding of the model")
         if args.folds:
             raise ArgumentError("--folds cannot be combined with --from: the model has seen the rows of the folds")
         return start

@@ -34,6 +34,12 @@ POSITIVE = number("a number above 0", lambda value: value > 0)
 NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
 
 
+EMBED_ABOVE = 10
+"""A column with more categories than this is embedded by default: from there on, it predicts better than one-hot columns.
+
+``python -m benchmarks.embeddings`` compares both.
+"""
+
 VALIDATION = 0.2
 """The default share of rows to hold out."""
 
@@ -89,7 +95,14 @@ def add_data_options(group: argparse._ArgumentGroup) -> None:
     add_names(
         group,
         "categorical",
-        f"columns to encode one-hot, in addition to columns of text with at most {MAX_CATEGORIES} recurring values",
+        f"columns of categories, in addition to columns of text with at most {MAX_CATEGORIES} recurring values",
+    )
+    option(
+        "--embed-above",
+        type=_embed_above,
+        metavar="NUMBER",
+        help="learn a vector for each category of a column with more categories than this, instead of encoding the "
+        f"column one-hot; or the word none, to encode all one-hot (default {EMBED_ABOVE})",
     )
     add_names(group, "numeric", "columns that must contain only numbers")
     add_names(group, "dates", "columns of dates, to be converted to days since 1970-01-01")
@@ -306,6 +319,18 @@ def _add_checkpoint_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _embed_above(text: str) -> int | str:
+    """Convert a number of categories, or the word none."""
+    return text if text == "none" else whole_number(0)(text)
+
+
+def embedding_limit(args: argparse.Namespace) -> int | None:
+    """Return the number of categories above which a column is embedded, or None if no column is."""
+    if args.embed_above == "none":
+        return None
+    return EMBED_ABOVE if args.embed_above is None else int(args.embed_above)
+
+
 def _patience(text: str) -> int | str:
     """Convert a number of epochs, or the word none."""
     return text if text == "none" else whole_number(0)(text)
@@ -346,8 +371,8 @@ def check_options(args: argparse.Namespace) -> None:
     if getattr(args, "calibrate", False) and (args.folds or args.members):
         option = "--folds" if args.folds else "--members"
         raise ArgumentError(f"--calibrate cannot be combined with {option}: it calibrates a single network")
-    if args.from_disk and (args.impute or args.categorical):
-        option = "--impute" if args.impute else "--categorical"
+    encoding = {"--impute": args.impute, "--categorical": args.categorical, "--embed-above": args.embed_above}
+    for option in (name for name, given in encoding.items() if args.from_disk and given not in (None, [])):
         raise ArgumentError(f"{option} cannot be combined with --from-disk: samples on disk are used as they are")
     if args.target is not None and args.target in args.categorical:
         raise target_as_feature_error(args.target)

@@ -10,7 +10,7 @@ from deepnotes.cli.column_notes import describe_classes, describe_columns, descr
 from deepnotes.cli.output import Output, format_count, format_number
 from deepnotes.cli.reading_options import MEND_CELLS, format_of, imputation_rules
 from deepnotes.cli.tasks import TASKS, Classification, Regression, SeveralTargets, suggest_task
-from deepnotes.cli.train_options import target_as_feature_error
+from deepnotes.cli.train_options import embedding_limit, target_as_feature_error
 from deepnotes.cli.validation_files import append_rows
 from deepnotes.datasets import splits
 from deepnotes.datasets.disk_tables import DiskTable
@@ -19,6 +19,7 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.problems import Problems
 from deepnotes.datasets.reading import Format, Request, split_names
 from deepnotes.datasets.tables import Column, Table
+from deepnotes.nn.layers import vector_size
 from deepnotes.utils.errors import ArgumentError, DataError
 from deepnotes.utils.wording import join_names
 
@@ -33,7 +34,7 @@ class TrainingData:
     target : str or list of str
         The name of the target column, or the names of several.
     names, categorical : list of str
-        The names of the feature columns, and of the columns to encode one-hot.
+        The names of the feature columns, and of those that hold categories even if they do not seem to.
     impute : dict of str to str
         How to fill missing numbers, for each column in which they are to be filled.
     y : array, shape (m,) or (m, k)
@@ -44,6 +45,8 @@ class TrainingData:
         The names of the columns that are read as dates.
     format : Format
         The options for reading the file.
+    embed_above : int, optional
+        The number of categories above which a column is embedded instead of encoded one-hot; by default none is.
     validation_rows : int
         The number of rows at the end of the table that are held out, since they are from --validation-file.
     fixed_encoder : Encoder, optional
@@ -59,6 +62,7 @@ class TrainingData:
     kind: type[Classification | Regression] | SeveralTargets
     dates: list[str]
     format: Format
+    embed_above: int | None = None
     validation_rows: int = 0
     fixed_encoder: Encoder | None = None
 
@@ -88,8 +92,8 @@ class TrainingData:
         for note in describe_classes(y) if kind is Classification else describe_target(y):
             output.log(note)
         dates = [name for name in split_names(args.dates, known) if name in (*names, *data.names_of(target))]
-        validation_rows = table.n_rows - rows
-        return cls(table, target, names, categorical, impute, y, kind, dates, file_format, validation_rows)
+        embed_above, validation_rows = embedding_limit(args), table.n_rows - rows
+        return cls(table, target, names, categorical, impute, y, kind, dates, file_format, embed_above, validation_rows)
 
     def split(
         self,
@@ -160,10 +164,13 @@ class TrainingData:
             return self.fixed_encoder
         if isinstance(self.table, DiskTable):
             return data.plain_encoder(self.names)
-        return Encoder.fit(self.table, self.names, rows=rows, categorical=self.categorical, impute=self.impute)
+        return Encoder.fit(
+            self.table, self.names, rows=rows, categorical=self.categorical, impute=self.impute,
+            embed_above=self.embed_above,
+        )  # fmt: skip
 
     def samples(self, encoder: Encoder) -> np.ndarray | OnDisk:
-        """Return X, shape (n, m), for all rows; unknown categories are encoded as zeros."""
+        """Return X, shape (n, m), for all rows; unknown categories are encoded as zeros, or as the index 0."""
         return data.samples(self.table, encoder, unknown="zeros")
 
     def report_encoding(self, encoder: Encoder, output: Output) -> None:
@@ -173,7 +180,9 @@ class TrainingData:
         for feature in encoder.features:
             if feature.categories is not None:
                 categories = format_count(len(feature.categories), "category", "categories")
-                output.log(f"column {feature.name!r}: one-hot, {categories}")
+                size = vector_size(len(feature.categories) + 1)
+                encoding = f"embedding of {size} numbers" if feature.embedded else "one-hot"
+                output.log(f"column {feature.name!r}: {encoding}, {categories}")
             if feature.name in self.table.gaps:
                 missing = format_count(self.table.gaps[feature.name].count, "missing value")
                 fill = format_number(feature.fill) if isinstance(feature.fill, float) else repr(feature.fill)
@@ -204,7 +213,7 @@ def _request(args: argparse.Namespace, file_format: Format) -> Request:
 def _feature_columns(
     args: argparse.Namespace, table: Table | DiskTable, target: data.Target, known: set[str]
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the feature columns, and the names of the columns to encode one-hot.
+    """Return the names of the feature columns, and of those that hold categories even if they do not seem to.
 
     Parameters
     ----------
@@ -245,7 +254,7 @@ def _require_usable(
     target : str or list of str
         The name of the target, or the names of several.
     names, categorical : list of str
-        The names of the features, and of the columns to encode one-hot.
+        The names of the features, and of those that hold categories even if they do not seem to.
     impute : dict of str to str
         How to fill missing numbers, by column.
     problems : Problems

@@ -25,6 +25,7 @@ from deepnotes.network.network import Network
 from deepnotes.network.training.callbacks import EarlyStopping
 from deepnotes.network.training.history import History
 from deepnotes.network.training.state import Callback, Training
+from deepnotes.nn.layers import Embedding, Layer
 from deepnotes.utils.errors import ArgumentError, DeepnotesError, NonFiniteLossError
 
 
@@ -140,10 +141,10 @@ def prepare(
     shared = [run.X for run in others if run.encoder == encoder]
     X = shared[0] if shared else source.samples(encoder)
     with np.errstate(all="ignore"):  # numbers that overflow are reported as an error later
-        standardizer = Standardizer.fit(data.select_samples(X, train))
+        standardizer = Standardizer.fit(data.select_samples(X, train), unchanged=list(encoder.tables))
     networks = [
         Network(
-            [*recipe.make_hidden_layers(args), task.output_layer()],
+            make_layers(args, recipe, encoder, task),
             len(encoder.inputs),
             backend=backend,
             dtype=args.dtype,
@@ -154,6 +155,12 @@ def prepare(
     ]
     predictor = Ensemble(networks) if args.members else networks[0]
     return Run(predictor, encoder, X, train, held_out, recipe, class_weights, stops_early)
+
+
+def make_layers(args: argparse.Namespace, recipe: train_defaults.Recipe, encoder: Encoder, task: Task) -> list[Layer]:
+    """Return the layers of a network; the first is an embedding if the encoder leaves categories as indices."""
+    embedding = [Embedding(encoder.tables, unknown=True)] if encoder.tables else []
+    return [*embedding, *recipe.make_hidden_layers(args), task.output_layer()]
 
 
 def _class_weights(text: str | None, task: Task, column: Column) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""Encode the columns of a table as inputs of a network: one-hot encode categories, and impute missing values."""
+"""Encode the columns of a table as inputs of a network: categories one-hot or as indices, and no missing values."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,7 @@ from deepnotes.datasets.cells import BOOLEANS, hint_of, number_of
 from deepnotes.datasets.problems import Gap, Problems
 from deepnotes.datasets.reading import Column, Request, first_duplicate, labels_of, missing_in
 from deepnotes.datasets.tables import Table, TableLike, read
+from deepnotes.utils.arguments import whole
 from deepnotes.utils.errors import ArgumentError, TableError
 from deepnotes.utils.wording import join_names, quote
 
@@ -46,14 +47,18 @@ class Feature:
     ----------
     name : str
     categories : tuple of str or of float, optional
-        The distinct values of the column, each of which becomes one input; None if the whole column is one input.
+        The distinct values of the column, each of which becomes one input; None if the column holds numbers.
     fill : float or str, optional
         The replacement for a missing value; None if missing values are not allowed.
+    embedded : bool, default False
+        Whether the column becomes one input instead, with the index of the category, counted from 1, for an
+        :class:`~deepnotes.Embedding`; an unknown category has the index 0.
     """
 
     name: str
     categories: tuple[str, ...] | tuple[float, ...] | None = None
     fill: float | str | None = None
+    embedded: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -63,7 +68,7 @@ class Feature:
     @property
     def inputs(self) -> list[str]:
         """The names of the inputs."""
-        if self.categories is None:
+        if self.categories is None or self.embedded:
             return [self.name]
         return [f"{self.name}={_category_name(value)}" for value in self.categories]
 
@@ -86,6 +91,15 @@ class Encoder:
     array([[1., 2., 3.],
            [1., 0., 1.],
            [0., 1., 0.]])
+
+    With ``embed_above``, a column with many categories is one input, the index of the category, from 1 on:
+
+    >>> encoder = Encoder.fit(table, impute="mean", embed_above=1)
+    >>> encoder(table)
+    array([[1., 2., 3.],
+           [1., 2., 1.]])
+    >>> encoder.tables  # for dn.Embedding(encoder.tables, unknown=True)
+    {1: 3}
     """
 
     features: tuple[Feature, ...]
@@ -102,6 +116,7 @@ class Encoder:
         rows: NDArray[np.int64] | slice = slice(None),
         categorical: Sequence[str] = (),
         impute: str | Mapping[str, str] | None = None,
+        embed_above: int | None = None,
     ) -> "Encoder":
         """Fit an encoder to some rows of a table.
 
@@ -114,18 +129,23 @@ class Encoder:
         rows : array of int, optional
             The rows from which categories and fill values are learned; by default all.
         categorical : sequence of str
-            Columns to encode one-hot even if they hold numbers, or text with more than 64 distinct values.
+            Columns of categories even if they hold numbers, or text with more than 64 distinct values.
         impute : {"mean", "median", "zero", "most_frequent"}, or mapping of str to one of these, optional
             How to replace missing numbers, in all columns or in those that a mapping names; a missing category is
             replaced by the most frequent one. Other missing values are errors.
+        embed_above : int, optional
+            Columns with more categories than this are not encoded one-hot, but as one input with the index of the
+            category, for an :class:`~deepnotes.Embedding` of :attr:`tables`; by default none are.
 
         Raises
         ------
         TableError
             If a value is missing, a text column has too many distinct values, or no feature is left.
         ArgumentError
-            If `impute` has another rule than those above.
+            If `impute` has another rule than those above, or `embed_above` is not a whole number of at least 0.
         """
+        if embed_above is not None:
+            embed_above = whole("embed_above", embed_above, 0)
         for rule in impute.values() if isinstance(impute, Mapping) else () if impute is None else (impute,):
             if rule not in IMPUTE:
                 raise ArgumentError.of("impute", impute, f"one of {', '.join(IMPUTE)}")
@@ -145,7 +165,7 @@ class Encoder:
             if name in incomplete and missing_in(table.column(name)).all():
                 continue  # this has been reported
             with problems.collecting():
-                features.append(_fit_feature(table, name, rows, name in chosen, rules.get(name)))
+                features.append(_fit_feature(table, name, rows, name in chosen, rules.get(name), embed_above))
         problems.check()
         encoder = cls(tuple(features))
         if repeated := first_duplicate(encoder.inputs):
@@ -156,6 +176,19 @@ class Encoder:
     def inputs(self) -> list[str]:
         """The names of the inputs, in order; each is the name of a column or ``COLUMN=CATEGORY``."""
         return [name for feature in self.features for name in feature.inputs]
+
+    @property
+    def tables(self) -> dict[int, int]:
+        """For each row of X that holds indices of categories, their number, with that of unknown categories.
+
+        Unless it is empty, the network begins with ``Embedding(encoder.tables, unknown=True)``.
+        """
+        tables, row = {}, 0
+        for feature in self.features:
+            if feature.embedded:
+                tables[row] = len(feature.categories or ()) + 1
+            row += len(feature.inputs)
+        return tables
 
     @property
     def is_plain(self) -> bool:
@@ -186,7 +219,7 @@ class Encoder:
             A table, or anything else that :func:`~deepnotes.read_table` takes; the columns of an ndarray are those of
             the encoder, in order.
         unknown : {"error", "zeros"}
-            Whether an unknown category is an error, or encoded as all zeros.
+            Whether an unknown category is an error, or encoded as all zeros: of one-hot columns, or the index 0.
 
         Raises
         ------
@@ -236,6 +269,7 @@ class Encoder:
             {"name": feature.name}
             | ({} if feature.categories is None else {"categories": list(feature.categories)})
             | ({} if feature.fill is None else {"fill": feature.fill})
+            | ({"embedded": True} if feature.embedded else {})
             for feature in self.features
         ]
 
@@ -249,7 +283,10 @@ class Encoder:
             If the values are not valid.
         """
         return cls(
-            tuple(_parse_feature(entry["name"], entry.get("categories"), entry.get("fill")) for entry in metadata)
+            tuple(
+                _parse_feature(entry["name"], entry.get("categories"), entry.get("fill"), entry.get("embedded", False))
+                for entry in metadata
+            )
         )
 
 
@@ -258,7 +295,7 @@ def _category_name(value: str | float) -> str:
     return value if isinstance(value, str) else repr(value).removesuffix(".0")
 
 
-def _parse_feature(name: Any, categories: Any, fill: Any) -> Feature:
+def _parse_feature(name: Any, categories: Any, fill: Any, embedded: Any) -> Feature:
     """Return a feature from JSON values; raise TypeError or ValueError if they are not valid."""
     if not isinstance(name, str):
         raise TypeError(f"the column name {name!r} is not text")
@@ -271,7 +308,9 @@ def _parse_feature(name: Any, categories: Any, fill: Any) -> Feature:
             raise ValueError(f"{fill!r} is not a category")
     elif fill is not None:
         fill = _parse_value(float, fill)
-    return Feature(name, categories, fill)
+    if not isinstance(embedded, bool) or (embedded and categories is None):
+        raise TypeError(f"embedded is {embedded!r} for the column {name!r}")
+    return Feature(name, categories, fill, embedded)
 
 
 def _parse_value(kind: type[str] | type[float], value: Any) -> Any:
@@ -284,7 +323,9 @@ def _parse_value(kind: type[str] | type[float], value: Any) -> Any:
     return value
 
 
-def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: str | None) -> Feature:
+def _fit_feature(
+    table: Table, name: str, rows: Any, categorical: bool, impute: str | None, embed_above: int | None
+) -> Feature:
     """Return a column as a feature; its categories and fill value are learned from the given `rows`."""
     column = table.column(name)
     selected = column[rows]
@@ -307,7 +348,8 @@ def _fit_feature(table: Table, name: str, rows: Any, categorical: bool, impute: 
             "number; write it the same way in every row, or declare the column numeric"
         )
     categories = tuple(values.tolist())
-    return Feature(name, categories, None if impute is None else categories[int(counts.argmax())])
+    fill = None if impute is None else categories[int(counts.argmax())]
+    return Feature(name, categories, fill, embed_above is not None and len(categories) > embed_above)
 
 
 def category_fault(values: NDArray[np.str_], rows: int) -> str | None:
@@ -402,6 +444,8 @@ def _inputs(table: Table, feature: Feature, column: Column, unknown: str) -> NDA
     if unknown == "error" and (codes < 0).any():
         gap, remedy = _unknown_categories(feature, column, codes)
         raise TableError(f"{gap.message(table.source, feature.name)}; {remedy}")
+    if feature.embedded:
+        return np.asarray(codes + 1, np.float64).reshape(-1, 1)
     one_hot: NDArray[np.float64] = (codes[:, None] == np.arange(len(feature.categories))).astype(np.float64)
     return one_hot
 

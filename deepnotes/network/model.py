@@ -13,6 +13,7 @@ from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.importance import Importance, falls_of
 from deepnotes.network.network import Network
 from deepnotes.nn import metrics
+from deepnotes.nn.layers import Embedding
 from deepnotes.utils.errors import ArgumentError, DataError, ModelFileError
 from deepnotes.utils.wording import join_names, quote
 
@@ -87,6 +88,7 @@ class Model:
         self.encoder = Encoder.from_metadata(metadata.get("columns", [{"name": name} for name in features]))
         if self.encoder.inputs != features or len(set(self.encoder.names)) < len(self.encoder.names):
             raise ValueError(f"columns that give the features {self.encoder.inputs!r} instead of {features!r}")
+        self._require_embedding()
         self.dates = metadata.get("dates", [])
         if not isinstance(self.dates, list) or not set(self.dates) <= {*self.encoder.numeric, *targets}:
             raise ValueError(f"dates {self.dates!r}")
@@ -112,6 +114,16 @@ class Model:
             self._mean, self._scale = np.array(means)[:, None], np.array(scales)[:, None]
         else:
             raise ValueError(f"task {self.task!r}")
+
+    def _require_embedding(self) -> None:
+        """Raise ValueError unless the networks have an Embedding for the columns that are encoded as indices."""
+        networks = self.network.networks if isinstance(self.network, Ensemble) else (self.network,)
+        wanted = self.encoder.tables.items()
+        for network in networks if wanted else ():
+            first = network.layers[0]
+            held = {t.column: t.categories for t in first} if isinstance(first, Embedding) else {}
+            if not wanted <= held.items():
+                raise ValueError(f"indices of categories {dict(wanted)!r} for the layers {list(network.layers)!r}")
 
     @property
     def _targets(self) -> list[str]:

@@ -102,6 +102,8 @@ def test_text_columns_with_many_values_are_refused_unless_categorical():
         ({"names": []}, TableError, "no column is left"),
         ({"names": ["b"]}, TableError, "no column 'b'"),
         ({"categorical": ["c"]}, TableError, "no column 'c'"),
+        ({"embed_above": -1}, ArgumentError, "embed_above=-1, wanted a whole number of at least 0"),
+        ({"embed_above": "none"}, ArgumentError, "embed_above='none', wanted a whole number"),
     ],
 )
 def test_invalid_arguments_of_fit_are_refused(arguments, error, message):
@@ -121,6 +123,19 @@ def test_an_encoder_can_be_restored_from_metadata(flowers):
     assert Encoder.from_metadata(metadata) == encoder
 
 
+def test_columns_of_many_categories_are_encoded_as_indices_from_1(flowers):
+    encoder = Encoder.fit(flowers, categorical=["zip"], impute="mean", rows=np.array([0, 1, 3]), embed_above=1)
+    assert encoder.inputs == ["size", "kind", "zip"]
+    assert encoder.tables == {1: 3, 2: 3}
+    with pytest.raises(TableError, match="row 5: column 'kind' has the unknown category 'daisy'"):
+        encoder(flowers)
+    assert encoder(flowers, unknown="zeros")[1:].tolist() == [[1, 2, 1, 1, 0], [1, 2, 1, 2, 1]]
+    assert Encoder.from_metadata(encoder.as_metadata()) == encoder
+    assert encoder.as_metadata()[2] == {"name": "zip", "categories": [10, 20], "fill": 20, "embedded": True}
+    assert Encoder.fit(flowers, ["kind", "zip"], impute="mean", embed_above=2).tables == {0: 4}
+    assert not Encoder.fit(flowers, impute="mean", embed_above=3).tables
+
+
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -135,6 +150,8 @@ def test_an_encoder_can_be_restored_from_metadata(flowers):
         [{"name": "a", "categories": ["x"], "fill": "y"}],
         [{"name": "a", "fill": "y"}],
         [{"name": "a", "fill": True}],
+        [{"name": "a", "embedded": True}],
+        [{"name": "a", "categories": ["x"], "embedded": 1}],
         ["a"],
         5,
     ],

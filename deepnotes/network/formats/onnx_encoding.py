@@ -1,7 +1,7 @@
 """The encoding and imputation of columns as ONNX nodes, so that an ONNX file takes the columns of a table.
 
 Each column is an input of shape (m, 1): numbers in double precision, with NaN for a missing one, or text, with an empty
-string for a missing one. An unknown category becomes zeros, since ONNX has no errors.
+string for a missing one. An unknown category becomes zeros, or the index 0, since ONNX has no errors.
 """
 
 from typing import Any
@@ -32,13 +32,15 @@ def _encode(trace: Trace, feature: Feature, number: int) -> Any:
     column: Any = Value(trace, feature.name, np.dtype(object if feature.is_text else np.float64))
     categories = feature.categories
     if feature.is_text:
-        codes = {str(name): code for code, name in enumerate(categories or ())}
+        codes = {str(name): code for code, name in enumerate(categories or (), int(feature.embedded))}
         if feature.fill is not None:
             codes[""] = codes[str(feature.fill)]
         column = trace.node(
             "LabelEncoder", column, result="int64", domain=DOMAIN, keys_strings=[*codes],
-            values_int64s=[*codes.values()], default_int64=-1,
+            values_int64s=[*codes.values()], default_int64=feature.embedded - 1,
         )  # fmt: skip
+        if feature.embedded:
+            return trace.cast(column, "float64")
         known = np.arange(len(categories or ()))
     else:
         if feature.fill is not None:
@@ -48,7 +50,11 @@ def _encode(trace: Trace, feature: Feature, number: int) -> Any:
             return column
         known = np.array(categories, np.float64)
     names = trace.constant(f"categories of column {number}", known.reshape(1, -1))
-    return trace.cast(trace.node("Equal", column, names), "float64")
+    one_hot = trace.cast(trace.node("Equal", column, names), "float64")
+    if not feature.embedded:
+        return one_hot
+    indices = trace.constant(f"indices of column {number}", np.arange(1.0, len(known) + 1).reshape(-1, 1))
+    return trace.node("MatMul", one_hot, indices)
 
 
 def sample_columns(encoder: Encoder) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -404,7 +404,7 @@ def _constants(chain: Exportable) -> dict[str, Any]:
     encoder, features = chain.encoder, names("features", chain.inputs)
     if encoder is None and features is not None:
         encoder = Encoder(tuple(map(Feature, features)))
-    columns = encoder and [(feature.name, feature.categories, feature.fill) for feature in encoder.features]
+    columns = encoder and [(f.name, f.categories, f.fill, *[True] * f.embedded) for f in encoder.features]
     format, dates = _data_format(chain.metadata)
     last = [member.links[-1] for _, member in chain.members]
     is_softmax = all(link.has("softmax") for link in last)
