@@ -35,10 +35,7 @@ NOT_NEGATIVE = number("a number of at least 0", lambda value: value >= 0)
 
 
 EMBED_ABOVE = 10
-"""A column with more categories than this is embedded by default: from there on, it predicts better than one-hot columns.
-
-``python -m benchmarks.embeddings`` compares both.
-"""
+"""A column with more categories than this is embedded by default, since predictions are better then."""
 
 VALIDATION = 0.2
 """The default share of rows to hold out."""

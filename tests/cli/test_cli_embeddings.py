@@ -217,5 +217,5 @@ def test_a_model_whose_network_lacks_the_embedding_is_refused(sales, run):
     network = dn.load("sales.safetensors", backend="numpy").network
     other = dn.Network([dn.Dense(1)], network.inputs, backend="numpy", seed=0)
     other.metadata = network.metadata
-    with pytest.raises(dn.ModelFileError, match="indices of categories {1: 71} for the layers"):
+    with pytest.raises(dn.ModelFileError, match=r"indices of categories \{1: 71\} for the layers"):
         dn.Model(other)
