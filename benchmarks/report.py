@@ -201,6 +201,37 @@ def layers_rows(results: dict[str, Any], in_full: bool) -> Rows:
     return rows
 
 
+def embeddings_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of ``embeddings.json``: the scores of each contender, and the gain of embeddings."""
+    contenders = list(next(iter(results.values()))["scores"])
+    gains = {f"gain{end}": (f"embedding{end}", f"one-hot{end}") for end in ("", ", LayerNorm")}
+    rows = [["table", "rows", "score", *contenders, *gains]]
+    for name, r in results.items():
+        scores = {contender: np.array(values) for contender, values in r["scores"].items()}
+        means = [f"{values.mean():.3f} ± {_deviation(values):.3f}" for values in scores.values()]
+        differences = [scores[a] - scores[b] for a, b in gains.values()]
+        errors = [_deviation(values) / np.sqrt(len(values)) for values in differences]
+        cells = [f"{values.mean():+.3f} ± {error:.3f}" for values, error in zip(differences, errors, strict=True)]
+        rows.append([name, f"{r['rows']:,}", r["score"], *means, *cells])
+    return rows
+
+
+def _deviation(values: np.ndarray) -> float:
+    """Return the standard deviation of a sample, 0 for a single value."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def embeddings_steps_rows(results: dict[str, Any], in_full: bool) -> Rows:
+    """Return the table of the steps in ``embeddings.json``, with a row for each backend and table."""
+    rows = [["backend, table", "one-hot µs", "embedding µs", "embedding to one-hot", "both with LayerNorm"]]
+    for backend in next(iter(results.values()))["steps"]:
+        for name, r in results.items():
+            step = r["steps"][backend]
+            times = [_time_cell(step, contender) for contender in ("one-hot", "embedding")]
+            rows.append([f"{backend}: {name}", *times, *map(_spread, step["ratios"].values())])
+    return rows
+
+
 def many_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of ``many.json``, with a row per contender, or per amount of memory."""
     rows = [["backend, case", "contender", "ms, or copies of X", "fit_many to it"]]
@@ -356,6 +387,8 @@ TABLES = {
     "threads": (threads_rows, set()),
     "own-parts": (own_parts_rows, set()),
     "layers": (layers_rows, set()),
+    "embeddings": (embeddings_rows, set()),
+    "embeddings-steps": (embeddings_steps_rows, set()),
     "many": (many_rows, {"scikit-learn", "jax"}),
     "c-export": (c_export_rows, set()),
     "instructions": (instructions_rows, set()),
@@ -378,7 +411,7 @@ DOCUMENTS_ONLY = {"steps-briefly", *GPU_TABLES}
 """The tables that the report leaves out: the first is contained in ``steps``, the others are about other machines."""
 SOURCES = (
     {"limits": "steps", "steps-briefly": "steps", "crossover": "sweep"}
-    | {"ranks-sums": "ranks"}
+    | {"ranks-sums": "ranks", "embeddings-steps": "embeddings"}
     | dict.fromkeys(GPU_TABLES, "gpu")
 )
 """For each table or figure that is not named like its file of results, the name of the file."""
