@@ -271,11 +271,6 @@ def test_an_exported_python_file_refuses_anything_but_an_index() -> None:
             module["predict"](spoiled)
 
 
-def test_c_files_refuse_the_layer(tmp_path: Path) -> None:
-    with pytest.raises(dn.ModelFileError, match="layer 1 is an Embedding, which C files cannot contain"):
-        network().to_c(tmp_path / "net.c")
-
-
 def test_the_trace_shows_the_tables() -> None:
     formulas = {event.name: event.formula for event in network().trace(X, Y)}
     assert formulas["A1"] == "A0 without the rows 1, 3, above E1_1[A0[1]]ᵀ above E3_1[A0[3]]ᵀ"

@@ -90,11 +90,9 @@ def to_c(chain: Exportable, name: str = "model", weights: str = "exact") -> str:
     UnknownNameError
         If `weights` is not one of these.
     ModelFileError
-        If a weight is not finite and `weights` is "int8", or if the network has an Embedding.
+        If a weight is not finite and `weights` is "int8".
     """
     look_up("weights", weights, WEIGHTS)
-    if any(isinstance(member.links[0], EmbeddingLink) for _, member in chain.members):
-        raise ModelFileError("layer 1 is an Embedding, which C files cannot contain; export to ONNX or Python")
     real = {"float32": "float", "float64": "double"}[chain.dtype]
     output = real if chain.target is None else "double"
     vectors, difference = _vectors(chain, weights)
@@ -202,6 +200,7 @@ def _comment(chain: Exportable, name: str, weights: str, difference: float, sign
         *(f"    {signature}" for signature in signatures),
         "",
         f"x has the {chain.inputs} inputs of one sample{_features(chain)}; they are standardized here.",
+        *_indices(chain),
         f"Nothing is allocated; about {_stack(chain):,} bytes of the stack are used.",
     ]
     if weights == "int8":
@@ -220,6 +219,18 @@ def _features(chain: Exportable) -> str:
     if not isinstance(names, list) or len(names) != chain.inputs or chain.inputs > 100:
         return ""
     return f" ({', '.join(map(str, names))})"
+
+
+def _indices(chain: Exportable) -> Iterator[str]:
+    """Yield what the inputs with a table hold, for the comment at the beginning of the file."""
+    limits: dict[int, int] = {}
+    for first in (member.links[0] for _, member in chain.members):
+        for column, categories, _ in first.layer if isinstance(first, EmbeddingLink) else ():
+            limits[column] = min(categories, limits.get(column, categories))
+    for column, categories in sorted(limits.items()):
+        yield f"x[{column}] is the index of a category, a whole number from 0 to {categories - 1}."
+    if limits:
+        yield "For any other index, the outputs are those for an input that is NaN."
 
 
 def _harmless(text: str) -> str:
@@ -241,22 +252,22 @@ def _stack(chain: Exportable) -> int:
 
 
 def _buffers(chain: Chain) -> tuple[int, int]:
-    """Return the sizes of the two arrays that the dense layers read and write by turns."""
-    dense = [link.outputs for link in chain.links if isinstance(link, Link)]
-    widths = [chain.inputs if _needs_copy(chain) else 1, *(dense if _shrinks(chain) else dense[:-1])]
+    """Return the sizes of the two arrays that dense layers and an embedding read and write by turns."""
+    written = [link.outputs for link in chain.links if isinstance(link, Link | EmbeddingLink)]
+    widths = [chain.inputs if _needs_copy(chain) else 1, *(written if _shrinks(chain) else written[:-1])]
     return max(widths[::2]), max(widths[1::2], default=1)
 
 
 def _shrinks(chain: Chain) -> bool:
     """Return whether the last dense layer has more outputs than the network, because of a gate after it."""
     links = list(chain.links)
-    last = max((index for index, link in enumerate(links) if isinstance(link, Link)), default=-1)
+    last = max((index for index, link in enumerate(links) if isinstance(link, Link | EmbeddingLink)), default=-1)
     return any(link.inputs != link.outputs for link in links[last + 1 :])
 
 
 def _needs_copy(chain: Chain) -> bool:
-    """Return whether the inputs are changed before the first dense layer, or its outputs are written over them."""
-    return chain.standardizer is not None or not isinstance(chain.links[0], Link)
+    """Return whether the inputs are changed before the first layer, or its outputs are written over them."""
+    return chain.standardizer is not None or not isinstance(chain.links[0], Link | EmbeddingLink)
 
 
 def _kept(chain: Chain) -> dict[int, int]:
@@ -277,6 +288,8 @@ def _member(chain: Chain, prefix: str, weights: str) -> Iterator[str]:
             yield from _layer(link, name, chain.dtype, weights)
         elif isinstance(link, FeatureLink):
             yield from _feature_layer(link, name, chain.dtype)
+        elif isinstance(link, EmbeddingLink):
+            yield from _embedding(link, name, chain.dtype)
     yield "\n".join(_network(chain, before))
 
 
@@ -322,6 +335,29 @@ def _feature_layer(link: FeatureLink, name: str, dtype: str) -> Iterator[str]:
     sources = [*[f"a[i + {link.outputs}]"] * (link.inputs != link.outputs), *(f"{x}[i]" for x in names)]
     others = dict(zip(link.formula.arrays[1:], sources, strict=True))
     yield "\n".join(function_of(link.formula, name, link.outputs, others))
+
+
+def _embedding(link: EmbeddingLink, name: str, dtype: str) -> Iterator[str]:
+    """Yield the tables, and the function that copies the other inputs and the vectors of the categories.
+
+    An index that no category has must not be read from memory; its vector is NaN.
+    """
+    for t, E in zip(link.layer, link.parameters.values(), strict=True):
+        yield "\n".join(_array(f"const real {name}_E{t.column}", [literal(x, dtype) for x in E.ravel()]))
+    lines, row = [], 0
+    for columns in link.layer.numeric(link.inputs):
+        lines += [f"    for (j = 0; j < {len(columns)}; j++)", f"        z[{row} + j] = a[{columns.start} + j];"]
+        row += len(columns)
+    for t in link.layer:
+        lines += [
+            f"    index = a[{t.column}] >= 0 && a[{t.column}] < {t.categories} ? (int)a[{t.column}] : -1;",
+            f"    known = index >= 0 && a[{t.column}] == (real)index;",
+            f"    for (j = 0; j < {t.size}; j++)",
+            f"        z[{row} + j] = known ? {name}_E{t.column}[index * {t.size} + j] : (real)NAN;",
+        ]
+        row += t.size
+    head = [f"static void {name}(const real *restrict a, real *restrict z)", "{", "    int j, index, known;"]
+    yield "\n".join([*head, *lines, "}"])
 
 
 def _linear(name: str, n: int, n_prev: int, weights: str) -> Iterator[str]:
@@ -373,10 +409,10 @@ def _network(chain: Chain, before: str) -> Iterator[str]:
 def _calls(chain: Chain, before: str) -> Iterator[str]:
     """Yield the statements of the function that computes the outputs of one network."""
     kept, shrinks = _kept(chain), _shrinks(chain)
-    dense = sum(isinstance(link, Link) for link in chain.links)
+    count = sum(isinstance(link, Link | EmbeddingLink) for link in chain.links)
     source = "x"
     if _needs_copy(chain):
-        source = "even" if dense or shrinks else "y"
+        source = "even" if count or shrinks else "y"
         if chain.standardizer is not None:
             yield f"    {before}standardize(x, {source});"
         else:
@@ -389,11 +425,11 @@ def _calls(chain: Chain, before: str) -> Iterator[str]:
             yield from _copy(f"kept{link.source}", source, link.size, "+=")
         elif isinstance(link, FeatureLink):
             yield f"    {before}layer{index + 1}({source});"
-        elif isinstance(link, Link):  # write_c refuses an EmbeddingLink
+        else:
             done += 1
-            to = "y" if done == dense and not shrinks else "odd" if done % 2 else "even"
+            to = "y" if done == count and not shrinks else "odd" if done % 2 else "even"
             yield f"    {before}layer{index + 1}({source}, {to});"
-            if not formulas.activation(link.g, chain.dtype, len(link.W)).is_input("Z"):
+            if isinstance(link, Link) and not formulas.activation(link.g, chain.dtype, len(link.W)).is_input("Z"):
                 yield f"    {before}layer{index + 1}_activation({to});"
             source = to
     if source != "y":

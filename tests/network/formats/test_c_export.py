@@ -89,6 +89,64 @@ def test_networks_of_any_depth(units: tuple[int, ...], standardized: bool, tmp_p
     require_correct(chain, compile_strictly(to_c(chain), tmp_path))
 
 
+EMBEDDED: dict[str, list[dn.Layer]] = {
+    "before layers": [dn.Dense(7, "relu"), dn.LayerNorm(), dn.Dense(3)],
+    "before blocks": [dn.Residual([dn.Dense(15, "tanh")]), dn.GLU(5), dn.Dense(2, "softmax")],
+    "before a gate": [dn.Dense(8), dn.Gate("sigmoid")],
+    "before a normalization": [dn.LayerNorm()],
+    "alone": [],
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("layers", EMBEDDED.values(), ids=EMBEDDED)
+@pytest.mark.parametrize("standardized", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_embedding_reads_indices(layers: list[dn.Layer], standardized: bool, dtype: str, tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(5, 3, size=(6, 20)).astype(dtype)
+    X[[1, 5]] = np.random.default_rng(1).integers(0, [[12], [300]], (2, 20))
+    standardizer = dn.Standardizer.fit(X, unchanged=[1, 5]) if standardized else None
+    embedding = dn.Embedding({1: (12, 4), 5: (300, 7)})
+    net = dn.Network([embedding, *layers], inputs=6, backend="numpy", dtype=dtype, seed=0, standardizer=standardizer)
+    chain = Chain.of(net)
+    text = to_c(chain)
+    assert " * x[5] is the index of a category, a whole number from 0 to 299." in text
+    library = compile_strictly(text, tmp_path)
+    bounded = expected(chain, X)
+    errors = abs(predict(library, X.T, chain.outputs).T - bounded.value.astype(np.float64))
+    assert (errors <= bounded.rules.slack * bounded.error).all()
+    if dtype == "float32":
+        int8 = to_c(chain, weights="int8")
+        for file in (text, int8):
+            result = check(file)
+            assert result is not None
+            assert "are correct" in result[1]
+
+
+@needs_compiler
+@pytest.mark.parametrize("index", [-1, 12, 0.5, 1e30, -np.inf, np.nan])
+def test_an_index_without_a_category_gives_nan(index: float, tmp_path: Path) -> None:
+    net = dn.Network([dn.Embedding({0: (12, 4)}), dn.Dense(5, "relu"), dn.Dense(2)], inputs=2, backend="numpy", seed=0)
+    library = compile_strictly(to_c(Chain.of(net)), tmp_path)
+    rows = np.array([[index, 1.0], [11.0, 1.0]], np.float32)
+    A = predict(library, rows, 2)
+    assert np.isnan(A[0]).all()
+    np.testing.assert_allclose(A[1], net.predict(rows[1:].T)[:, 0], rtol=1e-5)
+
+
+@needs_compiler
+def test_members_with_tables_of_different_sizes(tmp_path: Path) -> None:
+    nets = [
+        dn.Network([dn.Embedding({1: categories}), dn.Dense(3)], inputs=2, backend="numpy", seed=0)
+        for categories in (30, 5)
+    ]
+    text = to_c(ChainMean.of(nets, {}, None))
+    assert "x[1] is the index of a category, a whole number from 0 to 4." in text
+    X = np.array([[0.5, -1.0], [4.0, 0.0]], np.float32)
+    A = predict(compile_strictly(text, tmp_path), X.T, 3)
+    np.testing.assert_allclose(A.T, np.mean([net.predict(X) for net in nets], axis=0), rtol=1e-5, atol=1e-6)
+
+
 @needs_compiler
 def test_a_target_and_an_ensemble(tmp_path: Path) -> None:
     networks = [network("tanh", outputs=2, last="identity") for _ in range(3)]
