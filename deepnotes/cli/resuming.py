@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from functools import wraps
 
+from deepnotes.cli import train_defaults
 from deepnotes.cli.arguments import with_hint
 from deepnotes.cli.output import Output
 from deepnotes.utils.errors import CheckpointError
@@ -28,8 +29,9 @@ def explain_resumption(run: Command) -> Command:
 
 def _advice(args: argparse.Namespace) -> str:
     """Return what to do if the optimizer or its schedule differs from that of the checkpoint."""
+    schedule = train_defaults.schedule_name(args)
     return (
-        f"The learning rate of --schedule {args.schedule} depends on the number of epochs and of rows, so a run can "
+        f"The learning rate of --schedule {schedule} depends on the number of epochs and of rows, so a run can "
         "only be resumed with the same --epochs, --schedule and --learning-rate. To train longer, finish it with them, "
         "and then start a new run, with a new schedule, from its weights: --from MODEL --epochs MORE, without "
         "--resume. With --schedule constant from the start, --resume accepts more epochs."

@@ -329,6 +329,7 @@ class Search:
             batch_size=self._args.batch_size,
             samples=run.train,
             sample_weight=run.weights(self._task, self._source.y),
+            l1=self._args.l1,
             l2=[own.l2 for own in arguments],
             clip_norm=self._args.clip_norm,
             average=train_defaults.make_average(self._args, rows),

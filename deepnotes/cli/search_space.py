@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from deepnotes.cli import train_defaults
+from deepnotes.nn.optimizers import FULL_BATCH
 
 DEPTHS = (1, 2, 3)
 WIDTHS = (16, 32, 64, 128, 256)
@@ -38,6 +39,7 @@ def draw_settings(args: argparse.Namespace, recipe: train_defaults.Recipe) -> It
         The defaults of ``train`` for the table.
     """
     rng = np.random.default_rng(args.seed)
+    dropouts = (0.0,) if args.optimizer in FULL_BATCH else DROPOUT
     default_rate = train_defaults.RATES.get(args.optimizer, 1e-3)
     yield {
         "layers": recipe.layers,
@@ -53,7 +55,7 @@ def draw_settings(args: argparse.Namespace, recipe: train_defaults.Recipe) -> It
             "layers": (width,) * depth,
             "activation": str(rng.choice(ACTIVATIONS)),
             "learning_rate": float(f"{default_rate * rate:.2g}"),
-            "dropout": float(rng.choice(DROPOUT)),
+            "dropout": float(rng.choice(dropouts)),
             "l2": 0.0 if rng.random() < 1 / 3 else float(f"{l2:.2g}"),
         }
 

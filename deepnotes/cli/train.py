@@ -172,6 +172,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "norm": args.norm,
             "residual": args.residual,
             "average": None if args.average is None else dict([args.average]),
+            "l1": args.l1,
             "l2": final.recipe.l2,
             "class_weight": args.class_weight,
             "epochs": single and single.epochs,

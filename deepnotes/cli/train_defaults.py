@@ -8,7 +8,7 @@ from typing import NamedTuple
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.hidden_layers import hidden_layers
 from deepnotes.nn.layers import Layer
-from deepnotes.nn.optimizers import Optimizer, as_optimizer
+from deepnotes.nn.optimizers import FULL_BATCH, Optimizer, as_optimizer
 from deepnotes.nn.schedules import (
     WHOLE_RUN,
     Constant,
@@ -30,12 +30,12 @@ STOPPING_SHARE, FEWEST_ROWS, MOST_STOPPING_ROWS = 0.1, 1000, 10_000
 """The share of the rows that early stopping takes from at least `FEWEST_ROWS` rows, and the largest number of them."""
 LAYERS_RULE = "; ".join(f"{','.join(map(str, layers))} from {rows:,} training rows on" for rows, layers, _ in SIZES[1:])
 LAYERS_RULE = f"{','.join(map(str, SIZES[0][1]))}; {LAYERS_RULE}"
-DROPOUT_RULE = f"{SIZES[0][2]:g}; {SIZES[1][2]:g} from {SIZES[1][0]:,} training rows on"
+DROPOUT_RULE = f"{SIZES[0][2]:g}; {SIZES[1][2]:g} from {SIZES[1][0]:,} training rows on; 0 for lbfgs"
 L2_RULE = f"{L2_ROWS} divided by the number of training rows"
 STOPPING_RULE = f"train all epochs, and keep the best if there are at least {FEWEST_ROWS:,} rows to train on"
 RATES = {
     "sgd": 0.02, "rmsprop": 1e-3, "adam": 3e-3, "adamw": 3e-3, "amsgrad": 3e-3, "nadam": 3e-3, "radam": 3e-3,
-    "adamax": 5e-3, "adagrad": 0.05, "adadelta": 5.0, "lion": 1e-3,
+    "adamax": 5e-3, "adagrad": 0.05, "adadelta": 5.0, "lion": 1e-3, "muon": 0.02, "lbfgs": 1.0,
 }  # fmt: skip
 """The learning rate of each optimizer."""
 MOMENTUM = 0.9
@@ -66,6 +66,7 @@ class Recipe(NamedTuple):
     def of(cls, args: argparse.Namespace, rows: int) -> "Recipe":
         """Return the requested settings, and where none is requested, the default for this number of training rows."""
         _, layers, dropout = next(size for size in reversed(SIZES) if rows >= size[0])
+        dropout = 0.0 if args.optimizer in FULL_BATCH else dropout
         return cls(
             layers if args.layers is None else args.layers,
             dropout if args.dropout is None else args.dropout,
@@ -97,18 +98,28 @@ def stopping_rows(rows: int, patience: int | str | None, share: float | None) ->
     return max(count, 1)
 
 
+def updates_in_epoch(args: argparse.Namespace, rows: int) -> int:
+    """Return the number of updates in an epoch of this number of rows."""
+    return 1 if args.optimizer in FULL_BATCH else math.ceil(rows / (args.batch_size or BATCH_SIZE))
+
+
 def choose_epochs(args: argparse.Namespace, rows: int) -> int:
     """Return the requested number of epochs, or the default number for training on this number of rows."""
-    updates_per_epoch = math.ceil(rows / args.batch_size)
-    epochs: int = args.epochs or min(max(math.ceil(UPDATES / updates_per_epoch), MIN_EPOCHS), MAX_EPOCHS)
+    updates = updates_in_epoch(args, rows)
+    epochs: int = args.epochs or min(max(math.ceil(UPDATES / updates), MIN_EPOCHS), MAX_EPOCHS)
     return epochs
+
+
+def schedule_name(args: argparse.Namespace) -> str:
+    """Return the name of the requested schedule, or of the default one."""
+    return args.schedule or ("constant" if args.optimizer in FULL_BATCH else "cosine")
 
 
 def make_optimizer(args: argparse.Namespace, rows: int) -> Optimizer:
     """Return the optimizer, with its learning-rate schedule, for training on this number of rows."""
     rate = RATES.get(args.optimizer, 1e-3) if args.learning_rate is None else args.learning_rate
     epochs = choose_epochs(args, rows)
-    schedule = SCHEDULES[args.schedule](rate, epochs * math.ceil(rows / args.batch_size), epochs)
+    schedule = SCHEDULES[schedule_name(args)](rate, epochs * updates_in_epoch(args, rows), epochs)
     momentum = {"momentum": MOMENTUM if args.momentum is None else args.momentum} if args.optimizer == "sgd" else {}
     return as_optimizer(args.optimizer, learning_rate=schedule, **momentum)
 
@@ -120,6 +131,6 @@ def make_average(args: argparse.Namespace, rows: int) -> WeightAverage | None:
     name, number = args.average
     if name == "ema":
         return EMA(number)
-    batches, epochs = math.ceil(rows / args.batch_size), choose_epochs(args, rows)
+    batches, epochs = updates_in_epoch(args, rows), choose_epochs(args, rows)
     first = max(1, math.ceil(number * epochs))  # the epoch at the end of which the mean begins
     return SWA(first * batches, every=batches)

@@ -26,7 +26,8 @@ from deepnotes.network.training.intervals import interval
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.hidden_layers import NORMALIZATIONS
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.nn.optimizers import BY_NAME as OPTIMIZERS
+from deepnotes.nn.optimizers import FULL_BATCH
 from deepnotes.utils.errors import ArgumentError
 
 SHARE = number("a number of at least 0 and less than 1", lambda value: 0 <= value < 1)
@@ -210,9 +211,9 @@ def add_training_options(group: argparse._ArgumentGroup, *, searching: bool = Fa
     option(
         "--schedule",
         type=one_of("schedule", train_defaults.SCHEDULES),
-        default="cosine",
         metavar="NAME",
-        help=f"the learning-rate schedule: {_list_choices(train_defaults.SCHEDULES, 'cosine')}",
+        help=f"the learning-rate schedule: {_list_choices(train_defaults.SCHEDULES, 'cosine')} (default for lbfgs: "
+        "constant)",
     )
     option(
         "--average",
@@ -232,9 +233,15 @@ def add_training_options(group: argparse._ArgumentGroup, *, searching: bool = Fa
     option(
         "--batch-size",
         type=whole_number(1),
-        default=train_defaults.BATCH_SIZE,
         metavar="ROWS",
-        help=f"the number of rows in a mini-batch (default {train_defaults.BATCH_SIZE})",
+        help=f"the number of rows in a mini-batch (default {train_defaults.BATCH_SIZE}; lbfgs takes all rows)",
+    )
+    option(
+        "--l1",
+        type=NOT_NEGATIVE,
+        default=0.0,
+        metavar="FACTOR",
+        help="the factor of the L1 penalty, which makes weights small that are of no use (default 0)",
     )
     if not searching:
         option(
@@ -363,6 +370,8 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise ArgumentError for options that cannot be combined."""
     if args.momentum is not None and args.optimizer != "sgd":
         raise ArgumentError(f"--momentum is only for --optimizer sgd, but the optimizer is {args.optimizer}")
+    if args.optimizer in FULL_BATCH:
+        _check_full_batch(args)
     if args.early_stopping == "none" and getattr(args, "early_stopping_share", None) is not None:
         raise ArgumentError("--early-stopping-share needs early stopping, but --early-stopping is none")
     if getattr(args, "calibrate", False) and (args.folds or args.members):
@@ -384,3 +393,22 @@ def check_options(args: argparse.Namespace) -> None:
 def target_as_feature_error(target: str) -> ArgumentError:
     """Return the error for a target that --categorical names."""
     return ArgumentError(f"--categorical {target}: this column is the target, so it is not a feature")
+
+
+FULL_BATCH_REASONS = {
+    "dropout": "its updates compare costs, in which nothing may be random",
+    "batch_size": "each of its updates uses all rows",
+    "from_disk": "each of its updates uses all rows, in memory",
+    "l1": "its line search needs a cost without kinks",
+    "clip_norm": "its line search needs the gradient as it is",
+    "average": "the last weights are those with the lowest cost",
+}
+"""Options that an optimizer of all rows cannot use, and why."""
+
+
+def _check_full_batch(args: argparse.Namespace) -> None:
+    """Raise ArgumentError for an option that an optimizer of all rows cannot use."""
+    for name, reason in FULL_BATCH_REASONS.items():
+        if getattr(args, name):
+            option = name.replace("_", "-")
+            raise ArgumentError(f"--{option} cannot be combined with --optimizer {args.optimizer}: {reason}")

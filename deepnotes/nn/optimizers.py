@@ -1050,6 +1050,8 @@ BY_MATRIX: dict[str, type[Optimizer]] = {"muon": Muon}
 """Optimizers whose updates depend on the shapes of the parameters; those of `LIBRARY` work element by element."""
 FULL_BATCH: dict[str, type[Optimizer]] = {"lbfgs": LBFGS}
 """Optimizers that train on all samples as one batch."""
+BY_NAME = LIBRARY | BY_MATRIX | FULL_BATCH
+"""All optimizers, by name."""
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
@@ -1071,4 +1073,4 @@ def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **op
     if isinstance(optimizer, Optimizer):
         return optimizer
     with in_dialect(dialect):
-        return look_up("optimizer", optimizer, LIBRARY | BY_MATRIX | FULL_BATCH)(**options)
+        return look_up("optimizer", optimizer, BY_NAME)(**options)

@@ -19,7 +19,7 @@ from deepnotes.datasets import load_digits
 from deepnotes.datasets.splits import train_validation_split
 from deepnotes.datasets.tables import read_table, write_table
 from deepnotes.nn.hidden_layers import hidden_layers
-from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
+from deepnotes.nn.optimizers import BY_NAME as OPTIMIZERS
 
 QUICK = ("--epochs", "2", "--quiet")
 SMALL = ("--layers", "32", "--dropout", "0", "--quiet", "--json")
@@ -246,7 +246,7 @@ def test_layers_have_the_normalization_and_shortcuts_that_are_asked_for(run, fai
     ],
 )  # fmt: skip
 def test_averages_of_weights(text, average):
-    args = argparse.Namespace(average=_average(text), epochs=10, batch_size=32)
+    args = argparse.Namespace(average=_average(text), epochs=10, batch_size=32, optimizer="adam")
     assert train_defaults.make_average(args, rows=50) == average
 
 

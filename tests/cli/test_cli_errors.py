@@ -90,6 +90,17 @@ def write(name, text):
         ("train digits --l2 -1", "argument --l2: got '-1'"),
         ("train digits --seed -1", "argument --seed: got '-1'"),
         ("train digits --early-stopping x", "argument --early-stopping: got 'x'"),
+        ("train digits --l1 -1", "argument --l1: got '-1', wanted a number of at least 0"),
+        (
+            "train digits --optimizer lbfgs --dropout 0.1",
+            "--dropout cannot be combined with --optimizer lbfgs: its",
+        ),
+        ("train digits --optimizer lbfgs --batch-size 8", "--batch-size cannot be combined with --optimizer lbfgs: ea"),
+        (
+            "train digits --optimizer lbfgs --average ema",
+            "--average cannot be combined with --optimizer lbfgs: the",
+        ),
+        ("search digits --optimizer lbfgs --l1 0.1", "--l1 cannot be combined with --optimizer lbfgs: its line search"),
         ("train digits --momentum 0.5", "--momentum is only for --optimizer sgd, but the optimizer is adam"),
         ("train good.csv", "--target COLUMN is needed; the columns of good.csv: x, y, kind, price"),
         ("train good.csv --target price --exclude kind --loss binary_cross_entropy", "is for classes; a regression"),

@@ -86,6 +86,51 @@ def test_class_weights_are_those_of_fit(run, cards):
     np.testing.assert_allclose(net.flat(), alone.flat(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (("--l1", 0.02), {"l1": 0.02, "optimizer": dn.Adam(dn.CosineDecay(3e-3, 39, warmup=1))}),
+        (("--optimizer", "muon"), {"optimizer": dn.Muon(dn.CosineDecay(0.02, 39, warmup=1))}),
+        (("--optimizer", "lbfgs"), {"optimizer": dn.LBFGS()}),
+        (("--optimizer", "lbfgs", "--learning-rate", 0.01), {"optimizer": dn.LBFGS(0.01)}),
+    ],
+)
+def test_penalties_and_optimizers_are_those_of_fit(run, cards, options, settings):
+    result = parse_json(run("train", *cards, *QUICK, *options, "--validation", 0, "--json")[0])
+    assert result["l1"] == settings.get("l1", 0)
+    net, table = dn.load("cards.safetensors").network, read_table("cards.csv")
+    X, y = np.array([table.column(name) for name in "abc"]), (table.column("kind") == "fraud").astype(int)
+    alone = dn.Network(net.layers, 3, seed=0, standardizer=dn.Standardizer.fit(X.T.copy().T), backend="numpy")
+    alone.fit(X, y, epochs=3, l2=0.013, **settings)
+    np.testing.assert_allclose(net.flat(), alone.flat(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("option", ["--folds", "--members"])
+def test_many_networks_are_trained_by_lbfgs_and_l1(run, cards, option):
+    flat = {}
+    for name, options in {"lbfgs": ("--optimizer", "lbfgs"), "l1": ("--l1", 0.05), "plain": ()}.items():
+        run("train", *cards, *QUICK, option, 2, *options, "--quiet", "-o", f"{name}.safetensors")
+        flat[name] = np.concatenate([net.flat() for net in networks_of(dn.load(f"{name}.safetensors"))])
+    assert abs(flat["l1"]).sum() < abs(flat["plain"]).sum()
+    assert not np.allclose(flat["lbfgs"], flat["plain"])
+
+
+def networks_of(model):
+    """Return the networks of a model: one, or the members of an ensemble."""
+    return [model.network] if isinstance(model.network, dn.Network) else model.network.networks
+
+
+def test_search_has_lbfgs_and_l1(run, cards):
+    quick = ("search", *cards, "--epochs", 2, "--trials", 3, "--force", "--json")
+    result = parse_json(run(*quick, "--optimizer", "lbfgs")[0])
+    assert [trial["settings"]["dropout"] for trial in result["trials"]] == [0.0] * 3
+    sizes = []
+    for l1 in (0, 0.1):
+        run(*quick, "--l1", l1, "-o", "found.safetensors")
+        sizes.append(abs(dn.load("found.safetensors").network.flat()).mean())
+    assert sizes[1] < sizes[0]
+
+
 def test_the_scores_of_each_class_are_those_of_the_folds(run, cards):
     result = parse_json(run("train", *cards, *QUICK, "--folds", 4, "--json")[0])
     assert [row["rows"] for row in result["per_class"]] == [390, 10]
