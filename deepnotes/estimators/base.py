@@ -219,6 +219,8 @@ class DenseEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Check what scikit-learn's constraints do not express, and return the callbacks."""
         self._check_numbers()
         architecture.hidden_sizes(self.hidden_layer_sizes)
+        if self.solver == "lbfgs" and self.l1_ratio and self.alpha:
+            raise ArgumentError(f"l1_ratio={self.l1_ratio}: solver='lbfgs' needs a cost without kinks, wanted 0")
         if incremental and self.early_stopping:
             raise ArgumentError(
                 "partial_fit does not support early_stopping=True, which needs all samples at once to hold out some of "
@@ -367,9 +369,10 @@ class DenseEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if exact and objective.reported_scale != objective.scale:
             objective = replace(objective, reported_scale=objective.scale)
         class_indices = loss.targets == "simplex" and self.out_activation_ == "softmax"
+        l1 = float(self.alpha) * float(self.l1_ratio)
         return Plan(
-            network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha), None,
-            class_indices, objective,
+            network.inputs, network.layers, network.dtype, network.seed, loss, optimizer, float(self.alpha) - l1, None,
+            class_indices, objective, l1,
         )  # fmt: skip
 
     def _optimizer(self, steps: int) -> Optimizer:

@@ -44,8 +44,8 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
-        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples in the batch (or the sum of their
-        weights), is added to the loss of the batch.
+        Regularization: ``alpha / 2 * Σ w²`` (see `l1_ratio`), divided by the number of samples in the batch (or the sum
+        of their weights), is added to the loss of the batch.
     batch_size : int or "auto", default "auto"
         By default 200, or the number of samples if there are fewer.
     learning_rate : str or Schedule, default "constant"
@@ -84,6 +84,9 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         user-defined loss.
     class_weight : dict, list of dict, "balanced" or None, default None
         The weight of each class, by which sample weights are multiplied, as in scikit-learn's other classifiers.
+    l1_ratio : float, default 0.0
+        The share of L1 in the regularization, from 0 to 1, as in scikit-learn's ``ElasticNet`` and ``SGDClassifier``:
+        ``alpha * (l1_ratio * Σ |w| + (1 - l1_ratio) / 2 * Σ w²)``. ``lbfgs`` needs 0, since L1 has kinks.
     dropout : float or list of float, default 0.0
         The fraction of the outputs of each hidden layer to drop during training; a list has one fraction per layer.
     normalization : {"layer", "rms"}, optional
@@ -167,6 +170,7 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
         max_fun: int = 15000,
         loss: Any = "log_loss",
         class_weight: Any = None,
+        l1_ratio: float = 0.0,
         dropout: Any = 0.0,
         normalization: str | None = None,
         residual: bool = False,

@@ -22,6 +22,7 @@ CONSTRAINTS: dict[str, Any] = {
     "average": [WeightAverage, None],
     "backend": [str, Backend, None],
     "dtype": [StrOptions({"float32", "float64"}), None],
+    "l1_ratio": [Interval(Real, 0, 1, closed="both")],
     "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
     "callbacks": [list, tuple, None],
 }

@@ -234,7 +234,7 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
         Each member has a shallow copy of each callback.
     hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter,
     shuffle, tol, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
-    n_iter_no_change, max_fun, loss, class_weight, dropout, normalization, residual, average, backend, dtype
+    n_iter_no_change, max_fun, loss, class_weight, l1_ratio, dropout, normalization, residual, average, backend, dtype
         The same as for :class:`DenseClassifier`.
 
     Attributes
@@ -304,6 +304,7 @@ class DenseEnsembleClassifier(ClassifierMixin, DenseEnsemble):
         max_fun: int = 15000,
         loss: Any = "log_loss",
         class_weight: Any = None,
+        l1_ratio: float = 0.0,
         dropout: Any = 0.0,
         normalization: str | None = None,
         residual: bool = False,
@@ -416,7 +417,7 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         Each member has a shallow copy of each callback.
     loss, hidden_layer_sizes, activation, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t,
     max_iter, shuffle, tol, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon,
-    n_iter_no_change, max_fun, dropout, normalization, residual, average, backend, dtype
+    n_iter_no_change, max_fun, l1_ratio, dropout, normalization, residual, average, backend, dtype
         The same as for :class:`DenseRegressor`.
 
     Attributes
@@ -485,6 +486,7 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        l1_ratio: float = 0.0,
         dropout: Any = 0.0,
         normalization: str | None = None,
         residual: bool = False,

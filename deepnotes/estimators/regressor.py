@@ -39,8 +39,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     solver : {"adam", "sgd", "lbfgs"}, default "adam"
         ``lbfgs`` is SciPy's L-BFGS-B on all samples at once.
     alpha : float, default 0.0001
-        L2 regularization: ``alpha / 2 * Σ w²``, divided by the number of samples in the batch (or the sum of their
-        weights), is added to the loss of the batch.
+        Regularization: ``alpha / 2 * Σ w²`` (see `l1_ratio`), divided by the number of samples in the batch (or the sum
+        of their weights), is added to the loss of the batch.
     batch_size : int or "auto", default "auto"
         By default 200, or the number of samples if there are fewer.
     learning_rate : str or Schedule, default "constant"
@@ -74,6 +74,9 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         The number of consecutive epochs without improvement after which training ends.
     max_fun : int, default 15000
         The largest number of evaluations of the loss by ``lbfgs``.
+    l1_ratio : float, default 0.0
+        The share of L1 in the regularization, from 0 to 1, as in scikit-learn's ``ElasticNet`` and ``SGDClassifier``:
+        ``alpha * (l1_ratio * Σ |w| + (1 - l1_ratio) / 2 * Σ w²)``. ``lbfgs`` needs 0, since L1 has kinks.
     dropout : float or list of float, default 0.0
         The fraction of the outputs of each hidden layer to drop during training; a list has one fraction per layer.
     normalization : {"layer", "rms"}, optional
@@ -154,6 +157,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        l1_ratio: float = 0.0,
         dropout: Any = 0.0,
         normalization: str | None = None,
         residual: bool = False,

@@ -102,6 +102,8 @@ def test_values_that_scikit_learn_refuses_raise_the_same_class_of_error(ours, th
     [
         ({"backend": "nupmy"}, "did you mean 'numpy'"),
         ({"dtype": "float16"}, "'dtype' parameter"),
+        ({"l1_ratio": 1.5}, "'l1_ratio' parameter"),
+        ({"l1_ratio": 0.5, "solver": "lbfgs"}, "l1_ratio=0.5: solver='lbfgs' needs a cost without kinks, wanted 0"),
         ({"dropout": 1.0}, "'dropout' parameter"),
         ({"dropout": [1.0]}, r"dropout\[0\]=1.0, wanted at least 0 and less than 1"),
         ({"dropout": [0.1, 0.2]}, "has 2 rates, wanted 1: one per hidden layer"),

@@ -103,6 +103,24 @@ def test_training_has_the_bits_of_a_network_with_these_layers_and_this_schedule(
     assert model.loss_curve_ == history.loss
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.3, 1.0])
+def test_the_penalty_is_that_of_an_elastic_net(l1_ratio, backend) -> None:
+    m, alpha = len(X), 3.0
+    options = {"solver": "sgd", "momentum": 0.0, "shuffle": False, "batch_size": m, "backend": backend, "max_iter": 6}
+    start = make(**options, alpha=0.0, learning_rate_init=1e-300).fit(X, y)
+    model = make(**options, alpha=alpha, l1_ratio=l1_ratio).fit(X, y)
+    net = start.to_network()
+    history = net.fit(
+        X.T, y, optimizer=dn.SGD(0.01), epochs=6, batch_size=m, shuffle=False, l1=alpha * l1_ratio / m,
+        l2=alpha * (1 - l1_ratio) / m,
+    )  # fmt: skip
+    np.testing.assert_allclose(flat(model), net.flat(), rtol=1e-9, atol=1e-12)
+    W = np.concatenate([coef.ravel() for coef in start.coefs_])
+    penalty = alpha * (l1_ratio * abs(W).sum() + (1 - l1_ratio) / 2 * (W @ W)) / m
+    assert model.loss_curve_[0] == pytest.approx(history.loss[0] + penalty)
+
+
 @pytest.mark.thinned(6)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
