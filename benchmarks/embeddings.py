@@ -130,7 +130,7 @@ def measure_steps(case: Case, backend: dn.Backend, rounds: int) -> dict[str, Any
     """Return the times of a step of all contenders, and the ratios of embedding to one-hot."""
     trainings = {name: training(case, name, backend) for name in CONTENDERS}
     times = turns({name: training_timer(train, BATCHES, ROUND_SECONDS) for name, train in trainings.items()}, rounds)
-    measured = summarize_ratios(times, [name for name in CONTENDERS if name.startswith("embedding")])
+    measured: dict[str, Any] = summarize_ratios(times, [name for name in CONTENDERS if name.startswith("embedding")])
     pairs = [(f"embedding{end}", f"one-hot{end}") for end in ("", ", LayerNorm")]
     return measured | {"ratios": {f"{a} to {b}": measured["ratios"][f"{a} to {b}"] for a, b in pairs}}
 

@@ -220,6 +220,53 @@ def test_results_are_printed_and_written(tmp_path: Path, capsys: pytest.CaptureF
     assert "4.8" in printed
 
 
+def test_embeddings_are_compared_with_one_hot_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    from benchmarks import embeddings
+
+    commands = []
+
+    def record(arguments: list[str]) -> Any:
+        commands.append(arguments)
+        return {"metrics": {"r2": 0.5}}
+
+    monkeypatch.setattr(embeddings, "run", record)
+    monkeypatch.setattr(embeddings, "ROUND_SECONDS", 0.0)
+    case = embeddings.Case("skewed", 200, (12, 30))
+    measured = {case.name: embeddings.measure(case, ["numpy"], 2)}
+    trained = [" ".join(command[2:-1]) for command in commands if command[0] == "train"]
+    assert len(trained) == 2 * len(embeddings.CONTENDERS) == 8
+    assert ["--embed-above none" in command for command in trained[:4]] == [True, False, True, False]
+    assert ["--norm layer" in command for command in trained[:4]] == [False, False, True, True]
+    head, row = report.embeddings_rows(measured, False)
+    assert row[:3] == ["skewed, 12 and 30", "200", "R²"]
+    assert len(head) == len(row) == 9
+    head, row = report.embeddings_steps_rows(measured, False)
+    assert row[0] == "numpy: skewed, 12 and 30"
+    assert head[3:] == ["embedding to one-hot", "both with LayerNorm"]
+
+
+@pytest.mark.parametrize("kind", ["sum", "skewed", "network", "classes"])
+def test_the_tables_for_embeddings_have_the_categories_that_they_name(kind: str) -> None:
+    pytest.importorskip("sklearn")
+    from benchmarks import embeddings
+
+    case = embeddings.Case(kind, 1_000, (12, 30))
+    columns = case.columns(3)
+    assert [len(column) for column in columns.values()] == [1_000 + embeddings.HELD_OUT] * 6
+    assert [len(set(columns[name])) for name in ("x3", "x4")] == [12, 30]
+    assert (columns["y"].dtype.kind == "U") == (case.task == "classification")
+    counts = np.unique(columns["x3"], return_counts=True)[1]
+    assert (counts.max() > 3 * counts.mean()) == (kind == "skewed")
+
+
+def test_the_documents_quote_the_comparison_of_embeddings() -> None:
+    text = (report.ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
+    for name in ("embeddings", "embeddings-steps"):
+        content = json.loads((report.RESULTS / "embeddings.json").read_text(encoding="utf-8"))
+        assert f"<!-- {name} -->\n{report.markdown(name, content)}\n<!-- /{name} -->" in text
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_tables_are_compared_on_the_same_rows_and_their_means_are_shown() -> None:
     pytest.importorskip("sklearn")
