@@ -158,6 +158,20 @@ class DenseSearchCV(BaseSearchCV):
         self.__dict__.update({name: value for name, value in vars(search).items() if name.endswith("_")})
         return self
 
+    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> np.ndarray:
+        """Search, and return the outputs of the last hidden layer of the best estimator for X.
+
+        Parameters
+        ----------
+        X, y, **params
+            As for :meth:`fit`.
+
+        Returns
+        -------
+        ndarray, shape (samples, neurons)
+        """
+        return self.fit(X, y, **params).transform(X)  # type: ignore[no-any-return]
+
     def _run_search(self, evaluate_candidates: Callable[..., Any]) -> None:
         """Evaluate all candidates; scikit-learn calls this method."""
         if self.param_distributions is None:
