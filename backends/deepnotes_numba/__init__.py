@@ -4,7 +4,18 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 
-from deepnotes.backends import Backend, Inference, Layer, Layout, Plan, Program, whole
+from deepnotes.backends import (
+    Backend,
+    Inference,
+    Layer,
+    Layout,
+    Plan,
+    Program,
+    RecordedProgram,
+    gather_into,
+    recordable,
+    whole,
+)
 from deepnotes_numba import availability, eager_kernels
 from deepnotes_numba.base import ThreadedBackend
 from deepnotes_numba.codes import SUPPORTED
@@ -29,8 +40,10 @@ class NumbaBackend(ThreadedBackend):
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the compiled Program, or None if a part of the plan has no kernel."""
+        """Return the compiled Program; a recorded one if a part of the plan has no kernel, or None if it has no formula."""
         if not SUPPORTED.has_plan(plan):
+            if recordable(plan):
+                return RecordedProgram(self, plan, gather_into)
             _log_eager(plan)
             return None
         from deepnotes_numba.program import NumbaProgram  # imported late, since importing Numba takes a second

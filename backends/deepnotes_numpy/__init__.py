@@ -3,8 +3,6 @@
 import logging
 from itertools import pairwise
 
-import numpy as np
-
 from deepnotes.backends import (
     Array,
     Backend,
@@ -17,29 +15,12 @@ from deepnotes.backends import (
     RecordedProgram,
     Shard,
     State,
+    gather_into,
     recordable,
 )
 from deepnotes_numpy.blas_threads import one_thread, threads_for
 
 __all__ = ["NumpyBackend", "create"]
-
-
-def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-    """Write ``X[:, indices]`` to `out`, without a temporary array if X and `out` are contiguous in the same order.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n, samples)
-    indices : ndarray of int64, shape (m,)
-        Valid indices. They are not checked: with ``mode="raise"``, NumPy would buffer the output.
-    out : ndarray, shape (n, m)
-    """
-    if X.T.flags.c_contiguous and out.T.flags.c_contiguous:
-        X.T.take(indices, 0, out.T, "clip")
-    elif X.flags.c_contiguous and out.flags.c_contiguous:
-        X.take(indices, 1, out, "clip")
-    else:
-        out[...] = X[:, indices]
 
 
 class NumpyProgram(RecordedProgram):

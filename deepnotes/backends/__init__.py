@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepnotes.backends.base import Backend
 from deepnotes.backends.eager import ELEMENTS, EagerInference, EagerProgram
-from deepnotes.backends.host import HostBackend, aligned
+from deepnotes.backends.host import HostBackend, aligned, gather_into
 from deepnotes.backends.inference import Inference
 from deepnotes.backends.jit import JitProgram
 from deepnotes.backends.program import CHUNK_SECONDS, Batches, Chunk, Data, EpochProgram, Program, Shard, State, Sums
@@ -104,6 +104,7 @@ __all__ = [
     "cache_folder",
     "formulas",
     "fuses",
+    "gather_into",
     "library_activations",
     "library_layers",
     "library_losses",

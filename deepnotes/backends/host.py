@@ -50,3 +50,21 @@ class HostBackend(Backend):
         if values is not flat:
             np.asarray(flat)[start : start + values.shape[0]] = values
         return flat
+
+
+def gather_into(X: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
+    """Write ``X[:, indices]`` to `out`, without a temporary array if X and `out` are contiguous in the same order.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n, samples)
+    indices : ndarray of int64, shape (m,)
+        Valid indices. They are not checked: with ``mode="raise"``, NumPy would buffer the output.
+    out : ndarray, shape (n, m)
+    """
+    if X.T.flags.c_contiguous and out.T.flags.c_contiguous:
+        X.T.take(indices, 0, out.T, "clip")
+    elif X.flags.c_contiguous and out.flags.c_contiguous:
+        X.take(indices, 1, out, "clip")
+    else:
+        out[...] = X[:, indices]
