@@ -40,7 +40,7 @@ class NumbaBackend(ThreadedBackend):
         self.threads = None if threads is None else whole("threads", threads, 1)
 
     def compile(self, plan: Plan) -> Program | None:
-        """Return the compiled Program; a recorded one if a part of the plan has no kernel, or None if it has no formula."""
+        """Return the compiled Program, a recorded one if a part has no kernel, or None if a part has no formula."""
         if not SUPPORTED.has_plan(plan):
             if recordable(plan):
                 return RecordedProgram(self, plan, gather_into)
