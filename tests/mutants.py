@@ -362,6 +362,22 @@ class _FlushingBackend(Backend):
         return isinstance(x, np.ndarray)
 
 
+def _wrong_coefficient(xp: ModuleType, G: Any, steps: int, epsilon: float) -> Any:
+    X = (G.T if G.shape[0] > G.shape[1] else G) / np.maximum(np.sqrt(np.sum(G * G)), np.asarray(epsilon, G.dtype))
+    for _ in range(steps):
+        S = X @ X.T
+        X = 3.4455 * X + (2.0315 * (S @ S) - 4.7750 * S) @ X
+    return X.T if G.shape[0] > G.shape[1] else X
+
+
+def _reversed_pairs(xp: ModuleType, g: Any, S: Any, Y: Any) -> Any:
+    return EQUATIONS["lbfgs_direction"](xp, g, S[::-1], Y[::-1])
+
+
+def _long_step(xp: ModuleType, g: Any, S: Any, Y: Any) -> Any:
+    return EQUATIONS["lbfgs_direction"](xp, g, S, Y) if any(np.any(y) for y in Y) else -2 * g
+
+
 MUTANTS = [
     Mutant("the last term of a product is dropped", "equations.linear", kernel("linear", _drop_last_term)),
     Mutant("1/m is forgotten", "equations.weight_gradient", kernel("weight_gradient", lambda xp, dZ, A: dZ @ A.T)),
@@ -382,6 +398,13 @@ MUTANTS = [
     Mutant(
         "Nesterov momentum is computed as plain momentum", "equations.momentum", kernel("momentum", _plain_momentum)
     ),
+    Mutant("a coefficient of Muon is off by 1e-3", "programs.muon", kernel("orthogonalize", _wrong_coefficient)),
+    Mutant(
+        "the pairs of L-BFGS are in the wrong order",
+        "equations.lbfgs_direction",
+        kernel("lbfgs_direction", _reversed_pairs),
+    ),
+    Mutant("the first step of L-BFGS is twice too long", "programs.lbfgs", kernel("lbfgs_direction", _long_step)),
     Mutant("weight decay is applied to biases, too", "programs.optimizer.adamw", program(_DecaysBiases)),
     Mutant("a buffer is left over from the last batch", "programs.ragged_batch", program(_StaleBuffer)),
     Mutant("the last batch is scaled by the full size", "programs.ragged_batch", program(_ScalesByFullBatchSize)),
