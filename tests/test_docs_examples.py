@@ -38,7 +38,7 @@ REQUIRED_MODULES = {
     "docs/numba.md": ("numba",),
     "docs/plots.md": ("matplotlib", "tensorboardX"),
     "docs/search.md": ("sklearn",),
-    "docs/uncertainty.md": ("matplotlib",),
+    "docs/uncertainty.md": ("matplotlib", "sklearn"),
 }
 SLOW = {"docs/benchmarks.md", "docs/conformance.md", "docs/numba.md"}
 NOT_RUN = {

@@ -404,6 +404,8 @@ class DenseEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 Y = y[None]
             else:
                 by_output = y.T if y.ndim == 2 else y == np.arange(self.n_outputs_)[:, None]
+                if plan.loss.outputs_per_target > 1:
+                    by_output = np.tile(by_output, (plan.loss.outputs_per_target, 1))
                 Y = np.ascontiguousarray(by_output, dtype=dtype)
             w = None if weights is None else weights[None].astype(dtype)
         if isinstance(rows, SharedRows):

@@ -183,6 +183,11 @@ class DenseClassifier(ClassifierMixin, DenseEstimator):
 
     target_checks: ClassVar[dict[str, bool]] = {"multi_output": True}
 
+    def _check_parameters(self, incremental: bool) -> list[Any]:
+        if getattr(self.loss, "outputs_per_target", 1) > 1:
+            raise ArgumentError.of("loss", self.loss, "a loss with one output for each class")
+        return super()._check_parameters(incremental)
+
     def _encode(self, y: Any, incremental: bool) -> np.ndarray:
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)

@@ -18,9 +18,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from deepnotes.estimators.base import FIT_DTYPES, DenseEstimator, store_arguments
 from deepnotes.estimators.classifier import DenseClassifier
-from deepnotes.estimators.regressor import DenseRegressor
+from deepnotes.estimators.regressor import DenseRegressor, without_axis
 from deepnotes.estimators.together import Task, train_together
 from deepnotes.network.ensemble import Ensemble
+from deepnotes.nn.losses import GaussianNLL
 from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked
 from deepnotes.utils.errors import ArgumentError
 
@@ -504,13 +505,29 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         ----------
         X : array_like or sparse matrix, shape (samples, features)
         return_std : bool, default False
-            Whether to return a second array of the same shape with the standard deviation of the members' predictions.
+            Whether to return a second array of the same shape with the standard deviation of the members' predictions;
+            with a :class:`~deepnotes.GaussianNLL`, that of the targets: the square root of the mean of the members'
+            variances plus the variance of their means.
         """
         outputs = np.array(self._all_outputs(X))
-        mean = outputs.mean(axis=0)
+        mean = without_axis(outputs.mean(axis=0))
         if not return_std:
-            return _without_axis(mean)
-        return _without_axis(mean), _without_axis(outputs.std(axis=0))
+            return mean
+        std = without_axis(outputs.std(axis=0))
+        if isinstance(self.loss, GaussianNLL):
+            noise = [member.predict(X, return_std=True)[1] for member in self.estimators_]
+            std = np.sqrt(std**2 + np.mean(np.square(noise), axis=0))
+        return mean, std
+
+    def predict_quantiles(self, X: Any) -> np.ndarray:
+        """Return the means of the members' quantiles; see :meth:`DenseRegressor.predict_quantiles`.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (samples, features)
+        """
+        check_is_fitted(self, "estimators_")
+        return cast(np.ndarray, np.mean([member.predict_quantiles(X) for member in self.estimators_], axis=0))
 
     def disagreement(self, X: Any) -> np.ndarray:
         """Return the standard deviation of the members' predictions, shape (samples,) or (samples, outputs).
@@ -519,24 +536,19 @@ class DenseEnsembleRegressor(RegressorMixin, DenseEnsemble):
         ----------
         X : array_like or sparse matrix, shape (samples, features)
         """
-        return cast(np.ndarray, self.predict(X, return_std=True)[1])
+        return without_axis(np.std(self._all_outputs(X), axis=0))
 
     def _prepare_targets(self, y: np.ndarray) -> None:
         """Do nothing: members check their targets."""
 
     def _member_outputs(self, member: Any, X: Any) -> np.ndarray:
-        return cast(np.ndarray, member._outputs_of_valid(X))
+        return cast(np.ndarray, member._central(member._outputs_of_valid(X)))
 
     def _set_oob(self, y: np.ndarray, outputs: np.ndarray, predicted: np.ndarray, score: Callable[..., float]) -> None:
-        self.oob_prediction_ = _without_axis(outputs)
+        self.oob_prediction_ = without_axis(outputs)
         self.oob_score_ = float(score(y[predicted], self.oob_prediction_[predicted]))
 
 
 def _entropy(P: np.ndarray) -> np.ndarray:
     """Return the entropy of probabilities along the last axis, in nats."""
     return cast(np.ndarray, -np.sum(P * np.log(np.where(P > 0, P, 1.0)), axis=-1))
-
-
-def _without_axis(outputs: np.ndarray) -> np.ndarray:
-    """Return outputs of shape (samples, 1) as shape (samples,), others unchanged."""
-    return outputs.ravel() if outputs.shape[1] == 1 else outputs

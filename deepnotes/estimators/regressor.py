@@ -12,13 +12,14 @@ from sklearn.utils.metaestimators import available_if
 from deepnotes.estimators.architecture import loss_of
 from deepnotes.estimators.base import DenseEstimator, store_arguments
 from deepnotes.estimators.constraints import CONSTRAINTS
+from deepnotes.network.distributions import mean_and_deviation, point_prediction, sorted_quantiles
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.nn.losses import LossFunction
-from deepnotes.utils.errors import DataError
+from deepnotes.nn.losses import GaussianNLL, LossFunction, QuantileLoss
+from deepnotes.utils.errors import ArgumentError, DataError
 
 
 class DenseRegressor(RegressorMixin, DenseEstimator):
-    """A regressor that minimizes the squared error, on any backend.
+    """A regressor that minimizes the squared error or another loss, on any backend.
 
     It has all parameters of scikit-learn's ``MLPRegressor``, with the same names, meanings, defaults and errors. With
     the same ``random_state``, the initial weights, the split for early stopping and the order of samples are the same
@@ -30,7 +31,8 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     loss : str or LossFunction, default "squared_error"
         ``squared_error`` is half the squared error, and ``poisson`` is half the Poisson deviance, for which the output
         activation is exp. Also accepted are any other loss of deepnotes, by its name or as a :class:`~deepnotes.Loss`
-        with options, and a user-defined loss.
+        with options, and a user-defined loss. A :class:`~deepnotes.QuantileLoss` predicts several quantiles of each
+        target, and a :class:`~deepnotes.GaussianNLL` a mean and a standard deviation.
     hidden_layer_sizes : int or array_like of int, default (100,)
         The number of neurons of each hidden layer.
     activation : str, ActivationFunction or list of them, default "relu"
@@ -64,7 +66,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     momentum : float, default 0.9
     nesterovs_momentum : bool, default True
     early_stopping : bool, default False
-        Whether to hold out some of the samples, and to keep the parameters with the best score on these samples.
+        Whether to hold out some of the samples, and to keep the parameters with the best score, R², on these samples.
     validation_fraction : float, default 0.1
         The fraction of the samples to hold out.
     beta_1, beta_2 : float, default 0.9 and 0.999
@@ -113,7 +115,9 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     n_iter_, t_ : int
         The number of epochs of the last training run, and the number of samples that the solver has seen since the
         parameters were initialized; a sample counts once per epoch.
-    n_layers_, n_outputs_, out_activation_, n_features_in_, feature_names_in_
+    n_outputs_ : int
+        The number of outputs of the network: one for each target or, with a `loss` that has several, all of them.
+    n_layers_, out_activation_, n_features_in_, feature_names_in_
         The same as in scikit-learn.
 
     Examples
@@ -173,7 +177,7 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
     def _encode(self, y: Any, incremental: bool) -> np.ndarray:
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        if loss_of(self.loss, "identity", 1)[0].targets != "real" and (y < 0).any():
+        if self._loss_function.targets != "real" and (y < 0).any():
             raise DataError(f"the smallest value in y is {y.min()}, but loss={self.loss!r} needs values of at least 0")
         return cast(np.ndarray, y.reshape(len(y), -1))
 
@@ -183,11 +187,18 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         tags.target_tags.positive_only = getattr(loss, "targets", "real") != "real"
         return tags
 
+    def _outputs_for(self, y: np.ndarray) -> int:
+        return int(y.shape[1]) * self._loss_function.outputs_per_target
+
+    @property
+    def _loss_function(self) -> LossFunction:
+        return loss_of(self.loss, "identity", 1)[0]
+
     def _out_activation(self) -> str:
-        return "identity" if "real" in loss_of(self.loss, "identity", 1)[0].outputs else "exp"
+        return "identity" if "real" in self._loss_function.outputs else "exp"
 
     def _score_outputs(self, A: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None) -> float:
-        return float(r2_score(y, A, sample_weight=sample_weight))
+        return float(r2_score(y, self._central(A), sample_weight=sample_weight))
 
     @available_if(lambda estimator: estimator._check_solver())
     @_fit_context(prefer_skip_nested_validation=True)
@@ -211,12 +222,60 @@ class DenseRegressor(RegressorMixin, DenseEstimator):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Return the predicted values, shape (samples,); for several outputs, shape (samples, outputs).
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Return the predicted values, shape (samples,); for several targets, shape (samples, targets).
+
+        With a :class:`~deepnotes.QuantileLoss`, they are the medians of :meth:`predict_quantiles`, and with a
+        :class:`~deepnotes.GaussianNLL` the means.
 
         Parameters
         ----------
         X : array_like or sparse matrix, shape (samples, features)
+        return_std : bool, default False
+            With a :class:`~deepnotes.GaussianNLL`, whether to return a second array of the same shape with the standard
+            deviation of the targets.
+
+        Raises
+        ------
+        ArgumentError
+            If `return_std` is True, but the loss is another one.
         """
+        if return_std and not isinstance(self.loss, GaussianNLL):
+            raise ArgumentError(f"return_std=True needs loss=GaussianNLL(), but the loss is {self.loss!r}")
         A = self._outputs(X)
-        return A.ravel() if A.shape[1] == 1 else A
+        if not return_std:
+            return without_axis(self._central(A))
+        mean, std = mean_and_deviation(self.loss, A.T)
+        return without_axis(mean.T), without_axis(std.T)
+
+    def predict_quantiles(self, X: Any) -> np.ndarray:
+        """Return the quantiles of a :class:`~deepnotes.QuantileLoss`, in ascending order.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, shape (samples, features)
+
+        Returns
+        -------
+        ndarray, shape (samples, quantiles), or (samples, targets, quantiles) for several targets
+            Sorted for each sample, so that they do not cross.
+
+        Raises
+        ------
+        ArgumentError
+            If the loss is another one.
+        """
+        if not isinstance(self.loss, QuantileLoss):
+            raise ArgumentError(f"predict_quantiles needs loss=QuantileLoss([...]), but the loss is {self.loss!r}")
+        quantiles = sorted_quantiles(self.loss, self._outputs(X).T).T
+        return quantiles[:, 0] if quantiles.shape[1] == 1 else quantiles
+
+    def _central(self, A: np.ndarray) -> np.ndarray:
+        """Return the predictions, shape (samples, targets), for outputs of the network, shape (samples, outputs)."""
+        loss = self._loss_function
+        return A if loss.outputs_per_target == 1 else point_prediction(loss, A.T).T
+
+
+def without_axis(values: np.ndarray) -> np.ndarray:
+    """Return values of shape (samples, 1) as shape (samples,), others unchanged."""
+    return values.ravel() if values.shape[1] == 1 else values

@@ -109,6 +109,12 @@ class _Graph:
 
 
 def _convert_regressor(scope: Any, operator: Any, container: Any) -> None:
+    loss = operator.raw_operator._loss_function
+    if loss.outputs_per_target > 1:
+        raise ModelFileError(
+            f"a DenseRegressor with loss={loss!r} has several outputs for each target, but skl2onnx expects one; use "
+            "to_network().to_onnx(path)"
+        )
     graph = _Graph(scope, operator, container)
     graph.node("Identity", [graph.outputs()], operator.outputs[0].full_name)
 

@@ -27,7 +27,8 @@ def from_sklearn(estimator: Any, *, backend: str | Backend | None = None, dtype:
 
     The outputs of the network equal the results of the estimator's ``predict_proba``, or ``predict`` for a regressor,
     but samples are columns. A classifier with two classes has one output, the probability of the second class; a
-    multi-label classifier has one output for each label.
+    multi-label classifier has one output for each label, and a regressor all outputs of a loss such as
+    :class:`~deepnotes.QuantileLoss`.
 
     Parameters
     ----------
