@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deepnotes.cli.arguments import add_model, with_hint
 from deepnotes.cli.output import Output, format_count
 from deepnotes.cli.output_paths import require_output_paths
-from deepnotes.cli.tasks import Regression, Regressions, from_metadata
+from deepnotes.cli.tasks import Distribution, Regression, Regressions, from_metadata
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.loading.model_reading import load_network
 from deepnotes.network.network import Network
@@ -105,9 +105,10 @@ def _target(path: str, network: Network | Ensemble) -> "Target | None":
         raise ModelFileError(
             f"{path} has no valid description of its outputs ({type(error).__name__}: {error})"
         ) from error
-    if isinstance(task, Regressions):
+    if isinstance(task, Regressions | Distribution):
+        what = "several targets" if isinstance(task, Regressions) else "several numbers for each target"
         raise ArgumentError(
-            f"{path} predicts several targets, but export takes one; dn.load({path!r}).network.to_onnx and to_python "
+            f"{path} predicts {what}, but export takes one; dn.load({path!r}).network.to_onnx and to_python "
             "export the network, whose outputs are scaled"
         )
     return Target(task.mean, task.scale) if isinstance(task, Regression) else None

@@ -49,6 +49,9 @@ class Start:
         start._require("--target", args.target, target)
         start._require("--loss", args.loss, model.task.loss)
         start._require("--task", None if args.task == "auto" else args.task, model.task.kind)
+        if args.quantiles is not None:
+            given, held = (",".join(map(str, q)) for q in (args.quantiles, getattr(model.task, "quantiles", ())))
+            start._require("--quantiles", given, held)
         if args.layers is not None and tuple(args.layers) != sizes:
             start._refuse("--layers", ",".join(map(str, args.layers)), ",".join(map(str, sizes)) or "none")
         if args.members is None and members > 1:

@@ -14,11 +14,14 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import labels_of
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.datasets.tables import Column
+from deepnotes.network.distributions import NAMES as DISTRIBUTIONS
+from deepnotes.network.distributions import mean_and_deviation, point_prediction, sorted_quantiles
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.network import Network
 from deepnotes.nn import metrics
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.losses import GaussianNLL, LossFunction, QuantileLoss
 from deepnotes.utils.errors import ArgumentError, DataError
 from deepnotes.utils.safe_text import NUMBER
 from deepnotes.utils.wording import join_names, quote
@@ -64,6 +67,11 @@ class Classification:
         if len(classes) == 1:
             raise DataError(f"the target has only one class, {quote(classes[0])}: there is nothing to learn")
         return cls(classes, loss or "categorical_cross_entropy")
+
+    @property
+    def loss_function(self) -> str:
+        """The loss, as for :meth:`Network.fit`."""
+        return self.loss
 
     def output_layer(self) -> Dense:
         """Return the last layer."""
@@ -247,6 +255,11 @@ class Regression:
         standardizer = Standardizer.fit(y.reshape(1, -1))
         return cls(float(standardizer.mean[0, 0]), float(standardizer.scale[0, 0]), loss)
 
+    @property
+    def loss_function(self) -> str | LossFunction:
+        """The loss, as for :meth:`Network.fit`."""
+        return self.loss
+
     def output_layer(self) -> Dense:
         """Return the last layer, which has positive outputs if the targets are counts."""
         return Dense(1, "softplus" if LOSSES[self.loss].targets == "count" else "identity")
@@ -270,7 +283,7 @@ class Regression:
             "rmse": metrics.mean_squared_error(predicted, y) ** 0.5,
             "mae": metrics.mean_absolute_error(predicted, y),
             "r2": metrics.r2(predicted, y),
-            "loss": network.evaluate(X, self.encode(column), loss=self.loss)["loss"],
+            "loss": network.evaluate(X, self.encode(column), loss=self.loss_function)["loss"],
         }
 
     def facts(
@@ -299,6 +312,63 @@ class Regression:
 
 
 @dataclass(frozen=True)
+class Distribution(Regression):
+    """The prediction of several quantiles of a quantity, or of its mean and standard deviation."""
+
+    quantiles: tuple[float, ...] = ()
+
+    @property
+    def loss_function(self) -> QuantileLoss | GaussianNLL:
+        """The loss, as for :meth:`Network.fit`."""
+        return QuantileLoss(self.quantiles) if self.loss == "quantile" else GaussianNLL()
+
+    def output_layer(self) -> Dense:
+        """Return the last layer."""
+        return Dense(self.loss_function.outputs_per_target)
+
+    def columns(self, A: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of a table of predictions for the outputs A: the median or mean, then what describes it.
+
+        These are the quantiles, in ascending order in each row, or the standard deviation.
+        """
+        A, loss = A.astype(np.float64), self.loss_function
+        prediction = {"prediction": point_prediction(loss, A)[0] * self.scale + self.mean}
+        if isinstance(loss, GaussianNLL):
+            return prediction | {"std": mean_and_deviation(loss, A)[1][0] * self.scale}
+        values = sorted_quantiles(loss, A)[:, 0] * self.scale + self.mean
+        return prediction | {f"quantile_{q:g}": row for q, row in zip(loss.quantiles, values, strict=True)}
+
+    def evaluate(self, network: Network | Ensemble, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
+        """Return the scores of :meth:`Regression.evaluate`, and the share of the targets that the intervals cover."""
+        scores = super().evaluate(network, X, column)
+        predicted, y = self.columns(network.predict(X)), self._numbers(column)
+        if self.loss == "gaussian":
+            width = DEVIATIONS * predicted["std"]
+            lower, upper = predicted["prediction"] - width, predicted["prediction"] + width
+        else:
+            lower, upper = (predicted[f"quantile_{q:g}"] for q in (self.quantiles[0], self.quantiles[-1]))
+        return scores | {"coverage": float(np.mean((lower <= y) & (y <= upper)))}
+
+    def facts(
+        self, scores: Mapping[str, float], rows: str, spread: Mapping[str, float] | None = None
+    ) -> list[tuple[str, str]]:
+        """Describe the scores for :meth:`Output.facts`; see :meth:`Classification.facts`."""
+        facts = super().facts(scores, rows, spread)
+        interval = f"of the targets are within {DEVIATIONS} standard deviations of the mean; wanted 90%"
+        if self.loss == "quantile":
+            first, last = self.quantiles[0], self.quantiles[-1]
+            interval = (
+                f"of the targets are between the quantiles {first:g} and {last:g}; wanted {100 * (last - first):.4g}%"
+            )
+        deviation = "" if spread is None else f" ± {spread['coverage']:.2%}"
+        return [*facts, ("coverage", f"{scores['coverage']:.2%}{deviation} {interval}")]
+
+
+DEVIATIONS = 1.645
+"""The standard deviations on both sides of the mean of a normal distribution within which 90% of it are."""
+
+
+@dataclass(frozen=True)
 class Regressions:
     """The prediction of several quantities; the network outputs ``(target - mean) / scale`` of each."""
 
@@ -314,6 +384,11 @@ class Regressions:
         """Return the task for the targets in `columns`, shape (m, k); errors are as for :meth:`Regression.of`."""
         parts = tuple(Regression.of(column, loss) for column in columns.T)
         return cls(tuple(targets), parts, parts[0].loss)
+
+    @property
+    def loss_function(self) -> str:
+        """The loss, as for :meth:`Network.fit`."""
+        return self.loss
 
     def output_layer(self) -> Dense:
         """Return the last layer."""
@@ -387,6 +462,39 @@ def format_with_spread(name: str, scores: Mapping[str, float], spread: Mapping[s
     return f"{value:,.{digits}f} ± {deviation:,.{digits}f}"
 
 
+def make_task(
+    kind: type[Classification | Regression] | SeveralTargets,
+    column: Column,
+    loss: str | None = None,
+    quantiles: Sequence[float] | None = None,
+) -> "Task":
+    """Return the task of this kind for the targets in `column`; errors are as for the method ``of`` of the kind.
+
+    Parameters
+    ----------
+    kind : type or SeveralTargets
+    column : Column
+    loss : str, optional
+        The name of a loss, ``quantile`` or ``gaussian``.
+    quantiles : sequence of float, optional
+        Those to predict with the loss ``quantile``, by default :data:`QUANTILES`.
+    """
+    if loss is None or loss not in DISTRIBUTIONS:
+        return kind.of(column, loss)
+    if kind is not Regression:
+        given = (
+            "the task is a classification (--task regression changes it)"
+            if kind is Classification
+            else "there are several targets"
+        )
+        raise ArgumentError(f"--loss {loss} is for one target that is a quantity, but {given}")
+    plain = Regression.of(column)
+    return Distribution(plain.mean, plain.scale, loss, tuple(quantiles or QUANTILES) if loss == "quantile" else ())
+
+
+QUANTILES = (0.05, 0.5, 0.95)
+"""The quantiles that are predicted by default."""
+
 Task: TypeAlias = Classification | Regression | Regressions
 TASKS: dict[str, type[Classification | Regression]] = {task.kind: task for task in (Classification, Regression)}
 
@@ -431,7 +539,8 @@ def as_metadata(task: Task) -> dict[str, Any]:
     if isinstance(task, Regressions):
         means, scales = [part.mean for part in task.parts], [part.scale for part in task.parts]
         return {"task": task.kind, "loss": task.loss, "target_mean": means, "target_scale": scales}
-    return {"task": task.kind, "loss": task.loss, "target_mean": task.mean, "target_scale": task.scale}
+    quantiles = {"quantiles": list(task.quantiles)} if isinstance(task, Distribution) and task.quantiles else {}
+    return {"task": task.kind, "loss": task.loss, "target_mean": task.mean, "target_scale": task.scale} | quantiles
 
 
 def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
@@ -443,7 +552,7 @@ def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
         If a value is missing or invalid.
     """
     kind, loss = metadata["task"], metadata["loss"]
-    if kind not in TASKS or loss not in LOSSES:
+    if kind not in TASKS or (loss not in LOSSES and (loss not in DISTRIBUTIONS or kind != Regression.kind)):
         raise ValueError(f"task {kind!r} with the loss {loss!r}")
     if kind == Classification.kind:
         classes = tuple(map(str, metadata["classes"]))
@@ -461,6 +570,9 @@ def from_metadata(metadata: Mapping[str, Any], outputs: int) -> Task:
             raise ValueError(f"{len(parts)} targets for {outputs} outputs")
         return Regressions(tuple(targets), tuple(part for part in parts if isinstance(part, Regression)), loss)
     mean, scale = float(metadata["target_mean"]), float(metadata["target_scale"])
-    if outputs != 1 or not np.isfinite([mean, scale]).all():
+    task: Regression = Regression(mean, scale, loss)
+    if loss in DISTRIBUTIONS:
+        task = Distribution(mean, scale, loss, tuple(metadata["quantiles"]) if loss == "quantile" else ())
+    if outputs != task.output_layer().units or not np.isfinite([mean, scale]).all():
         raise ValueError(f"mean {mean} and scale {scale} for {outputs} outputs")
-    return Regression(mean, scale, loss)
+    return task

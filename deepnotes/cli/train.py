@@ -21,7 +21,7 @@ from deepnotes.cli.reading_options import as_metadata
 from deepnotes.cli.replacing import require_replaceable
 from deepnotes.cli.resuming import explain_resumption
 from deepnotes.cli.starting import Start
-from deepnotes.cli.tasks import Classification, Task
+from deepnotes.cli.tasks import Classification, Distribution, Task, make_task
 from deepnotes.cli.train_defaults import stopping_rows
 from deepnotes.cli.train_options import VALIDATION, check_options, configure
 from deepnotes.cli.training_data import TrainingData
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
     train, stopping = _split_for_stopping(args, source, others)
     folds = source.folds(args.folds, args.seed) if args.folds else []
     with np.errstate(all="ignore"):  # numbers that overflow are reported as an error later
-        task = begin.model.task if begin else source.kind.of(source.y if folds else source.y[train], args.loss)
+        y = source.y if folds else source.y[train]
+        task = begin.model.task if begin else make_task(source.kind, y, args.loss, args.quantiles)
     watched = stopping if len(stopping) else held_out
     final = prepare(args, backend, source, task, (train, watched), stops_early=len(stopping) > 0)
     calibration.check(args, task, final)
@@ -167,6 +168,7 @@ def run(args: argparse.Namespace, output: Output) -> None:
             "seed": args.seed,
             "parameters": sum(network.layout.size for network in final.networks),
             "loss": task.loss,
+            "quantiles": list(task.quantiles) if isinstance(task, Distribution) and task.quantiles else None,
             "layers": list(final.recipe.layers),
             "dropout": final.recipe.dropout,
             "norm": args.norm,

@@ -19,16 +19,18 @@ from deepnotes.cli.arguments import (
 from deepnotes.cli.ranks import add_ranks
 from deepnotes.cli.reading_options import add_names, add_reading, imputation
 from deepnotes.cli.replacing import add_force
-from deepnotes.cli.tasks import MOST_CLASSES, ROWS_PER_CLASS
+from deepnotes.cli.tasks import DISTRIBUTIONS, MOST_CLASSES, QUANTILES, ROWS_PER_CLASS
 from deepnotes.cli.validation_files import add_validation_file
 from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
 from deepnotes.network.training.intervals import interval
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.hidden_layers import NORMALIZATIONS
 from deepnotes.nn.losses import LIBRARY as LOSSES
+from deepnotes.nn.losses import QuantileLoss
 from deepnotes.nn.optimizers import BY_NAME as OPTIMIZERS
 from deepnotes.nn.optimizers import FULL_BATCH
 from deepnotes.utils.errors import ArgumentError
+from deepnotes.utils.safe_text import NUMBER
 
 SHARE = number("a number of at least 0 and less than 1", lambda value: 0 <= value < 1)
 POSITIVE = number("a number above 0", lambda value: value > 0)
@@ -186,13 +188,22 @@ def add_training_options(group: argparse._ArgumentGroup, *, searching: bool = Fa
     """Add the options of training; if `searching` is true, without those whose values ``search`` tries out."""
     option = group.add_argument
     defaults = {"categorical_cross_entropy", "mean_squared_error"}
+    distributions = "" if searching else "; or quantile or gaussian, to predict a distribution of a quantity"
     option(
         "--loss",
-        type=one_of("loss", LOSSES),
+        type=one_of("loss", LOSSES if searching else (*LOSSES, *DISTRIBUTIONS)),
         metavar="NAME",
         help="the loss function: categorical_cross_entropy (default for classification), mean_squared_error (default "
-        f"for regression), {', '.join(sorted({*LOSSES} - defaults))}",
+        f"for regression), {', '.join(sorted({*LOSSES} - defaults))}{distributions}",
     )
+    if not searching:
+        option(
+            "--quantiles",
+            type=_quantiles,
+            metavar="NUMBERS",
+            help="the quantiles to predict with --loss quantile, in ascending order (default "
+            f"{','.join(map(str, QUANTILES))})",
+        )
     option(
         "--optimizer",
         type=one_of("optimizer", OPTIMIZERS),
@@ -335,6 +346,17 @@ def embedding_limit(args: argparse.Namespace) -> int | None:
     return EMBED_ABOVE if args.embed_above is None else int(args.embed_above)
 
 
+def _quantiles(text: str) -> tuple[float, ...]:
+    """Convert at least two numbers between 0 and 1, separated by commas."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) < 2 or not all(NUMBER.fullmatch(part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}, wanted several numbers between 0 and 1, such as 0.05,0.5,0.95")
+    try:
+        return QuantileLoss(tuple(map(float, parts))).quantiles
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _patience(text: str) -> int | str:
     """Convert a number of epochs, or the word none."""
     return text if text == "none" else whole_number(0)(text)
@@ -368,15 +390,13 @@ def _list_defaults(defaults: Mapping[str, float]) -> str:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise ArgumentError for options that cannot be combined."""
+    _check_distributions(args)
     if args.momentum is not None and args.optimizer != "sgd":
         raise ArgumentError(f"--momentum is only for --optimizer sgd, but the optimizer is {args.optimizer}")
     if args.optimizer in FULL_BATCH:
         _check_full_batch(args)
     if args.early_stopping == "none" and getattr(args, "early_stopping_share", None) is not None:
         raise ArgumentError("--early-stopping-share needs early stopping, but --early-stopping is none")
-    if getattr(args, "calibrate", False) and (args.folds or args.members):
-        option = "--folds" if args.folds else "--members"
-        raise ArgumentError(f"--calibrate cannot be combined with {option}: it calibrates a single network")
     encoding = {"--impute": args.impute, "--categorical": args.categorical, "--embed-above": args.embed_above}
     for option in (name for name, given in encoding.items() if args.from_disk and given not in (None, [])):
         raise ArgumentError(f"{option} cannot be combined with --from-disk: samples on disk are used as they are")
@@ -388,6 +408,17 @@ def check_options(args: argparse.Namespace) -> None:
         raise ArgumentError("--resume needs --checkpoint DIR, the directory of the checkpoints to continue from")
     if args.every is not None and args.checkpoint is None:
         raise ArgumentError("--every needs --checkpoint DIR, the directory for the checkpoints")
+
+
+def _check_distributions(args: argparse.Namespace) -> None:
+    """Raise ArgumentError if quantiles, a standard deviation or calibrated probabilities cannot be predicted."""
+    if getattr(args, "quantiles", None) is not None and args.loss != "quantile":
+        raise ArgumentError("--quantiles needs --loss quantile")
+    if args.loss == "gaussian" and getattr(args, "members", None):
+        raise ArgumentError("--loss gaussian cannot be combined with --members; --loss quantile can")
+    if getattr(args, "calibrate", False) and (args.folds or args.members):
+        option = "--folds" if args.folds else "--members"
+        raise ArgumentError(f"--calibrate cannot be combined with {option}: it calibrates a single network")
 
 
 def target_as_feature_error(target: str) -> ArgumentError:

@@ -196,7 +196,7 @@ def train_alone(
         history = network.fit(
             run.inputs(train),
             task.encode(source.y[train]),
-            loss=task.loss,
+            loss=task.loss_function,
             optimizer=train_defaults.make_optimizer(args, len(train)),
             epochs=epochs,
             batch_size=args.batch_size,
@@ -255,7 +255,7 @@ def train_side_by_side(
                 networks,
                 group[0].X,
                 y,
-                loss=task.loss,
+                loss=task.loss_function,
                 batch_size=args.batch_size,
                 l1=args.l1,
                 clip_norm=args.clip_norm,

@@ -1,11 +1,22 @@
 """Quantiles, means and standard deviations from the outputs of networks that predict distributions of the targets."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from deepnotes.equations.array import Array
 from deepnotes.nn.losses import GaussianNLL, LossFunction, QuantileLoss
+
+NAMES = ("quantile", "gaussian")
+"""The losses of ``deepnotes train`` that predict a distribution."""
+
+
+def loss_named(name: str, quantiles: Sequence[float] = ()) -> LossFunction | None:
+    """Return the loss of one of these names, and None for another name."""
+    if name == "quantile":
+        return QuantileLoss(tuple(quantiles))
+    return GaussianNLL() if name == "gaussian" else None
 
 
 def sorted_quantiles(loss: QuantileLoss, A: np.ndarray) -> np.ndarray:

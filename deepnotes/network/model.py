@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from deepnotes.datasets.encoding import Encoder, codes_of
 from deepnotes.datasets.reading import Format, Request, labels_of
 from deepnotes.datasets.tables import Table, TableLike, read
+from deepnotes.network.distributions import loss_named, mean_and_deviation, point_prediction, sorted_quantiles
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.importance import Importance, falls_of
 from deepnotes.network.network import Network
 from deepnotes.nn import metrics
 from deepnotes.nn.layers import Embedding
+from deepnotes.nn.losses import GaussianNLL, LossFunction, QuantileLoss
 from deepnotes.utils.errors import ArgumentError, DataError, ModelFileError
 from deepnotes.utils.wording import join_names, quote
 
@@ -99,6 +101,7 @@ class Model:
         outputs = self.network.outputs
         self.labels: tuple[str, ...] = ()
         self._mean, self._scale = np.zeros((1, 1)), np.ones((1, 1))
+        self._loss: LossFunction | None = None
         if self.task == "classification":
             self.labels = tuple(map(str, metadata["classes"]))
             if isinstance(self.target, list):
@@ -106,12 +109,7 @@ class Model:
             if not len(self.labels) == len(set(self.labels)) == outputs or any(n.endswith("\0") for n in self.labels):
                 raise ValueError(f"classes {metadata['classes']!r} for {outputs} outputs")
         elif self.task == "regression":
-            given = (metadata["target_mean"], metadata["target_scale"])
-            lists = given if isinstance(self.target, list) else [[value] for value in given]
-            means, scales = ([float(value) for value in values] for values in lists)
-            if not len(means) == len(scales) == len(targets) == outputs or not np.isfinite([means, scales]).all():
-                raise ValueError(f"mean {given[0]} and scale {given[1]} for {outputs} outputs")
-            self._mean, self._scale = np.array(means)[:, None], np.array(scales)[:, None]
+            self._read_scaling(metadata, targets)
         else:
             raise ValueError(f"task {self.task!r}")
 
@@ -124,6 +122,20 @@ class Model:
             held = {t.column: t.categories for t in first} if isinstance(first, Embedding) else {}
             if not wanted <= held.items():
                 raise ValueError(f"indices of categories {dict(wanted)!r} for the layers {list(network.layers)!r}")
+
+    def _read_scaling(self, metadata: Mapping[str, Any], targets: Sequence[str]) -> None:
+        """Set the loss if it is for a distribution, and how outputs are converted to the units of the targets."""
+        outputs, given = self.network.outputs, (metadata["target_mean"], metadata["target_scale"])
+        lists = given if isinstance(self.target, list) else [[value] for value in given]
+        means, scales = ([float(value) for value in values] for values in lists)
+        self._loss = loss_named(metadata["loss"], metadata.get("quantiles", ()))
+        if self._loss is not None and isinstance(self.target, list):
+            raise ValueError(f"loss {metadata['loss']!r} for {self.target!r}")
+        per_target = 1 if self._loss is None else self._loss.outputs_per_target
+        counts = {len(means), len(scales), len(targets), outputs / per_target}
+        if len(counts) > 1 or not np.isfinite([means, scales]).all():
+            raise ValueError(f"mean {given[0]} and scale {given[1]} for {outputs} outputs")
+        self._mean, self._scale = np.array(means)[:, None], np.array(scales)[:, None]
 
     @property
     def _targets(self) -> list[str]:
@@ -155,16 +167,19 @@ class Model:
         self._require_classes("classes")
         return values_of(self.labels)
 
-    def predict(self, table: Data, *, unknown: str = "error") -> np.ndarray:
+    def predict(self, table: Data, *, unknown: str = "error", return_std: bool = False) -> Any:
         """Return the predicted class of each row, or the predicted value in the units of the target, shape (m,).
 
-        For several targets, the result has the shape (m, k).
+        For several targets, the result has the shape (m, k). A model of ``--loss quantile`` predicts the median, and
+        one of ``--loss gaussian`` the mean.
 
         Parameters
         ----------
         table : path, Table, DataFrame, pyarrow.Table, mapping or ndarray of shape (m, n)
         unknown : {"error", "zeros"}
             Whether a category that did not occur in training is an error, or is encoded as no category.
+        return_std : bool, default False
+            For a model of ``--loss gaussian``, whether to return a second array with the standard deviations.
 
         Raises
         ------
@@ -172,8 +187,24 @@ class Model:
             If a column is missing or has the wrong type, or a value is missing or unknown.
         ArgumentError, ShapeError
         """
+        if return_std and not isinstance(self._loss, GaussianNLL):
+            raise ArgumentError("return_std=True needs a model of 'deepnotes train --loss gaussian'")
         A = self._outputs(table, unknown)
+        if return_std:
+            _, std = mean_and_deviation(cast(GaussianNLL, self._loss), A.astype(np.float64))
+            return self._in_units(A), (std * self._scale)[0]
         return self.classes[A.argmax(axis=0)] if self.labels else self._in_units(A)
+
+    def predict_quantiles(self, table: Data, *, unknown: str = "error") -> np.ndarray:
+        """Return the predicted quantiles, in the units of the target, shape (m, q), in ascending order in each row.
+
+        They are those of the option ``--quantiles``, also in ``metadata["quantiles"]``. Parameters and errors are as
+        for :meth:`predict`; ArgumentError unless the model was trained with ``--loss quantile``.
+        """
+        if not isinstance(self._loss, QuantileLoss):
+            raise ArgumentError("predict_quantiles needs a model of 'deepnotes train --loss quantile'")
+        A = self._outputs(table, unknown).astype(np.float64)
+        return sorted_quantiles(self._loss, A)[:, 0].T * self._scale + self._mean
 
     def predict_proba(self, table: Data, *, unknown: str = "error") -> np.ndarray:
         """Return the probability of each class for each row, shape (m, k), in the order of :attr:`classes`.
@@ -354,7 +385,9 @@ class Model:
 
     def _in_units(self, A: np.ndarray) -> np.ndarray:
         """Return the outputs A, shape (k, m), in the units of the targets, shape (m, k), or (m,) for one target."""
-        values: np.ndarray = A.astype(np.float64) * self._scale + self._mean
+        A = A.astype(np.float64)
+        A = A if self._loss is None else point_prediction(self._loss, A)
+        values: np.ndarray = A * self._scale + self._mean
         return values.T if isinstance(self.target, list) else values[0]
 
     def _require_classes(self, what: str) -> None:

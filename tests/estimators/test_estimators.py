@@ -48,6 +48,7 @@ def estimators_to_check(backend: str) -> Iterator[object]:
                 hidden_layer_sizes=(10, 10), backend=backend, max_iter=100, normalization="layer", residual=True,
                 average=dn.EMA(0.9), learning_rate="one-cycle", learning_rate_init=0.01,
             )  # fmt: skip
+        yield dn.DenseRegressor(dn.QuantileLoss([0.1, 0.5]), backend=backend, max_iter=100)
 
 
 @pytest.mark.slow
