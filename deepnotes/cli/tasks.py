@@ -14,8 +14,7 @@ from deepnotes.datasets.on_disk import OnDisk
 from deepnotes.datasets.reading import labels_of
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.datasets.tables import Column
-from deepnotes.network.distributions import NAMES as DISTRIBUTIONS
-from deepnotes.network.distributions import mean_and_deviation, point_prediction, sorted_quantiles
+from deepnotes.network.distributions import DISTRIBUTIONS, mean_and_deviation, point_prediction, sorted_quantiles
 from deepnotes.network.ensemble import Ensemble
 from deepnotes.network.network import Network
 from deepnotes.nn import metrics

@@ -19,9 +19,10 @@ from deepnotes.cli.arguments import (
 from deepnotes.cli.ranks import add_ranks
 from deepnotes.cli.reading_options import add_names, add_reading, imputation
 from deepnotes.cli.replacing import add_force
-from deepnotes.cli.tasks import DISTRIBUTIONS, MOST_CLASSES, QUANTILES, ROWS_PER_CLASS
+from deepnotes.cli.tasks import MOST_CLASSES, QUANTILES, ROWS_PER_CLASS
 from deepnotes.cli.validation_files import add_validation_file
 from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
+from deepnotes.network.distributions import DISTRIBUTIONS
 from deepnotes.network.training.intervals import interval
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.hidden_layers import NORMALIZATIONS

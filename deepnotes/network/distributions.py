@@ -8,7 +8,7 @@ import numpy as np
 from deepnotes.equations.array import Array
 from deepnotes.nn.losses import GaussianNLL, LossFunction, QuantileLoss
 
-NAMES = ("quantile", "gaussian")
+DISTRIBUTIONS = ("quantile", "gaussian")
 """The losses of ``deepnotes train`` that predict a distribution."""
 
 

@@ -10,8 +10,10 @@ import pytest
 import deepnotes as dn
 from deepnotes.datasets.tables import write_table
 
-TRAIN = ("train", "wave.csv", "--target", "y", "--layers", "16", "--activation", "tanh", "--backend", "numpy")
-TRAIN = (*TRAIN, "--dropout", "0", "--epochs", "60", "--learning-rate", "0.01", "--l2", "0")
+TRAIN = (
+    *("train", "wave.csv", "--target", "y", "--layers", "16", "--activation", "tanh", "--backend", "numpy"),
+    *("--dropout", "0", "--epochs", "60", "--learning-rate", "0.01", "--l2", "0"),
+)
 TABLE = {"x": np.random.default_rng(0).uniform(0, 1, 400)}
 
 pytestmark = pytest.mark.usefixtures("wave")
