@@ -100,6 +100,8 @@ def write(name, text):
             "train digits --optimizer lbfgs --average ema",
             "--average cannot be combined with --optimizer lbfgs: the",
         ),
+        ("train digits --optimizer lbfgs --clip-norm 1", "--clip-norm cannot be combined with --optimizer lbfgs: its"),
+        ("train digits --optimizer lbfgs --from-disk", "--from-disk cannot be combined with --optimizer lbfgs: each"),
         ("search digits --optimizer lbfgs --l1 0.1", "--l1 cannot be combined with --optimizer lbfgs: its line search"),
         ("train digits --momentum 0.5", "--momentum is only for --optimizer sgd, but the optimizer is adam"),
         ("train good.csv", "--target COLUMN is needed; the columns of good.csv: x, y, kind, price"),
