@@ -140,7 +140,18 @@ def time_steps(fixed: MPIRanks, engine: MPIRanks, X: np.ndarray, y: np.ndarray, 
     variants = {"one process": stepping(None, True), "one process, shards": stepping(single(), True)}
     if fixed.size > 1:
         variants |= {"fixed": stepping(fixed, False), "engine": stepping(engine, False)}
+        variants["each alone"] = stepping(single(), False)  # all ranks at once without sums: what the cores can do
     return turns(variants, fixed, rounds)
+
+
+def fastest_quarter(durations: list[float]) -> float:
+    """Return the lower quartile: on a busy machine, the slower durations say more about the machine."""
+    return float(np.quantile(durations, 0.25))
+
+
+def ratios(times: Times, summary: Callable[[list[float]], float]) -> dict[str, float]:
+    """Return how many times as fast as one process with shards each variant is."""
+    return {name: round(summary(times["one process, shards"]) / summary(times[name]), 3) for name in times}
 
 
 def main() -> None:
@@ -165,11 +176,8 @@ def main() -> None:
                 "microseconds": microseconds(times),
                 "predicted": {str(n): round(predict(parts, sum_of_ranks, n), 1) for n in predicted},
                 "predicted_without_sums": {str(n): round(predict(parts, 0.0, n), 1) for n in predicted},
-                "ratios": {
-                    name: round(statistics.median(np.divide(times["one process"], times[name])), 3)
-                    for name in times
-                    if fixed.rank == 0
-                },
+                "ratios": ratios(times, statistics.median) if fixed.rank == 0 else {},
+                "ratios of the fastest quarters": ratios(times, fastest_quarter) if fixed.rank == 0 else {},
             }
     if fixed.rank == 0:
         results = {**steps, "sums": sums}

@@ -339,14 +339,24 @@ def exporters_rows(results: dict[str, Any], in_full: bool) -> Rows:
 def ranks_rows(results: dict[str, Any], in_full: bool) -> Rows:
     """Return the table of the steps in ``ranks.json``: what the parts predict beside what was measured, by batch."""
     rows = [
-        ["batch, processes", "predicted, ms", "measured, ms", "of which the sum, %", "times as fast as one process"]
+        [
+            "batch, ranks",
+            "predicted, ms",
+            "measured, ms",
+            "of which the sum, %",
+            "times as fast as one rank",
+            "by quartiles",
+        ]
     ]
     for case, r in results.items():
         if case == "sums":
             continue
         batch, size = case.removeprefix("batch "), r["ranks"]
-        times, ratios = r["microseconds"], r["ratios"]
-        rows.append([f"{batch}, one, without shards", "", format_number(times["one process"] / 1e3), "", "1.00"])
+        times, ratios, quartiles = r["microseconds"], r["ratios"], r["ratios of the fastest quarters"]
+        for variant, label in (("one process", "1, without shards"), ("each alone", f"{size} at once, each alone")):
+            if variant in times:
+                both = [f"{x[variant]:.2f}" for x in (ratios, quartiles)]
+                rows.append([f"{batch}, {label}", "", format_number(times[variant] / 1e3), "", *both])
         for ranks, predicted in r["predicted"].items():
             name = {"1": "one process, shards", str(size): "fixed"}.get(ranks)
             share = 1 - (r["predicted_without_sums"][ranks] / predicted) if "predicted_without_sums" in r else 0
@@ -354,7 +364,7 @@ def ranks_rows(results: dict[str, Any], in_full: bool) -> Rows:
                 [
                     f"{batch}, {ranks}", format_number(predicted / 1e3),
                     LEFT_OUT if name is None else format_number(times[name] / 1e3), f"{100 * share:.1f}",
-                    LEFT_OUT if name is None else f"{ratios[name]:.2f}",
+                    *(LEFT_OUT if name is None else f"{x[name]:.2f}" for x in (ratios, quartiles)),
                 ]
             )  # fmt: skip
     return rows
