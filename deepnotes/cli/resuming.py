@@ -9,20 +9,26 @@ from deepnotes.cli.arguments import with_hint
 from deepnotes.cli.output import Output
 from deepnotes.utils.errors import CheckpointError
 
+EMBEDDED = (
+    "The run began with another --embed-above, which says which columns are embedded: pass the same one. A run of an "
+    "earlier version embeds none: --embed-above none."
+)
+"""What to do if the layers differ in an embedding."""
 Command = Callable[[argparse.Namespace, Output], None]
 
 
 def explain_resumption(run: Command) -> Command:
-    """Decorate the function of ``train``, so that an error about its schedule says how to train for more epochs."""
+    """Decorate the function of ``train``, so that an error about its schedule or its embeddings says what to do."""
 
     @wraps(run)
     def explained(args: argparse.Namespace, output: Output) -> None:
         try:
             run(args, output)
         except CheckpointError as error:
-            if not args.resume or "optimizer was" not in str(error):
+            text = str(error)
+            if not args.resume or not ("optimizer was" in text or "Embedding(" in text):
                 raise
-            raise with_hint(error, _advice(args)) from error.__cause__
+            raise with_hint(error, _advice(args) if "optimizer was" in text else EMBEDDED) from error.__cause__
 
     return explained
 

@@ -335,7 +335,7 @@ class Distribution(Regression):
         if isinstance(loss, GaussianNLL):
             return prediction | {"std": mean_and_deviation(loss, A)[1][0] * self.scale}
         values = sorted_quantiles(loss, A)[:, 0] * self.scale + self.mean
-        return prediction | {f"quantile_{q:g}": row for q, row in zip(loss.quantiles, values, strict=True)}
+        return prediction | {f"quantile_{q}": row for q, row in zip(loss.quantiles, values, strict=True)}
 
     def evaluate(self, network: Network | Ensemble, X: np.ndarray | OnDisk, column: Column) -> dict[str, float]:
         """Return the scores of :meth:`Regression.evaluate`, and the share of the targets that the intervals cover."""
@@ -345,7 +345,7 @@ class Distribution(Regression):
             width = DEVIATIONS * predicted["std"]
             lower, upper = predicted["prediction"] - width, predicted["prediction"] + width
         else:
-            lower, upper = (predicted[f"quantile_{q:g}"] for q in (self.quantiles[0], self.quantiles[-1]))
+            lower, upper = (predicted[f"quantile_{q}"] for q in (self.quantiles[0], self.quantiles[-1]))
         return scores | {"coverage": float(np.mean((lower <= y) & (y <= upper)))}
 
     def facts(

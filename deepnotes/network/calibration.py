@@ -35,7 +35,8 @@ def cross_entropy_of(layers: Sequence[Layer]) -> Loss:
     Raises
     ------
     ArgumentError
-        If the last layer does not compute probabilities from logits.
+        If the last layer does not compute probabilities from logits, or has a constraint, which other parameters may
+        not fulfil.
     """
     last = layers[-1]
     g = last.g if type(last) is Dense else None
@@ -43,6 +44,11 @@ def cross_entropy_of(layers: Sequence[Layer]) -> Loss:
         raise ArgumentError(
             f"layers[{len(layers) - 1}]: {last!r} cannot be calibrated: wanted a Dense with sigmoid, softmax or "
             "log_softmax as the last layer"
+        )
+    if last.constraint is not None:
+        raise ArgumentError(
+            f"layers[{len(layers) - 1}]: {last!r} cannot be calibrated, since the division of W by the temperature may "
+            "break its constraint: wanted a last layer without one"
         )
     return Loss(LOSSES[g.name])
 

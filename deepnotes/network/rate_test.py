@@ -9,7 +9,7 @@ import numpy as np
 
 from deepnotes.network.inputs import is_native
 from deepnotes.network.network import Network
-from deepnotes.nn.optimizers import Optimizer, as_optimizer
+from deepnotes.nn.optimizers import FullBatchOptimizer, Optimizer, as_optimizer
 from deepnotes.nn.schedules import ExponentialDecay
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError
@@ -154,6 +154,10 @@ def learning_rate_test(  # noqa: PLR0913 - the options of the test, each with a 
     number("stop_at", stop_at, positive=True)
     schedule = ExponentialDecay(lowest, every=updates - 1, factor=highest / lowest)
     chosen = as_optimizer(optimizer, network.dialect)
+    if isinstance(chosen, FullBatchOptimizer):
+        raise ArgumentError.of(
+            "optimizer", chosen, "one that makes updates from batches: the test takes one for each rate"
+        )
     try:
         settings["optimizer"] = replace(chosen, learning_rate=schedule)  # type: ignore[type-var]
     except TypeError:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from deepnotes.utils.errors import ArgumentError, look_up
+from deepnotes.utils.errors import ArgumentError, DataError, look_up
 
 Metric: TypeAlias = Callable[..., float]
 """A function that takes outputs A and targets Y, both float64 of shape (k, m), and returns a number. The metrics in
@@ -113,8 +113,17 @@ def expected_calibration_error(A: np.ndarray, Y: np.ndarray, w: np.ndarray | Non
 
     The samples are divided by confidence into bins of equal width. The result is the mean of the differences between
     the mean confidence and the accuracy of each bin, weighted by its samples (C. Guo et al., arXiv:1706.04599,
-    equation 3). It depends on the number of bins.
+    equation 3). It depends on the number of bins. Each sample is of one class.
+
+    Raises
+    ------
+    DataError
+        If an output is no probability, such as one of ``log_softmax``.
     """
+    if ((A < 0) | (A > 1 + 1e-6)).any():
+        raise DataError(
+            f"the calibration error needs probabilities, but an output is {A[(A < 0) | (A > 1 + 1e-6)][0]:g}"
+        )
     confidence, correct, weight = calibration_bins(A, Y, w, bins)
     return float(np.sum(weight * abs(confidence - correct)) / np.sum(weight))
 

@@ -195,3 +195,15 @@ def test_samples_may_be_on_disk(tmp_path: Path) -> None:
     on_disk = np.load(tmp_path / "X.npy", mmap_mode="r").T
     net = overconfident("softmax", dtype="float64", backend="numpy")
     assert net.calibrated(on_disk, CLASSES).metadata == net.calibrated(X, CLASSES).metadata
+
+
+def test_a_constraint_of_the_last_layer_is_refused() -> None:
+    net = dn.Network([dn.Dense(3, "softmax", constraint=dn.MaxNorm(1.0))], inputs=2, seed=0)
+    with pytest.raises(dn.ArgumentError, match="may break its constraint: wanted a last layer without one"):
+        net.calibrated(np.ones((2, 4)), [0, 1, 2, 0])
+
+
+def test_the_calibration_error_refuses_outputs_that_are_no_probabilities() -> None:
+    net = dn.Network([dn.Dense(3, "log_softmax")], inputs=2, seed=0)
+    with pytest.raises(dn.DataError, match=r"the calibration error needs probabilities, but an output is -"):
+        net.evaluate(np.ones((2, 4)), np.eye(3)[:, [0, 1, 2, 0]], metrics=["expected_calibration_error"])
