@@ -39,13 +39,13 @@ def cross_entropy_of(layers: Sequence[Layer]) -> Loss:
         not fulfil.
     """
     last = layers[-1]
-    g = last.g if type(last) is Dense else None
+    g, constraint = (last.g, last.constraint) if type(last) is Dense else (None, None)
     if type(g) is not Activation or g.name not in LOSSES:
         raise ArgumentError(
             f"layers[{len(layers) - 1}]: {last!r} cannot be calibrated: wanted a Dense with sigmoid, softmax or "
             "log_softmax as the last layer"
         )
-    if last.constraint is not None:
+    if constraint is not None:
         raise ArgumentError(
             f"layers[{len(layers) - 1}]: {last!r} cannot be calibrated, since the division of W by the temperature may "
             "break its constraint: wanted a last layer without one"
