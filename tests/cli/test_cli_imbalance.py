@@ -280,12 +280,12 @@ def test_classes_and_categories_that_differ_in_case_only_are_reported(run):
     ],
 )
 def test_the_settings_follow_the_rows(rows, layers, dropout, l2, stopping):
-    recipe = train_defaults.Recipe.of(Namespace(layers=None, dropout=None, l2=None), rows)
+    recipe = train_defaults.Recipe.of(Namespace(optimizer="adam", layers=None, dropout=None, l2=None), rows)
     assert recipe == (layers, dropout, pytest.approx(l2))
     assert train_defaults.stopping_rows(rows, None, None) == stopping
     assert train_defaults.stopping_rows(rows, "none", None) == 0
     assert train_defaults.stopping_rows(rows, None, 0.5) == round(rows / 2)
-    given = Namespace(layers=(3,), dropout=0.0, l2=0.0)
+    given = Namespace(optimizer="adam", layers=(3,), dropout=0.0, l2=0.0)
     assert train_defaults.Recipe.of(given, rows) == ((3,), 0.0, 0.0)
 
 
