@@ -1,5 +1,6 @@
 """Optimizers: their hyperparameters, the slots they keep between updates, and the equations of their updates."""
 
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -1050,8 +1051,8 @@ BY_MATRIX: dict[str, type[Optimizer]] = {"muon": Muon}
 """Optimizers whose updates depend on the shapes of the parameters; those of `LIBRARY` work element by element."""
 FULL_BATCH: dict[str, type[Optimizer]] = {"lbfgs": LBFGS}
 """Optimizers that train on all samples as one batch."""
-BY_NAME = LIBRARY | BY_MATRIX | FULL_BATCH
-"""All optimizers, by name."""
+BY_NAME = ChainMap(FULL_BATCH, BY_MATRIX, LIBRARY)
+"""All optimizers, by name; one that is added to a table is in here, too."""
 
 
 def as_optimizer(optimizer: str | Optimizer, dialect: str | None = None, /, **options: Any) -> Optimizer:
