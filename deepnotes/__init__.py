@@ -21,6 +21,7 @@ from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import check
 from deepnotes.nn.constraints import Constraint, MaxNorm, NonNegative
+from deepnotes.nn.full_batch import LBFGS
 from deepnotes.nn.layers import (
     GLU,
     BatchNorm,
@@ -40,8 +41,8 @@ from deepnotes.nn.layers import (
     SwiGLU,
 )
 from deepnotes.nn.losses import GaussianNLL, Loss, LossFunction, QuantileLoss
+from deepnotes.nn.optimizer_base import Optimizer
 from deepnotes.nn.optimizers import (
-    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -52,7 +53,6 @@ from deepnotes.nn.optimizers import (
     Lion,
     Muon,
     NAdam,
-    Optimizer,
     RAdam,
     RMSProp,
 )

@@ -27,8 +27,9 @@ from deepnotes.nn.layers import Context, Dense, Dropout, Embedding, Layer, Noise
 from deepnotes.nn.library import library_activations, library_layers, library_losses, library_optimizers
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, LossFunction
+from deepnotes.nn.optimizer_base import Optimizer
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
-from deepnotes.nn.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
+from deepnotes.nn.optimizers import SGD, Adam, AdamW, RMSProp
 from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported, fuses, scalar_table
 from deepnotes.nn.steps import Gradient
 from deepnotes.utils.arguments import number, whole

@@ -2,26 +2,20 @@
 
 from collections.abc import Sequence
 from math import isfinite, sqrt
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from deepnotes.backends.base import Backend
+from deepnotes.backends.iterations import Iterations
 from deepnotes.backends.program import Batches, Chunk, Data, Shard, State
 from deepnotes.backends.samples import take
 from deepnotes.equations.array import Array
+from deepnotes.nn.full_batch import FullBatchOptimizer
 from deepnotes.nn.layers import Layer
 from deepnotes.nn.losses import LossFunction
-from deepnotes.nn.optimizers import Evaluation, FullBatchOptimizer
 from deepnotes.nn.plan import Layout, Plan
 from deepnotes.nn.steps import Gradient, forward, gradient_step, sample_losses, update_step
-
-
-class _Iteration(NamedTuple):
-    """Where an iteration of a :class:`~deepnotes.nn.optimizers.FullBatchOptimizer` has ended."""
-
-    theta: Array
-    evaluation: Evaluation
 
 
 class EagerProgram:
@@ -39,14 +33,14 @@ class EagerProgram:
         self.safe = 1e-4 * largest  # below this, no update can overflow
         self.safe_norm = 1e-6 * sqrt(largest)  # below this, no sum of squared gradients can overflow
         self.decays = backend.from_numpy(plan.layout.decays().astype(plan.dtype))
-        self._trial: State | None = None
-        self._last: _Iteration | None = None
+        optimizer = plan.optimizer
+        self._iterations = Iterations(optimizer) if isinstance(optimizer, FullBatchOptimizer) else None
 
     def train(self, state: State, batches: Batches) -> Chunk:
         """Make one update per mini-batch; see :meth:`Program.train`."""
-        if isinstance(self.plan.optimizer, FullBatchOptimizer):
+        if self._iterations is not None:
             with self.backend.execution_context():
-                return self._iterate(self.plan.optimizer, state, batches)
+                return self._iterations.update(self, state, batches)
         data, order, batch_size, rates, (loss_sum, weight_sum) = batches
         cost = 0.0
         for updates, rate in enumerate(rates.tolist()):
@@ -63,41 +57,6 @@ class EagerProgram:
             loss_sum += cost * weight
             weight_sum += weight
         return Chunk(loss_sum, weight_sum, len(rates), cost)
-
-    def _iterate(self, optimizer: FullBatchOptimizer, state: State, batches: Batches) -> Chunk:
-        """Make the update of the only batch, which has all samples, by several evaluations of its cost and gradient."""
-        xp, layout, (loss_sum, weight_sum) = self.ops.xp, self.plan.layout, batches.sums
-        rate = float(batches.rates[0])
-        if self._trial is None:
-            self._trial = State(xp.asarray(state.theta, copy=True))
-        trial = self._trial
-
-        def evaluate(theta: Array) -> Evaluation:
-            trial.theta, trial.step = self.backend.write(trial.theta, 0, theta), state.step
-            gradient = self.batch_gradient(trial, batches.data, batches.order)
-            flat = xp.asarray(gradient.flat, copy=True)  # the next evaluation may overwrite it
-            cost = float(gradient.cost)
-            if self.plan.l2:
-                cost += float(self.ops.l2_penalty(theta, self.decays, self.plan.l2))
-            g = flat
-            if layout.trained < layout.size:
-                g = xp.concat([flat[: layout.trained], xp.zeros_like(flat[layout.trained :])], axis=0)
-            return Evaluation(cost, g, gradient._replace(flat=flat))
-
-        last = self._last
-        is_there = last is not None and float(xp.max(abs(state.theta - last.theta))) == 0
-        start = last.evaluation if last is not None and is_there else evaluate(state.theta)
-        reported, weight = float(start.source.cost), float(start.source.weight)
-        if not isfinite(start.cost) or not isfinite(self._norm(start.source)):
-            return Chunk(loss_sum, weight_sum, 0, reported)
-        theta, end, slots = optimizer.iterate(self.ops, evaluate, state.theta, start, state.slots, rate)
-        if end is not start and layout.trained < layout.size:
-            statistics = theta[layout.trained :] - end.source.flat[layout.trained :]
-            theta = xp.concat([theta[: layout.trained], statistics], axis=0)
-        state.theta, state.slots = self.backend.write(state.theta, 0, theta), slots
-        state.step += 1
-        self._last = _Iteration(xp.asarray(state.theta, copy=True), end)
-        return Chunk(loss_sum + reported * weight, weight_sum + weight, 1, reported)
 
     def _norm(self, gradient: Gradient) -> float:
         """Return the norm of a gradient or, if its square overflows, the largest absolute value of an element.

@@ -9,13 +9,14 @@ from deepnotes.backends.eager import EagerProgram
 from deepnotes.backends.program import Data, Program, Shard, State
 from deepnotes.backends.samples import Samples
 from deepnotes.equations.array import Array
-from deepnotes.nn.optimizers import SGD, FullBatchOptimizer
+from deepnotes.nn.full_batch import FullBatchOptimizer
+from deepnotes.nn.optimizers import SGD
 from deepnotes.nn.plan import Plan
 from deepnotes.nn.steps import Gradient
 
 
 class FullBatchProgram(EagerProgram):
-    """The Program of a :class:`~deepnotes.nn.optimizers.FullBatchOptimizer`: the backend's own Program evaluates.
+    """The Program of a :class:`~deepnotes.nn.full_batch.FullBatchOptimizer`: the backend's own Program evaluates.
 
     Parameters
     ----------

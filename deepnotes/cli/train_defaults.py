@@ -8,7 +8,8 @@ from typing import NamedTuple
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.hidden_layers import hidden_layers
 from deepnotes.nn.layers import Layer
-from deepnotes.nn.optimizers import FULL_BATCH, Optimizer, as_optimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import FULL_BATCH, as_optimizer
 from deepnotes.nn.schedules import (
     WHOLE_RUN,
     Constant,

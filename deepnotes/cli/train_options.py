@@ -23,6 +23,7 @@ from deepnotes.cli.tasks import MOST_CLASSES, QUANTILES, ROWS_PER_CLASS
 from deepnotes.cli.validation_files import add_validation_file
 from deepnotes.datasets.encoding import IMPUTE, MAX_CATEGORIES
 from deepnotes.network.distributions import DISTRIBUTIONS
+from deepnotes.network.training.full_batch import REASONS
 from deepnotes.network.training.intervals import interval
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.hidden_layers import NORMALIZATIONS
@@ -431,9 +432,7 @@ FULL_BATCH_REASONS = {
     "dropout": "its updates compare costs, in which nothing may be random",
     "batch_size": "each of its updates uses all rows",
     "from_disk": "each of its updates uses all rows, in memory",
-    "l1": "its line search needs a cost without kinks",
-    "clip_norm": "its line search needs the gradient as it is",
-    "average": "the last weights are those with the lowest cost",
+    **{name: REASONS[name] for name in ("l1", "clip_norm", "average")},
 }
 """Options that an optimizer of all rows cannot use, and why."""
 

@@ -32,7 +32,8 @@ from deepnotes.network.training.callbacks import as_callbacks
 from deepnotes.network.training.state import Training, with_averages
 from deepnotes.nn.averaging import Averaged
 from deepnotes.nn.layers import Layer
-from deepnotes.nn.optimizers import SGD, Adam, Optimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import SGD, Adam
 from deepnotes.nn.plan import Plan
 from deepnotes.nn.schedules import WHOLE_RUN, Schedule
 from deepnotes.utils.array_checks import refuse_lost_nuls, refuse_masked

@@ -33,11 +33,13 @@ from deepnotes.network.training.signals import Deferral
 from deepnotes.network.training.state import Callback, Training, with_averages
 from deepnotes.nn.averaging import Averaged, WeightAverage
 from deepnotes.nn.constraints import constrained
+from deepnotes.nn.full_batch import FullBatchOptimizer
 from deepnotes.nn.layer_rates import as_layer_rates
 from deepnotes.nn.layers import BatchNorm, Dense, Embedding, Layer, flatten, is_random, with_default_initializers
 from deepnotes.nn.losses import LossFunction, loss_after
 from deepnotes.nn.metrics import Metrics, as_metrics
-from deepnotes.nn.optimizers import FullBatchOptimizer, Optimizer, as_optimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import as_optimizer
 from deepnotes.nn.plan import Layout, Plan, slots_at_start
 from deepnotes.nn.presets import current_dialect, in_dialect
 from deepnotes.utils.arguments import float_dtype, number, true_or_false, whole
@@ -885,8 +887,8 @@ class Network:
         Raises
         ------
         ArgumentError
-            If the last layer is not a Dense with sigmoid, softmax or log_softmax, or if a parameter divided by T is
-            too large for the dtype.
+            If the last layer is not a Dense with sigmoid, softmax or log_softmax, or has a constraint, or if a
+            parameter divided by T is too large for the dtype.
         DataError
             If no temperature is the best: if all samples are predicted correctly, or no better than by chance; or if
             the logits are not finite.

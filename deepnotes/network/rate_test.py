@@ -9,7 +9,9 @@ import numpy as np
 
 from deepnotes.network.inputs import is_native
 from deepnotes.network.network import Network
-from deepnotes.nn.optimizers import FullBatchOptimizer, Optimizer, as_optimizer
+from deepnotes.nn.full_batch import FullBatchOptimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import as_optimizer
 from deepnotes.nn.schedules import ExponentialDecay
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError

@@ -12,6 +12,7 @@ from deepnotes.nn.activations import Activation, ActivationFunction, FormulaActi
 from deepnotes.nn.averaging import EMA, SWA, WeightAverage
 from deepnotes.nn.checking import DerivativeReport
 from deepnotes.nn.constraints import Constraint, MaxNorm, NonNegative
+from deepnotes.nn.full_batch import LBFGS
 from deepnotes.nn.initializers import Initializer
 from deepnotes.nn.layers import (
     GLU,
@@ -32,8 +33,8 @@ from deepnotes.nn.layers import (
     SwiGLU,
 )
 from deepnotes.nn.losses import GaussianNLL, Loss, LossFunction, QuantileLoss
+from deepnotes.nn.optimizer_base import Optimizer
 from deepnotes.nn.optimizers import (
-    LBFGS,
     SGD,
     Adadelta,
     Adagrad,
@@ -44,7 +45,6 @@ from deepnotes.nn.optimizers import (
     Lion,
     Muon,
     NAdam,
-    Optimizer,
     RAdam,
     RMSProp,
 )

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.optimizers import Optimizer, Wrapper, updated_by, with_slices
+from deepnotes.nn.optimizer_base import Optimizer, updated_by
+from deepnotes.nn.optimizers import Wrapper, with_slices
 from deepnotes.nn.protocols import LayoutLike
 from deepnotes.utils.arguments import number
 from deepnotes.utils.errors import ArgumentError

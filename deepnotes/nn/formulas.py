@@ -7,7 +7,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.derivatives import pullback
 from deepnotes.nn.expressions import FULL, Expression, trace
-from deepnotes.nn.optimizers import updated_by
+from deepnotes.nn.optimizer_base import updated_by
 from deepnotes.nn.schedules import Schedule
 from deepnotes.utils.errors import NotAnExpressionError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
-from deepnotes.nn.optimizers import Optimizer, Wrapper, updated_by
+from deepnotes.nn.optimizer_base import Optimizer, updated_by
+from deepnotes.nn.optimizers import Wrapper
 from deepnotes.nn.plan import Layout, slots_at_start
 from deepnotes.nn.protocols import LayoutLike
 from deepnotes.utils.arguments import number

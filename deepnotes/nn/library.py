@@ -9,7 +9,8 @@ from deepnotes.nn import activations, losses, optimizers
 from deepnotes.nn.activations import Activation
 from deepnotes.nn.layers import FEATURE_LAYERS, GLU, Dense, Layer, SwiGLU, flatten
 from deepnotes.nn.losses import Loss
-from deepnotes.nn.optimizers import SGD, Optimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import SGD
 
 
 def library_activations() -> Iterator[Activation]:

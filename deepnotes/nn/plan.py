@@ -13,7 +13,7 @@ from deepnotes.nn import formulas
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.layers import BatchNorm, Dense, Dropout, Embedding, Layer, Noise, Parameter, Shortcut
 from deepnotes.nn.losses import Loss, LossFunction
-from deepnotes.nn.optimizers import Optimizer
+from deepnotes.nn.optimizer_base import Optimizer
 from deepnotes.nn.protocols import LayoutLike
 from deepnotes.utils.errors import ArgumentError
 
@@ -324,7 +324,7 @@ class Supported(NamedTuple):
         The names of the library's activations and losses; preferably pass the tables in which the backend looks up its
         kernels.
     optimizer : callable, optional
-        Takes an :class:`~deepnotes.nn.optimizers.Optimizer`, and returns whether there is a kernel for it and its
+        Takes an :class:`~deepnotes.nn.optimizer_base.Optimizer`, and returns whether there is a kernel for it and its
         options.
     generates : bool, default False
         Whether the backend generates kernels from expressions. If so, any other activation, loss or

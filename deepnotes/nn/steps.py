@@ -11,7 +11,7 @@ from deepnotes.equations.array import Array, Namespace
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.layers import Context, Layer, Shortcut, is_random
 from deepnotes.nn.losses import LossFunction, losses_of
-from deepnotes.nn.optimizers import updated_by
+from deepnotes.nn.optimizer_base import updated_by
 from deepnotes.nn.plan import Layout, Plan, fuses
 
 Observer: TypeAlias = Callable[[str, int, Array], None]
@@ -232,7 +232,7 @@ def update_step(
     """Return the next θ and slots.
 
     The gradient `g` of the trained parameters is clipped first if the plan has a `clip_norm`. The statistics, at the
-    end of θ, are not updated by the optimizer: see :meth:`~deepnotes.nn.optimizers.Optimizer.update_statistics`.
+    end of θ, are not updated by the optimizer: see :meth:`~deepnotes.nn.optimizer_base.Optimizer.update_statistics`.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from deepnotes.equations.array import Array
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import ActivationFunction
 from deepnotes.nn.losses import LossFunction
-from deepnotes.nn.optimizers import Optimizer
+from deepnotes.nn.optimizer_base import Optimizer
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import ActivationFunction
 from deepnotes.nn.layers import Dense
 from deepnotes.nn.losses import LossFunction
-from deepnotes.nn.optimizers import SGD, Optimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import SGD
 from deepnotes.nn.plan import Plan, slots_at_start
 from deepnotes.nn.steps import update_step
 from deepnotes.testing.calls import Draw

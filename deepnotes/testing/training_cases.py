@@ -11,7 +11,8 @@ from deepnotes.backends.inference import Inference
 from deepnotes.backends.program import Batches, Chunk, Data, Program, State
 from deepnotes.nn.layers import Embedding, Layer
 from deepnotes.nn.losses import LossFunction, as_loss
-from deepnotes.nn.optimizers import SGD, Optimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import SGD
 from deepnotes.nn.plan import NOTES, Objective, Plan, slots_at_start
 from deepnotes.testing.checks import Failure, Trial
 

@@ -44,7 +44,7 @@ def log_cosh_derivative(xp: Any, A: Any, Y: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class SignSGD(optimizers.Optimizer):
+class SignSGD(dn.Optimizer):
     """``θ ← θ - rate sign(g)`` (Bernstein et al., arXiv:1802.04434)."""
 
     learning_rate: float = 0.01

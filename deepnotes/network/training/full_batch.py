@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from deepnotes.nn.full_batch import FullBatchOptimizer
 from deepnotes.nn.layers import Layer, is_random
-from deepnotes.nn.optimizers import FullBatchOptimizer
 from deepnotes.nn.plan import Layout
 from deepnotes.utils.errors import ArgumentError
 from deepnotes.utils.wording import brief

@@ -16,8 +16,8 @@ from deepnotes.nn.activations import Activation, as_formula
 from deepnotes.nn.expressions import Expression
 from deepnotes.nn.layers import Dense, Layer
 from deepnotes.nn.losses import LossFunction
+from deepnotes.nn.optimizer_base import Optimizer
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
-from deepnotes.nn.optimizers import Optimizer
 from deepnotes.utils.errors import NotAnExpressionError
 from deepnotes.utils.version import __version__
 from deepnotes.utils.wording import brief

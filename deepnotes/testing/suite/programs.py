@@ -9,10 +9,12 @@ from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation
 from deepnotes.nn.averaging import EMA, Averaged
 from deepnotes.nn.constraints import MaxNorm, NonNegative, constrained
+from deepnotes.nn.full_batch import LBFGS
 from deepnotes.nn.layer_rates import LayerRates
 from deepnotes.nn.layers import Dense, Dropout, Layer
 from deepnotes.nn.losses import LIBRARY as LOSSES
-from deepnotes.nn.optimizers import LBFGS, LIBRARY, SGD, Adam, AdamW, Lion, Muon, Optimizer, RMSProp
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import LIBRARY, SGD, Adam, AdamW, Lion, Muon, RMSProp
 from deepnotes.nn.plan import Layout, Objective
 from deepnotes.testing.checks import CheckFunction, Trial, check
 from deepnotes.testing.inputs import LAYOUTS

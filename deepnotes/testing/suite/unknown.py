@@ -9,7 +9,8 @@ from deepnotes.equations.ops import Ops
 from deepnotes.nn.activations import ActivationFunction
 from deepnotes.nn.layers import Dense, Layer
 from deepnotes.nn.losses import LossFunction
-from deepnotes.nn.optimizers import Adam, Optimizer
+from deepnotes.nn.optimizer_base import Optimizer
+from deepnotes.nn.optimizers import Adam
 from deepnotes.testing.checks import Trial, check
 from deepnotes.testing.training_cases import TrainingCase, check_training
 

@@ -2,7 +2,8 @@
 
 With ``by=tcp``, the environment variables of torchrun or Slurm say which rank the process is. Each rank prints one
 line of JSON: its rank, and the result or the error. The options `fail` and `rank` make one rank fail after the first
-20 updates, or before. With ``sums=1``, the processes sum arrays instead of training.
+20 updates, or before; `units` is the width of the hidden layer. With ``sums=1``, the processes sum arrays instead of
+training.
 """
 
 import json
@@ -87,7 +88,7 @@ def main(options: dict[str, str]) -> None:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(7, 160)).astype(np.float32)
     y, w = (X[0] > 0).astype(int) + (X[1] > 0), rng.uniform(0.5, 2.0, 160)
-    layers = [dn.Dense(16, "relu"), dn.Dropout(0.3), dn.Dense(3, "softmax")]
+    layers = [dn.Dense(int(options.get("units", "16")), "relu"), dn.Dropout(0.3), dn.Dense(3, "softmax")]
     net = dn.Network(layers, inputs=7, seed=3, backend=options.get("backend", "numpy"))
     callbacks = [Fail(way, failing), *([Slow()] if "slow" in options else [])]
     checkpoint = options.get("checkpoint")

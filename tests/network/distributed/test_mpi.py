@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import deepnotes as dn
+from deepnotes.network.distributed.shared_memory import SMALLEST
 from deepnotes.network.formats.containers import is_intact
 from deepnotes.utils.errors import MissingExtraError
 
@@ -66,6 +67,15 @@ def test_processes_train_to_the_same_bits(mpiexec: str, expected: int, size: int
     results, err, status = run(mpiexec, size)
     assert status == 0, err
     assert [results[rank]["digest"] for rank in range(size)] == [expected] * size
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), pytest.param((1, 4, 8), marks=pytest.mark.slow)])
+def test_a_gradient_that_is_summed_in_shared_memory_gives_the_same_bits(mpiexec: str, sizes: tuple[int, ...]) -> None:
+    units = 1200
+    assert (7 + 1 + 3) * units * 4 > SMALLEST
+    digests = [result["digest"] for size in sizes for result in run(mpiexec, size, units=units)[0].values()]
+    assert len(digests) == sum(sizes)
+    assert len(set(digests)) == 1
 
 
 @pytest.mark.slow

@@ -297,7 +297,7 @@ def test_what_it_cannot_do_is_refused_before_anything_changes(message: str) -> N
 def test_it_is_refused_where_only_some_samples_are_seen() -> None:
     with pytest.raises(dn.ArgumentError, match=r"optimizer=LBFGS.*partial_fit has only some"):
         network().partial_fit(X, Y, optimizer=dn.LBFGS())
-    with pytest.raises(dn.ArgumentError, match=r"optimizer=LBFGS.*partial_fit has only some"):
+    with pytest.raises(dn.ArgumentError, match=r"optimizer=LBFGS.*wanted one that makes updates from batches"):
         dn.learning_rate_test(network(), X, Y, optimizer="lbfgs")
     x = np.zeros(3)
     with pytest.raises(dn.ArgumentError, match="LBFGS cannot update from one gradient"):

@@ -84,9 +84,3 @@ def test_the_plot_shows_the_losses_and_the_suggestion() -> None:
     assert figure is ax.figure
     with pytest.raises(dn.ArgumentError, match="1 of its losses are finite"):
         plots.learning_rates(dn.RateTest(np.array([0.1, 0.2]), np.array([1.0, np.inf]), 0.9))
-
-
-def test_an_optimizer_that_needs_all_samples_is_refused() -> None:
-    net = dn.Network([dn.Dense(1)], inputs=2, seed=0)
-    with pytest.raises(dn.ArgumentError, match=r"optimizer=LBFGS.*wanted one that makes updates from batches"):
-        dn.learning_rate_test(net, np.ones((2, 40)), np.ones((1, 40)), optimizer="lbfgs")
