@@ -115,10 +115,11 @@ class MPIRanks(ConnectedRanks):
             self.sum_by_doubling(buffer)
         else:
             count = CHUNK // buffer.itemsize
+            over_machines = None if self.ranks_per_machine == self.size else self._sum_over_machines
             for start in range(0, len(buffer), count):
                 chunk = buffer[start : start + count]
                 copies = self._memory.copies(chunk)
-                sum_in_shared_memory(chunk, copies, self.local_rank, self._meet, self._sum_over_machines)
+                sum_in_shared_memory(chunk, copies, self.local_rank, self._meet, over_machines)
 
     def _sum_over_machines(self, piece: np.ndarray) -> None:
         """Sum a piece over the ranks with the same number on all machines."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes.network.distributed.tree import shard_bounds
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
 """The number of bytes that each rank has in the shared memory at a time: larger buffers are summed chunk by chunk."""
 SMALLEST = 1 << 15
 """The number of bytes from which on a sum in shared memory is faster than messages."""
@@ -18,12 +18,13 @@ def sum_in_shared_memory(
     copies: Sequence[np.ndarray],
     own: int,
     meet: Callable[[], object],
-    sum_over_machines: Callable[[np.ndarray], object],
+    sum_over_machines: Callable[[np.ndarray], object] | None = None,
 ) -> None:
     """Replace the content of `chunk` by the sum over all ranks, added in the fixed binary tree.
 
     Each of the L ranks on a machine copies its chunk into the shared memory, and adds one of L pieces of all copies.
-    The first copy then has the sum. Hence a rank reads and writes about as much for any L.
+    The first copy then has the sum. Hence a rank reads and writes about as much for any L. Only if there are no others
+    than two ranks, each adds the other's copy, which is less to read and to write.
 
     Parameters
     ----------
@@ -35,11 +36,15 @@ def sum_in_shared_memory(
         The index of this rank on its machine.
     meet : callable
         ``meet()`` waits until all ranks on this machine have called it.
-    sum_over_machines : callable
-        ``sum_over_machines(piece)`` replaces the content of a piece by its sum over all machines.
+    sum_over_machines : callable, optional
+        ``sum_over_machines(piece)`` replaces the content of a piece by its sum over all machines; None if there is one.
     """
     np.copyto(copies[own], chunk)
     meet()
+    if len(copies) == 2 and sum_over_machines is None:
+        first, second = (copies[0], chunk) if own else (chunk, copies[1])
+        np.add(first, second, out=chunk)
+        return
     start, stop = shard_bounds(len(chunk), len(copies), own)
     pieces = [copy[start:stop] for copy in copies]
     distance = 1
@@ -47,7 +52,8 @@ def sum_in_shared_memory(
         for rank in range(0, len(pieces), 2 * distance):
             pieces[rank] += pieces[rank + distance]
         distance *= 2
-    sum_over_machines(pieces[0])
+    if sum_over_machines is not None:
+        sum_over_machines(pieces[0])
     meet()
     np.copyto(chunk, copies[0])
 

@@ -62,7 +62,7 @@ def compare_sums() -> None:
     ranks = dn.distributed.mpi(world.Split(0, world.rank % 2 * world.size + world.rank))
     rng, equal = np.random.default_rng(world.rank), []
     with ranks.guard():
-        for size in (10_001, 262_143, 600_000, 262_144):  # less than a chunk of memory, about one, more
+        for size in (10_001, 131_071, 600_000, 131_072):  # less than a chunk of memory, about one, more
             x = (rng.normal(size=size) * 10.0 ** rng.integers(-6, 7, size)).astype(np.float32)
             by_messages = x.copy()
             ranks.sum(x)
