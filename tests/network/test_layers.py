@@ -18,7 +18,7 @@ with np.load(Path(__file__).parents[1] / "fixtures" / "layers.npz") as file:
     STORED = dict(file)
 
 BACKENDS: dict[str, Any] = {"numpy": lambda: "numpy", "numba": lambda: "numba", "cupy": cupy_backend}
-PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "SectionedProgram"}
+PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "CupyProgram"}
 NETWORKS: dict[str, list[dn.Layer]] = {
     "layer_norm": [dn.LayerNorm(), dn.Dense(7, "tanh"), dn.LayerNorm(0.01), dn.Dense(3)],
     "rms_norm": [dn.RMSNorm(), dn.Dense(7, "tanh"), dn.RMSNorm(0.01), dn.Dense(3)],
