@@ -20,19 +20,21 @@ COUNTS = [(1, 0, 1), (3, 2, 0), (8, 8, 0), (130, 77, 0), (130, 77, 1), (4099, 40
 
 
 def norms(host: Host) -> None:
-    """``gradient_norm``: the L2 term, the sum of squares, and the largest magnitude, with NaN and infinity too."""
+    """``gradient_norm``: L1, L2, the sum of squares, and the largest magnitude, with NaN and infinity too."""
     dtype, rng, ops = host.dtype, np.random.default_rng(0), Bounds(host.dtype).ops
     for p, decaying, shift in COUNTS:
-        for l2 in (0.0, 0.1):
+        for l1, l2 in ((0.0, 0.0), (0.0, 0.1), (0.2, 0.0), (0.2, 0.1)):
             g, theta = (place(rng.normal(size=p), dtype, shift) for _ in range(2))
+            theta[::3] = 0  # the sign of 0 is 0
             before, (blocks, threads) = g.copy(), grid("gradient_norm", p, dtype=dtype, processors=PROCESSORS)
             partial, L = np.full((blocks[0], 3), 7.0), place(rng.random(5 * p + 1), dtype)
-            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l2, L, len(L), partial)
+            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l1, l2, L, len(L), partial)
             decays = exact(dtype, np.asarray(np.arange(p) < decaying, dtype))
-            if l2:
-                assert_within(g, ops.l2_gradient(exact(dtype, before), exact(dtype, theta), decays, l2), f"L2 of {p}")
-            else:
-                assert (g == before).all()
+            expected = exact(dtype, before)
+            for factor, add_gradient in ((l2, ops.l2_gradient), (l1, ops.l1_gradient)):
+                expected = add_gradient(expected, exact(dtype, theta), decays, factor) if factor else expected
+            assert_within(g, expected, f"L1 and L2 of {p}")
+            assert l1 or l2 or (g == before).all()
             squares = [float(x) ** 2 for x in g]
             assert abs(partial[:, 0].sum() - fsum(squares)) <= gamma(p + 1, 2.0**-53) * fsum(squares)
             assert partial[:, 1].max() == abs(g).max()
@@ -41,7 +43,7 @@ def norms(host: Host) -> None:
             for value in (np.nan, np.inf, -np.inf):
                 g[...] = before
                 g[p // 2] = value
-                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l2, L, len(L), partial)
+                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l1, l2, L, len(L), partial)
                 assert not np.isfinite(partial[:, 0]).all()
                 assert np.array_equal(partial[:, 1].max(), abs(value), equal_nan=True)
 
@@ -68,7 +70,7 @@ def verdicts(host: Host) -> None:
             L[m // 2] = loss
             blocks, threads = grid("gradient_norm", len(g), dtype=dtype, processors=PROCESSORS)
             partial = np.zeros((blocks[0], 3))
-            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, L, m, partial)
+            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, 0.0, L, m, partial)
             control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
             scalars[2, 0] = rate
             control[["loss_sum", "weight_sum", "step", "updates"]] = (3.0, 2.0, 2**33, 2)

@@ -24,7 +24,7 @@ from deepnotes_cupy import generated
 from deepnotes_cupy.generated import Part
 from deepnotes_cupy.sources import Launch
 
-SUPPORTED = Supported(generates=True, by_feature=True)
+SUPPORTED = Supported(generates=True, by_feature=True, l1=True)
 
 
 class LoweredActivation(NamedTuple):

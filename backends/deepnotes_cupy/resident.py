@@ -280,7 +280,7 @@ class Resident:
                 *self._source, shared.order, shared.control, shared.scalars, self._arrays.theta, *slots, self._table,
                 self._areas, self._options, loss_options, update_options, len(fit.table),
                 1 if plan.class_indices else layout.sizes[-1], shared.columns, self._m, self._bound[-1], steps,
-                fit.capacity, int(plan.class_indices), plan.seed, plan.l2, plan.clip_norm or 0.0,
+                fit.capacity, int(plan.class_indices), plan.seed, plan.l1, plan.l2, plan.clip_norm or 0.0,
                 1e-4 * float(np.finfo(plan.dtype).max),
             ),
             shared=fit.areas[-1] * np.dtype(plan.dtype).itemsize,

@@ -211,7 +211,7 @@ class Step:
             dZ = D[: m * row.n]
         backward(tape, caches, theta, shared.g, rounded, m, D, dZ, self._masks, self._scale)
         p, decaying = plan.layout.size, plan.layout.decaying
-        tape.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l2, L, m, shared.partial)
+        tape.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l1, plan.l2, L, m, shared.partial)
         tape.launch(
             "check_update", (1,), shared.control, shared.partial, shared.blocks, m, shared.scalars, shared.columns,
             shared.current, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),

@@ -89,6 +89,8 @@ MUTANTS = [
         "norms",
         RACE,
     ),
+    Mutant("a weight of 0 has the sign 1", "steps.cu", "l1 * sign(w)", "(w < 0 ? -l1 : l1)", "norms"),
+    Mutant("biases have penalties", "steps.cu", "if (i + v < decaying) x[v] = add", "x[v] = add", "norms"),
     Mutant("one shuffle too few in a warp", "steps.cu", "int offset = 16;", "int offset = 8;", "norms"),
     Mutant(
         "one shuffle too few in a group",

@@ -74,8 +74,8 @@ def assert_equal_trainings(form: str, dtype: str = "float64", **settings: Any) -
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", FORMS)
 def test_training_gives_the_results_of_numpy(form: str, dtype: str) -> None:
-    """With dropout of inputs and outputs, L2, clipping, class indices, and a last batch that is smaller."""
-    assert_equal_trainings(form, dtype, l2=0.01, clip_norm=0.2)
+    """With dropout of inputs and outputs, L1, L2, clipping, class indices, and a last batch that is smaller."""
+    assert_equal_trainings(form, dtype, l1=0.02, l2=0.01, clip_norm=0.2)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)

@@ -513,8 +513,8 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
     const real* X, const real* Y, const real* w, const long long* order, Control* control, const double* scalars,
     real* theta, real* slot0, real* slot1, real* slot2, real* slot3, const double* table, const int* layout,
     const double* options, int loss_options, int update_options, int row_count, int targets, int columns, int m,
-    int batch_size, int steps, int capacity, int class_indices, unsigned long long seed, real l2, double clip_norm,
-    double safe_step
+    int batch_size, int steps, int capacity, int class_indices, unsigned long long seed, real l1, real l2,
+    double clip_norm, double safe_step
 ) {
     DYNAMIC_SHARED(pool);
     __shared__ LayerRow rows[MOST_ROWS + 1];  // the last one is for the other half of the inputs
@@ -684,13 +684,13 @@ extern "C" __global__ void IN_CLUSTERS_OF(8) __launch_bounds__(THREADS, 1) train
 #else
             load(g + pack * VEC, x);
 #endif
-            if (l2 != 0) {
+            if (l1 != 0 || l2 != 0) {
                 real decaying[VEC];
                 load(pool + pack * VEC, decaying);
                 const int mark = marks[pack - first];
 #pragma unroll
                 for (int v = 0; v < VEC; v++)
-                    if (mark >> v & 1) x[v] += l2 * decaying[v];
+                    if (mark >> v & 1) x[v] = add_penalties(x[v], decaying[v], l1, l2);
             }
             store(g + pack * VEC, x);
 #pragma unroll

@@ -1,4 +1,4 @@
-// From the gradient to the decision whether to make the update: L2 and the gradient's norm, see
+// From the gradient to the decision whether to make the update: L1, L2 and the gradient's norm, see
 // deepnotes/equations/regularization.py. EagerProgram.train decides in the same way.
 
 #include "steps.cuh"
@@ -7,19 +7,19 @@ struct SumOfSquares {
     real* g;
     const real* theta;
     long long decaying;
-    real l2;
+    real l1, l2;
     Totals totals;
 
     template <int V>
     __device__ void operator()(Count<V>, long long i) {
         real x[V];
         load(g + i, x);
-        if (l2 != 0 && i < decaying) {
+        if ((l1 != 0 || l2 != 0) && i < decaying) {
             real w[V];
             load(theta + i, w);
 #pragma unroll
             for (int v = 0; v < V; v++)
-                if (i + v < decaying) x[v] += l2 * w[v];
+                if (i + v < decaying) x[v] = add_penalties(x[v], w[v], l1, l2);
             store(g + i, x);
         }
 #pragma unroll
@@ -30,13 +30,14 @@ struct SumOfSquares {
     }
 };
 
-// g += l2 θ for the first `decaying` elements (l2_gradient). For each block, three numbers of `partial`, in double
+// g += l2 θ + l1 sign(θ) for the first `decaying` elements. For each block, three numbers of `partial`, in double
 // precision: the sum of the squares of its elements of g, their largest magnitude, and the sum of its losses of L.
 extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
-    real* g, const real* theta, long long p, long long decaying, real l2, const real* L, long long m, double* partial
+    real* g, const real* theta, long long p, long long decaying, real l1, real l2, const real* L, long long m,
+    double* partial
 ) {
     __shared__ double scratch[3 * BLOCK / 32];
-    SumOfSquares squares{g, theta, decaying, l2};
+    SumOfSquares squares{g, theta, decaying, l1, l2};
     flat(p, aligned(g) && aligned(theta), squares);
     const long long step = gridDim.x * static_cast<long long>(blockDim.x);
     for (long long j = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; j < m; j += step)

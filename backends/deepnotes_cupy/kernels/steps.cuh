@@ -2,6 +2,13 @@
 
 #include "common.cuh"
 
+// Add the gradient of the penalties on a weight w: l2 w (l2_gradient), and l1 times its sign (l1_gradient).
+__device__ inline real add_penalties(real g, real w, real l1, real l2) {
+    if (l2 != 0) g += l2 * w;
+    if (l1 != 0) g += l1 * sign(w);
+    return g;
+}
+
 // Decide whether an update may be made on the device, given the sum of squares and the largest magnitude of the gradient,
 // the sum of the m samples' losses, and the learning rate. If so, add the batch to the sums of `control`, count the
 // update, and set the clipping factor. clip_norm is 0 without clipping. No update overflows if the learning rate times

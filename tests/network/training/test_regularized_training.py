@@ -26,7 +26,7 @@ BACKENDS: dict[str, Any] = {
     "numba": lambda: "numba",
     "cupy": cupy_backend,
 }
-PROGRAMS = {"numpy": "NumpyProgram", "eager": "EagerProgram", "numba": "NumbaProgram", "cupy": "SectionedProgram"}
+PROGRAMS = {"numpy": "NumpyProgram", "eager": "EagerProgram", "numba": "NumbaProgram", "cupy": "CupyProgram"}
 
 
 def network(backend: str) -> dn.Network:
