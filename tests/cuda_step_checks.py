@@ -1,4 +1,4 @@
-"""More checks of the CUDA kernels: gradient norms, the decision to stop, updates, dropout masks, 16-bit rounding."""
+"""More checks of the CUDA kernels: gradient norms, decisions, updates, masks, 16-bit rounding, embeddings."""
 
 from collections.abc import Callable
 from math import fsum, isfinite, sqrt
@@ -8,11 +8,12 @@ import numpy as np
 from cuda_checks import CONTROL, PROCESSORS, assert_within, exact, launch, place
 from cuda_shim import Host
 
-from deepnotes.backends import SGD, Adam, AdamW, RMSProp
+from deepnotes.backends import SGD, Adam, AdamW, Context, Dense, Embedding, Layout, RMSProp
 from deepnotes.backends.bounds import Bounds, gamma
 from deepnotes.equations import EQUATIONS
+from deepnotes.equations.ops import Ops
 from deepnotes_cupy.geometry import grid
-from deepnotes_cupy.lowering import lower_update
+from deepnotes_cupy.lowering import EmbeddingRow, lower, lower_update
 from deepnotes_cupy.sources import codes
 
 COUNTS = [(1, 0, 1), (3, 2, 0), (8, 8, 0), (130, 77, 0), (130, 77, 1), (4099, 4000, 0), (2600, 1301, 3)]
@@ -237,6 +238,48 @@ def to_bfloat16(x: np.ndarray) -> np.ndarray:
     return np.ldexp(np.rint(np.ldexp(x64, -exponent)), exponent).astype(np.float32)
 
 
+def embeddings(host: Host) -> None:
+    """``embed`` and ``embedding_gradient``: vectors bit for bit, and gradients within the bounds, in any chunks."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(12), Bounds(host.dtype).ops
+    numpy = Ops(np, {})
+    for tables, inputs, m, rows in [
+        ({0: (1, 1)}, 1, 1, 1), ({0: (3, 2)}, 2, 9, 4), ({1: (40, 5), 2: (2, 1), 4: (7, 3)}, 6, 60, 64),
+        ({0: (5, 40), 3: (9, 70)}, 4, 150, 50), ({2: (300, 3)}, 3, 70, 23),
+    ]:  # fmt: skip
+        layer = Embedding(tables)
+        layers = [layer, Dense(1)]
+        layout = Layout(inputs, layers)
+        row = lower(layers, layout, dtype, training=True)[0]
+        assert isinstance(row, EmbeddingRow)
+        n, p, scale = row.n, row.tables[-1], 1 / m
+        X, theta = place(rng.normal(size=(m, inputs)), dtype), place(rng.normal(size=layout.size), dtype, 1)
+        for column, categories, _ in layer:
+            X[:, column] = rng.integers(0, categories, m)
+        A, outputs, places = place(np.full((m, n), 7.0), dtype), np.array(row.outputs), np.array(row.tables)
+        launch(host, "embed", n, m, X, theta, outputs, A, inputs, n, m)
+        parameters = layout.split(np, theta)[0]
+        expected, _ = layer.forward(numpy, parameters, X.T, Context(1, 0, None))
+        np.testing.assert_array_equal(A.T, expected)
+
+        D, count = place(rng.normal(size=(m, n)), dtype), -(-m // rows)
+        partial = place(np.full((count, p), 7.0), dtype)
+        operands = D, X, places, partial, inputs, n, p, m, rows, count, scale
+        launch(host, "embedding_gradient", p, count, *operands)
+        _, gradients = layer.backward(ops, {}, exact(dtype, X), exact(dtype, D))
+        found = partial.sum(0, dtype=np.float64)
+        for (first, _, size, _), (name, gradient) in zip(places[:-1].reshape(-1, 4), gradients.items(), strict=True):
+            categories = len(parameters[name])
+            table = found[first : first + size * categories].reshape(categories, size)
+            assert_within(table, gradient, f"{name} of {tables}")
+
+        wrong = X.copy()  # indices are checked before, but any number reads a table only
+        for column, categories, _ in layer:
+            wrong[:, column] = rng.choice([np.nan, -1, -np.inf, categories, 1e9, 0], m)
+            X[:, column] = 0
+        launch(host, "embed", n, m, wrong, theta, outputs, A, inputs, n, m)
+        np.testing.assert_array_equal(A.T, layer.forward(numpy, parameters, X.T, Context(1, 0, None))[0])
+
+
 STEP_CHECKS: dict[str, Callable[[Host], None]] = {
-    f.__name__: f for f in (norms, verdicts, epochs, updates, masks, noises, rounding)
+    f.__name__: f for f in (norms, verdicts, epochs, updates, masks, noises, rounding, embeddings)
 }

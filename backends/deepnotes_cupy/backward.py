@@ -5,9 +5,22 @@ from typing import Any, NamedTuple
 
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, FeatureRow, LoweredLoss, NoiseRow, Row, ShortcutRow, identity
+from deepnotes_cupy.lowering import (
+    DenseRow,
+    DropoutRow,
+    EmbeddingRow,
+    FeatureRow,
+    LoweredLoss,
+    NoiseRow,
+    Row,
+    ShortcutRow,
+    identity,
+)
 from deepnotes_cupy.sources import Launch
 from deepnotes_cupy.tape import Tape
+
+MIN_CHUNK = 128
+"""The smallest number of samples over which one thread adds up the gradient of an embedding."""
 
 
 class Targets(NamedTuple):
@@ -92,7 +105,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     # The gradient of W and b is not needed before the update, so it is computed beside the derivatives of the layers
     # before. Then dZ must not be overwritten, so each layer has memory of its own for it.
     other = None if tape.concurrent else tape.empty(D.size)
-    first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow | FeatureRow))
+    first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow | FeatureRow | EmbeddingRow))
     shortcuts: dict[int, list[Any]] = {}  # the derivatives to add to those by the outputs of the first rows, by number
     for index in range(len(caches) - 1, first - 1, -1):
         cache = caches[index]
@@ -103,12 +116,12 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             dropout(tape, row, D, D, m, masks)
             continue
         if isinstance(row, ShortcutRow):
-            if row.source > first:
-                kept = tape.empty(m * row.n)
-                tape.copy(D[: m * row.n], kept)
-                shortcuts.setdefault(row.source, []).append(kept)
+            shortcuts.setdefault(row.source, []).extend(kept(tape, row, first, D, m))
             continue
         if isinstance(row, NoiseRow):
+            continue
+        if isinstance(row, EmbeddingRow):
+            embedding_gradient(tape, row, g, D, cache.A_prev, m)
             continue
         if isinstance(row, FeatureRow):
             dA = tape.empty(m * row.n_prev) if other is None or index == first else other
@@ -129,6 +142,15 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             D, other = dA, None if other is None else D
         dZ = None
     tape.rejoin()
+
+
+def kept(tape: Tape, row: ShortcutRow, first: int, D: Any, m: int) -> list[Any]:
+    """Append a copy of dA, which D holds, for the layer before a residual block, and return it if there is a layer."""
+    if row.source <= first:
+        return []
+    copy = tape.empty(m * row.n)
+    tape.copy(D[: m * row.n], copy)
+    return [copy]
 
 
 def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale: float) -> Any:
@@ -160,6 +182,17 @@ def feature_backward(tape: Tape, cache: Cache, theta: Any, g: Any, m: int, D: An
     with tape.aside():
         for k, place in enumerate(row.parameters):
             mean_over_samples(tape, D if k in row.in_place else terms[k * size : (k + 1) * size], row.n, g[place], m)
+
+
+def embedding_gradient(tape: Tape, row: EmbeddingRow, g: Any, D: Any, X: Any, m: int) -> None:
+    """Append the gradients of the tables (N13); D holds dA."""
+    p = row.tables[-1]
+    samples = max(MIN_CHUNK, -(-p // row.n))  # in a chunk: the sums of the chunks take no more memory than D
+    chunks = -(-m // samples)
+    partial = g[row.place] if chunks == 1 else tape.empty(chunks * p)
+    operands = D, X, tape.constant(row.tables), partial
+    tape.launch("embedding_gradient", (p, chunks), *operands, row.n_prev, row.n, p, m, samples, chunks, 1 / m)
+    _add_partial_sums(tape, p, g[row.place], partial, chunks)
 
 
 def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:

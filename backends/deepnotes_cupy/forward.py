@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, FeatureRow, NoiseRow, Row, ShortcutRow
+from deepnotes_cupy.lowering import DenseRow, DropoutRow, EmbeddingRow, FeatureRow, NoiseRow, Row, ShortcutRow
 from deepnotes_cupy.tape import Tape
 
 
@@ -85,10 +85,13 @@ def sources_of(rows: Sequence[Row]) -> set[int]:
 
 
 def without_product(
-    tape: Tape, row: FeatureRow | ShortcutRow, theta: Any, A_prev: Any, outputs: Sequence[Any], m: int, A: Any
-) -> None:
-    """Add a layer by feature, or a shortcut, to the tape; it writes A. `outputs` are X and those of the rows before."""
-    if isinstance(row, ShortcutRow):
+    tape: Tape, row: FeatureRow | ShortcutRow | EmbeddingRow, theta: Any, A_prev: Any, outputs: Sequence[Any], m: int,
+    A: Any,
+) -> None:  # fmt: skip
+    """Add a layer that multiplies no matrices to the tape; it writes A. `outputs` are X and those of rows before."""
+    if isinstance(row, EmbeddingRow):
+        tape.launch("embed", (row.n, m), A_prev, theta, tape.constant(row.outputs), A, row.n_prev, row.n, m)
+    elif isinstance(row, ShortcutRow):
         tape.launch("add_arrays", (row.n, m), A_prev, outputs[row.source], A, row.n * m)
     else:
         tape.launch(row.forward, (row.n, m), A_prev, theta[row.place], A, row.n, m)
@@ -130,7 +133,7 @@ def predict(tape: Tape, rows: Sequence[Row], theta: Any, X: Any, m: int, out: An
                 multiplied = not last and isinstance(rows[number + 1], DenseRow)
                 activate(tape, row, theta, target, m, target, multiplied)
         else:
-            assert isinstance(row, FeatureRow | ShortcutRow)
+            assert isinstance(row, FeatureRow | ShortcutRow | EmbeddingRow)
             without_product(tape, row, theta, outputs[-1], outputs, m, target)
         outputs.append(target)
 

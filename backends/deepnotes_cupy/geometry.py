@@ -18,7 +18,7 @@ WAVES = 16
 """The largest number of blocks per multiprocessor; for larger arrays, each thread processes more elements."""
 ONE_BLOCK = ("check_update", "end_epoch")
 PER_SAMPLE = ("loss", "row_activation", "row_backward", "feature_forward", "feature_backward")
-TILES = ("bias_activation", "activation_backward", "sum_partials")
+TILES = ("bias_activation", "activation_backward", "sum_partials", "embed")
 
 
 def grid(
@@ -62,13 +62,13 @@ def grid(
         blocks_y = _clamp(-(-packs // (STRIP * lanes)), -(-max_blocks // blocks_x))
         return (blocks_x, blocks_y, 1), threads
     if kernel in TILES:
-        blocks_x, height = _tiles(n, dtype, threads, packed=kernel != "sum_partials")
-        blocks_y = {"bias_activation": -(-m // height), "activation_backward": chunks}.get(kernel, 1)
+        blocks_x, height = _tiles(n, dtype, threads, packed=kernel not in ("sum_partials", "embed"))
+        blocks_y = {"activation_backward": chunks, "sum_partials": 1}.get(kernel, -(-m // height))
         limit = 65535 if kernel == "activation_backward" else -(-max_blocks // blocks_x)
         return (_clamp(blocks_x, max_blocks), _clamp(blocks_y, limit), 1), threads
     if kernel in ("gradient_norm", "weighted_sums"):
         max_blocks //= 2  # so that there are fewer sums to read
-    per_thread = {"dropout": 4, "noise": 1, "round16": 8}.get(kernel, pack)
+    per_thread = {"dropout": 4, "noise": 1, "round16": 8, "embedding_gradient": 1}.get(kernel, pack)
     return (_clamp(-(-n * m // (per_thread * threads)), max_blocks), 1, 1), threads
 
 

@@ -1,6 +1,7 @@
 """Lower layers, losses and optimizers to kernels and their arguments: sizes, slices of the flat buffer, options."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from deepnotes.backends import (
@@ -8,6 +9,7 @@ from deepnotes.backends import (
     ActivationFunction,
     Dense,
     Dropout,
+    Embedding,
     Layer,
     Layout,
     Loss,
@@ -24,7 +26,7 @@ from deepnotes_cupy import generated
 from deepnotes_cupy.generated import Part
 from deepnotes_cupy.sources import Launch
 
-SUPPORTED = Supported(generates=True, by_feature=True, l1=True)
+SUPPORTED = Supported(generates=True, by_feature=True, embeds=True, l1=True)
 
 
 class LoweredActivation(NamedTuple):
@@ -203,7 +205,28 @@ class ShortcutRow(NamedTuple):
     source: int
 
 
-Row: TypeAlias = DenseRow | DropoutRow | NoiseRow | FeatureRow | ShortcutRow
+class EmbeddingRow(NamedTuple):
+    """An embedding, the first layer.
+
+    Attributes
+    ----------
+    n_prev, n : int
+    outputs : tuple of int
+        Four numbers for each output, see ``embed`` in ``kernels/embedding.cu``.
+    tables : tuple of int
+        Four numbers for each table, and the number of numbers in all tables, see ``embedding_gradient``.
+    place : slice
+        The slice of θ for all tables.
+    """
+
+    n_prev: int
+    n: int
+    outputs: tuple[int, ...]
+    tables: tuple[int, ...]
+    place: slice
+
+
+Row: TypeAlias = DenseRow | DropoutRow | NoiseRow | FeatureRow | ShortcutRow | EmbeddingRow
 
 
 def lower(layers: Sequence[Layer], layout: Layout, dtype: str, training: bool) -> list[Row]:
@@ -225,6 +248,8 @@ def lower(layers: Sequence[Layer], layout: Layout, dtype: str, training: bool) -
             rows.append(DenseRow(index + 1, n_prev, n, slices[index, "W"], slices[index, "b"], g))
         elif type(layer) is Shortcut:
             rows.append(ShortcutRow(index + 1, n, before[index - layer.layers]))
+        elif type(layer) is Embedding:
+            rows.append(_embedding_row(layer, n_prev, n, [slices[index, table.key] for table in layer]))
         elif type(layer) is Dropout:
             if training and layer.rate > 0:
                 rows.append(DropoutRow(index + 1, n, layer.rate))
@@ -236,6 +261,16 @@ def lower(layers: Sequence[Layer], layout: Layout, dtype: str, training: bool) -
             parameters = tuple(slices[index, name] for name in names)
             rows.append(FeatureRow(index + 1, n_prev, n, parameters, *_lower_layer(layer, dtype, n_prev, n)))
     return rows
+
+
+def _embedding_row(layer: Embedding, n_prev: int, n: int, slices: list[slice]) -> EmbeddingRow:
+    """Return the row of an embedding, whose tables are at `slices` of θ, one after the other."""
+    outputs = [(column, 0, 0, 0) for columns in layer.numeric(n_prev) for column in columns]
+    tables, place = list[int](), slice(slices[0].start, slices[-1].stop)
+    for (column, categories, size), table in zip(layer, slices, strict=True):
+        tables += [table.start - place.start, column, size, len(outputs)]
+        outputs += [(column, table.start + i, size, categories) for i in range(size)]
+    return EmbeddingRow(n_prev, n, tuple(chain(*outputs)), (*tables, place.stop - place.start), place)
 
 
 def _lower_layer(layer: Layer, dtype: str, inputs: int, outputs: int) -> tuple[list[int], Launch, Launch]:
@@ -269,6 +304,7 @@ def stored_per_sample(rows: Sequence[Row], inputs: int, targets: int, factors: s
     widest = max(row.n for row in rows)
     stored = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
     stored += sum(len(row.parameters) * row.n + row.n_prev for row in rows if isinstance(row, FeatureRow))
+    stored += sum(row.n for row in rows if isinstance(row, EmbeddingRow))  # for the sums of chunks
     if factors in ("bfloat16", "float16"):
         stored += (inputs + 2 * sum(row.n for row in rows)) // 2
     # The products that Tape.product_over_samples adds:

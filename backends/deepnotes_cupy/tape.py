@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from deepnotes.equations.samples import SAMPLES
 from deepnotes_cupy import geometry
 from deepnotes_cupy.device import Call, Device, Factors, Product, Slot
@@ -57,6 +59,12 @@ class Tape:
         """Return a new flat array, and keep it in `buffers`."""
         array = self.device.empty(size, dtype or self.dtype) if self._given is None else next(self._given)
         self.buffers.append(array)
+        return array
+
+    def constant(self, numbers: Sequence[int]) -> Any:
+        """Return a new array of integers, int64, that stays unchanged."""
+        array = self.device.empty(len(numbers), "int64")
+        self.device.upload(np.array(numbers, np.int64), array)
         return array
 
     def launch(self, launch: str | Launch, sizes: tuple[int, ...], *arguments: Any, chunks: int = 1) -> None:

@@ -91,6 +91,12 @@ MUTANTS = [
     ),
     Mutant("a weight of 0 has the sign 1", "steps.cu", "l1 * sign(w)", "(w < 0 ? -l1 : l1)", "norms"),
     Mutant("biases have penalties", "steps.cu", "if (i + v < decaying) x[v] = add", "x[v] = add", "norms"),
+    Mutant("a category of the column before", "embedding.cu", "j * inputs + column", "j * inputs", "embeddings"),
+    Mutant("the first vector for all categories", "embedding.cu", "+ category * apart", "", "embeddings"),
+    Mutant("an index that is not checked", "embedding.cu", "x < categories", "true", "embeddings", "outside"),
+    Mutant("the last sample is left out", "embedding.cu", "j < end; j++", "j < end - 1; j++", "embeddings"),
+    Mutant("samples beyond the last chunk", "embedding.cu", "rows < m ?", "rows < m + rows ?", "embeddings", BOUNDS),
+    Mutant("the gradient of another number", "embedding.cu", "+ i - table[0]", "", "embeddings"),
     Mutant("one shuffle too few in a warp", "steps.cu", "int offset = 16;", "int offset = 8;", "norms"),
     Mutant(
         "one shuffle too few in a group",

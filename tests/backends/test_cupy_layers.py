@@ -26,15 +26,31 @@ NETWORKS: dict[str, list[dn.Layer]] = {
         dn.Residual([dn.Dropout(0.1), dn.Dense(8)]),
         dn.Dense(3, "softmax"),
     ],
+    "embedding": [dn.Embedding({1: (5, 2), 4: (30, 3)}), dn.Dense(6, "tanh"), dn.Dense(3, "softmax")],
+    "embedding first": [dn.Embedding(dict.fromkeys(range(FEATURES), (4, 1))), dn.LayerNorm(), dn.Dense(3, "softmax")],
+    "embedding in a block": [
+        dn.Embedding({0: (9, 1)}),
+        dn.Residual([dn.Dense(FEATURES, "tanh")]),
+        dn.Dense(3, "softmax"),
+    ],
     "noise": [dn.Noise(0.3), dn.Dense(6, "relu"), dn.Noise(0.1), dn.Dropout(0.3), dn.Dense(3, "softmax")],
 }
 
 
+def draw(name: str, count: int, dtype: str, seed: int) -> np.ndarray:
+    """Return samples for a network; its columns with a table have indices of categories."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(FEATURES, count)).astype(dtype)
+    first = NETWORKS[name][0]
+    for column, categories, _ in first if isinstance(first, dn.Embedding) else ():
+        X[column] = rng.integers(0, categories, count)
+    return X
+
+
 def fit(name: str, dtype: str, target: dn.Backend) -> tuple[dn.Network, list[float]]:
     """Train a network, and return it with its losses."""
-    rng = np.random.default_rng(0)
-    X, weights = rng.normal(size=(FEATURES, 61)).astype(dtype), rng.uniform(0.5, 2.0, 61)
-    Y = np.eye(3)[rng.integers(0, 3, 61)].T
+    rng, X = np.random.default_rng(0), draw(name, 61, dtype, 0)
+    weights, Y = rng.uniform(0.5, 2.0, 61), np.eye(3)[rng.integers(0, 3, 61)].T
     net = dn.Network(NETWORKS[name], FEATURES, seed=1, dtype=dtype, backend=target)
     settings: dict[str, Any] = {"optimizer": dn.Adam(0.01), "batch_size": 16, "shuffle": False, "clip_norm": 1.0}
     return net, net.fit(X, Y, epochs=2, sample_weight=weights, l2=0.01, **settings).loss
@@ -51,14 +67,14 @@ def test_layers_train_and_predict_in_graphs_like_the_equations(name: str, dtype:
     tolerance = {"float32": 2e-6, "float64": 4e-15}[dtype]
     np.testing.assert_allclose(loss, expected, rtol=tolerance)
     np.testing.assert_allclose(net.flat(), reference.flat(), rtol=0, atol=tolerance)
-    X = np.random.default_rng(1).normal(size=(FEATURES, 40)).astype(dtype)
+    X = draw(name, 40, dtype, 1)
     for samples in (1, 40):
         found, wanted = net.predict(X[:, :samples]), reference.predict(X[:, :samples])
         np.testing.assert_allclose(found, wanted, rtol=0, atol=10 * tolerance)
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("name", ["normalization", "gates", "nested"])
+@pytest.mark.parametrize("name", ["normalization", "gates", "nested", "embedding in a block"])
 def test_the_bits_do_not_depend_on_concurrency(monkeypatch: pytest.MonkeyPatch, name: str, late: bool) -> None:
     """The gradients of parameters may be computed beside the derivatives of the layers before, early or late."""
     target = backend()
@@ -69,7 +85,7 @@ def test_the_bits_do_not_depend_on_concurrency(monkeypatch: pytest.MonkeyPatch, 
     assert beside.flat().tobytes() == one_by_one.flat().tobytes()
 
 
-@pytest.mark.parametrize("name", ["wide", "gates", "nested"])
+@pytest.mark.parametrize("name", ["wide", "gates", "nested", "embedding in a block"])
 def test_their_kernels_access_no_memory_that_they_must_not(name: str) -> None:
     target = backend()
     target.device.checked = True

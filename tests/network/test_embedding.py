@@ -18,7 +18,7 @@ with np.load(Path(__file__).parents[1] / "fixtures" / "embedding.npz") as file:
     STORED = dict(file)
 
 BACKENDS: dict[str, Any] = {"numpy": lambda: "numpy", "numba": lambda: "numba", "cupy": cupy_backend}
-PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "SectionedProgram"}
+PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "CupyProgram"}
 X, Y = STORED["X"], STORED["Y"]
 
 
@@ -81,6 +81,20 @@ def test_numba_trains_as_the_equations_do_on_any_number_of_threads(size: int, dt
         flats.append(net.flat())
     np.testing.assert_array_equal(flats[0], flats[1])
     np.testing.assert_allclose(flats[0], flats[2], rtol=0, atol=1e-4 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cupy_trains_as_the_equations_do_if_the_samples_of_a_batch_are_added_in_chunks(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(5, 1300)).astype(dtype)
+    samples[[0, 2]] = rng.integers(0, [[40], [300]], (2, 1300))
+    flats = []
+    for backend in (cupy_backend(), "numpy"):
+        layers = [dn.Embedding({0: (40, 6), 2: (300, 19)}), dn.Dense(3)]
+        net = dn.Network(layers, inputs=5, backend=backend, dtype=dtype, seed=0)
+        net.fit(samples, samples[[1, 3, 4]], epochs=2, batch_size=1000, l2=0.1, optimizer="sgd")
+        flats.append(net.flat())
+    np.testing.assert_allclose(*flats, rtol=0, atol=1e-5 if dtype == "float32" else 1e-13)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])
