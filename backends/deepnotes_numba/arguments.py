@@ -145,6 +145,33 @@ class DenseLayer(NamedTuple):
     n_prev: int
 
 
+class BatchNormLayer(NamedTuple):
+    """The parameters of a batch normalization, and its regions of the workspace.
+
+    Attributes
+    ----------
+    parameters : int
+        Offset of gamma, (n,), which beta, (n,), follows.
+    running : int
+        Offset of the running means, (n,), which the running variances, (n,), follow.
+    n : int
+    constants : int
+        The address of epsilon and the momentum.
+    A, X_hat : int
+        Offsets of the outputs, and of the normalized inputs.
+    moments : int
+        Offset of the mean, the variance and the inverse standard deviation of each feature, (3, n).
+    """
+
+    parameters: int
+    running: int
+    n: int
+    constants: int
+    A: int
+    X_hat: int
+    moments: int
+
+
 class Factor(NamedTuple):
     """The layout of the left factor of a product: the offset of the first element, and strides.
 
@@ -245,17 +272,26 @@ class Optimizer(NamedTuple):
         The norm to which larger gradients are clipped; 0 for no clipping.
     decaying : int
         The number of parameters that decay: the weights, which precede the biases.
-    kernel, constants, slots : int
-        The addresses of the generated kernel, of its constants, and of the addresses of the slots. If the kernel is
-        0, no update is made, and the buffer of the gradient contains that of the first batch.
+    trained : int
+        The number of parameters that are trained; the statistics follow.
+    kernel, constants : int
+        The addresses of the generated kernel and of its constants. If the kernel is 0, no update is made, and the
+        buffer of the gradient contains that of the first batch.
+    statistics_kernel, statistics_constants : int
+        Those of the kernel that updates the statistics; 0 if there are none.
+    slots : int
+        The address of the addresses of the slots.
     safe_step, safe_norm : float
         Limits: if the step and the norm of the gradient are below them, no update can overflow.
     """
 
     clip_norm: float
     decaying: int
+    trained: int
     kernel: int
     constants: int
+    statistics_kernel: int
+    statistics_constants: int
     slots: int
     safe_step: float
     safe_norm: float

@@ -12,8 +12,14 @@ array, and wait for each other after each layer.
 
 import numpy as np
 
-from deepnotes_numba.arguments import DenseLayer, DropoutCounters
+from deepnotes_numba.arguments import BatchNormLayer, DenseLayer, DropoutCounters
 from deepnotes_numba.barrier import wait
+from deepnotes_numba.batch_norm import (
+    differentiate_batch,
+    normalize_batch,
+    normalize_by_running_statistics,
+    write_changes,
+)
 from deepnotes_numba.batches import transpose_blocks
 from deepnotes_numba.codes import BY_SAMPLE, IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import inline_source, jit
@@ -33,7 +39,7 @@ from deepnotes_numba.products import (
 from deepnotes_numba.regularization import add_penalties
 from deepnotes_numba.vectors import ROWS, address, block, invoke, matrix, view
 
-DENSE, DROPOUT, BY_FEATURE, SHORTCUT, NOISE, COPY, EMBEDDING = range(7)
+DENSE, DROPOUT, BY_FEATURE, BATCH_NORM, SHORTCUT, NOISE, COPY, EMBEDDING = range(8)
 (
     KIND, INPUTS, OUTPUTS, W, B, ACTIVATION, NUMBER, FORWARD, BACKWARD, CONSTANTS, PARAMETERS, SOURCE, Z, A, D, PANELS,
     TILES, ADDED,
@@ -47,6 +53,10 @@ the layer's first tile of rows, counting the tiles of all layers before it.
 A layer by feature has as many inputs as outputs, or twice as many. It has a number of PARAMETERS of one number per row,
 stored one after the other from B on; its Z are the terms of their gradients, one array after the other, and, in the
 first layer, dA of the samples, which nothing needs. If bit i of W is 1, the terms of parameter i are D instead.
+
+A batch normalization has its PARAMETERS from B on, and its running statistics from W on. Its CONSTANTS are epsilon and
+the momentum, its Z are the normalized inputs and, after them, three numbers for each feature; see
+:class:`deepnotes_numba.arguments.BatchNormLayer`.
 
 A shortcut adds the output of the layer SOURCE, or the samples if it is -1, to its input. Its dA is also part of dA of
 the source: the layer after the source adds the region ADDED to its dA_prev. If several shortcuts have one source, that
@@ -68,8 +78,11 @@ SHARES, LOSSES = range(2)
 
 
 @jit
-def forward(tables, theta, work, blocks, team, counters):
-    """Run all layers on a range of blocks; return False if a thread of the team has failed."""
+def forward(tables, theta, work, blocks, team, counters, samples):
+    """Run all layers on a range of blocks; return False if a thread of the team has failed.
+
+    With batch normalization, the blocks hold all `samples` of a batch; in a prediction, `samples` is 0.
+    """
     unit = work.capacity * block(work.memory)
     a_prev = tables.regions[X_BLOCKS] * unit
     for layer in range(tables.layers.shape[0]):
@@ -77,8 +90,8 @@ def forward(tables, theta, work, blocks, team, counters):
         if row[KIND] == DENSE:
             if not _run_dense(tables, layer, theta, work, a_prev, blocks, team, counters.training):
                 return False
-        elif row[KIND] == BY_FEATURE:
-            _run_by_feature(row, theta, work, a_prev, blocks, team)
+        elif row[KIND] == BY_FEATURE or row[KIND] == BATCH_NORM:
+            _run_features(row, theta, work, a_prev, blocks, team, samples)
         elif row[KIND] == COPY or row[KIND] == EMBEDDING:
             _run_embedding(row, theta, work, tables.regions[X_BLOCKS] * unit, blocks, team)
             if layer + 1 < tables.layers.shape[0] and tables.layers[layer + 1, KIND] >= COPY:
@@ -157,6 +170,15 @@ def _input_region(tables, layer):
 
 
 @inline_source
+def _run_features(row, theta, work, a_prev, blocks, team, samples):
+    """Compute A of a layer by feature or of a batch normalization from the activations at offset `a_prev`."""
+    if row[KIND] == BY_FEATURE:
+        _run_by_feature(row, theta, work, a_prev, blocks, team)
+    else:
+        _run_batch_norm(row, theta, work, a_prev, blocks, team, samples)
+
+
+@inline_source
 def _run_by_feature(row, theta, work, a_prev, blocks, team):
     """Compute A of a layer by feature from the activations at offset `a_prev`."""
     memory = work.memory
@@ -171,6 +193,26 @@ def _run_by_feature(row, theta, work, a_prev, blocks, team):
 def compute_by_feature(row, theta, x, a, m):
     """Write A of a layer by feature to address `a`, for m samples at address `x`."""
     invoke(row[FORWARD], (x, a, address(theta, row[B]), row[OUTPUTS], m, row[CONSTANTS]))
+
+
+@inline_source
+def _run_batch_norm(row, theta, work, a_prev, blocks, team, samples):
+    """Compute A of a batch normalization from the activations at offset `a_prev`; in a prediction, `samples` is 0."""
+    memory = work.memory
+    S = block(memory)
+    layer, rows = batch_norm_layer(row, work), share(row[OUTPUTS], team.rank, team.size)
+    if samples > 0:
+        normalize_batch(theta, layer, memory, a_prev, blocks, samples, rows)
+    else:
+        normalize_by_running_statistics(theta, layer, memory, a_prev, memory, blocks, rows, S)
+
+
+@jit
+def batch_norm_layer(row, work):
+    """Return the parameters and regions of a batch normalization."""
+    unit = work.capacity * block(work.memory)
+    regions = row[A] * unit, row[Z] * unit, (row[Z] + padded(row[OUTPUTS], work.memory)) * unit
+    return BatchNormLayer(row[B], row[W], row[OUTPUTS], row[CONSTANTS], *regions)
 
 
 @jit
@@ -240,12 +282,12 @@ def losses_and_deltas(tables, work, blocks, rank, size, function):
 
 
 @jit
-def deltas(tables, theta, work, blocks, team, fused):
-    """Compute dZ of all layers from dA of the last layer (N12, N15), for a range of blocks.
+def deltas(tables, buffers, work, blocks, team, fused, samples):
+    """Compute dZ of all layers from dA of the last layer (N12, N15), for a range of blocks, as `forward` does.
 
-    Return False if a thread of the team has failed.
+    A batch normalization also writes its gradients. Return False if a thread of the team has failed.
     """
-    layers, memory = tables.layers, work.memory
+    layers, theta, memory = tables.layers, buffers.theta, work.memory
     unit = work.capacity * block(memory)
     last = layers.shape[0] - 1
     for layer in range(last, -1, -1):
@@ -254,7 +296,7 @@ def deltas(tables, theta, work, blocks, team, fused):
             break
         d_prev = layers[layer - 1][D] * unit if layer > 0 else 0
         if row[KIND] != DENSE or layer < last or not fused:  # a fused loss has computed dZ = A - Y (N11)
-            _run_elements_backward(tables, layer, theta, work, d_prev, blocks, team)
+            _run_elements_backward(tables, layer, buffers, work, d_prev, blocks, team, samples)
         if not wait(team):
             return False
         if row[KIND] == DENSE and layer > 0:
@@ -271,13 +313,16 @@ def deltas(tables, theta, work, blocks, team, fused):
 
 
 @inline_source
-def _run_elements_backward(tables, layer, theta, work, d_prev, blocks, team):
+def _run_elements_backward(tables, layer, buffers, work, d_prev, blocks, team, samples):
     """Compute dZ of a dense layer from its dA, or, for another layer, dA of the layer before to offset `d_prev`."""
     row = tables.layers[layer]
     if row[KIND] == DENSE:
         _run_activation_backward(tables, layer, work, blocks, team)
     elif row[KIND] == BY_FEATURE:
-        _run_by_feature_backward(tables, layer, theta, work, d_prev, blocks, team)
+        _run_by_feature_backward(tables, layer, buffers.theta, work, d_prev, blocks, team)
+    elif row[KIND] == BATCH_NORM:
+        d, rows = row[D] * work.capacity * block(work.memory), share(row[OUTPUTS], team.rank, team.size)
+        differentiate_batch(buffers, batch_norm_layer(row, work), work.memory, d, d_prev, blocks, samples, rows)
     elif layer > 0 and (row[KIND] == SHORTCUT or row[KIND] == NOISE):
         _run_sum_backward(row, work, d_prev, blocks, team)
     elif layer > 0:
@@ -373,31 +418,34 @@ def _multiply_by_slope(row, memory, d, z, a, n, S):
 def gradient(tables, buffers, squares, work, samples, team, penalties, stage):
     """Compute this thread's rows of the gradient (N13, N14) from the first `samples` samples in the workspace.
 
-    `stage` is a pair: whether these samples are the first of the batch, and whether they are the last. The first
+    `stage` is a triple: whether these samples are the first of the batch, whether they are the last, and 1 or, for a
+    shard, the part of the batch that it is, by which the changes of running statistics are multiplied. The first
     overwrite the gradient, and later samples add to it. After the last, the rounding errors are added, and the sums of
     squares are written. There is one sum of squares for each tile of rows, so that their total does not depend on which
     thread computes which tile. `penalties` are the factors of L1 and L2; the second half of `squares` holds the
     penalties of the weights. If `squares` is empty, nothing is squared, and there must be no penalty.
     """
-    layers, memory = tables.layers, work.memory
+    layers, memory, (first, last, part) = tables.layers, work.memory, stage
     S = block(memory)
-    unit, blocks = work.capacity * S, (samples + S - 1) // S
+    unit, blocks, stage_of_layer = work.capacity * S, (samples + S - 1) // S, (penalties, first, last)
     for layer in range(layers.shape[0]):
         row = layers[layer]
         n = row[OUTPUTS]
         if row[KIND] == DENSE:
             dense = DenseLayer(row[W], row[B], n, row[INPUTS])
             offsets = row[D] * unit, row[PANELS] * unit, row[TILES]
-            _gradient_of(dense, offsets, buffers, squares, work, blocks, team, (penalties, *stage))
+            _gradient_of(dense, offsets, buffers, squares, work, blocks, team, stage_of_layer)
         elif row[KIND] == EMBEDDING:
             x = tables.regions[X_BLOCKS] * unit
-            _table_gradient(row, x, buffers, squares, work, samples, team, (penalties, *stage))
+            _table_gradient(row, x, buffers, squares, work, samples, team, stage_of_layer)
+        elif row[KIND] == BATCH_NORM:
+            _finish_batch_norm(row, buffers, squares, work, samples, team, part)
         elif row[KIND] == BY_FEATURE:
             for i in range(row[PARAMETERS]):  # each is like the biases of a dense layer without weights
                 biases = DenseLayer(INT_ZERO, row[B] + i * n, n, INT_ZERO)
                 terms = row[D] if row[W] >> i & 1 else row[Z] + i * padded(n, memory)
                 offsets = terms * unit, INT_ZERO, row[TILES] + i * ((n + ROWS - 1) // ROWS)
-                _gradient_of(biases, offsets, buffers, squares, work, blocks, team, (penalties, *stage))
+                _gradient_of(biases, offsets, buffers, squares, work, blocks, team, stage_of_layer)
 
 
 @jit
@@ -423,6 +471,26 @@ def _gradient_of(dense, offsets, buffers, squares, work, blocks, team, stage):
             _add_rows(buffers.gradient, buffers.errors, dense, rows)
         if squares.shape[0] > 0:
             _sum_squares(buffers, squares, dense, tile, rows, penalties)
+
+
+@jit
+def _finish_batch_norm(row, buffers, squares, work, samples, team, part):
+    """Write the changes of this thread's statistics, and the squares of the gradients, which `deltas` has written.
+
+    The statistics have no squares, but if a change is not finite, the sum of squares becomes NaN.
+    """
+    layer, tiles = batch_norm_layer(row, work), squares.shape[0] // 2
+    start, stop = share(layer.n, team.rank, team.size)
+    for i in range(start, stop, ROWS):
+        rows = i, min(stop, i + ROWS)
+        square = write_changes(buffers, layer, work.memory, samples, part, rows)
+        if tiles > 0:
+            for parameter in range(row[PARAMETERS]):
+                g = view(buffers.gradient, layer.parameters + parameter * layer.n + i, rows[1] - i)
+                for r in range(g.shape[0]):
+                    square += g[r] * g[r]
+            squares[row[TILES] + i // ROWS] = square
+            squares[tiles + row[TILES] + i // ROWS] = 0.0
 
 
 @jit
@@ -545,17 +613,14 @@ def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np
         end += n
         return end - n
 
-    def padded_rows(n: int) -> int:
-        return -(-n // S) * S
-
-    x, x_panels = reserve(padded_rows(rows[0, INPUTS])), reserve(padded_rows(rows[0, INPUTS]))
+    x, x_panels = (reserve(_padded_rows(rows[0, INPUTS], S)) for _ in range(2))
     last = len(rows) - 1
     for layer, row in enumerate(rows):
-        height = padded_rows(row[OUTPUTS])
+        height = _padded_rows(row[OUTPUTS], S)
         if row[KIND] in (DENSE, DROPOUT):
             row[Z] = reserve(height)
-        elif row[KIND] == BY_FEATURE and training:
-            row[Z] = reserve(row[PARAMETERS] * height + (padded_rows(row[INPUTS]) if layer == 0 else 0))
+        elif row[KIND] in (BY_FEATURE, BATCH_NORM) and training:
+            row[Z] = reserve(_rows_for_backward(row, S, layer == 0))
         if training:
             row[TILES], tiles = tiles, tiles + _tiles_of(row)
         if layer and row[KIND] >= COPY:  # all rows of an embedding have the same regions
@@ -565,16 +630,28 @@ def assign_regions(rows: np.ndarray, S: int, targets: int, training: bool) -> np
         row[A] = row[Z] if shared else reserve(height)
         row[D] = reserve(height) if training or layer == last or row[KIND] >= COPY else 0
         if row[KIND] == DENSE and training:
-            row[PANELS] = x_panels if layer == 0 else reserve(padded_rows(row[INPUTS]))
+            row[PANELS] = x_panels if layer == 0 else reserve(_padded_rows(row[INPUTS], S))
     if training:
         _connect_shortcuts(rows)
     return np.array([x, x_panels, reserve(targets), reserve(2), end, tiles], np.int64)
 
 
+def _padded_rows(n: int, S: int) -> int:
+    return -(-n // S) * S
+
+
+def _rows_for_backward(row: np.ndarray, S: int, first: bool) -> int:
+    """Return the number of rows of the region Z of a layer by feature or of a batch normalization."""
+    height = _padded_rows(row[OUTPUTS], S)
+    if row[KIND] == BATCH_NORM:
+        return height - (-3 * int(row[OUTPUTS]) // S)
+    return row[PARAMETERS] * height + (_padded_rows(row[INPUTS], S) if first else 0)
+
+
 def _tiles_of(row: np.ndarray) -> int:
     """Return the number of tiles of rows of a layer's gradients."""
     rows = row[CATEGORIES] if row[KIND] == EMBEDDING else row[OUTPUTS]
-    arrays = {DENSE: 1, EMBEDDING: 1, BY_FEATURE: row[PARAMETERS]}.get(int(row[KIND]), 0)
+    arrays = {DENSE: 1, EMBEDDING: 1, BATCH_NORM: 1, BY_FEATURE: row[PARAMETERS]}.get(int(row[KIND]), 0)
     return -(-int(rows) // ROWS) * int(arrays)
 
 

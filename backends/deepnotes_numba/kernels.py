@@ -83,6 +83,13 @@ def update_kernel(optimizer: Optimizer, dtype: str) -> Kernel:
     return generated.update(step, len(optimizer.slots), step.numbers[1:])
 
 
+@formulas.cached
+def statistics_kernel(optimizer: Optimizer, dtype: str) -> Kernel:
+    """Return the kernel of an optimizer's update of statistics; errors as for :func:`loss_kernel`."""
+    step = formulas.update_statistics(optimizer, dtype)
+    return generated.update(step, len(optimizer.slots), step.numbers[1:])
+
+
 def _traced_outputs(part: Any, outputs: int) -> int:
     """Return the number of outputs with which to trace a part.
 

@@ -5,7 +5,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Dense, Dropout, Embedding, Layer, Layout, LossFunction, Noise, Plan, Shortcut, fuses
+from deepnotes.backends import (
+    BatchNorm,
+    Dense,
+    Dropout,
+    Embedding,
+    Layer,
+    Layout,
+    LossFunction,
+    Noise,
+    Plan,
+    Shortcut,
+    fuses,
+)
 from deepnotes_numba import codes, interpreter
 from deepnotes_numba.arguments import Objective
 from deepnotes_numba.kernels import (
@@ -30,14 +42,14 @@ class Lowered(NamedTuple):
         The number of workspace elements for each sample.
     tiles : int
         The number of tiles of rows in the weights of all layers.
-    kernels : list of ActivationKernels and LayerKernels
-        The kernels whose addresses are in the tables.
+    kept : list
+        The kernels and constants whose addresses are in the tables.
     """
 
     tables: tuple[np.ndarray, np.ndarray, np.ndarray]
     units: int
     tiles: int
-    kernels: list[ActivationKernels | LayerKernels]
+    kept: list[ActivationKernels | LayerKernels | np.ndarray]
 
     @property
     def weights(self) -> int:
@@ -60,7 +72,7 @@ def lower_network(
     starts = {(e.layer, e.key): e.start for e in layout.entries.values()}
     rows: list[list[int]] = []
     rates: list[float] = []
-    kept: list[ActivationKernels | LayerKernels] = []
+    kept: list[ActivationKernels | LayerKernels | np.ndarray] = []
     row_of = [-1]  # the row of the table that computes the input of each layer; -1 for X
     for index, layer in enumerate(layers):
         sizes, number = layout.sizes[index : index + 2], index + 1
@@ -78,6 +90,12 @@ def lower_network(
         elif type(layer) is Shortcut:
             source = row_of[index - layer.layers]
             rows.append([interpreter.SHORTCUT, *sizes, 0, 0, codes.IDENTITY, number, 0, 0, 0, 0, source])
+        elif type(layer) is BatchNorm:
+            constants = np.array([layer.epsilon, layer.momentum], dtype)
+            kept.append(constants)
+            place = starts[index, "running_mean"], starts[index, "gamma"]
+            addresses = 0, 0, constants.ctypes.data
+            rows.append([interpreter.BATCH_NORM, *sizes, *place, codes.IDENTITY, number, *addresses, 2, 0])
         elif type(layer) is Embedding:
             rows += _embedding_rows(layer, sizes, starts)
         elif type(layer) in (Dropout, Noise):

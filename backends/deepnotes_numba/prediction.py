@@ -13,11 +13,13 @@ from deepnotes_numba.arguments import (
     Workspace,
 )
 from deepnotes_numba.barrier import wait
+from deepnotes_numba.batch_norm import normalize_by_running_statistics
 from deepnotes_numba.batches import gather, gather_targets
 from deepnotes_numba.codes import IDENTITY, IN_PLACE
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
     ACTIVATION,
+    BATCH_NORM,
     BY_FEATURE,
     COPY,
     DENSE,
@@ -35,6 +37,7 @@ from deepnotes_numba.interpreter import (
     B,
     W,
     activate,
+    batch_norm_layer,
     compute_by_feature,
     embed,
     forward,
@@ -92,9 +95,8 @@ def predict(team, tables, theta, workspace, samples, Y, loss, results):
             _gather(tables, work, part, targets, count)
         if not wait(team):
             return
-        if not forward(
-            tables, pointer(theta, 0), work, all_blocks, team, DropoutCounters(PREDICTION, NO_SEED, INT_ZERO, start)
-        ):
+        counters = DropoutCounters(PREDICTION, NO_SEED, INT_ZERO, start)
+        if not forward(tables, pointer(theta, 0), work, all_blocks, team, counters, INT_ZERO):
             return
         if team.rank == 0:
             if losses.shape[0] > 0:
@@ -161,6 +163,10 @@ def predict_one(x, out, layers, theta_address, work_address, stride):
                 activate(row, z, 0, 0 if code == IN_PLACE else stride, row[OUTPUTS], INT_ONE)
         elif row[KIND] == BY_FEATURE:
             compute_by_feature(row, theta, address(A_prev, 0), address(result, 0), INT_ONE)
+        elif row[KIND] == BATCH_NORM:
+            one, rows = (INT_ZERO, INT_ONE), (INT_ZERO, row[OUTPUTS])
+            layer_of_row = batch_norm_layer(row, Workspace(z, INT_ZERO))
+            normalize_by_running_statistics(theta, layer_of_row, A_prev, 0, result, one, rows, INT_ONE)
         else:
             source = row[SOURCE]
             of_source = pointer(x, 0)

@@ -9,6 +9,7 @@ import numpy as np
 from deepnotes.backends import (
     Array,
     Batches,
+    BatchNorm,
     Chunk,
     Data,
     EagerProgram,
@@ -22,7 +23,7 @@ from deepnotes.backends import (
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import to_c_order, to_writable
 from deepnotes_numba.base import ThreadedBackend
-from deepnotes_numba.kernels import update_kernel
+from deepnotes_numba.kernels import statistics_kernel, update_kernel
 from deepnotes_numba.lowering import block_of, lower_loss, lower_network, lower_objective
 from deepnotes_numba.thread_team import run
 
@@ -52,8 +53,15 @@ class NumbaProgram(EagerProgram):
         self._objective = lower_objective(plan, self._loss)
         self._update = update_kernel(plan.optimizer, plan.dtype)
         self._scalar_names = list(plan.optimizer.scalars(1, 1.0))
-        self._optimizer = float(plan.clip_norm or 0.0), plan.layout.decaying, *self._update.addresses
-        self._no_optimizer = 0.0, plan.layout.decaying, 0, 0
+        self._statistics, of_statistics = None, (0, 0)
+        counts = plan.layout.decaying, plan.layout.trained
+        if plan.layout.trained < plan.layout.size:
+            self._statistics = statistics_kernel(plan.optimizer, plan.dtype)
+            of_statistics = self._statistics.addresses
+        self._optimizer = float(plan.clip_norm or 0.0), *counts, *self._update.addresses, *of_statistics
+        self._no_optimizer = 0.0, *counts, 0, 0, 0, 0
+        # The samples of a batch are normalized together, so threads share the rows of each array, for all samples.
+        self._needs_whole_batches = any(type(layer) is BatchNorm for layer in plan.layers)
         self._multiplications = 3 * self._lowered.weights
         # Unused elements follow the gradient, since a tile may read (but not write) a little beyond its columns.
         self._g, self._squares = aligned(plan.layout.size + self._block, self._dtype), np.zeros(2 * tiles)
@@ -100,14 +108,21 @@ class NumbaProgram(EagerProgram):
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update with the gradient `g`, shape (p,), by the compiled kernel of the optimizer."""
+        layout = self.plan.layout
+        size, trained, decaying = layout.size, layout.trained, layout.decaying
+        of_trained = g[:trained]
         if self.plan.clip_norm is not None:
-            g = self.ops.clip_by_global_norm(g, self.plan.clip_norm)
-        gradient, scalars = to_writable(g, self._dtype), self._scalar_table(state.step, np.array([rate]))
+            of_trained = self.ops.clip_by_global_norm(of_trained, self.plan.clip_norm)
+        gradient, changes = to_writable(of_trained, self._dtype), to_writable(g, self._dtype)
+        scalars = self._scalar_table(state.step, np.array([rate]))
         slots = np.array([np.asarray(x).ctypes.data for x in state.slots], np.int64)
-        arrays = np.asarray(state.theta).ctypes.data, gradient.ctypes.data, slots.ctypes.data
-        size, decaying, constants = self.plan.layout.size, self.plan.layout.decaying, self._update.addresses[1]
-        for start, count, decays in ((0, decaying, 1.0), (decaying, size - decaying, 0.0)):
-            self._update.function(*arrays, start, count, scalars.ctypes.data, 1, constants, decays, 1.0)
+        theta = np.asarray(state.theta).ctypes.data
+        runs = [(self._update, gradient, 0, decaying, 1.0), (self._update, gradient, decaying, trained, 0.0)]
+        if self._statistics is not None:
+            runs.append((self._statistics, changes, trained, size, 0.0))
+        for kernel, source, start, stop, decays in runs:
+            arrays = theta, source.ctypes.data, slots.ctypes.data, start, stop - start, scalars.ctypes.data
+            kernel.function(*arrays, 1, kernel.addresses[1], decays, 1.0)
         state.step += 1
 
     def _update_eagerly(self, state: State, batches: Batches, per_epoch: int, update: int, sums: np.ndarray) -> bool:
@@ -148,15 +163,16 @@ class NumbaProgram(EagerProgram):
         w = self._no_weights if data.w is None else to_writable(data.w, self._dtype)
         batch_size = min(batch_size, per_epoch)
         blocks = -(-batch_size // self._block)
-        capacity = max(
-            1, min(blocks, ELEMENTS // (self._units * self._block))
-        )  # not dependent on the threads, since the sums depend on it
+        # It does not depend on the threads, since the sums depend on it.
+        capacity = max(1, min(blocks, ELEMENTS // (self._units * self._block)))
+        if self._needs_whole_batches:
+            capacity = blocks
         work = self._multiplications * blocks * self._block
         # A sum has several parts if there are several runs, or if the workspace cannot hold the batch.
         compensated = batch_size > products.RUN or capacity < blocks
         if compensated and not len(self._errors):
             self._errors = aligned(len(self._g), self._dtype)
-        prefer_rows = thread_count.rows_move_less_data(
+        prefer_rows = self._needs_whole_batches or thread_count.rows_move_less_data(
             min(batch_size, capacity * self._block), self.plan.layout.sizes, self.plan.layout.size
         )
         step = state.step - first

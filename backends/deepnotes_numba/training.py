@@ -22,6 +22,7 @@ from deepnotes_numba.barrier import wait
 from deepnotes_numba.batches import add, divisor, gather, gather_targets
 from deepnotes_numba.compiling import entry, inline_source, jit
 from deepnotes_numba.interpreter import (
+    BATCH_NORM,
     BY_FEATURE,
     CATEGORIES,
     DENSE,
@@ -94,7 +95,7 @@ def train(team, tables, buffers, workspace, data, batches, objective, optimizer)
         penalties = objective.l1 / divisor_of_penalties, objective.l2 / divisor_of_penalties
         total *= shards
         counters = DropoutCounters(TRAINING, batches.seed, batches.step + update, batches.first_sample)
-        complete, cost = _differentiate(call, samples, m, total / objective.scale, penalties, counters)
+        complete, cost = _differentiate(call, samples, m, total / objective.scale, penalties, counters, 1 / shards)
         if not complete:
             return update
         square, penalty = _total_squares(call.squares)
@@ -153,10 +154,11 @@ def _with_own_samples(tables, rank):
 
 
 @inline_source
-def _differentiate(call, samples, m, total, penalties, counters):
+def _differentiate(call, samples, m, total, penalties, counters, of_batch):
     """Compute the gradient for a batch, the first m samples, in parts if the workspace cannot hold all samples.
 
-    `total` is the divisor of the losses. Return whether no thread has failed, and the sum of the losses.
+    `total` is the divisor of the losses, and `of_batch` is 1, or the part of the batch that a shard is. Return whether
+    no thread has failed, and the sum of the losses.
     """
     work, memory = call.work, call.work.memory
     S = block(memory)
@@ -171,7 +173,7 @@ def _differentiate(call, samples, m, total, penalties, counters):
         for at in range((count + S - 1) // S):
             losses = view(memory, call.tables.regions[SAMPLE_ROWS] * unit + (at * 2 + LOSSES) * S, S)
             cost, rest = add(cost, rest, _sum(losses))
-        stage = start == 0, start + unit >= m
+        stage = start == 0, start + unit >= m, of_batch
         gradient(call.tables, call.buffers, call.squares, work, count, call.team, penalties, stage)
         if not wait(call.team):
             return False, cost
@@ -192,11 +194,13 @@ def _run_network(call, samples, m, total, counters):
     targets, rows = tables.regions[TARGETS] * unit, tables.regions[SAMPLE_ROWS] * unit
     gather_targets(call.targets, total, samples.order, m, work.memory, targets, rows, own_blocks)
     partners = Team(team.rank if call.split else 0, team.size if call.split else 1, team.barrier)
-    if not forward(tables, call.buffers.theta, work, blocks_to_compute, partners, counters):
+    if not forward(tables, call.buffers.theta, work, blocks_to_compute, partners, counters, m):
         return False
     function = LossFunction(loss.class_indices, loss.kernel, loss.constants)
     losses_and_deltas(tables, work, blocks_to_compute, partners.rank, partners.size, function)
-    if not wait(partners) or not deltas(tables, call.buffers.theta, work, blocks_to_compute, partners, loss.fused):
+    if not wait(partners):
+        return False
+    if not deltas(tables, call.buffers, work, blocks_to_compute, partners, loss.fused, m):
         return False
     return wait(team)
 
@@ -224,8 +228,11 @@ def _update(call, optimizer, scalars, stride, scale, parameters):
     team, buffers = call.team, call.buffers
     if team.size == 1:
         _run_update(buffers, optimizer, INT_ZERO, optimizer.decaying, scalars, stride, 1.0, scale)
-        rest = parameters - optimizer.decaying
+        rest = optimizer.trained - optimizer.decaying
         _run_update(buffers, optimizer, optimizer.decaying, rest, scalars, stride, 0.0, scale)
+        if parameters > optimizer.trained:
+            rest = parameters - optimizer.trained
+            _update_statistics(buffers, optimizer, optimizer.trained, rest, scalars, stride)
         return
     for layer in range(call.tables.layers.shape[0]):
         row = call.tables.layers[layer]
@@ -238,11 +245,15 @@ def _update(call, optimizer, scalars, stride, scale, parameters):
             low, high = share(row[CATEGORIES], team.rank, team.size)
             at, count = row[W] + low * row[SIZE], (high - low) * row[SIZE]
             _run_update(buffers, optimizer, at, count, scalars, stride, 1.0, scale)
-        elif row[KIND] == BY_FEATURE:
+        elif row[KIND] == BY_FEATURE or row[KIND] == BATCH_NORM:
             low, high = share(row[OUTPUTS], team.rank, team.size)
             for i in range(row[PARAMETERS]):
                 at = row[B] + i * row[OUTPUTS] + low
                 _run_update(buffers, optimizer, at, high - low, scalars, stride, 0.0, scale)
+            if row[KIND] == BATCH_NORM:
+                for i in range(2):
+                    at = row[W] + i * row[OUTPUTS] + low
+                    _update_statistics(buffers, optimizer, at, high - low, scalars, stride)
 
 
 @jit
@@ -251,6 +262,14 @@ def _run_update(buffers, optimizer, at, n, scalars, stride, decays, scale):
     theta, g = address(buffers.theta, 0), address(buffers.gradient, 0)
     arguments = theta, g, optimizer.slots, at, n, scalars, stride, optimizer.constants, decays, scale
     invoke(optimizer.kernel, arguments)
+
+
+@jit
+def _update_statistics(buffers, optimizer, at, n, scalars, stride):
+    """Run the optimizer's kernel for statistics, to which neither decay nor clipping applies, on a range of them."""
+    theta, g = address(buffers.theta, 0), address(buffers.gradient, 0)
+    arguments = theta, g, optimizer.slots, at, n, scalars, stride, optimizer.statistics_constants, 0.0, 1.0
+    invoke(optimizer.statistics_kernel, arguments)
 
 
 @jit

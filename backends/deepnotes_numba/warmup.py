@@ -22,7 +22,7 @@ from deepnotes.backends import (
     library_losses,
     library_optimizers,
 )
-from deepnotes_numba.kernels import activation_kernels, layer_kernels, loss_kernel, update_kernel
+from deepnotes_numba.kernels import activation_kernels, layer_kernels, loss_kernel, statistics_kernel, update_kernel
 
 
 def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
@@ -41,6 +41,7 @@ def warmup(backend: Backend, dtypes: Sequence[str]) -> Iterator[str]:
         x: Any = np.ones(1, dtype)
         for optimizer in library_optimizers():
             update_kernel(optimizer, dtype)
+            statistics_kernel(optimizer, dtype)
             optimizer.update(backend.ops, x, x, (x,) * len(optimizer.slots), x, optimizer.scalars(1, 0.1))
         yield f"updates, {dtype}"
         backend.ops.dropout_mask((1, 1), 0.5, 0, 0, 0, dtype)

@@ -23,7 +23,7 @@ from deepnotes.nn import formulas
 from deepnotes.nn.activations import LIBRARY as ACTIVATIONS
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.expressions import FULL, NUMBER, PER_SAMPLE, Expression, trace
-from deepnotes.nn.layers import Context, Dense, Dropout, Embedding, Layer, Noise, Parameter, Shortcut
+from deepnotes.nn.layers import BatchNorm, Context, Dense, Dropout, Embedding, Layer, Noise, Parameter, Shortcut
 from deepnotes.nn.library import library_activations, library_layers, library_losses, library_optimizers
 from deepnotes.nn.losses import LIBRARY as LOSSES
 from deepnotes.nn.losses import Loss, LossFunction
@@ -60,6 +60,7 @@ __all__ = [
     "Array",
     "Backend",
     "BackendUnavailable",
+    "BatchNorm",
     "Batches",
     "Chunk",
     "Context",

@@ -1,7 +1,7 @@
 """The formulas of activations and losses as expressions, and the derivatives of those that bring none of their own."""
 
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from deepnotes.equations.ops import Ops
@@ -245,12 +245,29 @@ def update(optimizer: Any, dtype: str) -> Expression:
 
     The numbers are ``decays``, 1 for parameters that weight decay applies to and else 0, and the optimizer's scalars.
     """
+    return _trace_update(partial(updated_by, optimizer), optimizer, dtype)
+
+
+@cached
+def update_statistics(optimizer: Any, dtype: str) -> Expression:
+    """Return the next statistics and slots by ``optimizer.update_statistics``; g stands for their changes.
+
+    The arguments are those of :func:`update`.
+    """
+
+    def next_of(ops: Any, theta: Any, g: Any, slots: Any, decays: Any, scalars: Any) -> Any:
+        return optimizer.update_statistics(ops, theta, g, slots, scalars)
+
+    return _trace_update(next_of, optimizer, dtype)
+
+
+def _trace_update(next_of: Callable[..., Any], optimizer: Any, dtype: str) -> Expression:
     count, names = len(optimizer.slots), list(optimizer.scalars(1, 1.0))
 
     def step(xp: Any, theta: Any, g: Any, *others: Any) -> Any:
         slots, (decays, *numbers) = others[:count], others[count:]
         scalars = dict(zip(names, numbers, strict=True))
-        theta, after = updated_by(optimizer, Ops(xp, {}), theta, g, tuple(slots), decays, scalars)
+        theta, after = next_of(Ops(xp, {}), theta, g, tuple(slots), decays, scalars)
         return theta, *after
 
     arrays = ["theta", "g", *(f"slot{i}" for i in range(count))]

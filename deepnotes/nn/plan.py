@@ -333,7 +333,7 @@ class Supported(NamedTuple):
         Whether that also holds for layers by feature, see :func:`deepnotes.nn.formulas.layer`, and whether the backend
         has kernels for :class:`~deepnotes.nn.layers.Shortcut` and :class:`~deepnotes.nn.layers.Noise`.
     batch_norm : bool, default False
-        Whether the backend trains with :class:`~deepnotes.nn.layers.BatchNorm`.
+        Whether the backend has kernels for :class:`~deepnotes.nn.layers.BatchNorm`.
     embeds : bool, default False
         Whether the backend has kernels for :class:`~deepnotes.nn.layers.Embedding`.
     l1 : bool, default False
@@ -400,9 +400,17 @@ class Supported(NamedTuple):
             return True
         return self.generates and formulas.has_formula(formulas.update, optimizer, "float64")
 
+    def _updates_statistics(self, optimizer: Optimizer) -> bool:
+        """Return whether an optimizer's update of statistics has a kernel."""
+        if self.optimizer(optimizer):
+            return True
+        return self.generates and formulas.has_formula(formulas.update_statistics, optimizer, "float64")
+
     def has_plan(self, plan: Plan) -> bool:
         """Return whether the layers, the loss, the optimizer and the penalties of a plan all have kernels."""
         if plan.l1 and not self.l1:
+            return False
+        if plan.layout.trained < plan.layout.size and not self._updates_statistics(plan.optimizer):
             return False
         has_loss = self.has_loss(plan.loss, plan.layout.sizes[-1], plan.layers[-1])
         return has_loss and self.has_layers(plan.layers, plan.inputs) and self.has_optimizer(plan.optimizer)
