@@ -256,6 +256,19 @@ class _IgnoresWeights(EagerProgram):
         return super().gradients(state, Data(data.X, data.Y))
 
 
+class _FillsUpBatches(EagerProgram):
+    """Fills up a batch to a whole block with copies of the last sample, whose weight is 0."""
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        m = data.X.shape[1]
+        filled = -(-m // 16) * 16
+        copies: Any = np.minimum(np.arange(filled), m - 1)
+        weights: Any = np.ones((1, m)) if data.w is None else data.w
+        w = weights[:, copies] * (np.arange(filled) < m) * (filled / m)
+        batch = Data(data.X[:, copies], data.Y[:, copies], w.astype(self.plan.dtype))
+        return super().gradients(state, batch)._replace(weight=np.float64(m))  # type: ignore[arg-type]
+
+
 class _TrainsOnNan(EagerProgram):
     def train(self, state: State, batches: Batches) -> Chunk:
         data, order, batch_size, rates, (loss_sum, weight_sum) = batches
@@ -428,6 +441,9 @@ MUTANTS = [
     ),
     Mutant("sample weights are not scaled", "equations.sample_scale", kernel("sample_scale", lambda xp, w: w * 1)),
     Mutant("sample weights are ignored", "programs.sample_weights", program(_IgnoresWeights)),
+    Mutant(
+        "samples that fill up a block count in the statistics", "programs.layer.batch_norm", program(_FillsUpBatches)
+    ),
     Mutant("training continues after a NaN", "programs.not_finite", program(_TrainsOnNan)),
     Mutant("a result is overwritten by the next one", "semantics.stale", program(_SharedBuffer)),
     Mutant("predictions use old parameters", "inference.new_parameters", inference(_OldParameters)),

@@ -78,9 +78,11 @@ def data(m: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(37, m)).astype(dtype), rng.integers(0, 5, m)
 
 
-def train(count: int, dtype: str, m: int, batch_size: int, **settings: Any) -> list[Any]:
+def train(
+    count: int, dtype: str, m: int, batch_size: int, layers: list[dn.Layer] = LAYERS, **settings: Any
+) -> list[Any]:
     """Train for two epochs of m samples; return the parameters, the optimizer's slots, and the fields of the Chunk."""
-    net, (X, y) = network(count, dtype), data(m, dtype)
+    net, (X, y) = network(count, dtype, layers), data(m, dtype)
     w = np.random.default_rng(1).uniform(size=(1, m)).astype(dtype) if settings.pop("weighted", False) else None
     loss = Loss("categorical_cross_entropy")
     plan = net._plan(loss, **({"l2": 0.0, "clip_norm": None, "class_indices": True} | settings))
@@ -120,6 +122,25 @@ def test_training_gives_the_same_bits_for_any_number_of_threads(
     blocks = -(-min(batch_size, 2 * m) // block_of(np.dtype(dtype)))
     rows = batch_size < 50
     assert set(choices) == {(count, count > 1 and (rows or count > blocks)) for count in COUNTS}
+
+
+NORMALIZED = [
+    dn.BatchNorm(), dn.Dense(41, "tanh"), dn.Residual([dn.BatchNorm(), dn.Dropout(0.3), dn.Dense(41)]), dn.BatchNorm(),
+    dn.Dense(5, "softmax"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "batch_size"), [(50, 20), (430, 200), (1300, 1300)])
+def test_batch_normalization_gives_the_same_bits_for_any_number_of_threads(
+    m: int, batch_size: int, dtype: str, choices: list[tuple[int, bool]]
+) -> None:
+    """Threads share the rows of each array, since a feature is normalized over all samples of a batch."""
+    settings: dict[str, Any] = {"optimizer": dn.Adam(), "l2": 0.1, "clip_norm": 0.1, "weighted": True}
+    assert_same_bits([train(count, dtype, m, batch_size, NORMALIZED, **settings) for count in COUNTS])
+    assert set(choices) == {(count, count > 1) for count in COUNTS}
+    X, _ = data(m, dtype)
+    assert_same_bits([[network(count, dtype, NORMALIZED).predict(X)] for count in COUNTS])
 
 
 @pytest.mark.parametrize("rows", [False, True])

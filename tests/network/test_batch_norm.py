@@ -23,6 +23,7 @@ with np.load(Path(__file__).parents[1] / "fixtures" / "batch_norm.npz") as file:
     STORED = dict(file)
 
 BACKENDS: dict[str, Any] = {"numpy": lambda: "numpy", "numba": lambda: "numba", "cupy": cupy_backend}
+PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "SectionedProgram"}
 NETWORKS: dict[str, list[dn.Layer]] = {
     "before": [dn.BatchNorm(), dn.Dense(7, "tanh"), dn.BatchNorm(0.01, momentum=0.3), dn.Dense(3)],
     "after": [dn.Dense(7), dn.BatchNorm(), dn.PReLU(), dn.Dense(3), dn.BatchNorm()],
@@ -55,6 +56,7 @@ def test_training_matches_that_of_pytorch(name: str, backend: str) -> None:
     for step in range(50):
         batch = slice(step * 8 % 40, step * 8 % 40 + 8)
         losses.append(net.partial_fit(X[:, batch], Y[:, batch], optimizer=dn.SGD(0.1, momentum=0.9)))
+    assert type(net._training[1]).__name__ == PROGRAMS[backend]  # type: ignore[index]
     np.testing.assert_allclose(losses, STORED[f"{name}/losses"], rtol=1e-10)
     wanted = named(net, STORED[f"{name}/parameters"], True) | named(net, STORED[f"{name}/statistics"], False)
     assert set(wanted) == set(net.parameters)
@@ -62,6 +64,78 @@ def test_training_matches_that_of_pytorch(name: str, backend: str) -> None:
         found = net.backend.to_numpy(net.parameters[key])
         np.testing.assert_allclose(found, value, rtol=0, atol=1e-10 * abs(value).max(), err_msg=key)
     np.testing.assert_allclose(net.predict(X), STORED[f"{name}/predictions"], rtol=0, atol=1e-10)
+
+
+AROUND: list[dn.Layer] = [
+    dn.Dense(33, "tanh"),
+    dn.BatchNorm(momentum=0.4),
+    dn.Dropout(0.2),
+    dn.Residual([dn.BatchNorm(0.1), dn.Dense(40, "relu"), dn.LayerNorm(), dn.Dense(33), dn.BatchNorm(0.1)]),
+    dn.Residual([dn.Dense(33, "softmax")]),
+    dn.BatchNorm(0.1),
+    dn.Dense(3),
+]
+"""A network with batch normalization before, after and inside of other layers."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {"optimizer": dn.SGD(0.05)},
+    "penalties": {"optimizer": dn.SGD(0.05, momentum=0.9), "l1": 1e-3, "l2": 0.1, "clip_norm": 0.05},
+    "average": {"optimizer": dn.AdamW(0.01, weight_decay=0.1), "average": dn.EMA(0.9), "layer_rates": {4: 0}},
+    "weights": {"optimizer": dn.RMSProp(0.001), "sample_weight": np.arange(1251) % 7.0},
+    "accumulate": {"optimizer": dn.Adam(0.01), "accumulate": 3, "l2": 0.1},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("batch_size", [25, 50, 700])
+def test_numba_trains_as_the_equations_do(
+    batch_size: int, settings: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches end within a block of samples, the last has one sample, or they are larger than the usual workspace."""
+    program = pytest.importorskip("deepnotes_numba.program")
+    monkeypatch.setattr(program, "ELEMENTS", 1 << 15)
+    rng = np.random.default_rng(5)
+    inputs, targets = rng.normal(2, 3, size=(5, 1251)), rng.normal(size=(3, 1251))
+    flats, predictions, losses = [], [], []
+    for backend in ("numba", "numpy"):
+        net = dn.Network(AROUND, inputs=5, backend=backend, dtype=dtype, seed=0)
+        options = {"shuffle": False, "batch_size": batch_size, **SETTINGS[settings]}
+        history = net.fit(inputs, targets, epochs=2, **options)
+        losses.append(history.loss)
+        flats.append(net.flat())
+        predictions.append(np.hstack([net.predict(inputs), net.predict(inputs[:, :1])]))
+        if backend == "numba":
+            assert isinstance(net.backend.compile(net._training[1].plan), program.NumbaProgram)  # type: ignore[index]
+            assert type(net.inference).__name__ == "NumbaInference"
+    tolerance = 2e-3 if dtype == "float32" else 1e-10
+    np.testing.assert_allclose(*losses, rtol=tolerance)
+    np.testing.assert_allclose(*flats, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(*predictions, rtol=0, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_moments_of_a_large_batch_are_accurate(dtype: str) -> None:
+    """The mean is far from 0, compared to the variance, and the batch has many runs of samples."""
+    rng = np.random.default_rng(6)
+    inputs = rng.normal(30, 1, size=(5, 30_001)).astype(dtype)
+    net = dn.Network([dn.BatchNorm(momentum=1.0), dn.Dense(3)], inputs=5, backend="numba", dtype=dtype, seed=0)
+    net.fit(inputs, np.ones((3, 30_001)), epochs=1, batch_size=30_001, optimizer=dn.SGD(0.01))
+    exact = inputs.astype(np.float64)
+    unit = float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(net.parameters["running_mean1"][:, 0], exact.mean(axis=1), rtol=8 * unit)
+    np.testing.assert_allclose(net.parameters["running_var1"][:, 0], exact.var(axis=1, ddof=1), rtol=32 * unit)
+
+
+def test_an_optimizer_whose_update_of_statistics_has_no_formula_is_not_compiled() -> None:
+    class Halting(dn.SGD):
+        def update_statistics(self, ops: Any, theta: Any, changes: Any, slots: Any, scalars: Any) -> Any:
+            return (theta if float(ops.xp.max(theta)) > 0 else theta - changes), slots
+
+    nets = [dn.Network(layers, 5, backend="numba", seed=0) for layers in (NETWORKS["before"], [dn.Dense(3)])]
+    for net in nets:
+        net.fit(X, Y, epochs=1, optimizer=Halting(0.1))
+    assert [type(net._training[1]).__name__ for net in nets] == ["EagerProgram", "NumbaProgram"]  # type: ignore[index]
+    np.testing.assert_array_equal(statistics(nets[0])[:5], np.zeros(5))
 
 
 def test_statistics_are_named_as_parameters_and_come_last_in_the_buffer() -> None:
