@@ -642,10 +642,10 @@ def _padded_rows(n: int, S: int) -> int:
 
 def _rows_for_backward(row: np.ndarray, S: int, first: bool) -> int:
     """Return the number of rows of the region Z of a layer by feature or of a batch normalization."""
-    height = _padded_rows(row[OUTPUTS], S)
+    height = _padded_rows(int(row[OUTPUTS]), S)
     if row[KIND] == BATCH_NORM:
         return height - (-3 * int(row[OUTPUTS]) // S)
-    return row[PARAMETERS] * height + (_padded_rows(row[INPUTS], S) if first else 0)
+    return int(row[PARAMETERS]) * height + (_padded_rows(int(row[INPUTS]), S) if first else 0)
 
 
 def _tiles_of(row: np.ndarray) -> int:

@@ -91,10 +91,10 @@ def lower_network(
             source = row_of[index - layer.layers]
             rows.append([interpreter.SHORTCUT, *sizes, 0, 0, codes.IDENTITY, number, 0, 0, 0, 0, source])
         elif type(layer) is BatchNorm:
-            constants = np.array([layer.epsilon, layer.momentum], dtype)
-            kept.append(constants)
+            settings = np.array([layer.epsilon, layer.momentum], dtype)
+            kept.append(settings)
             place = starts[index, "running_mean"], starts[index, "gamma"]
-            addresses = 0, 0, constants.ctypes.data
+            addresses = 0, 0, settings.ctypes.data
             rows.append([interpreter.BATCH_NORM, *sizes, *place, codes.IDENTITY, number, *addresses, 2, 0])
         elif type(layer) is Embedding:
             rows += _embedding_rows(layer, sizes, starts)

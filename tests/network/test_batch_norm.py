@@ -111,7 +111,7 @@ def test_numba_trains_as_the_equations_do(
         flats.append(net.flat())
         predictions.append(np.hstack([net.predict(inputs), net.predict(inputs[:, :1])]))
         if backend == "numba":
-            assert isinstance(net.backend.compile(net._training[1].plan), program.NumbaProgram)  # type: ignore[index]
+            assert isinstance(net.backend.compile(net._training[1].plan), program.NumbaProgram)  # type: ignore[index, union-attr]
             assert type(net.inference).__name__ == "NumbaInference"
     tolerance = 2e-3 if dtype == "float32" else 1e-10
     np.testing.assert_allclose(*losses, rtol=tolerance)
