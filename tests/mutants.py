@@ -266,7 +266,7 @@ class _FillsUpBatches(EagerProgram):
         weights: Any = np.ones((1, m)) if data.w is None else data.w
         w = weights[:, copies] * (np.arange(filled) < m) * (filled / m)
         batch = Data(data.X[:, copies], data.Y[:, copies], w.astype(self.plan.dtype))
-        return super().gradients(state, batch)._replace(weight=np.float64(m))  # type: ignore[arg-type]
+        return super().gradients(state, batch)._replace(weight=np.float64(m))
 
 
 class _TrainsOnNan(EagerProgram):
