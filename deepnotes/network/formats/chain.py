@@ -75,8 +75,8 @@ class FeatureLink(NamedTuple):
 
     Attributes
     ----------
-    name : str
-        The name of its class.
+    layer : Layer
+        The layer without its parameters.
     formula : Expression
         ``A``, for arguments A_prev and the parameters.
     parameters : dict of str to ndarray
@@ -85,11 +85,27 @@ class FeatureLink(NamedTuple):
         The numbers of inputs and outputs; there may be twice as many inputs.
     """
 
-    name: str
+    layer: Layer
     formula: Expression
     parameters: dict[str, np.ndarray]
     inputs: int
     outputs: int
+
+    @classmethod
+    def of(cls, layer: Layer, dtype: str, parameters: dict[str, np.ndarray], inputs: int) -> "FeatureLink":
+        """Return the link for one of the library's layers by feature.
+
+        Raises
+        ------
+        NotAnExpressionError
+            If the layer is a gate with a user-defined activation that has no formula.
+        """
+        return cls(layer, formulas.layer(layer, dtype, inputs), parameters, inputs, layer.output_size(inputs))
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return type(self.layer).__name__
 
     @property
     def description(self) -> str:
@@ -438,14 +454,12 @@ Exportable: TypeAlias = Chain | ChainMean
 
 def _feature_link(layer: Layer, index: int, network: "NetworkLike", parameters: dict[str, np.ndarray]) -> FeatureLink:
     """Return the link for one of the library's layers by feature, at an index of the network's layers."""
-    inputs, outputs = network.layout.sizes[index : index + 2]
     try:
-        formula = formulas.layer(layer, network.dtype, inputs)
+        return FeatureLink.of(layer, network.dtype, parameters, network.layout.sizes[index])
     except NotAnExpressionError as error:  # of a gate with a user-defined activation
         raise ModelFileError(
             f"layer {index + 1} is {brief(repr(layer))}, which cannot be exported, since it uses {brief(error)}"
         ) from None
-    return FeatureLink(type(layer).__name__, formula, parameters, inputs, outputs)
 
 
 def _batch_norm_link(layer: BatchNorm, size: int, dtype: str, parameters: dict[str, np.ndarray]) -> FeatureLink:
@@ -458,7 +472,7 @@ def _batch_norm_link(layer: BatchNorm, size: int, dtype: str, parameters: dict[s
     with np.errstate(all="ignore"):
         factor = (gamma / np.sqrt(variance + layer.epsilon)).astype(dtype)
     values = {"running_mean": parameters["running_mean"], "factor": factor, "beta": parameters["beta"]}
-    return FeatureLink("BatchNorm", formula, values, size, size)
+    return FeatureLink(layer, formula, values, size, size)
 
 
 def _scaled(xp: Any, A_prev: Any, mean: Any, factor: Any, beta: Any) -> Any:

@@ -1,9 +1,10 @@
-"""Composition of dense layers from matrix products, the affine functions before and after them, and activations.
+"""Composition of layers from matrix products, the affine functions before and after them, and activations.
 
 Files of other formats contain single operations, but a dense layer consists of a product, a sum and an activation. So
 affine functions are collected until they can be folded into a product: a function after the product scales the rows of
 ``W`` and changes ``b``; a function before the product scales the columns of ``W`` and changes ``b``. A function before
-the first layer becomes a standardizer. Everything is computed in double precision and rounded once.
+the first layer becomes a standardizer, and one after a LayerNorm changes its ``gamma`` and ``beta``. Everything is
+computed in double precision and rounded once.
 """
 
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ import numpy as np
 
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.network.formats.affine import IDENTITY, Affine
-from deepnotes.network.formats.chain import Link
+from deepnotes.network.formats.chain import FeatureLink, Link
 from deepnotes.nn.activations import Activation, ActivationFunction
+from deepnotes.nn.layers import LayerNorm, PReLU
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.wording import brief
 
@@ -31,12 +33,12 @@ BOUNDED = {"sigmoid", "tanh", "softmax"}
 class Expression(NamedTuple):
     """An affine function of the outputs of a layer, or of the network's inputs if `layer` is None."""
 
-    layer: "Product | None" = None
+    layer: "Product | FeatureLayer | None" = None
     affine: Affine = IDENTITY
 
     def then(self, op: str, c: Any) -> "Expression":
         """Return this function followed by an operation with a constant; see :meth:`Affine.then`."""
-        if self.layer is not None and self.layer.is_linear:
+        if self.layer is not None and self.layer.is_affine:
             return Expression(replace(self.layer, after=self.layer.after.then(op, c)))
         return Expression(self.layer, self.affine.then(op, c))
 
@@ -45,9 +47,17 @@ class Expression(NamedTuple):
         return Expression(Product(self, W))
 
     def activate(self, g: ActivationFunction) -> "Expression":
-        """Return the layer with the activation `g`; it must not have an activation yet."""
-        assert self.layer is not None
+        """Return the dense layer with the activation `g`; it must not have an activation yet."""
+        assert isinstance(self.layer, Product)
         return Expression(replace(self.layer, g=g))
+
+    def precedes(self, inputs: int) -> bool:
+        """Return whether a layer with this number of inputs may follow if no function before it can be folded into it.
+
+        A function before the first layer need not be folded if it becomes a standardizer.
+        """
+        affine = self.affine if self.layer is not None else self.affine.split(inputs)[1]
+        return affine.is_identity
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +70,72 @@ class Product:
     g: ActivationFunction = LINEAR
 
     @property
-    def is_linear(self) -> bool:
-        """Whether the layer has no activation yet."""
+    def is_affine(self) -> bool:
+        """Whether the layer has no activation yet, so that affine functions after it can be folded into it."""
         return self.g == LINEAR
 
+    @property
+    def inputs(self) -> int:
+        """The number of inputs."""
+        return int(self.W.shape[1])
 
-def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[Link]]:
+    @property
+    def name(self) -> str:
+        """The name of its activation, in text."""
+        return self.g.name if type(self.g) is Activation else repr(self.g)
+
+    @property
+    def may_be_scaled(self) -> bool:
+        """Whether a layer may be appended that scales and shifts the outputs."""
+        is_bounded = type(self.g) is Activation and self.g.name in BOUNDED
+        return is_bounded and len(self.W) <= self.inputs + MAX_EXTRA_OUTPUTS
+
+    def link(self, before: Affine, dtype: str) -> Link:
+        """Return the layer with the affine functions before and after its product folded in."""
+        return Link(*_fold(self, before, dtype), self.g)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureLayer:
+    """A PReLU or LayerNorm, ``after(layer(A_prev))``; `after` is an affine function, the identity for a PReLU.
+
+    The parameters have the shape (n, 1) and are in double precision. ``A_prev.precedes(n)`` must be true.
+    """
+
+    A_prev: Expression
+    layer: PReLU | LayerNorm
+    parameters: dict[str, np.ndarray]
+    after: Affine = IDENTITY
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the last operation is affine, so that affine functions after it can be folded into it."""
+        return isinstance(self.layer, LayerNorm)
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs."""
+        return len(next(iter(self.parameters.values())))
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return type(self.layer).__name__
+
+    def link(self, before: Affine, dtype: str) -> FeatureLink:
+        """Return the layer with the affine function after it folded in; there is none `before` it."""
+        assert before.is_identity
+        parameters = self.parameters
+        with np.errstate(all="ignore"):
+            if self.is_affine:
+                gamma, beta = parameters["gamma"] * self.after.factor, self.after(parameters["beta"])
+                parameters = {"gamma": gamma, "beta": beta}
+            parameters = {name: x.astype(dtype) for name, x in parameters.items()}
+        _check_finite(*parameters.values())
+        return FeatureLink.of(self.layer, dtype, parameters, self.inputs)
+
+
+def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[Link | FeatureLink]]:
     """Return the standardizer and the layers that compute `outputs`.
 
     Raises
@@ -78,28 +148,20 @@ def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[
         raise ModelFileError("it has no dense layer")
     if not outputs.affine.is_identity:
         last = outputs.layer
-        if not _is_bounded(last.g) or len(last.W) > last.W.shape[1] + MAX_EXTRA_OUTPUTS:
+        if not isinstance(last, Product) or not last.may_be_scaled:
             raise ModelFileError(
-                f"the outputs of {brief(_name(last.g))} are scaled or shifted, and this cannot be folded into a layer"
+                f"the outputs of {brief(last.name)} are scaled or shifted, and this cannot be folded into a layer"
             )
         outputs = outputs.times(np.eye(len(last.W), dtype=dtype))
-    links: list[Link] = []
+    links: list[Link | FeatureLink] = []
     expression = outputs
     while (layer := expression.layer) is not None:
         expression = layer.A_prev
         standardizer, before = None, expression.affine
         if expression.layer is None:
-            standardizer, before = before.split(layer.W.shape[1])
-        links.append(Link(*_fold(layer, before, dtype), layer.g))
+            standardizer, before = before.split(layer.inputs)
+        links.append(layer.link(before, dtype))
     return standardizer, links[::-1]
-
-
-def _name(g: ActivationFunction) -> str:
-    return g.name if type(g) is Activation else repr(g)
-
-
-def _is_bounded(g: ActivationFunction) -> bool:
-    return type(g) is Activation and g.name in BOUNDED
 
 
 def _fold(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.ndarray]:
@@ -114,6 +176,10 @@ def _fold(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.nd
         if (after.factor != 1).any():
             W = W.astype(np.float64) * after.factor
         W, b = np.ascontiguousarray(W, dtype), after(b).astype(dtype)
-    if not (np.isfinite(W).all() and np.isfinite(b).all()):
-        raise ModelFileError("folding its constants into weights gives numbers that are not finite")
+    _check_finite(W, b)
     return W, b
+
+
+def _check_finite(*parameters: np.ndarray) -> None:
+    if not all(np.isfinite(x).all() for x in parameters):
+        raise ModelFileError("folding its constants into weights gives numbers that are not finite")

@@ -15,11 +15,12 @@ import numpy as np
 from deepnotes.equations.activations import SELU
 from deepnotes.network.formats.affine import IDENTITY, Affine
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.composing import Expression, Product, compose
+from deepnotes.network.formats.composing import Expression, FeatureLayer, Product, compose
 from deepnotes.network.formats.normal_forms import DEFAULTS, Form, Forms
 from deepnotes.network.formats.onnx_file import FOLDED, FOLDING, ML, Graph, Node
 from deepnotes.network.formats.onnx_shapes import SAMPLES, UNKNOWN, Mismatch, Shape, positive
 from deepnotes.nn.activations import Activation
+from deepnotes.nn.layers import LayerNorm, PReLU
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.wording import brief
 
@@ -39,10 +40,10 @@ TRANSPARENT = {"Identity", "Dropout"}
 REASONS = {
     "LogSoftmax": "is not over the features of each sample",
     "Clip": "does not bound its input in the same way as a ReLU",
-    "PRelu": "has a different slope for each feature, but leaky_relu has a single slope",
+    "PRelu": "has slopes that are not constant numbers",
     f"{ML}.Imputer": "replaces missing values, which no layer does; export the model without it",
     f"{ML}.Normalizer": "divides each sample by its own norm, which no layer does",
-    "LayerNormalization": "normalizes each sample by its own mean and deviation, which no layer does",
+    "LayerNormalization": "has a scale or a bias that is not a constant with a number for each feature",
     "BatchNormalization": "normalizes by the batch, as in training; export the model in evaluation mode",
     "HardSigmoid": "is an unsupported activation",
     "Swish": "multiplies the argument of its sigmoid by alpha, but silu does not",
@@ -234,9 +235,10 @@ class Walk:
         expression = self._affine(op, operands, shape, constants) if op in AFFINE and len(values) == 1 else None
         candidates = self._candidates(op, operands, values, attributes)
         expression = self._with_activation(candidates) or expression
-        if expression is not None and expression.layer is not None and expression.layer.is_linear and self.forms:
+        layer = expression.layer if expression is not None else None
+        if isinstance(layer, Product) and layer.is_affine and self.forms:
             argument = Candidate(self.forms.table.variable(), frozenset())
-            candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), expression.layer: argument}
+            candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), layer: argument}
         culprit = None if expression is not None else next((v.culprit for v in values if v.culprit), self.node)
         return Value(shape, values[0].dtype, expression, candidates, culprit)
 
@@ -337,17 +339,28 @@ class Walk:
             raise self.refusal("computes with integers")
         expression = self._require_expression(value)
         self.check_finite(W)
-        dtype = W.dtype.name
-        if self.dtype is None:
+        forms = self._forms(W.dtype.name)
+        self.spend(W.nbytes)
+        layer = Product(expression, W)
+        return Value(shape, value.dtype, Expression(layer), {layer: Candidate(forms.table.variable(), frozenset())})
+
+    def _forms(self, dtype: str) -> Forms:
+        """Return the normal forms for weights of this dtype, which must be that of earlier weights."""
+        if self.forms is None:
             self.dtype, self.forms = dtype, Forms(dtype)
         if self.dtype != dtype:
             raise ModelFileError(f"{self.node} has weights of {dtype}, but earlier weights are {self.dtype}")
-        assert self.forms is not None
-        self.spend(W.nbytes)
-        result = expression.times(W)
-        assert result.layer is not None
-        argument = Candidate(self.forms.table.variable(), frozenset())
-        return Value(shape, value.dtype, result, {result.layer: argument})
+        return self.forms
+
+    def feature_layer(self, value: Value, layer: PReLU | LayerNorm, shape: Shape, **parameters: np.ndarray) -> Value:
+        """Return the result of a layer that applies to a value, with parameters of shape (n, 1)."""
+        if value.dtype not in FLOATS:
+            raise self.refusal("computes with integers")
+        expression, inputs = self._require_expression(value), len(next(iter(parameters.values())))
+        self.spend(32 * inputs * len(parameters))
+        if not expression.precedes(inputs):
+            raise self.refusal("applies to scaled or shifted values, and this cannot be folded into a layer before it")
+        return Value(shape, value.dtype, Expression(FeatureLayer(expression, layer, parameters)), {})
 
     def weights(self, name: str) -> np.ndarray:
         """Return a constant that can be the weights of a layer."""
@@ -470,7 +483,9 @@ class Walk:
         value = self.value(node)
         layer = value.expression.layer if value.expression is not None and value.expression.affine.is_identity else None
         norm = node.attributes.get("norm", "MAX")
-        if layer is None or norm != "L1" or not sums_to_one(layer) or value.shape.sizes != (SAMPLES, len(layer.W)):
+        if not isinstance(layer, Product) or norm != "L1" or not sums_to_one(layer):
+            raise self.refusal()
+        if value.shape.sizes != (SAMPLES, len(layer.W)):
             raise self.refusal()
         return value
 
@@ -526,14 +541,37 @@ class Walk:
         return self.elementwise("Mul", self.value(node), self.elementwise("Sigmoid", self.value(node)))
 
     def prelu(self, node: Node) -> Value:
-        """Read a PRelu with a constant slope that is the same for all features, which is a leaky ReLU."""
+        """Read a PRelu with constant slopes; one that is the same for all features is that of a leaky ReLU."""
         value, slope = self.value(node), self.constant(node, 1)
-        if slope is None or slope.dtype.kind != "f" or (slope != slope.flat[0]).any():
+        if slope is None or slope.dtype.kind != "f" or not slope.size:
             raise self.refusal()
-        shape, _ = value.shape.with_constant(self.check_finite(slope).shape)
+        shape, relative_shape = value.shape.with_constant(self.check_finite(slope).shape)
         if shape != value.shape:
             raise self.refusal("changes the shape of samples")
-        return self.elementwise("LeakyRelu", value, alpha=float(slope.flat[0]))
+        if (slope == slope.flat[0]).all():
+            return self.elementwise("LeakyRelu", value, alpha=float(slope.flat[0]))
+        self._forms(slope.dtype.name)
+        return self.feature_layer(value, PReLU(), shape, alpha=self.features(slope, relative_shape, shape))
+
+    def layer_normalization(self, node: Node) -> Value:
+        """Read a layer normalization over all features of each sample."""
+        value, axis = self.value(node), int(node.attributes.get("axis", -1))
+        epsilon = float(node.attributes.get("epsilon", 1e-5))
+        scale, bias = self.constant(node, 1), self.constant(node, 2)
+        if not value.shape.old_softmax_over(axis):
+            raise self.refusal(f"is not over the features of each sample, whose shape is {value.shape.features}")
+        if not epsilon > 0:
+            raise self.refusal("has an epsilon that is not above 0")
+        if scale is None or scale.dtype.kind != "f":
+            raise self.refusal()
+        bias = np.zeros_like(scale) if bias is None else bias
+        shape, _ = value.shape.with_constant(self.check_finite(scale).shape)
+        sizes = shape.sizes[positive(axis, len(shape.sizes)) :]
+        if not scale.size or {scale.shape, self.check_finite(bias).shape} != {sizes} or bias.dtype != scale.dtype:
+            raise self.refusal()
+        self._forms(scale.dtype.name)
+        gamma, beta = (x.astype(np.float64).reshape(-1, 1) for x in (scale, bias))
+        return self.feature_layer(value, LayerNorm(epsilon), shape, gamma=gamma, beta=beta)
 
     def softmax(self, node: Node) -> Value:
         """Read a softmax, or its logarithm, over all features of each sample."""
@@ -569,9 +607,10 @@ class Walk:
         axis = positive(int(node.attributes.get("axis", 1)), len(shape.sizes))
         first, second = (value.expression or Expression() for value in values)
         layer = second.layer
-        is_sigmoid = layer is not None and first.layer is layer and layer.g == Activation("sigmoid")
+        if not isinstance(layer, Product) or first.layer is not layer or layer.g != Activation("sigmoid"):
+            raise self.refusal()
         is_pair = is_complement(first.affine) and second.affine.is_identity
-        if layer is None or not (is_sigmoid and is_pair and len(layer.W) == shape.size == 1) or axis == shape.axis:
+        if not is_pair or not len(layer.W) == shape.size == 1 or axis == shape.axis:
             raise self.refusal()
         zero = np.zeros((1, 1))
         after = Affine(*(np.vstack([one, x]) for one, x in zip(IDENTITY, layer.after, strict=True)))
@@ -747,6 +786,7 @@ HANDLERS: dict[str, Callable[[Walk, Node], Value]] = {
     "Concat": Walk.concat,
     "Gemm": Walk.gemm,
     "HardSigmoid": Walk.hard_sigmoid,
+    "LayerNormalization": Walk.layer_normalization,
     "LogSoftmax": Walk.softmax,
     "Max": Walk.extremum,
     "Min": Walk.extremum,

@@ -1,4 +1,4 @@
-"""Conversion of a chain (dense layers, usually read from a file of another format) to a network."""
+"""Conversion of a chain (usually read from a file of another format) to a network."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -7,7 +7,7 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.equations.array import Namespace
-from deepnotes.network.formats.chain import Chain, Link
+from deepnotes.network.formats.chain import Chain, FeatureLink, Link
 from deepnotes.network.network import Network
 from deepnotes.nn.plan import Layout
 
@@ -21,10 +21,10 @@ def network_of(chain: Chain, backend: str | Backend | None = None) -> Network:
         As for :func:`deepnotes.get_backend`.
     """
     chain = chain.with_folded_target()
-    links = cast(Sequence[Link], chain.links)  # only dense layers are read from files
+    links = cast(Sequence[Link | FeatureLink], chain.links)  # no others are read from files
     layers = [link.layer for link in links]
     layout = Layout(chain.inputs, layers)
-    parameters: Any = [{"W": link.W, "b": link.b} for link in links]
+    parameters: Any = [link.parameters for link in links]
     theta = layout.join(cast(Namespace, np), parameters)
     network = Network(
         layers,
