@@ -2,7 +2,7 @@
 
 from math import isfinite
 from time import perf_counter
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,12 +13,14 @@ from deepnotes.backends import (
     Chunk,
     Data,
     EagerProgram,
+    Gradient,
     Plan,
     Samples,
     Shard,
     State,
     aligned,
     scalar_table,
+    squared_norm,
 )
 from deepnotes_numba import interpreter, products, thread_count, training
 from deepnotes_numba.arrays import to_c_order, to_writable
@@ -105,6 +107,17 @@ class NumbaProgram(EagerProgram):
         self._train(state, batches, m, 0, sums, shard)
         self._g[size] = sums[0, 2]
         return cast(Array, self._g[: size + 1])
+
+    def gradients(self, state: State, data: Data) -> Gradient:
+        """Return the cost and gradient of `data` as one batch; see :meth:`deepnotes.backends.Program.gradients`."""
+        m = data.X.shape[1]
+        result: Any = np.array(self.shard_gradient(state, data, Shard(np.arange(m), 0, m)))  # a copy
+        g, cost = result[:-1], result[-1]
+        return Gradient(cost, self.ops.xp.asarray(m, dtype=g.dtype), g, squared_norm(self.ops.xp, self.plan.layout, g))
+
+    def batch_gradient(self, state: State, data: Data, indices: np.ndarray) -> Gradient:
+        """Return the cost and gradient of a batch whose update the compiled code does not make, by the equations."""
+        return super().gradients(state, self.batch(data, indices))
 
     def update(self, state: State, g: Array, rate: float) -> None:
         """Make one update with the gradient `g`, shape (p,), by the compiled kernel of the optimizer."""

@@ -31,7 +31,7 @@ from deepnotes.nn.optimizer_base import Optimizer
 from deepnotes.nn.optimizers import LIBRARY as OPTIMIZERS
 from deepnotes.nn.optimizers import SGD, Adam, AdamW, RMSProp
 from deepnotes.nn.plan import NOTES, Layout, Objective, Plan, Supported, fuses, scalar_table
-from deepnotes.nn.steps import Gradient
+from deepnotes.nn.steps import Gradient, squared_norm
 from deepnotes.utils.arguments import number, whole
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.cache_folder import cache_folder
@@ -116,6 +116,7 @@ __all__ = [
     "recordable",
     "replacing",
     "scalar_table",
+    "squared_norm",
     "trace",
     "whole",
 ]
