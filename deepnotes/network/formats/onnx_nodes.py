@@ -35,6 +35,8 @@ There may be several: an operation before an activation may also be the first op
 """
 MAX_NUMBERS = 8
 """The largest number of distinct constants in the expression of an activation with an option."""
+MAX_IDENTITIES = 1 << 26
+"""The largest size in bytes of all matrices that are only needed since an activation follows a layer by feature."""
 AFFINE = {"Add", "Sub", "Mul", "Div", "Neg"}
 TRANSPARENT = {"Identity", "Dropout"}
 REASONS = {
@@ -77,8 +79,8 @@ class Value:
     dtype : str
     expression : Expression or None
         None if the value is not an affine function of a layer's outputs.
-    candidates : dict of Product to Candidate
-        The value as a function of the linear value that a layer computes, by this layer.
+    candidates : dict of Product or FeatureLayer to Candidate
+        The value as a function of what a layer without an activation computes, by this layer.
     culprit : Node or None
         The first node whose result has no expression, if this value has none.
     number : float or None
@@ -88,7 +90,7 @@ class Value:
     shape: Shape
     dtype: str
     expression: Expression | None
-    candidates: Mapping[Product, Candidate]
+    candidates: Mapping[Product | FeatureLayer, Candidate]
     culprit: Node | None = None
     number: float | None = None
 
@@ -115,6 +117,7 @@ class Walk:
         self.dtype: str | None = None  # the dtype of the weights
         self.forms: Forms | None = None
         self.budget = FOLDING[0] + FOLDING[1] * graph.bytes
+        self.identities = 0  # see MAX_IDENTITIES
         self.last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
         self.last_use[graph.output] = len(graph.nodes)
         self.node = graph.nodes[0]  # the current node
@@ -236,7 +239,7 @@ class Walk:
         candidates = self._candidates(op, operands, values, attributes)
         expression = self._with_activation(candidates) or expression
         layer = expression.layer if expression is not None else None
-        if isinstance(layer, Product) and layer.is_affine and self.forms:
+        if layer is not None and layer.is_affine and self.forms:
             argument = Candidate(self.forms.table.variable(), frozenset())
             candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), layer: argument}
         culprit = None if expression is not None else next((v.culprit for v in values if v.culprit), self.node)
@@ -296,11 +299,11 @@ class Walk:
 
     def _candidates(
         self, op: str, operands: Sequence[Operand], values: list[Value], attributes: Mapping[str, Any]
-    ) -> dict[Product, Candidate]:
+    ) -> dict[Product | FeatureLayer, Candidate]:
         """Return the result of an operation as a function of each linear value on which all `values` depend."""
         if self.forms is None or any(not isinstance(operand, Value) and operand.size != 1 for operand in operands):
             return {}
-        table, result = self.forms.table, dict[Product, Candidate]()
+        table, result = self.forms.table, dict[Product | FeatureLayer, Candidate]()
         attributes = {**DEFAULTS.get(op, {}), **attributes}
         constants = {x for x in attributes.values() if isinstance(x, float)}
         constants |= {float(operand.item()) for operand in operands if not isinstance(operand, Value)}
@@ -317,13 +320,22 @@ class Walk:
                 result[base] = Candidate(form, frozenset(sorted(numbers)[: MAX_NUMBERS + 1]))
         return result
 
-    def _with_activation(self, candidates: Mapping[Product, Candidate]) -> Expression | None:
+    def _with_activation(self, candidates: Mapping[Product | FeatureLayer, Candidate]) -> Expression | None:
         """Return a layer with an activation, for the first candidate that is recognized as an activation, or None."""
         assert self.forms is not None or not candidates
         for base, (form, numbers) in candidates.items():
             if self.forms is not None and (g := self.forms.activation(form, set(numbers))):
-                return Expression(replace(base, g=g))
+                return Expression(replace(self._dense(base), g=g))
         return None
+
+    def _dense(self, base: Product | FeatureLayer) -> Product:
+        """Return a dense layer without an activation; its weights are the identity if `base` is a layer by feature."""
+        if isinstance(base, Product):
+            return base
+        self.identities += 4 * base.inputs**2
+        if self.identities > MAX_IDENTITIES:
+            raise self.refusal(f"is an activation of {base.inputs:,} outputs of a {base.name}, which is too many")
+        return Product(Expression(base), np.eye(base.inputs, dtype=np.float32))
 
     def _require_expression(self, value: Value) -> Expression:
         """Return the expression of a value; if it has none, refuse the node that is the reason."""
@@ -360,7 +372,10 @@ class Walk:
         self.spend(32 * inputs * len(parameters))
         if not expression.precedes(inputs):
             raise self.refusal("applies to scaled or shifted values, and this cannot be folded into a layer before it")
-        return Value(shape, value.dtype, Expression(FeatureLayer(expression, layer, parameters)), {})
+        result = FeatureLayer(expression, layer, parameters)
+        assert self.forms is not None
+        argument = Candidate(self.forms.table.variable(), frozenset())
+        return Value(shape, value.dtype, Expression(result), {result: argument})
 
     def weights(self, name: str) -> np.ndarray:
         """Return a constant that can be the weights of a layer."""
