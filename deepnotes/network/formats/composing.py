@@ -4,17 +4,18 @@ Files of other formats contain single operations, but a dense layer consists of 
 affine functions are collected until they can be folded into a product: a function after the product scales the rows of
 ``W`` and changes ``b``; a function before the product scales the columns of ``W`` and changes ``b``. A function before
 the first layer becomes a standardizer, and one after a LayerNorm changes its ``gamma`` and ``beta``. Everything is
-computed in double precision and rounded once.
+computed in double precision and rounded once. The sum of the outputs of two layers ends a residual block if the inputs
+of the block are those of one of the two.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.network.formats.affine import IDENTITY, Affine
-from deepnotes.network.formats.chain import FeatureLink, Link
+from deepnotes.network.formats.chain import FeatureLink, Link, ShortcutLink
 from deepnotes.nn.activations import Activation, ActivationFunction
 from deepnotes.nn.layers import LayerNorm, PReLU
 from deepnotes.utils.errors import ModelFileError
@@ -33,12 +34,12 @@ BOUNDED = {"sigmoid", "tanh", "softmax"}
 class Expression(NamedTuple):
     """An affine function of the outputs of a layer, or of the network's inputs if `layer` is None."""
 
-    layer: "Product | FeatureLayer | None" = None
+    layer: "AnyLayer | None" = None
     affine: Affine = IDENTITY
 
     def then(self, op: str, c: Any) -> "Expression":
         """Return this function followed by an operation with a constant; see :meth:`Affine.then`."""
-        if self.layer is not None and self.layer.is_affine:
+        if isinstance(self.layer, Product | FeatureLayer) and self.layer.is_affine:
             return Expression(replace(self.layer, after=self.layer.after.then(op, c)))
         return Expression(self.layer, self.affine.then(op, c))
 
@@ -58,6 +59,21 @@ class Expression(NamedTuple):
         """
         affine = self.affine if self.layer is not None else self.affine.split(inputs)[1]
         return affine.is_identity
+
+    def is_block_of(self, source: "Expression", inputs: int) -> bool:
+        """Return whether this function is a residual block of at least one layer, whose inputs are those of `source`.
+
+        Nothing before or after the block may be left to fold: the shortcut would skip it.
+        """
+        if not self.affine.is_identity or not source.precedes(inputs):
+            return False
+        layer = self.layer
+        while layer is not None:
+            first = layer.A_prev
+            if first.layer is source.layer:
+                return source.layer is not None or first.affine is source.affine
+            layer = first.layer
+        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +151,28 @@ class FeatureLayer:
         return FeatureLink.of(self.layer, dtype, parameters, self.inputs)
 
 
-def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[Link | FeatureLink]]:
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """The end of a residual block: the outputs of the block `A_prev`, plus its inputs.
+
+    Attributes
+    ----------
+    source : Product, FeatureLayer, Sum or None
+        The layer before the block.
+    inputs : int
+    """
+
+    A_prev: Expression
+    source: "AnyLayer | None"
+    inputs: int
+    is_affine = False
+    name = "Shortcut"
+
+
+AnyLayer: TypeAlias = Product | FeatureLayer | Sum
+
+
+def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[Link | FeatureLink | ShortcutLink]]:
     """Return the standardizer and the layers that compute `outputs`.
 
     Raises
@@ -153,15 +190,22 @@ def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[
                 f"the outputs of {brief(last.name)} are scaled or shifted, and this cannot be folded into a layer"
             )
         outputs = outputs.times(np.eye(len(last.W), dtype=dtype))
-    links: list[Link | FeatureLink] = []
+    layers: list[AnyLayer] = []
     expression = outputs
     while (layer := expression.layer) is not None:
+        layers.append(layer)
         expression = layer.A_prev
-        standardizer, before = None, expression.affine
-        if expression.layer is None:
-            standardizer, before = before.split(layer.inputs)
-        links.append(layer.link(before, dtype))
-    return standardizer, links[::-1]
+    layers.reverse()
+    standardizer, before = expression.affine.split(layers[0].inputs)
+    next_of: dict[AnyLayer | None, int] = {None: 0}  # for each layer, the index of the next one
+    links: list[Link | FeatureLink | ShortcutLink] = []
+    for layer in layers:
+        if isinstance(layer, Sum):
+            links.append(ShortcutLink(next_of[layer.source], layer.inputs))
+        else:
+            links.append(layer.link(layer.A_prev.affine if links else before, dtype))
+        next_of[layer] = len(links)
+    return standardizer, links
 
 
 def _fold(layer: Product, before: Affine, dtype: str) -> tuple[np.ndarray, np.ndarray]:

@@ -24,7 +24,7 @@ from deepnotes.utils.extras import import_optional
 from deepnotes.utils.wording import brief, join_names, reason
 
 MAX_NODES = 10_000
-"""The largest number of nodes in a file; a dense chain of a hundred layers has about a thousand."""
+"""The largest number of nodes in a file; a hundred dense layers have about a thousand."""
 MAX_BYTES = (1 << 31) - 1
 """The largest size of a file in bytes."""
 FOLDING = 1 << 20, 8
@@ -179,7 +179,7 @@ class _Reader:
         if len(inputs) != 1:
             raise ModelFileError(
                 f"its output {brief(repr(output))} depends on {len(inputs)} inputs ({brief(join_names(inputs))}), "
-                "but a dense chain has one input"
+                "but a chain of layers has one input"
             )
         classes = self._classes([node for node, _ in producers.values()])
         is_ours = self.model.producer_name == "deepnotes"

@@ -3,7 +3,7 @@
 A value contains samples; it has a :class:`~deepnotes.network.formats.onnx_shapes.Shape`. If it is an affine function of
 the outputs of a layer, it has an expression. Otherwise it may be an intermediate result of an activation that
 consists of several nodes. Such a value only has candidates: normal forms, which are compared with those of activations.
-If a layer or the output needs a value without an expression, the graph is not a dense chain, and is refused.
+If a layer or the output needs a value without an expression, the graph is not a chain of layers, and is refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from deepnotes.equations.activations import SELU
 from deepnotes.network.formats.affine import IDENTITY, Affine
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.composing import Expression, FeatureLayer, Product, compose
+from deepnotes.network.formats.composing import AnyLayer, Expression, FeatureLayer, Product, Sum, compose
 from deepnotes.network.formats.normal_forms import DEFAULTS, Form, Forms
 from deepnotes.network.formats.onnx_file import FOLDED, FOLDING, ML, Graph, Node
 from deepnotes.network.formats.onnx_shapes import SAMPLES, UNKNOWN, Mismatch, Shape, positive
@@ -36,7 +36,7 @@ There may be several: an operation before an activation may also be the first op
 MAX_NUMBERS = 8
 """The largest number of distinct constants in the expression of an activation with an option."""
 MAX_IDENTITIES = 1 << 26
-"""The largest size in bytes of all matrices that are only needed since an activation follows a layer by feature."""
+"""The largest size in bytes of all matrices that are needed only since an activation does not follow a dense layer."""
 AFFINE = {"Add", "Sub", "Mul", "Div", "Neg"}
 TRANSPARENT = {"Identity", "Dropout"}
 REASONS = {
@@ -54,12 +54,12 @@ REASONS = {
 """The reasons why operations are refused, always or with some attributes."""
 NO_WEIGHTS = "has no constant matrix of weights"
 NO_MATRICES = "has operands that are not matrices"
-NO_CHAIN = "cannot be part of a dense chain"
+NO_CHAIN = "cannot be part of a chain of layers"
 UNSUPPORTED_SIZES = "computes with the shape of samples by an unsupported operation"
 
 
 class Refusal(ModelFileError):
-    """A graph has a node that cannot be part of a dense chain."""
+    """A graph has a node that cannot be part of a chain of layers."""
 
 
 class Candidate(NamedTuple):
@@ -79,7 +79,7 @@ class Value:
     dtype : str
     expression : Expression or None
         None if the value is not an affine function of a layer's outputs.
-    candidates : dict of Product or FeatureLayer to Candidate
+    candidates : dict of AnyLayer to Candidate
         The value as a function of what a layer without an activation computes, by this layer.
     culprit : Node or None
         The first node whose result has no expression, if this value has none.
@@ -90,7 +90,7 @@ class Value:
     shape: Shape
     dtype: str
     expression: Expression | None
-    candidates: Mapping[Product | FeatureLayer, Candidate]
+    candidates: Mapping[AnyLayer, Candidate]
     culprit: Node | None = None
     number: float | None = None
 
@@ -128,7 +128,7 @@ class Walk:
         Raises
         ------
         ModelFileError
-            If the graph is not a dense chain.
+            If the graph is not a chain of layers.
         """
         for i, node in enumerate(self.graph.nodes):
             self.node = node
@@ -238,8 +238,10 @@ class Walk:
         expression = self._affine(op, operands, shape, constants) if op in AFFINE and len(values) == 1 else None
         candidates = self._candidates(op, operands, values, attributes)
         expression = self._with_activation(candidates) or expression
+        if expression is None and op == "Add" and len(values) == len(operands) == 2:
+            expression = self._residual(*values)
         layer = expression.layer if expression is not None else None
-        if layer is not None and layer.is_affine and self.forms:
+        if layer is not None and (layer.is_affine or isinstance(layer, Sum)) and self.forms:
             argument = Candidate(self.forms.table.variable(), frozenset())
             candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), layer: argument}
         culprit = None if expression is not None else next((v.culprit for v in values if v.culprit), self.node)
@@ -272,6 +274,16 @@ class Walk:
             return self._then(self._then(value.expression, "Mul", -1.0), "Add", c)
         return self._then(value.expression, op, c) if op in {"Add", "Mul"} else None
 
+    def _residual(self, first: Value, second: Value) -> Expression | None:
+        """Return the sum of two values if one is a residual block whose inputs are the other, else None."""
+        size, (x, y) = first.shape.size, (first.expression, second.expression)
+        if x is None or y is None or first.shape.sizes != second.shape.sizes or size == UNKNOWN:
+            return None
+        for block, source in ((x, y), (y, x)):
+            if block.is_block_of(source, size):
+                return Expression(Sum(block, source.layer, size))
+        return None
+
     def _then(self, expression: Expression, op: str, c: Any) -> Expression:
         """Return an expression followed by an operation with a constant; errors name the current node."""
         self.spend(np.size(c) * 32 if np.size(c) > 1 else 0)
@@ -299,11 +311,11 @@ class Walk:
 
     def _candidates(
         self, op: str, operands: Sequence[Operand], values: list[Value], attributes: Mapping[str, Any]
-    ) -> dict[Product | FeatureLayer, Candidate]:
+    ) -> dict[AnyLayer, Candidate]:
         """Return the result of an operation as a function of each linear value on which all `values` depend."""
         if self.forms is None or any(not isinstance(operand, Value) and operand.size != 1 for operand in operands):
             return {}
-        table, result = self.forms.table, dict[Product | FeatureLayer, Candidate]()
+        table, result = self.forms.table, dict[AnyLayer, Candidate]()
         attributes = {**DEFAULTS.get(op, {}), **attributes}
         constants = {x for x in attributes.values() if isinstance(x, float)}
         constants |= {float(operand.item()) for operand in operands if not isinstance(operand, Value)}
@@ -320,7 +332,7 @@ class Walk:
                 result[base] = Candidate(form, frozenset(sorted(numbers)[: MAX_NUMBERS + 1]))
         return result
 
-    def _with_activation(self, candidates: Mapping[Product | FeatureLayer, Candidate]) -> Expression | None:
+    def _with_activation(self, candidates: Mapping[AnyLayer, Candidate]) -> Expression | None:
         """Return a layer with an activation, for the first candidate that is recognized as an activation, or None."""
         assert self.forms is not None or not candidates
         for base, (form, numbers) in candidates.items():
@@ -328,8 +340,8 @@ class Walk:
                 return Expression(replace(self._dense(base), g=g))
         return None
 
-    def _dense(self, base: Product | FeatureLayer) -> Product:
-        """Return a dense layer without an activation; its weights are the identity if `base` is a layer by feature."""
+    def _dense(self, base: AnyLayer) -> Product:
+        """Return a dense layer without an activation; its weights are the identity unless `base` is one."""
         if isinstance(base, Product):
             return base
         self.identities += 4 * base.inputs**2

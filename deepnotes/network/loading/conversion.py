@@ -7,8 +7,9 @@ import numpy as np
 
 from deepnotes.backends.base import Backend
 from deepnotes.equations.array import Namespace
-from deepnotes.network.formats.chain import Chain, FeatureLink, Link
+from deepnotes.network.formats.chain import Chain, FeatureLink, Link, ShortcutLink
 from deepnotes.network.network import Network
+from deepnotes.nn.layers import Layer, Shortcut
 from deepnotes.nn.plan import Layout
 
 
@@ -21,8 +22,10 @@ def network_of(chain: Chain, backend: str | Backend | None = None) -> Network:
         As for :func:`deepnotes.get_backend`.
     """
     chain = chain.with_folded_target()
-    links = cast(Sequence[Link | FeatureLink], chain.links)  # no others are read from files
-    layers = [link.layer for link in links]
+    links = cast(Sequence[Link | FeatureLink | ShortcutLink], chain.links)  # no others are read from files
+    layers: list[Layer] = [
+        Shortcut(i - link.source) if isinstance(link, ShortcutLink) else link.layer for i, link in enumerate(links)
+    ]
     layout = Layout(chain.inputs, layers)
     parameters: Any = [link.parameters for link in links]
     theta = layout.join(cast(Namespace, np), parameters)

@@ -20,7 +20,7 @@ SUPPORTED = (
     "Gemm and MatMul with constant weights; affine functions with constants before and after them (Add, Sub, Mul, Div, "
     "Neg, Scaler, BatchNormalization); Identity, Dropout, Cast; Flatten, Reshape, Transpose, Squeeze and Unsqueeze if "
     "they keep the order of each sample's numbers; LinearClassifier and LinearRegressor; PRelu; "
-    "LayerNormalization over the features; and the activations "
+    "LayerNormalization over the features; residual blocks; and the activations "
     f"{', '.join(sorted(LIBRARY))}, as the common exporters write them"
 )
 
@@ -28,7 +28,7 @@ SUPPORTED = (
 def from_onnx(
     path: str | PathLike[str], *, backend: str | Backend | None = None, output: str | None = None
 ) -> "Network":
-    """Return the network in an ONNX file: a chain of dense layers, activations, PReLU and LayerNorm.
+    """Return the network in an ONNX file: dense layers, activations, PReLU, LayerNorm and residual blocks.
 
     Samples are columns of the network's arrays, even if they are rows in the file. Standardization before the first
     layer becomes a :class:`~deepnotes.Standardizer`; class names and metadata are kept. Weights in half precision

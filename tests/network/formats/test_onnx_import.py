@@ -1,4 +1,4 @@
-"""Import of dense chains from ONNX files: deepnotes and ONNX Runtime agree within the error bounds."""
+"""Import of chains of layers from ONNX files: deepnotes and ONNX Runtime agree within the error bounds."""
 
 import io
 import logging

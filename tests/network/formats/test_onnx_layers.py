@@ -146,6 +146,80 @@ def test_nodes_that_no_layer_computes_are_refused(name: str, tmp_path: Path) -> 
         dn.from_onnx(write(chain(*steps, opset=20), tmp_path))
 
 
+W = rng.normal(size=(5, 5))
+SQUARE, BEFORE = ("Gemm", W, b1), ("Gemm", rng.normal(size=(3, 3)))
+BLOCKS: dict[str, tuple[list[Any], list[tuple[int, int]], list[Any]]] = {
+    "of a hidden layer": ([FIRST, ("Relu",), SQUARE, LAST], [(1, 2)], [
+        dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)]), dn.Dense(2)]),
+    "of a linear layer": ([FIRST, SQUARE, ("Tanh",), LAST], [(0, 2)], [
+        dn.Dense(5), dn.Residual([dn.Dense(5, "tanh")]), dn.Dense(2)]),
+    "of the inputs": ([BEFORE, ("Tanh",), FIRST], [(-1, 1)], [dn.Residual([dn.Dense(3, "tanh")]), dn.Dense(5)]),
+    "of standardized inputs": ([("Div", np.array([2.0, 3.0, 4.0])), BEFORE, ("Tanh",), FIRST], [(0, 2)], [
+        dn.Residual([dn.Dense(3, "tanh")]), dn.Dense(5)]),
+    "before the outputs": ([FIRST, ("Relu",), SQUARE, ("Mul", 2.0)], [(1, 3)], [
+        dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)])]),
+    "with an activation after it": ([FIRST, ("Relu",), SQUARE, ("Relu",), LAST], [(1, 2)], [
+        dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)]), dn.Dense(5, "relu"), dn.Dense(2)]),
+    "that is scaled": ([FIRST, ("Relu",), SQUARE, ("Mul", b1), LAST], [(1, 2)], [
+        dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)]), dn.Dense(2)]),
+    "with normalizations": ([FIRST, norm(5), SQUARE, ("Relu",), SQUARE, norm(5), LAST], [(0, 4)], [
+        dn.Dense(5), dn.Residual([Norm, dn.Dense(5, "relu"), dn.Dense(5)]), Norm, dn.Dense(2)]),
+    "nested": ([FIRST, ("Relu",), SQUARE, ("Tanh",), SQUARE, LAST], [(3, 4), (1, 4)], [
+        dn.Dense(5, "relu"), dn.Residual([dn.Dense(5, "tanh"), dn.Residual([dn.Dense(5)])]), dn.Dense(2)]),
+    "one after the other": ([FIRST, SQUARE, ("Tanh",), SQUARE, LAST], [(0, 2), (2, 3)], [
+        dn.Dense(5), dn.Residual([dn.Dense(5, "tanh")]), dn.Residual([dn.Dense(5)]), dn.Dense(2)]),
+}  # fmt: skip
+"""A chain; for each sum, the steps whose results are added (-1 is the input); and the layers."""
+
+
+def with_sums(steps: list[Any], sums: list[tuple[int, int]], swapped: bool = False, **settings: Any) -> Any:
+    """Return a chain in which the results of two steps are added, and the next step reads the sum."""
+    content = chain(*steps, opset=20, **settings)
+    nodes, latest = list(content.graph.node), dict[str, str]()
+    names = [content.graph.input[0].name, *(node.output[0] for node in nodes)]
+    del content.graph.node[:]
+    for i, node in enumerate(nodes):
+        node.input[0] = latest.get(node.input[0], node.input[0])
+        content.graph.node.append(node)
+        for number, (start, end) in enumerate(sums):
+            if end == i:
+                first = latest.get(names[start + 1], names[start + 1])
+                terms = [first, latest.get(names[end + 1], names[end + 1])]
+                content.graph.node.append(helper.make_node("Add", terms[::-1] if swapped else terms, [f"sum{number}"]))
+                latest[names[end + 1]] = f"sum{number}"
+    content.graph.output[0].name = latest.get(names[-1], names[-1])
+    return content
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sums_become_residual_blocks(name: str, swapped: bool, tmp_path: Path) -> None:
+    steps, sums, layers = BLOCKS[name]
+    content = with_sums(steps, sums, swapped)
+    net = dn.from_onnx(write(content, tmp_path), backend="numpy")
+    assert net.layers == dn.Network(layers, 3, backend="numpy").layers
+    expected = run(content, X.astype("float32"))
+    np.testing.assert_allclose(net.predict(X.T).T, expected, rtol=0, atol=1e-5 * abs(expected).max())
+
+
+NO_BLOCKS: dict[str, tuple[list[Any], list[tuple[int, int]]]] = {
+    "a value twice": ([FIRST, ("Relu",), LAST], [(1, 1)]),
+    "the inputs of an activation": ([FIRST, ("Tanh",), LAST], [(0, 1)]),
+    "a scaled shortcut": ([FIRST, ("Relu",), ("Mul", b1), SQUARE, LAST], [(2, 3)]),
+    "a scaled block": ([FIRST, ("Relu",), SQUARE, ("Tanh",), ("Mul", 2.0), LAST], [(1, 4)]),
+    "raw and scaled inputs": ([("Neg",), BEFORE, ("Tanh",), FIRST], [(-1, 2)]),
+    "negated inputs": ([("Neg",), BEFORE, ("Tanh",), FIRST], [(0, 2)]),
+    "one number and many": ([("Gemm", W1[:, :1]), ("Tanh",), ("Gemm", np.ones((1, 5))), ("Tanh",), LAST], [(1, 3)]),
+    "scaled outputs": ([FIRST, ("Relu",), SQUARE, ("Mul", 2.0)], [(1, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", NO_BLOCKS)
+def test_other_sums_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(dn.ModelFileError, match=r"\(Add\)|outputs of Shortcut are scaled"):
+        dn.from_onnx(write(with_sums(*NO_BLOCKS[name]), tmp_path))
+
+
 def test_an_activation_of_several_nodes_after_a_normalization_is_recognized(tmp_path: Path) -> None:
     content = chain(FIRST, norm(5), ("Sigmoid",), LAST)
     content.graph.node[2].output[0] = "gate"

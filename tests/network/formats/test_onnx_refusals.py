@@ -1,4 +1,4 @@
-"""ONNX files that are invalid or not dense chains are refused with a ModelFileError that names the node."""
+"""ONNX files that are invalid or not chains of layers are refused with a ModelFileError that names the node."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def refusal(content: Any, folder: Path, **options: Any) -> str:
 
 
 REFUSED: dict[str, Any] = {
-    "an unsupported layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) cannot be part of a dense chain"),
+    "an unsupported layer": ([("Conv", np.ones((1, 1, 1, 1)))], r"node 'n0' \(Conv\) cannot be part of a chain of"),
     "an unsupported activation": ([DENSE, ("HardSigmoid",)], r"node 'n1' \(HardSigmoid\) is an unsupported activation"),
     "an unsupported domain": ([DENSE, ("com.example.Relu",)], r"node 'n1' \(com\.example\.Relu\) cannot be part"),
     "an activation first": ([("Relu",), DENSE], r"node 'n0' \(Relu\) cannot be part"),
@@ -51,8 +51,8 @@ REFUSED: dict[str, Any] = {
     "a bias of the wrong size": (
         [("Gemm", W, np.ones(3))], r"'n0' \(Gemm\) has a .* \(3,\) that does not fit .* \(4,\)"),
     "inputs that become infinite": ([("Div", 0.0), DENSE], r"'n0' \(Div\) produces numbers that are not finite"),
-    "reciprocals of the inputs": ([("Div", 1.0, ...), DENSE], r"'n0' \(Div\) cannot be part of a dense chain"),
-    "reciprocals of the outputs": ([DENSE, ("Div", 1.0, ...)], r"'n1' \(Div\) cannot be part of a dense chain"),
+    "reciprocals of the inputs": ([("Div", 1.0, ...), DENSE], r"'n0' \(Div\) cannot be part of a chain of layers"),
+    "reciprocals of the outputs": ([DENSE, ("Div", 1.0, ...)], r"'n1' \(Div\) cannot be part of a chain of layers"),
     "no dense layer": ([("Identity",)], "it has no dense layer"),
     "a scaling without a dense layer": ([("Mul", 2.0)], "it has no dense layer"),
 }  # fmt: skip
@@ -74,14 +74,14 @@ def test_a_softmax_over_axis_0_is_refused_before_opset_13(tmp_path: Path) -> Non
     assert "node 'n2' (Softmax) is not over the features" in refusal(chain(*steps, opset=12), tmp_path)
 
 
-def test_a_graph_with_a_skip_connection_is_refused(tmp_path: Path) -> None:
-    constants = {"W": W.astype("float32"), "V": np.eye(4, dtype="float32")}
+def test_a_graph_with_parallel_layers_is_refused(tmp_path: Path) -> None:
+    constants = {"W": W.astype("float32"), "V": 2 * W.astype("float32")}
     nodes = [
         helper.make_node("MatMul", ["in", "W"], ["h"], name="first"),
-        helper.make_node("MatMul", ["h", "V"], ["z"], name="second"),
-        helper.make_node("Add", ["h", "z"], ["out"], name="skip"),
+        helper.make_node("MatMul", ["in", "V"], ["z"], name="second"),
+        helper.make_node("Add", ["h", "z"], ["out"], name="sum"),
     ]
-    assert "node 'skip' (Add) cannot be part of a dense chain" in refusal(model(nodes, constants, "out"), tmp_path)
+    assert "node 'sum' (Add) cannot be part of a chain of layers" in refusal(model(nodes, constants, "out"), tmp_path)
 
 
 def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
@@ -100,14 +100,14 @@ def test_a_gelu_with_a_wrong_constant_is_refused(tmp_path: Path) -> None:
         if is_gelu:
             assert dn.from_onnx(write(content, tmp_path)).layers == (dn.Dense(4, "gelu"),)
         else:
-            assert "node 'gelu' (Erf) cannot be part of a dense chain" in refusal(content, tmp_path)
+            assert "node 'gelu' (Erf) cannot be part of a chain of layers" in refusal(content, tmp_path)
 
 
 def test_weights_that_are_graph_inputs_are_refused(tmp_path: Path) -> None:
     content = chain(DENSE)
     del content.graph.initializer[0]
     content.graph.input.append(helper.make_tensor_value_info("c0_1", 1, [3, 4]))
-    assert "depends on 2 inputs (c0_1, in), but a dense chain has one input" in refusal(content, tmp_path)
+    assert "depends on 2 inputs (c0_1, in), but a chain of layers has one input" in refusal(content, tmp_path)
 
 
 def test_weights_of_different_dtypes_are_refused(tmp_path: Path) -> None:

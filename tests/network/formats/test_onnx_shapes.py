@@ -1,4 +1,4 @@
-"""ONNX graphs with reshaping nodes are read if they treat all samples alike, as a dense chain does."""
+"""ONNX graphs with reshaping nodes are read if they treat all samples alike, as a chain of layers does."""
 
 from pathlib import Path
 from typing import Any
