@@ -362,7 +362,10 @@ def outcome(case: Case, seed: int) -> dict[str, Any]:
             deviation = np.abs(net.predict(batch.T).T - expected[: len(batch)]).max() / np.abs(expected).max()
             if not deviation <= (HALF_TOLERANCE if exported.outputs.dtype == np.float16 else TOLERANCE):
                 return {"outcome": "wrong", "why": f"predictions are off by {deviation:.2g}"}
-        layers = ", ".join(f"{layer.units} {layer.g.name}" for layer in net.layers)  # type: ignore[attr-defined]
+        layers = ", ".join(
+            f"{layer.units} {layer.g.name}" if isinstance(layer, dn.Dense) else repr(layer)  # type: ignore[attr-defined]
+            for layer in net.layers
+        )
         return {"outcome": "read", "layers": layers, "off": float(f"{deviation:.1g}")}
 
 

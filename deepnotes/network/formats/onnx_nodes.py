@@ -583,7 +583,7 @@ class Walk:
     def layer_normalization(self, node: Node) -> Value:
         """Read a layer normalization over all features of each sample."""
         value, axis = self.value(node), int(node.attributes.get("axis", -1))
-        epsilon = float(node.attributes.get("epsilon", 1e-5))
+        epsilon = float(str(np.float32(node.attributes.get("epsilon", 1e-5))))  # 1e-05, not 9.999999747378752e-06
         scale, bias = self.constant(node, 1), self.constant(node, 2)
         if not value.shape.old_softmax_over(axis):
             raise self.refusal(f"is not over the features of each sample, whose shape is {value.shape.features}")

@@ -267,5 +267,6 @@ def test_pytorch_exports_are_read(dtype: str, tmp_path: Path) -> None:
     assert [type(layer) for layer in net.layers] == [
         dn.LayerNorm, dn.Dense, dn.PReLU, dn.LayerNorm, dn.Dense, dn.Dense
     ]  # fmt: skip
+    assert net.layers[0] == dn.LayerNorm(1e-5)
     tolerance = 1e-12 if dtype == "float64" else 1e-5
     np.testing.assert_allclose(net.predict(X.T).T, module(inputs).detach().numpy(), rtol=tolerance, atol=tolerance)
