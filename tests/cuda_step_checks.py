@@ -1,4 +1,4 @@
-"""More checks of the CUDA kernels: gradient norms, decisions, updates, masks, 16-bit rounding, embeddings."""
+"""More checks of CUDA kernels: norms, decisions, updates, masks, 16-bit rounding, embeddings, batch normalization."""
 
 from collections.abc import Callable
 from math import fsum, isfinite, sqrt
@@ -8,7 +8,7 @@ import numpy as np
 from cuda_checks import CONTROL, PROCESSORS, assert_within, exact, launch, place
 from cuda_shim import Host
 
-from deepnotes.backends import SGD, Adam, AdamW, Context, Dense, Embedding, Layout, RMSProp
+from deepnotes.backends import SGD, Adam, AdamW, BatchNorm, Context, Dense, Embedding, Layout, RMSProp
 from deepnotes.backends.bounds import Bounds, gamma
 from deepnotes.equations import EQUATIONS
 from deepnotes.equations.ops import Ops
@@ -29,7 +29,7 @@ def norms(host: Host) -> None:
             theta[::3] = 0  # the sign of 0 is 0
             before, (blocks, threads) = g.copy(), grid("gradient_norm", p, dtype=dtype, processors=PROCESSORS)
             partial, L = np.full((blocks[0], 3), 7.0), place(rng.random(5 * p + 1), dtype)
-            launch(host, "gradient_norm", p, 1, g, theta, p, decaying, l1, l2, L, len(L), partial)
+            launch(host, "gradient_norm", p, 1, g, theta, p, p, decaying, l1, l2, L, len(L), partial)
             decays = exact(dtype, np.asarray(np.arange(p) < decaying, dtype))
             expected = exact(dtype, before)
             for factor, add_gradient in ((l2, ops.l2_gradient), (l1, ops.l1_gradient)):
@@ -41,10 +41,22 @@ def norms(host: Host) -> None:
             assert partial[:, 1].max() == abs(g).max()
             losses = fsum(map(float, L))
             assert abs(partial[:, 2].sum() - losses) <= gamma(len(L) + 1, 2.0**-53) * losses
+            changes = place([*before, 2.0**90, -5.0], dtype, shift)  # the changes of two statistics follow
+            host.launch(
+                "gradient_norm", blocks, threads, changes, theta, p, p + 2, decaying, l1, l2, L, len(L), partial
+            )
+            assert (changes == [*g, 2.0**90, -5.0]).all()
+            assert abs(partial[:, 0].sum() - fsum(squares)) <= gamma(p + 1, 2.0**-53) * fsum(squares)
+            assert partial[:, 1].max() == abs(g).max()
             for value in (np.nan, np.inf, -np.inf):
+                changes[p + 1] = value
+                host.launch(
+                    "gradient_norm", blocks, threads, changes, theta, p, p + 2, decaying, 0.0, 0.0, L, len(L), partial
+                )
+                assert np.isnan(partial[:, :2]).any(axis=0).all()
                 g[...] = before
                 g[p // 2] = value
-                host.launch("gradient_norm", blocks, threads, g, theta, p, decaying, l1, l2, L, len(L), partial)
+                host.launch("gradient_norm", blocks, threads, g, theta, p, p, decaying, l1, l2, L, len(L), partial)
                 assert not np.isfinite(partial[:, 0]).all()
                 assert np.array_equal(partial[:, 1].max(), abs(value), equal_nan=True)
 
@@ -71,7 +83,7 @@ def verdicts(host: Host) -> None:
             L[m // 2] = loss
             blocks, threads = grid("gradient_norm", len(g), dtype=dtype, processors=PROCESSORS)
             partial = np.zeros((blocks[0], 3))
-            host.launch("gradient_norm", blocks, threads, g, g, len(g), 0, 0.0, 0.0, L, m, partial)
+            host.launch("gradient_norm", blocks, threads, g, g, len(g), len(g), 0, 0.0, 0.0, L, m, partial)
             control, scalars = np.zeros(1, CONTROL), rng.random((4, 4))
             scalars[2, 0] = rate
             control[["loss_sum", "weight_sum", "step", "updates"]] = (3.0, 2.0, 2**33, 2)
@@ -280,6 +292,37 @@ def embeddings(host: Host) -> None:
         np.testing.assert_array_equal(A.T, layer.forward(numpy, parameters, X.T, Context(1, 0, None))[0])
 
 
+def batch_norms(host: Host) -> None:
+    """``normalize_batch``, ``differentiate_batch`` and ``normalize``, within the bounds; also for a single sample."""
+    dtype, rng, ops = host.dtype, np.random.default_rng(13), Bounds(host.dtype).ops
+    layer = BatchNorm(0.5, momentum=0.3)
+    for n, m in [(1, 1), (1, 7), (3, 2), (33, 1), (33, 40), (70, 65), (5, 300)]:
+        X, D, values, statistics = (
+            place(rng.normal(size=shape) + 1, dtype, shift)
+            for shape, shift in (((m, n), 0), ((m, n), 1), ((2, n), 1), ((2, n), 0))
+        )
+        statistics[1] = abs(statistics[1])
+        names = list(layer.parameters(n))
+        rows = zip(names, (*values, *statistics), strict=True)
+        parameters = {name: exact(dtype, x[None]) for name, x in rows}
+        A, X_hat, E = (place(np.full((m, n), 7.0), dtype) for _ in range(3))
+        moments, gradients, changes = (place(np.full((k, n), 7.0), dtype) for k in (3, 2, 2))
+        what = f"{n} features of {m} samples"
+        for step in (None, ops.xp.asarray(0, dtype=ops.xp.int64)):
+            expected, cache = layer.forward(ops, parameters, exact(dtype, X), Context(1, 0, step))
+            if step is None:
+                launch(host, "normalize", n, m, X, values, statistics, A, n, m, 0.5)
+            else:
+                launch(host, "normalize_batch", n, m, X, values, statistics, A, X_hat, moments, n, m, 0.5)
+            assert_within(A.T, expected, f"{what}, {step}")
+        operands = D, X_hat, moments, values, statistics, E, gradients, changes
+        launch(host, "differentiate_batch", n, m, *operands, n, m, 0.3)
+        dA_prev, expected_gradients = layer.backward(ops, parameters, cache, exact(dtype, D))
+        assert_within(E.T, dA_prev, f"the derivative of {what}")
+        for name, found in zip(names, (*gradients, *changes), strict=True):
+            assert_within(found[:, None], expected_gradients[name], f"{name} of {what}")
+
+
 STEP_CHECKS: dict[str, Callable[[Host], None]] = {
-    f.__name__: f for f in (norms, verdicts, epochs, updates, masks, noises, rounding, embeddings)
+    f.__name__: f for f in (norms, verdicts, epochs, updates, masks, noises, rounding, embeddings, batch_norms)
 }

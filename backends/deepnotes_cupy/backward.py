@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from deepnotes_cupy import geometry
 from deepnotes_cupy.forward import Cache, Masks, dropout
 from deepnotes_cupy.lowering import (
+    BatchNormRow,
     DenseRow,
     DropoutRow,
     EmbeddingRow,
@@ -105,7 +106,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     # The gradient of W and b is not needed before the update, so it is computed beside the derivatives of the layers
     # before. Then dZ must not be overwritten, so each layer has memory of its own for it.
     other = None if tape.concurrent else tape.empty(D.size)
-    first = next(i for i, cache in enumerate(caches) if isinstance(cache.row, DenseRow | FeatureRow | EmbeddingRow))
+    first = next(i for i, cache in enumerate(caches) if not isinstance(cache.row, DropoutRow | NoiseRow))
     shortcuts: dict[int, list[Any]] = {}  # the derivatives to add to those by the outputs of the first rows, by number
     for index in range(len(caches) - 1, first - 1, -1):
         cache = caches[index]
@@ -123,9 +124,10 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
         if isinstance(row, EmbeddingRow):
             embedding_gradient(tape, row, g, D, cache.A_prev, m)
             continue
-        if isinstance(row, FeatureRow):
+        if isinstance(row, FeatureRow | BatchNormRow):
             dA = tape.empty(m * row.n_prev) if other is None or index == first else other
-            feature_backward(tape, cache, theta, g, m, D, dA)
+            of_layer = feature_backward if isinstance(row, FeatureRow) else batch_norm_backward
+            of_layer(tape, cache, theta, g, m, D, dA)
             D, other = dA, None if other is None else D
             continue
         if dZ is None:
@@ -182,6 +184,15 @@ def feature_backward(tape: Tape, cache: Cache, theta: Any, g: Any, m: int, D: An
     with tape.aside():
         for k, place in enumerate(row.parameters):
             mean_over_samples(tape, D if k in row.in_place else terms[k * size : (k + 1) * size], row.n, g[place], m)
+
+
+def batch_norm_backward(tape: Tape, cache: Cache, theta: Any, g: Any, m: int, D: Any, dA_prev: Any) -> None:
+    """Append the backward pass of a batch normalization: D holds dA; it writes dA_prev, the gradients and changes."""
+    row, X_hat = cache.row, cache.Z
+    assert isinstance(row, BatchNormRow)
+    parameters = X_hat[m * row.n :], theta[row.place], theta[row.running]
+    results = dA_prev, g[row.place], g[row.running]
+    tape.launch("differentiate_batch", (row.n, m), D, X_hat, *parameters, *results, row.n, m, row.momentum)
 
 
 def embedding_gradient(tape: Tape, row: EmbeddingRow, g: Any, D: Any, X: Any, m: int) -> None:

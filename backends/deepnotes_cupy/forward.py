@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from deepnotes_cupy.lowering import DenseRow, DropoutRow, EmbeddingRow, FeatureRow, NoiseRow, Row, ShortcutRow
+from deepnotes_cupy.lowering import (
+    BatchNormRow,
+    DenseRow,
+    DropoutRow,
+    EmbeddingRow,
+    FeatureRow,
+    NoiseRow,
+    Row,
+    ShortcutRow,
+)
 from deepnotes_cupy.tape import Tape
 
 
@@ -62,6 +71,10 @@ def forward(
                 add_noise(tape, row, source, A, m, masks)
             caches.append(Cache(row, None, None, A))
             continue
+        if isinstance(row, BatchNormRow):
+            caches.append(normalize_batch(tape, row, theta, A, m))
+            A = caches[-1].A
+            continue
         if not isinstance(row, DenseRow):
             out = tape.empty(m * row.n)
             outputs = X, *(cache.A for cache in caches)
@@ -85,16 +98,30 @@ def sources_of(rows: Sequence[Row]) -> set[int]:
 
 
 def without_product(
-    tape: Tape, row: FeatureRow | ShortcutRow | EmbeddingRow, theta: Any, A_prev: Any, outputs: Sequence[Any], m: int,
-    A: Any,
+    tape: Tape, row: FeatureRow | ShortcutRow | EmbeddingRow | BatchNormRow, theta: Any, A_prev: Any,
+    outputs: Sequence[Any], m: int, A: Any,
 ) -> None:  # fmt: skip
-    """Add a layer that multiplies no matrices to the tape; it writes A. `outputs` are X and those of rows before."""
+    """Add a layer that multiplies no matrices to the tape; it writes A. `outputs` are X and those of rows before.
+
+    A batch normalization normalizes by its running statistics, as in a prediction.
+    """
     if isinstance(row, EmbeddingRow):
         tape.launch("embed", (row.n, m), A_prev, theta, tape.constant(row.outputs), A, row.n_prev, row.n, m)
+    elif isinstance(row, BatchNormRow):
+        parameters = theta[row.place], theta[row.running]
+        tape.launch("normalize", (row.n, m), A_prev, *parameters, A, row.n, m, row.epsilon)
     elif isinstance(row, ShortcutRow):
         tape.launch("add_arrays", (row.n, m), A_prev, outputs[row.source], A, row.n * m)
     else:
         tape.launch(row.forward, (row.n, m), A_prev, theta[row.place], A, row.n, m)
+
+
+def normalize_batch(tape: Tape, row: BatchNormRow, theta: Any, A_prev: Any, m: int) -> Cache:
+    """Add a batch normalization to the tape, and return its cache, in which Z is X_hat and the moments."""
+    A, Z = tape.empty(m * row.n), tape.empty((m + 3) * row.n)
+    operands = A_prev, theta[row.place], theta[row.running], A, Z, Z[m * row.n :]
+    tape.launch("normalize_batch", (row.n, m), *operands, row.n, m, row.epsilon)
+    return Cache(row, A_prev, Z, A)
 
 
 def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any = None) -> Any:
@@ -133,7 +160,7 @@ def predict(tape: Tape, rows: Sequence[Row], theta: Any, X: Any, m: int, out: An
                 multiplied = not last and isinstance(rows[number + 1], DenseRow)
                 activate(tape, row, theta, target, m, target, multiplied)
         else:
-            assert isinstance(row, FeatureRow | ShortcutRow | EmbeddingRow)
+            assert not isinstance(row, DropoutRow | NoiseRow)
             without_product(tape, row, theta, outputs[-1], outputs, m, target)
         outputs.append(target)
 

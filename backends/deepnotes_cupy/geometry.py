@@ -18,7 +18,8 @@ WAVES = 16
 """The largest number of blocks per multiprocessor; for larger arrays, each thread processes more elements."""
 ONE_BLOCK = ("check_update", "end_epoch")
 PER_SAMPLE = ("loss", "row_activation", "row_backward", "feature_forward", "feature_backward")
-TILES = ("bias_activation", "activation_backward", "sum_partials", "embed")
+BY_ROWS = ("bias_activation", "embed", "normalize")
+TILES = (*BY_ROWS, "activation_backward", "sum_partials", "normalize_batch", "differentiate_batch")
 
 
 def grid(
@@ -62,8 +63,8 @@ def grid(
         blocks_y = _clamp(-(-packs // (STRIP * lanes)), -(-max_blocks // blocks_x))
         return (blocks_x, blocks_y, 1), threads
     if kernel in TILES:
-        blocks_x, height = _tiles(n, dtype, threads, packed=kernel not in ("sum_partials", "embed"))
-        blocks_y = {"activation_backward": chunks, "sum_partials": 1}.get(kernel, -(-m // height))
+        blocks_x, height = _tiles(n, dtype, threads, packed=kernel in ("bias_activation", "activation_backward"))
+        blocks_y = chunks if kernel == "activation_backward" else -(-m // height) if kernel in BY_ROWS else 1
         limit = 65535 if kernel == "activation_backward" else -(-max_blocks // blocks_x)
         return (_clamp(blocks_x, max_blocks), _clamp(blocks_y, limit), 1), threads
     if kernel in ("gradient_norm", "weighted_sums"):

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 from deepnotes.backends import (
     Activation,
     ActivationFunction,
+    BatchNorm,
     Dense,
     Dropout,
     Embedding,
@@ -26,7 +27,7 @@ from deepnotes_cupy import generated
 from deepnotes_cupy.generated import Part
 from deepnotes_cupy.sources import Launch
 
-SUPPORTED = Supported(generates=True, by_feature=True, embeds=True, l1=True)
+SUPPORTED = Supported(generates=True, by_feature=True, batch_norm=True, embeds=True, l1=True)
 
 
 class LoweredActivation(NamedTuple):
@@ -115,9 +116,10 @@ def lower_loss(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> Low
     return LoweredLoss(Launch(kernels["loss"], part.options), fused, part)
 
 
-def lower_update(optimizer: Optimizer, dtype: str) -> LoweredUpdate:
-    """Return the kernel of an optimizer's update."""
-    step, slots = formulas.update(optimizer, dtype), len(optimizer.slots)
+def lower_update(optimizer: Optimizer, dtype: str, statistics: bool = False) -> LoweredUpdate:
+    """Return the kernel of an optimizer's update of parameters, or of statistics."""
+    formula = formulas.update_statistics if statistics else formulas.update
+    step, slots = formula(optimizer, dtype), len(optimizer.slots)
     names = step.numbers[1:]
     part = generated.update(step, slots, names)
     return LoweredUpdate(update_launch(part, slots), names, part)
@@ -226,7 +228,27 @@ class EmbeddingRow(NamedTuple):
     place: slice
 
 
-Row: TypeAlias = DenseRow | DropoutRow | NoiseRow | FeatureRow | ShortcutRow | EmbeddingRow
+class BatchNormRow(NamedTuple):
+    """A batch normalization.
+
+    Attributes
+    ----------
+    n_prev, n : int
+        They are equal.
+    place, running : slice
+        The slices of θ for gamma and beta, and for the running mean and variance.
+    epsilon, momentum : float
+    """
+
+    n_prev: int
+    n: int
+    place: slice
+    running: slice
+    epsilon: float
+    momentum: float
+
+
+Row: TypeAlias = DenseRow | DropoutRow | NoiseRow | FeatureRow | ShortcutRow | EmbeddingRow | BatchNormRow
 
 
 def lower(layers: Sequence[Layer], layout: Layout, dtype: str, training: bool) -> list[Row]:
@@ -248,6 +270,10 @@ def lower(layers: Sequence[Layer], layout: Layout, dtype: str, training: bool) -
             rows.append(DenseRow(index + 1, n_prev, n, slices[index, "W"], slices[index, "b"], g))
         elif type(layer) is Shortcut:
             rows.append(ShortcutRow(index + 1, n, before[index - layer.layers]))
+        elif type(layer) is BatchNorm:
+            gamma, beta, mean, variance = (slices[index, name] for name in layer.parameters(n))
+            place, running = slice(gamma.start, beta.stop), slice(mean.start, variance.stop)
+            rows.append(BatchNormRow(n_prev, n, place, running, layer.epsilon, layer.momentum))
         elif type(layer) is Embedding:
             rows.append(_embedding_row(layer, n_prev, n, [slices[index, table.key] for table in layer]))
         elif type(layer) is Dropout:
@@ -283,11 +309,12 @@ def _lower_layer(layer: Layer, dtype: str, inputs: int, outputs: int) -> tuple[l
 
 
 class Lowered(NamedTuple):
-    """A plan as kernels: those of its layers, of the loss and of the update."""
+    """A plan as kernels: those of its layers, of the loss, of the update, and of the update of statistics, if any."""
 
     rows: list[Row]
     loss: LoweredLoss
     update: LoweredUpdate
+    statistics: LoweredUpdate | None
 
 
 def lower_plan(plan: Plan) -> Lowered:
@@ -296,6 +323,7 @@ def lower_plan(plan: Plan) -> Lowered:
         lower(plan.layers, plan.layout, plan.dtype, training=True),
         lower_loss(plan.loss, plan.layers[-1], plan.dtype, plan.layout.sizes[-1]),
         lower_update(plan.optimizer, plan.dtype),
+        lower_update(plan.optimizer, plan.dtype, True) if plan.layout.trained < plan.layout.size else None,
     )
 
 
@@ -304,7 +332,8 @@ def stored_per_sample(rows: Sequence[Row], inputs: int, targets: int, factors: s
     widest = max(row.n for row in rows)
     stored = 2 * sum(row.n for row in rows)  # Z, A and the result of dropout
     stored += sum(len(row.parameters) * row.n + row.n_prev for row in rows if isinstance(row, FeatureRow))
-    stored += sum(row.n for row in rows if isinstance(row, EmbeddingRow))  # for the sums of chunks
+    # The sums of chunks, or the normalized inputs:
+    stored += sum(row.n for row in rows if isinstance(row, EmbeddingRow | BatchNormRow))
     if factors in ("bfloat16", "float16"):
         stored += (inputs + 2 * sum(row.n for row in rows)) // 2
     # The products that Tape.product_over_samples adds:

@@ -16,6 +16,7 @@ from deepnotes.backends import (
     Plan,
     State,
     Sums,
+    squared_norm,
 )
 from deepnotes_cupy import control
 from deepnotes_cupy.arrays import flatten_by_sample
@@ -130,7 +131,7 @@ class CupyProgram(EagerProgram):
             result = control.read(self._device.download(self._shared.control))
             g = self._shared.g.copy()
             cost = xp.asarray(float(result["cost"]), dtype=dtype)
-            return Gradient(cost, xp.asarray(m, dtype=dtype), g, xp.sum(g * g))
+            return Gradient(cost, xp.asarray(m, dtype=dtype), g, squared_norm(xp, self.plan.layout, g))
 
     def update(self, state: State, g: Any, rate: float) -> None:
         """Make one update with the gradient `g`; see :meth:`deepnotes.backends.Program.update`."""

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FILES = ("dense.cu", "steps.cu", "dropout.cu", "rounding.cu", "comparisons.cu", "inference.cu", "embedding.cu")
+FILES = (
+    "dense.cu",
+    "steps.cu",
+    "dropout.cu",
+    "rounding.cu",
+    "comparisons.cu",
+    "inference.cu",
+    "embedding.cu",
+    "batch_norm.cu",
+)
 """The files in the order in which they are joined; headers are inserted where they are first included."""
 REAL = {"float32": "float", "float64": "double"}
 """The C type that ``real`` stands for, by dtype."""

@@ -10,7 +10,7 @@ from deepnotes_cupy import control, geometry
 from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.forward import Masks, forward, round_weights, sources_of
-from deepnotes_cupy.lowering import DenseRow, lower_plan
+from deepnotes_cupy.lowering import DenseRow, LoweredUpdate, lower_plan
 from deepnotes_cupy.sources import kernels
 from deepnotes_cupy.tape import Tape
 
@@ -168,9 +168,15 @@ class Step:
             tape = Tape(device, plan.dtype, factors, concurrent, True, buffers)
             self._gradients.append((tape, self._gradient(tape, batch)))
         self.update = Tape(device, plan.dtype, factors)
-        p, decaying = plan.layout.size, plan.layout.decaying
-        operands = arrays.theta, shared.g, *arrays.slots, p, decaying, shared.control, shared.current
-        self.update.launch(shared.lowered.update.launch, (p,), *operands)
+        self._add_update(shared.lowered.update, slice(0, plan.layout.trained), plan.layout.decaying)
+        if shared.lowered.statistics is not None:
+            self._add_update(shared.lowered.statistics, slice(plan.layout.trained, plan.layout.size), -1)
+
+    def _add_update(self, update: LoweredUpdate, part: slice, decaying: int) -> None:
+        """Add the update of a part of θ to the tape."""
+        shared, p = self._shared, part.stop - part.start
+        arrays = [x[part] for x in (self._arrays.theta, shared.g, *self._arrays.slots)]
+        self.update.launch(update.launch, (p,), *arrays, p, decaying, shared.control, shared.current)
 
     def _batch(self, weighted: bool) -> Batch:
         """Return memory for a batch; X is gathered as a factor of products if nothing else reads it."""
@@ -197,7 +203,7 @@ class Step:
         Return the number of calls before the loss.
         """
         plan, shared, m, theta = self._plan, self._shared, self.m, self._arrays.theta
-        rows, loss, _ = shared.lowered
+        rows, loss = shared.lowered.rows, shared.lowered.loss
         if batch.half is not None:
             tape.keep_factor(batch.X, batch.half)
         rounded = round_weights(tape, theta, plan.layout.decaying)
@@ -210,8 +216,10 @@ class Step:
         if loss.fused and dZ is None:
             dZ = D[: m * row.n]
         backward(tape, caches, theta, shared.g, rounded, m, D, dZ, self._masks, self._scale)
-        p, decaying = plan.layout.size, plan.layout.decaying
-        tape.launch("gradient_norm", (p,), shared.g, theta, p, decaying, plan.l1, plan.l2, L, m, shared.partial)
+        p, size, decaying = plan.layout.trained, plan.layout.size, plan.layout.decaying
+        tape.launch(
+            "gradient_norm", (size,), shared.g, theta, p, size, decaying, plan.l1, plan.l2, L, m, shared.partial
+        )
         tape.launch(
             "check_update", (1,), shared.control, shared.partial, shared.blocks, m, shared.scalars, shared.columns,
             shared.current, plan.clip_norm or 0.0, 1e-4 * float(np.finfo(plan.dtype).max),

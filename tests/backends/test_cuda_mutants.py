@@ -97,6 +97,29 @@ MUTANTS = [
     Mutant("the last sample is left out", "embedding.cu", "j < end; j++", "j < end - 1; j++", "embeddings"),
     Mutant("samples beyond the last chunk", "embedding.cu", "rows < m ?", "rows < m + rows ?", "embeddings", BOUNDS),
     Mutant("the gradient of another number", "embedding.cu", "+ i - table[0]", "", "embeddings"),
+    Mutant(
+        "no barrier before the next sum",
+        "batch_norm.cu",
+        "__syncthreads();  // before",
+        "// before",
+        "batch_norms",
+        RACE,
+    ),
+    Mutant("a row of threads left out", "batch_norm.cu", "tile.height / 2;", "tile.height / 4;", "batch_norms"),
+    Mutant(
+        "the variance of the sample", "batch_norm.cu", "static_cast<double>(m) / (m - 1) : 1", "1 : 1", "batch_norms"
+    ),
+    Mutant("the variance of one sample", "batch_norm.cu", "(m > 1 ? static", "(m > 0 ? static", "batch_norms"),
+    Mutant("a derivative with its mean", "batch_norm.cu", "- mean - X_hat", "- X_hat", "batch_norms"),
+    Mutant(
+        "features beyond the last",
+        "batch_norm.cu",
+        "end = i < n ? m : 0;\n        double",
+        "end = m;\n        double",
+        "batch_norms",
+        BOUNDS,
+    ),
+    Mutant("changes are not checked", "steps.cu", "i < size; i += step", "i < p; i += step", "norms"),
     Mutant("one shuffle too few in a warp", "steps.cu", "int offset = 16;", "int offset = 8;", "norms"),
     Mutant(
         "one shuffle too few in a group",

@@ -23,7 +23,7 @@ with np.load(Path(__file__).parents[1] / "fixtures" / "batch_norm.npz") as file:
     STORED = dict(file)
 
 BACKENDS: dict[str, Any] = {"numpy": lambda: "numpy", "numba": lambda: "numba", "cupy": cupy_backend}
-PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "SectionedProgram"}
+PROGRAMS = {"numpy": "NumpyProgram", "numba": "NumbaProgram", "cupy": "CupyProgram"}
 NETWORKS: dict[str, list[dn.Layer]] = {
     "before": [dn.BatchNorm(), dn.Dense(7, "tanh"), dn.BatchNorm(0.01, momentum=0.3), dn.Dense(3)],
     "after": [dn.Dense(7), dn.BatchNorm(), dn.PReLU(), dn.Dense(3), dn.BatchNorm()],
@@ -120,16 +120,42 @@ def test_numba_trains_as_the_equations_do(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_moments_of_a_large_batch_are_accurate(dtype: str) -> None:
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_cupy_trains_as_the_equations_do(settings: str, dtype: str) -> None:
+    """The last batch has one sample."""
+    rng = np.random.default_rng(5)
+    inputs, targets = rng.normal(2, 3, size=(5, 101)), rng.normal(size=(3, 101))
+    options = {"shuffle": False, "batch_size": 20, **SETTINGS[settings]}
+    if "sample_weight" in options:
+        options["sample_weight"] = options["sample_weight"][:101]
+    flats, predictions, losses = [], [], []
+    for backend in (cupy_backend(), "numpy"):
+        net = dn.Network(AROUND, inputs=5, backend=backend, dtype=dtype, seed=0)
+        losses.append(net.fit(inputs, targets, epochs=2, **options).loss)
+        flats.append(net.flat())
+        predictions.append(np.hstack([net.predict(inputs), net.predict(inputs[:, :1])]))
+        if backend != "numpy":
+            assert type(net.backend.compile(net._training[1].plan)).__name__ == "CupyProgram"  # type: ignore[index]
+            assert type(net.inference).__name__ == "CupyInference"
+    tolerance = 2e-3 if dtype == "float32" else 1e-10
+    np.testing.assert_allclose(*losses, rtol=tolerance)
+    np.testing.assert_allclose(*flats, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(*predictions, rtol=0, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("backend", ["numba", "cupy"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_moments_of_a_large_batch_are_accurate(dtype: str, backend: str) -> None:
     """The mean is far from 0, compared to the variance, and the batch has many runs of samples."""
     rng = np.random.default_rng(6)
     inputs = rng.normal(30, 1, size=(5, 30_001)).astype(dtype)
-    net = dn.Network([dn.BatchNorm(momentum=1.0), dn.Dense(3)], inputs=5, backend="numba", dtype=dtype, seed=0)
+    net = dn.Network([dn.BatchNorm(momentum=1.0), dn.Dense(3)], 5, backend=BACKENDS[backend](), dtype=dtype, seed=0)
     net.fit(inputs, np.ones((3, 30_001)), epochs=1, batch_size=30_001, optimizer=dn.SGD(0.01))
     exact = inputs.astype(np.float64)
     unit = float(np.finfo(dtype).eps)
-    np.testing.assert_allclose(net.parameters["running_mean1"][:, 0], exact.mean(axis=1), rtol=8 * unit)
-    np.testing.assert_allclose(net.parameters["running_var1"][:, 0], exact.var(axis=1, ddof=1), rtol=32 * unit)
+    host = net.backend.to_numpy
+    np.testing.assert_allclose(host(net.parameters["running_mean1"])[:, 0], exact.mean(axis=1), rtol=8 * unit)
+    np.testing.assert_allclose(host(net.parameters["running_var1"])[:, 0], exact.var(axis=1, ddof=1), rtol=32 * unit)
 
 
 def test_an_optimizer_whose_update_of_statistics_has_no_formula_is_not_compiled() -> None:

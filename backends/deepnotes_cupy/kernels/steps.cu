@@ -30,11 +30,12 @@ struct SumOfSquares {
     }
 };
 
-// g += l2 θ + l1 sign(θ) for the first `decaying` elements. For each block, three numbers of `partial`, in double
+// g += l2 θ + l1 sign(θ) for the first `decaying` of p elements. The changes of statistics follow, up to `size`: they do
+// not count, but make the sum and the maximum NaN unless they are finite. For each block, three numbers of `partial`, in double
 // precision: the sum of the squares of its elements of g, their largest magnitude, and the sum of its losses of L.
 extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
-    real* g, const real* theta, long long p, long long decaying, real l1, real l2, const real* L, long long m,
-    double* partial
+    real* g, const real* theta, long long p, long long size, long long decaying, real l1, real l2, const real* L,
+    long long m, double* partial
 ) {
     __shared__ double scratch[3 * BLOCK / 32];
     SumOfSquares squares{g, theta, decaying, l1, l2};
@@ -42,6 +43,11 @@ extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
     const long long step = gridDim.x * static_cast<long long>(blockDim.x);
     for (long long j = blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; j < m; j += step)
         squares.totals.second += L[j];
+    for (long long i = p + blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; i < size; i += step) {
+        const double zero = 0.0 * g[i];
+        squares.totals.first += zero;
+        squares.totals.largest = larger(zero, squares.totals.largest);
+    }
     squares.totals.combine_block(scratch);
     if (threadIdx.x != 0) return;
     double* mine = partial + 3 * blockIdx.x;

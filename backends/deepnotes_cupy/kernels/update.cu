@@ -3,7 +3,8 @@
 #include "common.cuh"
 
 GENERATED
-// Elements of θ from i on, and of the slots; `decays` is 1 for weights and 0 for biases.
+// Elements of θ from i on, and of the slots; `decays` is 1 for weights and 0 for biases. If
+// `decaying` is negative, they are statistics, which are not clipped.
 struct Update {
     real* theta;
     const real* g;
@@ -36,6 +37,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 3) update(
     real* const slots[] = {SLOT_VALUES};
     bool packs = aligned(theta) && aligned(g);
     for (int i = 0; i < Part::SLOTS; i++) packs = packs && aligned(slots[i]);
-    Update update{theta, g, decaying, real(control->clip), Part(options, scalars, slots)};
+    const real clip = decaying < 0 ? 1 : control->clip;
+    Update update{theta, g, decaying, clip, Part(options, scalars, slots)};
     flat(p, packs, update);
 }
