@@ -135,7 +135,7 @@ def test_cupy_trains_as_the_equations_do(settings: str, dtype: str) -> None:
         flats.append(net.flat())
         predictions.append(np.hstack([net.predict(inputs), net.predict(inputs[:, :1])]))
         if backend != "numpy":
-            assert type(net.backend.compile(net._training[1].plan)).__name__ == "CupyProgram"  # type: ignore[index]
+            assert type(net.backend.compile(net._training[1].plan)).__name__ == "CupyProgram"  # type: ignore[index, union-attr]
             assert type(net.inference).__name__ == "CupyInference"
     tolerance = 2e-3 if dtype == "float32" else 1e-10
     np.testing.assert_allclose(*losses, rtol=tolerance)
