@@ -33,6 +33,14 @@ NETWORKS: dict[str, list[dn.Layer]] = {
         dn.Residual([dn.Dense(FEATURES, "tanh")]),
         dn.Dense(3, "softmax"),
     ],
+    "batch norm": [
+        dn.BatchNorm(0.1),
+        dn.Dense(37, "tanh"),
+        dn.Dropout(0.2),
+        dn.BatchNorm(),
+        dn.Residual([dn.Dense(37)]),
+        dn.Dense(3, "softmax"),
+    ],
     "noise": [dn.Noise(0.3), dn.Dense(6, "relu"), dn.Noise(0.1), dn.Dropout(0.3), dn.Dense(3, "softmax")],
 }
 
@@ -74,7 +82,7 @@ def test_layers_train_and_predict_in_graphs_like_the_equations(name: str, dtype:
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("name", ["normalization", "gates", "nested", "embedding in a block"])
+@pytest.mark.parametrize("name", ["normalization", "gates", "nested", "embedding in a block", "batch norm"])
 def test_the_bits_do_not_depend_on_concurrency(monkeypatch: pytest.MonkeyPatch, name: str, late: bool) -> None:
     """The gradients of parameters may be computed beside the derivatives of the layers before, early or late."""
     target = backend()
@@ -85,7 +93,7 @@ def test_the_bits_do_not_depend_on_concurrency(monkeypatch: pytest.MonkeyPatch, 
     assert beside.flat().tobytes() == one_by_one.flat().tobytes()
 
 
-@pytest.mark.parametrize("name", ["wide", "gates", "nested", "embedding in a block"])
+@pytest.mark.parametrize("name", ["wide", "gates", "nested", "embedding in a block", "batch norm"])
 def test_their_kernels_access_no_memory_that_they_must_not(name: str) -> None:
     target = backend()
     target.device.checked = True
@@ -94,7 +102,7 @@ def test_their_kernels_access_no_memory_that_they_must_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("name", ["normalization", "of the inputs", "nested"])
+@pytest.mark.parametrize("name", ["normalization", "of the inputs", "nested", "batch norm"])
 def test_products_between_them_have_rounded_factors(name: str, precision: str) -> None:
     target: CupyBackend = backend(precision)
     (net, _), (reference, _) = fit(name, "float32", target), fit(name, "float32", backend())
