@@ -117,7 +117,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             dropout(tape, row, D, D, m, masks)
             continue
         if isinstance(row, ShortcutRow):
-            shortcuts.setdefault(row.source, []).extend(kept(tape, row, first, D, m))
+            shortcuts.setdefault(row.source, []).extend(copies_for_shortcut(tape, row, first, D, m))
             continue
         if isinstance(row, NoiseRow):
             continue
@@ -146,8 +146,8 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     tape.rejoin()
 
 
-def kept(tape: Tape, row: ShortcutRow, first: int, D: Any, m: int) -> list[Any]:
-    """Append a copy of dA, which D holds, for the layer before a residual block, and return it if there is a layer."""
+def copies_for_shortcut(tape: Tape, row: ShortcutRow, first: int, D: Any, m: int) -> list[Any]:
+    """Append a copy of dA, which D holds, for the layer before a residual block; return it if there is such a layer."""
     if row.source <= first:
         return []
     copy = tape.empty(m * row.n)

@@ -30,9 +30,9 @@ struct SumOfSquares {
     }
 };
 
-// g += l2 θ + l1 sign(θ) for the first `decaying` of p elements. The changes of statistics follow, up to `size`: they do
-// not count, but make the sum and the maximum NaN unless they are finite. For each block, three numbers of `partial`, in double
-// precision: the sum of the squares of its elements of g, their largest magnitude, and the sum of its losses of L.
+// g += l2 θ + l1 sign(θ) for the first `decaying` of p elements. For each block, three numbers of `partial`, in double
+// precision: the sum of the squares of its elements of g, their largest magnitude, and the sum of its losses of L. The
+// changes of statistics follow in g, up to `size`: they do not count, but make the first two NaN unless they are finite.
 extern "C" __global__ void __launch_bounds__(BLOCK) gradient_norm(
     real* g, const real* theta, long long p, long long size, long long decaying, real l1, real l2, const real* L,
     long long m, double* partial

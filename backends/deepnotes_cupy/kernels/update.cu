@@ -3,8 +3,8 @@
 #include "common.cuh"
 
 GENERATED
-// Elements of θ from i on, and of the slots; `decays` is 1 for weights and 0 for biases. If
-// `decaying` is negative, they are statistics, which are not clipped.
+// Elements of θ from i on, and of the slots; `decays` is 1 for weights and 0 for biases. If `decaying` is negative, they are
+// statistics, which are not clipped.
 struct Update {
     real* theta;
     const real* g;

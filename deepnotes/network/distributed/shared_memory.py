@@ -23,8 +23,8 @@ def sum_in_shared_memory(
     """Replace the content of `chunk` by the sum over all ranks, added in the fixed binary tree.
 
     Each of the L ranks on a machine copies its chunk into the shared memory, and adds one of L pieces of all copies.
-    The first copy then has the sum. Hence a rank reads and writes about as much for any L. Only if there are no others
-    than two ranks, each adds the other's copy, which is less to read and to write.
+    The first copy then has the sum. Hence a rank reads and writes about as much for any L. If there are only
+    two ranks, each adds the other's copy, so that there is less to read and to write.
 
     Parameters
     ----------
