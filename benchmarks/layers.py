@@ -27,6 +27,7 @@ VARIANTS: dict[str, Callable[[dn.Layer], list[dn.Layer]]] = {
     "plain": lambda hidden: [hidden],
     "LayerNorm": lambda hidden: [hidden, dn.LayerNorm()],
     "RMSNorm": lambda hidden: [hidden, dn.RMSNorm()],
+    "BatchNorm": lambda hidden: [hidden, dn.BatchNorm()],
     "PReLU": lambda hidden: [hidden, dn.PReLU()],
     "residual": lambda hidden: [dn.Residual([hidden])],
 }
