@@ -1,15 +1,15 @@
 """Kernels of activations, losses, optimizers and layers by feature, generated from their expressions.
 
 A kernel is a function of addresses and sizes, and the interpreter calls it by its own address, so a new part compiles
-its kernel and nothing else. Arrays have a row for each output, of m samples. Elements are computed in the innermost
-loop; values that belong to a sample, in rows of at most `WIDEST` samples; numbers, once, in double precision.
+its kernel and nothing else. Arrays have a row for each output, of m samples. A kernel computes as many samples at a
+time as :class:`~deepnotes_numba.lanes.Lanes` hold: their elements row by row, and values that belong to a sample, such
+as sums, in registers; numbers, once, in double precision.
 """
 
 import ctypes
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
-from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,24 +20,23 @@ from deepnotes.backends import FULL, NUMBER, PER_SAMPLE, Expression
 from deepnotes_numba.cache import CodeCache
 from deepnotes_numba.compiling import numba
 from deepnotes_numba.elementary import exp, expm1, log, log1p, tanh
-from deepnotes_numba.kernel_functions import (
-    WIDEST,
-    elements_of,
-    multiply_add,
-    rows_of,
-)
+from deepnotes_numba.kernel_functions import elements_of, maximum, minimum, multiply_add, sign
+from deepnotes_numba.lanes import absolute, first_lanes, lanes_of, load, spread, square_root, store, where
 
 OPERATIONS = {
     "add": "({} + {})", "subtract": "({} - {})", "multiply": "({} * {})", "divide": "({} / {})", "negative": "(-{})",
-    "abs": "abs({})", "sqrt": "sqrt({})", "exp": "exp({})", "expm1": "expm1({})", "log": "log({})",
+    "abs": "absolute({})", "sqrt": "square_root({})", "exp": "exp({})", "expm1": "expm1({})", "log": "log({})",
     "log1p": "log1p({})", "tanh": "tanh({})", "less": "({} < {})", "less_equal": "({} <= {})",
     "greater": "({} > {})", "greater_equal": "({} >= {})", "equal": "({} == {})", "bitwise_and": "({} & {})",
-    "bitwise_xor": "({} ^ {})", "number": "(one if {} else zero)", "where": "({1} if {0} else {2})", "spread": "{0}",
-    "sign": "(one if {0} > zero else (-one if {0} < zero else {0} + zero))",
-    "maximum": "({0} if {0} > {1} or {0} != {0} else {1})", "minimum": "({0} if {0} < {1} or {0} != {0} else {1})",
+    "bitwise_xor": "({} ^ {})", "number": "where({}, one, zero)", "where": "where({}, {}, {})", "spread": "{}",
+    "sign": "sign({})", "maximum": "maximum({}, {})", "minimum": "minimum({}, {})",
 }  # fmt: skip
-"""The operations as Python; their arguments are names. Those of numbers are the operators of Python."""
+"""The operations as Python; their arguments are names of lanes."""
+NUMBERS = OPERATIONS | {"number": "float({})"}
+"""The operations on numbers, in double precision."""
 REDUCTIONS = ("sum", "max")
+MASK = "MASK"
+"""What stands for the lanes to load and to store, in the source of a loop."""
 COSTLY = ("exp", "expm1", "log", "log1p", "tanh")
 """Operations that are rather loaded from memory than computed twice."""
 
@@ -75,6 +74,27 @@ class Kernel(NamedTuple):
         return ctypes.cast(self.function, ctypes.c_void_p).value or 0, self.constants.ctypes.data
 
 
+class Element(NamedTuple):
+    """The source of lanes of an array in memory, from element `at` on."""
+
+    array: str
+    at: str
+
+    @property
+    def load(self) -> str:
+        """The expression that loads them."""
+        return f"load({self.array}, {self.at}, {MASK})"
+
+    def store(self, value: str) -> str:
+        """Return the statement that stores them."""
+        return f"store({self.array}, {self.at}, {value}, {MASK})"
+
+
+def _row(array: str, row: str = "i") -> Element:
+    """Return the elements of a row of an array with m columns."""
+    return Element(array, f"{row} * m + first")
+
+
 class Source:
     """The source of a kernel that computes an expression.
 
@@ -87,13 +107,13 @@ class Source:
     options : collection of float
         The constants that are arguments.
     elements : dict of str to str
-        For each array among the arguments, the source of its element.
+        For each array among the arguments, the source of its elements, as lanes.
     numbers : dict of str to str, optional
-        For each number among the arguments, its source.
-    scratch : str, optional
-        The source of an element that the kernel may overwrite before its last pass over the outputs.
+        For each number among the arguments, its source, a number of double precision.
+    scratch : Element, optional
+        An element that the kernel may overwrite before its last pass over the outputs.
     features : dict of str to str, optional
-        The sources of the values that are the same for all samples of row i, by the names under which `elements` has
+        The sources of the lanes that are the same for all samples of row i, by the names under which `elements` has
         them.
     """
 
@@ -103,7 +123,7 @@ class Source:
         options: Collection[float],
         elements: dict[str, str],
         numbers: dict[str, str] | None = None,
-        scratch: str | None = None,
+        scratch: Element | None = None,
         features: dict[str, str] | None = None,
     ) -> None:
         self.features = features or {}
@@ -135,42 +155,36 @@ class Source:
         return PER_SAMPLE in self.shapes or bool(self.features)
 
     def names(self, indices: Sequence[int]) -> list[str]:
-        """Return how the values of nodes are written in loops."""
-        names = {
-            (NUMBER, False): "c{}", (PER_SAMPLE, False): "row{}[s]", (FULL, False): "x{}",
-            (NUMBER, True): "(c{} != zero)", (PER_SAMPLE, True): "(row{}[s] != zero)", (FULL, True): "x{}",
-        }  # fmt: skip
-        return [names[self.kinds[i]].format(i) for i in indices]
+        """Return the names of the values of nodes, as lanes."""
+        return [f"{ {NUMBER: 'c', PER_SAMPLE: 'row', FULL: 'x'}[self.shapes[i]]}{i}" for i in indices]
 
     def prologue(self) -> Iterator[str]:
-        """Yield the computation of the numbers, and their conversion to the dtype."""
+        """Yield the computation of the numbers, and their conversion to lanes."""
         for index, node in enumerate(self.nodes):
             if self.shapes[index] != NUMBER:
                 continue
             if node.operation == "constant" and node.value not in self.options:
-                self.constants[f"c{index}"] = self.constants[f"n{index}"] = node.number
-                continue
-            if node.operation == "constant":
-                source = f"constants_[{self.options.index(node.number)}]"
+                self.constants[f"n{index}"] = node.number
+            elif node.operation == "constant":
+                yield f"n{index} = constants_[{self.options.index(node.number)}]"
             elif node.operation == "input":
-                source = self.given[str(node.value)]
+                yield f"n{index} = {self.given[str(node.value)]}"
             elif node.operation == "outputs":
-                source = "float(outputs)"
+                yield f"n{index} = float(outputs)"
             else:
-                source = OPERATIONS[node.operation].format(*(f"n{i}" for i in node.arguments))
-            yield f"n{index} = {source}"
-            yield f"c{index} = n{index}" if self.expression.kinds[index].boolean else f"c{index} = real(n{index})"
+                yield f"n{index} = {NUMBERS[node.operation].format(*(f'n{i}' for i in node.arguments))}"
+            yield f"c{index} = spread(real(n{index})){' != zero' if self.kinds[index].boolean else ''}"
 
     def elementwise(self, results: Sequence[int], level: int | None = None) -> Iterator[str]:
         """Yield the computation of the elements of some nodes, inside of the innermost loop of the pass of a level."""
         level = self.last if level is None else level
         for index in self._needed(results, level):
             if index == self.stored and level > self.stored_level:
-                yield f"x{index} = {self.scratch}"
+                yield f"x{index} = {self.scratch.load}"
             elif index not in self.fused:
                 yield f"x{index} = {self._value(index)}"
                 if index == self.stored:
-                    yield f"{self.scratch} = x{index}"
+                    yield self.scratch.store(f"x{index}")
 
     def reductions(self) -> Iterator[str]:
         """Yield the computation of the values that belong to samples, level by level."""
@@ -180,14 +194,7 @@ class Source:
             yield from self._pass(reduced, level)
             for index in mine:
                 if self.levels[index] == level and index not in reduced:
-                    yield "for s in range(S):"
-                    yield f"    row{index}[s] = {self._value(index)}"
-
-    def rows(self) -> Iterator[str]:
-        """Yield the memory for the values that belong to samples."""
-        for index, shape in enumerate(self.shapes):
-            if shape == PER_SAMPLE:
-                yield f"row{index} = carray(row_of(), ({WIDEST},))"
+                    yield f"row{index} = {self._value(index)}"
 
     def of_row(self) -> Iterator[str]:
         """Yield the values that are the same for all samples of a row, inside of the loop over the rows."""
@@ -198,19 +205,16 @@ class Source:
         if not reduced:
             return
         for index in reduced:
-            yield "for s in range(S):"
-            yield f"    row{index}[s] = {'zero' if self.nodes[index].operation == 'sum' else '-infinity'}"
+            yield f"row{index} = {'zero' if self.nodes[index].operation == 'sum' else '-infinity'}"
         yield "for i in range(k):"
         yield from self.of_row()
-        yield "    for s in range(S):"
         arguments = [self.nodes[index].arguments[0] for index in reduced]
-        yield from (f"        {line}" for line in self.elementwise(arguments, level))
+        yield from (f"    {line}" for line in self.elementwise(arguments, level))
         for index, element in zip(reduced, self.names(arguments), strict=True):
-            row = f"row{index}[s]"
             if self.nodes[index].operation == "sum":
-                yield f"        {row} += {element}"
+                yield f"    row{index} = row{index} + {element}"
             else:
-                yield f"        {row} = {OPERATIONS['maximum'].format(element, row)}"
+                yield f"    row{index} = {OPERATIONS['maximum'].format(element, f'row{index}')}"
 
     def _needed(self, results: Sequence[int], level: int) -> list[int]:
         """Return the nodes whose elements the pass of a level computes or loads, for these results."""
@@ -236,7 +240,7 @@ class Source:
         if node.operation == "input":
             return self.elements[str(node.value)]
         if node.operation == "output":
-            return "real(i)"
+            return "spread(real(i))"
         if product := self._product(index):
             return "multiply_add({}, {}, {})".format(*self.names(product))
         return OPERATIONS[node.operation].format(*self.names(node.arguments))
@@ -255,40 +259,27 @@ class Source:
         return ()
 
 
-Z, A, D = "Z[i, s]", "A[i, s]", "D[i, s]"
-TARGET = "Y[0 if labelled else i, s]"
-Y = f"((one if {TARGET} == real(i) else zero) if labelled else {TARGET})"
-"""The sources of the elements of arrays. The load of a target is no branch, so that the loop is vectorised."""
+Z, A, D, X = _row("Z"), _row("A"), _row("D"), _row("X")
+TARGET = _row("Y", "(0 if labelled else i)").load
+LABELLED = "spread(real(labelled)) != zero"
+Y = f"where({LABELLED}, where({TARGET} == spread(real(i)), one, zero), {TARGET})"
+SHARE = Element("C", "first")
 
 
-def activation(forward: Expression, options: Collection[float], in_place: bool) -> Kernel:
-    """Return ``kernel(z, a, k, m, constants)``, which writes ``A = g(Z)`` (N3); A is Z if `in_place`.
+def activation(forward: Expression, options: Collection[float]) -> Kernel:
+    """Return ``kernel(z, a, k, m, constants)``, which writes ``A = g(Z)`` (N3).
 
-    Loops over two arrays that may overlap are not vectorised, so a kernel is needed for each case.
+    A may be Z, unless a value belongs to a sample.
     """
-    source = Source(forward, options, {"Z": A if in_place else Z}, scratch=None if in_place else A)
-    arrays = {"A": "a"} if in_place else {"Z": "z", "A": "a"}
-    factor = _hidden_one(forward) if in_place else ""
-    return _make_kernel(source, "z, a, k, m, constants", arrays, {A: forward.results[0]}, factor=factor)
+    source = Source(forward, options, {"Z": Z.load}, scratch=A)
+    return _make_kernel(source, "z, a, k, m, constants", {"Z": "z", "A": "a"}, {A: forward.results[0]})
 
 
 def activation_backward(backward: Expression, options: Collection[float]) -> Kernel:
     """Return ``kernel(d, z, a, k, m, constants)``, which turns D from dA into dZ (N12), in place."""
-    source = Source(backward, options, {"dA": D, "Z": Z, "A": A})
-    arrays = {"D": "d"} | {name: name.lower() for name in "ZA" if backward.uses(name)}
-    writes = {D: backward.results[0]}
-    return _make_kernel(source, "d, z, a, k, m, constants", arrays, writes, factor=_hidden_one(backward))
-
-
-def _hidden_one(expression: Expression) -> str:
-    """Return the factor of the result of a kernel that works in place, as source.
-
-    If the new value of an element may be the old one, the compiler makes stores of only those lanes of a register that
-    change. On AMD's processors, such a store takes ten times as long as a store of the whole register. A factor that
-    is 1, which the compiler does not know, prevents it.
-    """
-    operation = expression.nodes[expression.results[0]].operation
-    return "one_ * " if operation in ("where", "maximum", "minimum") else ""
+    source = Source(backward, options, {"dA": D.load, "Z": Z.load, "A": A.load})
+    arrays = {"D": "d", "Z": "z", "A": "a"}
+    return _make_kernel(source, "d, z, a, k, m, constants", arrays, {D: backward.results[0]}, factor="one_ * ")
 
 
 def loss(both: Expression, options: Collection[float]) -> Kernel:
@@ -296,12 +287,12 @@ def loss(both: Expression, options: Collection[float]) -> Kernel:
 
     It writes both, times the share of each sample in the mean, c. The targets are class indices where `labelled`.
     """
-    source = Source(both, options, {"Z": Z, "A": A, "Y": Y})
-    arrays = {"Y": "y", "D": "d", "C": "c", "L": "l"} | {name: name.lower() for name in "ZA" if both.uses(name)}
+    source = Source(both, options, {"Z": Z.load, "A": A.load, "Y": Y})
+    arrays = {name: name.lower() for name in "ZAYDCL"}
     value, derivative = both.results
-    losses = ["for s in range(S):", f"    L[0, s] = C[0, s] * {source.names([value])[0]}"]
+    losses = [f"share = {SHARE.load}", Element("L", "first").store(f"share * {source.names([value])[0]}")]
     parameters = "z, a, y, d, c, l, k, m, labelled, constants"
-    return _make_kernel(source, parameters, arrays, {D: derivative}, losses, "C[0, s] * ")
+    return _make_kernel(source, parameters, arrays, {D: derivative}, losses, "share * ")
 
 
 def layer(forward: Expression, options: Collection[float]) -> Kernel:
@@ -311,8 +302,7 @@ def layer(forward: Expression, options: Collection[float]) -> Kernel:
     """
     elements, features = _feature_sources(forward)
     source = Source(forward, options, elements, scratch=A, features=features)
-    parameters, arrays = "x, a, p, k, m, constants", {"X": "x", "A": "a"}
-    return _make_kernel(source, parameters, arrays, {A: forward.results[0]}, halves=_has_halves(forward))
+    return _make_kernel(source, "x, a, p, k, m, constants", {"X": "x", "A": "a"}, {A: forward.results[0]})
 
 
 def layer_backward(backward: Expression, options: Collection[float]) -> Kernel:
@@ -322,14 +312,14 @@ def layer_backward(backward: Expression, options: Collection[float]) -> Kernel:
     the one before, except for terms that are dA itself.
     """
     elements, features = _feature_sources(backward)
-    source = Source(backward, options, {"dA": D, **elements}, features=features)
+    source = Source(backward, options, {"dA": D.load, **elements}, features=features)
     halves = _has_halves(backward)
     written = [i for i in range(len(features)) if i not in terms_in_place(backward)]
-    targets = ["E[i, s]", *["E[i + k, s]"] * halves]
+    targets = [_row("E"), *[_row("E", "(i + k)")] * halves]
     arrays = {"D": "d", "X": "x", "E": "e"} | {f"T{i}": f"t + {i} * apart * size" for i in written}
     writes = dict(zip(targets, backward.results, strict=False))
-    writes |= {f"T{i}[i, s]": backward.results[len(targets) + i] for i in written}
-    return _make_kernel(source, "d, x, p, e, t, apart, k, m, constants", arrays, writes, halves=halves)
+    writes |= {_row(f"T{i}"): backward.results[len(targets) + i] for i in written}
+    return _make_kernel(source, "d, x, p, e, t, apart, k, m, constants", arrays, writes)
 
 
 def terms_in_place(backward: Expression) -> list[int]:
@@ -345,10 +335,11 @@ def _has_halves(expression: Expression) -> bool:
 
 
 def _feature_sources(expression: Expression) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the sources of a layer's inputs and parameters as elements, and those of the parameters by row."""
+    """Return the sources of a layer's inputs and parameters as elements, and those of its parameters by row."""
     parameters = range(sum(name.startswith("parameter") for name in expression.arrays))
-    elements = {"A_prev": "X[i, s]", "A_prev_2": "X[i + k, s]", **{f"parameter{i}": f"w{i}" for i in parameters}}
-    return elements, {f"w{i}": f"carray(elements_at(p), ({len(parameters)} * k,))[{i} * k + i]" for i in parameters}
+    elements = {"A_prev": X.load, "A_prev_2": _row("X", "(i + k)").load}
+    elements |= {f"parameter{i}": f"w{i}" for i in parameters}
+    return elements, {f"w{i}": f"spread(elements_at(p)[{i} * k + i])" for i in parameters}
 
 
 def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
@@ -359,54 +350,60 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
     gradient is multiplied by `factor`; `decays` is 1.0 or 0.0.
     """
     options = [node.number for node in step.nodes if node.operation == "constant"]
-    elements = {"theta": "W[s]", "g": "(factor_ * G[s])", **{f"slot{i}": f"V{i}[s]" for i in range(slots)}}
+    theta, g, *places = [Element(name, "first") for name in ("W", "G", *(f"V{i}" for i in range(slots)))]
+    elements = {"theta": theta.load, "g": f"(factor_ * {g.load})"}
+    elements |= {f"slot{i}": place.load for i, place in enumerate(places)}
     numbers = {name: f"scalars_[{row} * stride]" for row, name in enumerate(names)} | {"decays": "decays"}
     source = Source(step, options, elements, numbers)
-    targets = ["W[s]", *(f"V{i}[s]" for i in range(slots))]
-    lines = ["scalars_ = doubles_at(scalars)", "factor_ = real(factor)"]
-    lines += ["W, G = carray(elements_at(theta + at * size), (n,)), carray(elements_at(g + at * size), (n,))"]
-    lines += [f"V{i} = carray(elements_at(words_at(slots)[{i}] + at * size), (n,))" for i in range(slots)]
-    lines += [*source.prologue(), "for s in range(n):"]
-    lines += [f"    {line}" for line in source.elementwise(step.results)]
-    lines += [f"    {to} = {x}" for to, x in zip(targets, source.names(step.results), strict=True)]
+    lines = ["scalars_, factor_ = doubles_at(scalars), spread(real(factor))"]
+    lines += ["W, G = elements_at(theta + at * size), elements_at(g + at * size)"]
+    lines += [f"V{i} = elements_at(words_at(slots)[{i}] + at * size)" for i in range(slots)]
+    loop = [*source.elementwise(step.results), *_stores(source, dict(zip([theta, *places], step.results, strict=True)))]
+    lines += [*source.prologue(), *_for_lanes("n", loop)]
     return _compile_kernel("theta, g, slots, at, n, scalars, stride, constants, decays, factor", lines, source)
 
 
 def _make_kernel(
-    source: Source, parameters: str, arrays: dict[str, str], writes: dict[str, int], before: Sequence[str] = (),
-    factor: str = "", halves: bool = False,
+    source: Source, parameters: str, arrays: dict[str, str], writes: dict[Element, int], before: Sequence[str] = (),
+    factor: str = "",
 ) -> Kernel:  # fmt: skip
     """Return a kernel for arrays with a row for each output.
 
-    Without values that belong to samples, the arrays are computed as one long row, else some samples at a time.
-    `writes` are the nodes to write in the last pass, times `factor`, by the source of the element; `before` precedes
-    that pass. With `halves`, the arrays X and E have two rows for each output.
+    Without values that belong to samples or rows, the arrays are computed as one long row. `arrays` are the sources of
+    the addresses of the arrays. `writes` are the nodes to write in the last pass, times `factor`; `before` precedes
+    that pass.
     """
-    rows = {"C": "1", "L": "1", "Y": "1 if labelled else k"}
-    if halves:
-        rows |= dict.fromkeys("XE", "2 * k")
-    # An index `first + s` would not be known to be positive, so that loops would not be vectorised.
-    views = [
-        f"{name} = carray(elements_at({start} + first * size), ({rows.get(name, 'k')}, m))"
-        for name, start in arrays.items()
-    ]
-    loop = [*before, "for i in range(k):", *source.of_row(), "    for s in range(S):"]
-    loop += [f"        {line}" for line in source.elementwise([*writes.values()])]
+    loop = [*before, "for i in range(k):", *source.of_row()]
+    loop += [f"    {line}" for line in source.elementwise([*writes.values()])]
+    loop += [f"    {line}" for line in _stores(source, writes, factor)]
+    lines = ["outputs = k", *(f"{name} = elements_at({start})" for name, start in arrays.items())]
+    lines += [] if source.has_rows else ["k, m = 1, k * m"]
+    return _compile_kernel(parameters, [*lines, *source.prologue(), *_for_lanes("m", source.reductions(), loop)], source)
+
+
+def _stores(source: Source, writes: dict[Element, int], factor: str = "") -> list[str]:
+    """Return the stores of nodes, times `factor`."""
     names = source.names([*writes.values()])
-    loop += [f"        {element} = {factor}{name}" for element, name in zip(writes, names, strict=True)]
-    if source.has_rows:
-        loop = [f"S = min({WIDEST}, m - first)", *views, *source.reductions(), *loop]
-        lines = [*source.prologue(), *source.rows(), f"for first in range(0, m, {WIDEST}):"]
-        lines += [f"    {line}" for line in loop]
-    else:
-        lines = ["k, m = 1, k * m", "first, S = 0, m", *views, *source.prologue(), *loop]
-    return _compile_kernel(parameters, ["outputs = k", *lines], source)
+    return [element.store(factor + name) for element, name in zip(writes, names, strict=True)]
+
+
+def _for_lanes(count: str, *parts: Iterable[str]) -> list[str]:
+    """Return a loop over `count` numbers, as many at a time as lanes hold, and the same for those that are left."""
+    body = [f"    {line}" for part in parts for line in part]
+    loop = [f"whole = {count} & -lanes", "for first in range(0, whole, lanes):", *body]
+    loop += [f"if whole < {count}:", f"    first, rest = whole, first_lanes({count} - whole, zero)"]
+    return [line.replace(MASK, "None") for line in loop] + [line.replace(MASK, "rest") for line in body]
 
 
 def _compile_kernel(parameters: str, lines: Sequence[str], source: Source) -> Kernel:
     """Compile a kernel, or load it from the disk cache."""
-    one = f"one_ = real(constants_[{len(source.options)}])"
-    text = "\n    ".join([f"def kernel({parameters}):", "constants_ = doubles_at(constants)", one, *lines])
+    begin = [
+        f"def kernel({parameters}):",
+        "zero, one, infinity = spread(real(0)), spread(real(1)), spread(real(inf))",
+        "constants_ = doubles_at(constants)",
+        f"one_ = spread(real(constants_[{len(source.options)}]))",
+    ]
+    text = "\n    ".join([*begin, *lines])
     function = _compile(text, tuple(sorted(source.constants.items())), source.expression.dtype)
     return Kernel(function.ctypes, np.array([*source.options, 1.0]))
 
@@ -417,13 +414,13 @@ def _compile(text: str, constants: tuple[tuple[str, float], ...], dtype: str) ->
     digest = hashlib.sha256(repr((text, [(name, value.hex()) for name, value in constants], dtype)).encode())
     kind = numba.from_dtype(np.dtype(dtype))
     namespace: dict[str, Any] = {
-        "carray": numba.carray, "elements_at": elements_of(kind), "doubles_at": elements_of(types.float64),
-        "words_at": elements_of(types.intp), "row_of": rows_of(kind), "size": kind.bitwidth // 8, "real": real,
-        "zero": real(0), "one": real(1), "infinity": real(np.inf), "sqrt": sqrt, "exp": exp, "expm1": expm1, "log": log,
-        "log1p": log1p, "tanh": tanh, "multiply_add": multiply_add,
+        "elements_at": elements_of(kind), "doubles_at": elements_of(types.float64),
+        "words_at": elements_of(types.intp), "size": kind.bitwidth // 8, "lanes": lanes_of(kind).count, "real": real,
+        "inf": np.inf, "spread": spread, "load": load, "store": store, "first_lanes": first_lanes, "where": where,
+        "absolute": absolute, "square_root": square_root, "exp": exp, "expm1": expm1, "log": log, "log1p": log1p,
+        "tanh": tanh, "sign": sign, "maximum": maximum, "minimum": minimum, "multiply_add": multiply_add,
     }  # fmt: skip
-    with np.errstate(over="ignore"):
-        namespace |= {name: value if name[0] == "n" else real(value) for name, value in constants}
+    namespace |= constants
     exec(compile(text, "<kernel>", "exec"), namespace)
     kernel = namespace["kernel"]
     kernel.__module__ = __name__

@@ -554,8 +554,9 @@ def _sum_squares(buffers, squares, dense, tile, rows, penalties):
     """Add the gradients of the penalties to some rows, and write the sums; the layer begins with `tile`."""
     g, n_prev, tiles = buffers.gradient, dense.n_prev, squares.shape[0] // 2
     for i in range(rows[0], rows[1], ROWS):
-        count = min(ROWS, rows[1] - i)
-        square, penalty = add_penalties(g, buffers.theta, dense.w + i * n_prev, count * n_prev, *penalties)
+        count, square, penalty = min(ROWS, rows[1] - i), 0.0, 0.0
+        if n_prev > 0:
+            square, penalty = add_penalties(g, buffers.theta, dense.w + i * n_prev, count * n_prev, *penalties)
         squares[tiles + tile + i // ROWS] = penalty
         b = view(g, dense.b + i, count)
         for r in range(count):

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
 from deepnotes_numba import vectors
-
-WIDEST = 64
-"""No block has more samples."""
+from deepnotes_numba.compiling import inline_code
+from deepnotes_numba.elementary import ONE, ZERO
+from deepnotes_numba.lanes import where
 
 
 @intrinsic
@@ -19,6 +19,24 @@ def multiply_add(typingctx, a, b, c):
         return vectors.multiply_add(builder, *arguments)
 
     return a(a, b, c), generate
+
+
+@inline_code
+def maximum(a, b):
+    """Return the greater one of two numbers, or NaN if one of them is NaN."""
+    return where((a > b) | (a != a), a, b)
+
+
+@inline_code
+def minimum(a, b):
+    """Return the smaller one of two numbers, or NaN if one of them is NaN."""
+    return where((a < b) | (a != a), a, b)
+
+
+@inline_code
+def sign(x):
+    """Return 1 with the sign of x, or x itself if that is zero or NaN."""
+    return where(x > ZERO(x), ONE(x), where(x < ZERO(x), -ONE(x), x + ZERO(x)))
 
 
 def elements_of(kind: Any) -> Any:
@@ -32,16 +50,3 @@ def elements_of(kind: Any) -> Any:
         return types.CPointer(kind)(address), generate
 
     return elements_at
-
-
-def rows_of(kind: Any) -> Any:
-    """Return a function that reserves a row of numbers on the stack."""
-
-    @intrinsic
-    def row_of(typingctx):
-        def generate(context, builder, signature, arguments):
-            return cgutils.alloca_once(builder, context.get_data_type(kind), WIDEST)
-
-        return types.CPointer(kind)(), generate
-
-    return row_of

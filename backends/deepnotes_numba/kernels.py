@@ -36,8 +36,9 @@ def activation_kernels(g: Any, dtype: str, outputs: int, in_place: bool) -> Acti
     elif in_place and not backward.uses("Z"):
         code = codes.IN_PLACE
     options = formulas.options(g)
-    kernel = generated.activation(forward, options, code == codes.IN_PLACE)
-    return ActivationKernels(code, kernel, generated.activation_backward(backward, options))
+    return ActivationKernels(
+        code, generated.activation(forward, options), generated.activation_backward(backward, options)
+    )
 
 
 class LayerKernels(NamedTuple):

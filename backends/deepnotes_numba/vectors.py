@@ -38,7 +38,7 @@ def _lanes(kind):
     return REGISTER * 8 // kind.dtype.bitwidth
 
 
-def _pointer(context, builder, kind, x, at):
+def pointer_to_element(context, builder, kind, x, at):
     """Build the address of element number `at`, counted from a pointer or from the start of an array in C order."""
     if not isinstance(kind, types.CPointer):
         x = context.make_array(kind)(context, builder, x).data
@@ -47,12 +47,19 @@ def _pointer(context, builder, kind, x, at):
 
 def multiply_add(builder, a, b, c):
     """Build ``a b + c`` for numbers or registers, with one rounding if the processor can."""
-    if not FUSED:
-        return builder.fadd(builder.fmul(a, b), c)
-    number = a.type.element if isinstance(a.type, ir.VectorType) else a.type
-    kind = f"v{a.type.count}{number.intrinsic_name}" if number is not a.type else number.intrinsic_name
-    fused = builder.module.declare_intrinsic(f"llvm.fma.{kind}", fnty=ir.FunctionType(a.type, [a.type] * 3))
-    return builder.call(fused, [a, b, c])
+    return call_function(builder, "fma", [a, b, c]) if FUSED else builder.fadd(builder.fmul(a, b), c)
+
+
+def call_function(builder, name, arguments):
+    """Build the call of a function that LLVM has for numbers and registers; the result has the type of the arguments."""
+    kind = arguments[0].type
+    function = ir.FunctionType(kind, [kind] * len(arguments))
+    return builder.call(builder.module.declare_intrinsic(f"llvm.{name}.{_name(kind)}", fnty=function), arguments)
+
+
+def _name(kind):
+    """Return how the names of LLVM's functions have the type of a number or a register."""
+    return f"v{kind.count}{kind.element.intrinsic_name}" if isinstance(kind, ir.VectorType) else kind.intrinsic_name
 
 
 @intrinsic
@@ -70,7 +77,7 @@ def pointer(typingctx, x, at):
     """Return the address of x[at]; an address takes one word as an argument, and an array takes seven or more."""
 
     def generate(context, builder, signature, arguments):
-        return _pointer(context, builder, signature.args[0], *arguments)
+        return pointer_to_element(context, builder, signature.args[0], *arguments)
 
     return types.CPointer(x.dtype)(x, types.intp), generate
 
@@ -101,7 +108,7 @@ def prefetch(typingctx, x, at):
     """Prefetch the cache line of x[at]; any address is allowed."""
 
     def generate(context, builder, signature, arguments):
-        address = _pointer(context, builder, signature.args[0], *arguments)
+        address = pointer_to_element(context, builder, signature.args[0], *arguments)
         word = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [address.type, word, word, word])
         function = builder.module.declare_intrinsic("llvm.prefetch.p0", fnty=kind)
@@ -177,9 +184,9 @@ def _tile(rows, registers):
             lanes = _lanes(kinds[0])
             register = ir.VectorType(context.get_data_type(kinds[0].dtype), lanes)
             align = kinds[0].dtype.bitwidth // 8
-            weights, begin = (_pointer(context, builder, kinds[0], W, at) for at in (w, b))
-            panel = _pointer(context, builder, kinds[2], A, a)
-            first = _pointer(context, builder, kinds[4], out, o)
+            weights, begin = (pointer_to_element(context, builder, kinds[0], W, at) for at in (w, b))
+            panel = pointer_to_element(context, builder, kinds[2], A, a)
+            first = pointer_to_element(context, builder, kinds[4], out, o)
 
             sums = [[cgutils.alloca_once(builder, register) for _ in range(registers)] for _ in range(rows)]
             out_rows = [builder.gep(first, [builder.mul(o_row, WORD(r))]) for r in range(rows)]
@@ -196,7 +203,7 @@ def _tile(rows, registers):
                         builder.load(_part(builder, row, half, register), align=align) for half in range(registers)
                     ]
                     for line, totals in zip(lines, sums, strict=True):
-                        weight = _broadcast(builder, builder.load(builder.gep(line, [across])), lanes)
+                        weight = broadcast(builder, builder.load(builder.gep(line, [across])), lanes)
                         for values, total in zip(halves, totals, strict=True):
                             builder.store(multiply_add(builder, weight, values, builder.load(total)), total)
             _store_tile(builder, sums, out_rows, columns)
@@ -226,7 +233,7 @@ def _initialize(builder, sums, start, out_rows, biases):
         for r, totals in enumerate(sums):
             bias = builder.load(builder.gep(biases, [WORD(r)]))
             for total in totals:
-                builder.store(_broadcast(builder, bias, lanes), total)
+                builder.store(broadcast(builder, bias, lanes), total)
 
 
 def _store_tile(builder, sums, out_rows, columns):
@@ -237,10 +244,10 @@ def _store_tile(builder, sums, out_rows, columns):
     with builder.if_else(fewer) as (narrow, full):
         with narrow:
             for half in range(len(sums[0])):
-                mask = _mask_first(builder, builder.sub(columns, WORD(half * lanes)), lanes)
+                mask = mask_first(builder, builder.sub(columns, WORD(half * lanes)), lanes)
                 for row, totals in zip(out_rows, sums, strict=True):
                     address = _part(builder, row, half, register)
-                    _store_masked(builder, builder.load(totals[half]), address, align, mask)
+                    store_masked(builder, builder.load(totals[half]), address, align, mask)
         with full:
             for row, totals in zip(out_rows, sums, strict=True):
                 for half, total in enumerate(totals):
@@ -252,26 +259,31 @@ def _alignment(register):
     return 4 if isinstance(register.element, ir.FloatType) else 8
 
 
-def _broadcast(builder, x, lanes):
+def broadcast(builder, x, lanes):
     """Build a register with x in each of its lanes."""
     first = builder.insert_element(ir.Constant(ir.VectorType(x.type, lanes), ir.Undefined), x, ir.IntType(32)(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
-def _mask_first(builder, count, lanes):
+def mask_first(builder, count, lanes):
     """Build a mask that selects the first `count` lanes."""
     numbers = ir.Constant(ir.VectorType(WORD, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", numbers, _broadcast(builder, count, lanes))
+    return builder.icmp_signed("<", numbers, broadcast(builder, count, lanes))
 
 
-def _store_masked(builder, x, pointer, align, mask):
+def load_masked(builder, pointer, align, mask):
+    """Build the load of those lanes that the mask selects; the others are 0."""
+    kind = pointer.type.pointee
+    parameters = [pointer.type, ir.IntType(32), mask.type, kind]
+    load = builder.module.declare_intrinsic(f"llvm.masked.load.{_name(kind)}.p0", fnty=ir.FunctionType(kind, parameters))
+    return builder.call(load, [pointer, ir.IntType(32)(align), mask, ir.Constant(kind, [0.0] * kind.count)])
+
+
+def store_masked(builder, x, pointer, align, mask):
     """Build the store of those lanes of x that the mask selects."""
-    kind = f"v{x.type.count}f{align * 8}"
     parameters = [x.type, pointer.type, ir.IntType(32), mask.type]
-    store = builder.module.declare_intrinsic(
-        f"llvm.masked.store.{kind}.p0", fnty=ir.FunctionType(ir.VoidType(), parameters)
-    )
-    builder.call(store, [x, pointer, ir.IntType(32)(align), mask])
+    name, kind = f"llvm.masked.store.{_name(x.type)}.p0", ir.FunctionType(ir.VoidType(), parameters)
+    builder.call(builder.module.declare_intrinsic(name, fnty=kind), [x, pointer, ir.IntType(32)(align), mask])
 
 
 tile_full, tile4, tile2, tile1 = (_tile(rows, 2) for rows in (ROWS, 4, 2, 1))
@@ -291,8 +303,8 @@ def _sums(rows):
             number = context.get_data_type(signature.args[0].dtype)
             register = ir.VectorType(number, lanes)
             align = signature.args[0].dtype.bitwidth // 8
-            begin = _pointer(context, builder, signature.args[0], x, at)
-            results = _pointer(context, builder, signature.args[4], out, o)
+            begin = pointer_to_element(context, builder, signature.args[0], x, at)
+            results = pointer_to_element(context, builder, signature.args[4], out, o)
             totals = [cgutils.alloca_once(builder, register) for _ in range(rows)]
             for r in range(rows):
                 builder.store(ir.Constant(register, [0.0] * lanes), totals[r])
@@ -303,9 +315,10 @@ def _sums(rows):
                         pointer = builder.gep(block_start, [WORD((2 * r + half) * lanes)])
                         part = builder.load(builder.bitcast(pointer, register.as_pointer()), align=align)
                         builder.store(builder.fadd(builder.load(totals[r]), part), totals[r])
-            for r in range(rows):
-                total = _fold(builder, builder.load(totals[r]), lanes)
-                builder.store(total, builder.gep(results, [WORD(r)]))
+            folded = _fold_rows(builder, [builder.load(total) for total in totals])
+            for number, part in enumerate(folded):
+                place = builder.gep(results, [WORD(number * part.type.count)])
+                builder.store(part, builder.bitcast(place, part.type.as_pointer()), align=align)
             return context.get_dummy_value()
 
         return types.void(x, *[types.intp] * 3, out, types.intp), generate
@@ -329,9 +342,9 @@ def _dots(rows):
             lanes, align = _lanes(kinds[0]), kinds[0].dtype.bitwidth // 8
             number = context.get_data_type(kinds[0].dtype)
             register = ir.VectorType(number, lanes)
-            begin, biases = (_pointer(context, builder, kinds[0], W, start) for start in (w, b))
-            vector = _pointer(context, builder, kinds[3], x, at)
-            results = _pointer(context, builder, kinds[6], out, o)
+            begin, biases = (pointer_to_element(context, builder, kinds[0], W, start) for start in (w, b))
+            vector = pointer_to_element(context, builder, kinds[3], x, at)
+            results = pointer_to_element(context, builder, kinds[6], out, o)
             lines = [builder.gep(begin, [builder.mul(step, WORD(r))]) for r in range(rows)]
             totals = [cgutils.alloca_once(builder, register) for _ in range(rows)]
             for r in range(rows):
@@ -367,6 +380,26 @@ def _fold(builder, x, lanes):
     return builder.extract_element(x, ir.IntType(32)(0))
 
 
+def _fold_rows(builder, rows):
+    """Build the sums of the lanes of several registers, 2^n of them, as `_fold` adds them; return registers of sums."""
+    lanes = rows[0].type.count  # that belong to one sum
+    while lanes > 1:
+        pairs = zip(rows[::2], rows[1::2], strict=True) if len(rows) > 1 else [(rows[0], None)]
+        rows = [_add_halves(builder, one, other, lanes) for one, other in pairs]
+        lanes //= 2
+    return rows
+
+
+def _add_halves(builder, one, other, lanes):
+    """Build the sums of the lower and the upper half of each group of lanes, of one register or of two."""
+    starts = range(0, one.type.count * (1 if other is None else 2), lanes)
+    low, high = (
+        builder.shuffle_vector(one, one if other is None else other, ir.Constant(ir.VectorType(ir.IntType(32), len(c)), c))
+        for c in ([start + half + i for start in starts for i in range(lanes // 2)] for half in (0, lanes // 2))
+    )
+    return builder.fadd(low, high)
+
+
 dots8, dots1 = _dots(8), _dots(1)
 
 
@@ -378,7 +411,7 @@ def squares(typingctx, x, at, registers):
         x, at, registers = arguments
         lanes, align = _lanes(signature.args[0]), signature.args[0].dtype.bitwidth // 8
         register = ir.VectorType(context.get_data_type(signature.args[0].dtype), lanes)
-        begin = _pointer(context, builder, signature.args[0], x, at)
+        begin = pointer_to_element(context, builder, signature.args[0], x, at)
         totals = [cgutils.alloca_once(builder, register) for _ in range(4)]
         for total in totals:
             builder.store(ir.Constant(register, [0.0] * lanes), total)
@@ -413,7 +446,7 @@ def _transpose_square(typingctx, x, at, out, o):
         align = signature.args[0].dtype.bitwidth // 8
 
         def address(kind, array, start, row):
-            pointer = builder.gep(_pointer(context, builder, kind, array, start), [WORD(row * 2 * lanes)])
+            pointer = builder.gep(pointer_to_element(context, builder, kind, array, start), [WORD(row * 2 * lanes)])
             return builder.bitcast(pointer, register.as_pointer())
 
         rows = [builder.load(address(signature.args[0], x, at, r), align=align) for r in range(lanes)]
@@ -464,6 +497,6 @@ def address(typingctx, x, at):
     """Return the address of x[at] as an integer."""
 
     def generate(context, builder, signature, arguments):
-        return builder.ptrtoint(_pointer(context, builder, signature.args[0], *arguments), WORD)
+        return builder.ptrtoint(pointer_to_element(context, builder, signature.args[0], *arguments), WORD)
 
     return types.intp(x, types.intp), generate

@@ -1,0 +1,183 @@
+"""Vectors of numbers that compiled functions use like numbers: an operation computes all lanes at once.
+
+Two registers hold one row of a block, so a loop over it has one or two repetitions. The compiler vectorises loops for
+many, and would compute such a row number by number.
+"""
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel.models import PrimitiveModel
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, register_model
+
+from deepnotes_numba import vectors
+
+
+class Lanes(types.Type):
+    """As many numbers as two registers hold, or as many conditions.
+
+    Parameters
+    ----------
+    kind : numba type
+        The type of a lane: float32, float64 or boolean.
+    count : int
+        The number of lanes.
+    """
+
+    def __init__(self, kind: Any, count: int) -> None:
+        self.kind, self.count = kind, count
+        super().__init__(name=f"Lanes({kind} x {count})")
+
+
+NUMBERS = {types.boolean: ir.IntType(1), types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+
+
+@register_model(Lanes)
+class LanesModel(PrimitiveModel):
+    """Lanes are vectors of LLVM."""
+
+    def __init__(self, manager: Any, kind: Lanes) -> None:
+        super().__init__(manager, kind, ir.VectorType(NUMBERS[kind.kind], kind.count))
+
+
+def lanes_of(kind: Any) -> Lanes:
+    """Return the type of lanes of numbers: float32 or float64."""
+    return Lanes(kind, 2 * vectors.REGISTER * 8 // kind.bitwidth)
+
+
+def conditions_of(kind: Any) -> Any:
+    """Return the type of a comparison of two numbers, or of lanes."""
+    return Lanes(types.boolean, kind.count) if isinstance(kind, Lanes) else types.boolean
+
+
+def fill(kind: Any, value: float) -> Any:
+    """Return a constant of an LLVM type, a number or a vector with that number in each lane."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _define(operation: Any, build: Any, conditional: bool, arguments: int = 2) -> None:
+    """Make an operator of Python accept lanes: of numbers, or of conditions if `conditional`."""
+
+    @infer_global(operation)
+    class Operation(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            kind = args[0]
+            if (
+                len(args) == arguments
+                and isinstance(kind, Lanes)
+                and all(one == kind for one in args)
+                and conditional == (kind.kind == types.boolean)
+            ):
+                return signature(conditions_of(kind) if operation in COMPARISONS else kind, *args)
+            return None
+
+    @lower_builtin(operation, *[Lanes] * arguments)
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return build(builder, *values)
+
+
+COMPARISONS = {
+    operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!=",
+}  # fmt: skip
+_define(operator.add, lambda builder, a, b: builder.fadd(a, b), conditional=False)
+_define(operator.sub, lambda builder, a, b: builder.fsub(a, b), conditional=False)
+_define(operator.mul, lambda builder, a, b: builder.fmul(a, b), conditional=False)
+_define(operator.truediv, lambda builder, a, b: builder.fdiv(a, b), conditional=False)
+_define(operator.neg, lambda builder, a: builder.fneg(a), conditional=False, arguments=1)
+_define(operator.and_, lambda builder, a, b: builder.and_(a, b), conditional=True)
+_define(operator.or_, lambda builder, a, b: builder.or_(a, b), conditional=True)
+_define(operator.xor, lambda builder, a, b: builder.xor(a, b), conditional=True)
+for _operation, _symbol in COMPARISONS.items():
+    _compare = "fcmp_unordered" if _symbol == "!=" else "fcmp_ordered"  # a NaN differs from all numbers
+    _define(
+        _operation,
+        lambda builder, a, b, compare=_compare, symbol=_symbol: getattr(builder, compare)(symbol, a, b),
+        conditional=False,
+    )
+
+
+def _elementary(name: str) -> Any:
+    """Return a function of a number or of lanes that the compiler has."""
+
+    @intrinsic
+    def function(typingctx, x):
+        def generate(context, builder, signature, arguments):
+            return vectors.call_function(builder, name, arguments)
+
+        return x(x), generate
+
+    return function
+
+
+absolute, square_root, nearest = _elementary("fabs"), _elementary("sqrt"), _elementary("rint")
+
+
+@intrinsic
+def where(typingctx, condition, a, b):
+    """Return a where the condition is true, else b: numbers or lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(*arguments)
+
+    return (a(condition, a, b), generate) if condition == conditions_of(a) and a == b else None
+
+
+@intrinsic
+def spread(typingctx, x):
+    """Return lanes that are all x, a number."""
+
+    def generate(context, builder, signature, arguments):
+        return vectors.broadcast(builder, arguments[0], signature.return_type.count)
+
+    return lanes_of(x)(x), generate
+
+
+@intrinsic
+def first_lanes(typingctx, count, like):
+    """Return the condition that is true in the first `count` lanes, for lanes such as `like`."""
+
+    def generate(context, builder, signature, arguments):
+        return vectors.mask_first(builder, arguments[0], signature.return_type.count)
+
+    return conditions_of(like)(count, like), generate
+
+
+@intrinsic
+def load(typingctx, x, at, mask):
+    """Return the numbers from x[at] on, x an array in C order or a pointer; without a mask, for all lanes.
+
+    The lanes that the mask leaves out are 0, and their memory is not touched.
+    """
+
+    def generate(context, builder, signature, arguments):
+        place, align = _place(context, builder, signature, arguments[:2], signature.return_type)
+        if signature.args[2] == types.none:
+            return builder.load(place, align=align)
+        return vectors.load_masked(builder, place, align, arguments[2])
+
+    return lanes_of(x.dtype)(x, at, mask), generate
+
+
+@intrinsic
+def store(typingctx, x, at, value, mask):
+    """Write lanes to x[at] and what follows it, as :func:`load` reads them."""
+
+    def generate(context, builder, signature, arguments):
+        place, align = _place(context, builder, signature, arguments[:2], signature.args[2])
+        if signature.args[3] == types.none:
+            builder.store(arguments[2], place, align=align)
+        else:
+            vectors.store_masked(builder, arguments[2], place, align, arguments[3])
+        return context.get_dummy_value()
+
+    return (types.void(x, at, value, mask), generate) if value == lanes_of(x.dtype) else None
+
+
+def _place(context: Any, builder: Any, signature: Any, arguments: Any, lanes: Lanes) -> tuple[Any, int]:
+    """Build the address of lanes in memory; also return the alignment of a number."""
+    number = vectors.pointer_to_element(context, builder, signature.args[0], *arguments)
+    kind = context.get_value_type(lanes)
+    return builder.bitcast(number, kind.as_pointer()), lanes.kind.bitwidth // 8
