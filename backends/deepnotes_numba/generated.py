@@ -35,6 +35,8 @@ OPERATIONS = {
 NUMBERS = OPERATIONS | {"number": "float({})"}
 """The operations on numbers, in double precision."""
 REDUCTIONS = ("sum", "max")
+NAMES = {NUMBER: "c", PER_SAMPLE: "row", FULL: "x"}
+"""How the names of values begin, by their shapes."""
 MASK = "MASK"
 """What stands for the lanes to load and to store, in the source of a loop."""
 COSTLY = ("exp", "expm1", "log", "log1p", "tanh")
@@ -156,7 +158,7 @@ class Source:
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """Return the names of the values of nodes, as lanes."""
-        return [f"{ {NUMBER: 'c', PER_SAMPLE: 'row', FULL: 'x'}[self.shapes[i]]}{i}" for i in indices]
+        return [f"{NAMES[self.shapes[i]]}{i}" for i in indices]
 
     def prologue(self) -> Iterator[str]:
         """Yield the computation of the numbers, and their conversion to lanes."""
@@ -179,11 +181,11 @@ class Source:
         """Yield the computation of the elements of some nodes, inside of the innermost loop of the pass of a level."""
         level = self.last if level is None else level
         for index in self._needed(results, level):
-            if index == self.stored and level > self.stored_level:
+            if self.scratch and index == self.stored and level > self.stored_level:
                 yield f"x{index} = {self.scratch.load}"
             elif index not in self.fused:
                 yield f"x{index} = {self._value(index)}"
-                if index == self.stored:
+                if self.scratch and index == self.stored:
                     yield self.scratch.store(f"x{index}")
 
     def reductions(self) -> Iterator[str]:
@@ -390,7 +392,8 @@ def _make_kernel(
     loop += [f"    {line}" for line in _stores(source, writes, factor)]
     lines = ["outputs = k", *(f"{name} = elements_at({start})" for name, start in arrays.items())]
     lines += [] if source.has_rows else ["k, m = 1, k * m"]
-    return _compile_kernel(parameters, [*lines, *source.prologue(), *_for_lanes("m", source.reductions(), loop)], source)
+    lines += [*source.prologue(), *_for_lanes("m", source.reductions(), loop)]
+    return _compile_kernel(parameters, lines, source)
 
 
 def _stores(source: Source, writes: dict[Element, int], factor: str = "") -> list[str]:

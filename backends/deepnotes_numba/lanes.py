@@ -15,7 +15,6 @@ from numba.extending import intrinsic, lower_builtin, register_model
 
 from deepnotes_numba import vectors
 
-
 REGISTERS = 2 if vectors.WIDE else 1
 """The number of registers that lanes fill: with two, operations wait less for each other.
 
@@ -81,9 +80,10 @@ def _define(operation: Any, build: Any, conditional: bool, arguments: int = 2) -
                 return signature(conditions_of(kind) if operation in COMPARISONS else kind, *args)
             return None
 
-    @lower_builtin(operation, *[Lanes] * arguments)
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return build(builder, *values)
+
+    lower_builtin(operation, *[Lanes] * arguments)(lower)
 
 
 COMPARISONS = {

@@ -51,7 +51,7 @@ def multiply_add(builder, a, b, c):
 
 
 def call_function(builder, name, arguments):
-    """Build the call of a function that LLVM has for numbers and registers; the result has the type of the arguments."""
+    """Build the call of a function of LLVM that takes and returns numbers, or registers."""
     kind = arguments[0].type
     function = ir.FunctionType(kind, [kind] * len(arguments))
     return builder.call(builder.module.declare_intrinsic(f"llvm.{name}.{_name(kind)}", fnty=function), arguments)
@@ -275,7 +275,9 @@ def load_masked(builder, pointer, align, mask):
     """Build the load of those lanes that the mask selects; the others are 0."""
     kind = pointer.type.pointee
     parameters = [pointer.type, ir.IntType(32), mask.type, kind]
-    load = builder.module.declare_intrinsic(f"llvm.masked.load.{_name(kind)}.p0", fnty=ir.FunctionType(kind, parameters))
+    load = builder.module.declare_intrinsic(
+        f"llvm.masked.load.{_name(kind)}.p0", fnty=ir.FunctionType(kind, parameters)
+    )
     return builder.call(load, [pointer, ir.IntType(32)(align), mask, ir.Constant(kind, [0.0] * kind.count)])
 
 
@@ -394,7 +396,9 @@ def _add_halves(builder, one, other, lanes):
     """Build the sums of the lower and the upper half of each group of lanes, of one register or of two."""
     starts = range(0, one.type.count * (1 if other is None else 2), lanes)
     low, high = (
-        builder.shuffle_vector(one, one if other is None else other, ir.Constant(ir.VectorType(ir.IntType(32), len(c)), c))
+        builder.shuffle_vector(
+            one, one if other is None else other, ir.Constant(ir.VectorType(ir.IntType(32), len(c)), c)
+        )
         for c in ([start + half + i for start in starts for i in range(lanes // 2)] for half in (0, lanes // 2))
     )
     return builder.fadd(low, high)

@@ -54,7 +54,7 @@ def formula(name: str, xp: Any, x: Any) -> Any:
 
 def compute(name: str, x: np.ndarray) -> np.ndarray:
     """Return a function of each element of x, by a generated kernel."""
-    kernel = generated.activation(trace(partial(formula, name), ["Z"], x.dtype.name), (), in_place=False)
+    kernel = generated.activation(trace(partial(formula, name), ["Z"], x.dtype.name), ())
     x, out = np.ascontiguousarray(x), np.empty_like(x)
     kernel.function(x.ctypes.data, out.ctypes.data, 1, len(x), kernel.constants.ctypes.data)
     return out

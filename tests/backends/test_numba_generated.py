@@ -112,8 +112,8 @@ def forget_kernels() -> None:
     ("operation", "fault", "part"),
     [
         ("minimum", generated.OPERATIONS["maximum"], "hard_swish"),
-        ("where", "({2} if {0} else {1})", "soft_shrink"),
-        ("sqrt", "({})", "nesterov_adam"),
+        ("where", "where({0}, {2}, {1})", "soft_shrink"),
+        ("sqrt", "{}", "nesterov_adam"),
     ],
 )
 def test_a_wrong_operation_in_generated_code_is_found(
