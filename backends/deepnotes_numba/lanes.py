@@ -64,21 +64,30 @@ def fill(kind: Any, value: float) -> Any:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
-def _define(operation: Any, build: Any, conditional: bool, arguments: int = 2) -> None:
-    """Make an operator of Python accept lanes: of numbers, or of conditions if `conditional`."""
+ARITHMETIC = {
+    operator.add: ir.IRBuilder.fadd, operator.sub: ir.IRBuilder.fsub, operator.mul: ir.IRBuilder.fmul,
+    operator.truediv: ir.IRBuilder.fdiv, operator.neg: ir.IRBuilder.fneg,
+}  # fmt: skip
+LOGICAL = {operator.and_: ir.IRBuilder.and_, operator.or_: ir.IRBuilder.or_, operator.xor: ir.IRBuilder.xor}
+COMPARISONS = {
+    operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!=",
+}  # fmt: skip
+"""The operators of Python that accept lanes."""
+
+
+def _define(operation: Any, build: Any) -> None:
+    """Make an operator accept lanes."""
+    arguments = 1 if operation is operator.neg else 2
 
     @infer_global(operation)
     class Operation(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             kind = args[0]
-            if (
-                len(args) == arguments
-                and isinstance(kind, Lanes)
-                and all(one == kind for one in args)
-                and conditional == (kind.kind == types.boolean)
-            ):
-                return signature(conditions_of(kind) if operation in COMPARISONS else kind, *args)
-            return None
+            if not isinstance(kind, Lanes) or args != (kind,) * arguments:
+                return None
+            if (kind.kind == types.boolean) != (operation in LOGICAL):
+                return None
+            return signature(conditions_of(kind) if operation in COMPARISONS else kind, *args)
 
     def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return build(builder, *values)
@@ -86,24 +95,16 @@ def _define(operation: Any, build: Any, conditional: bool, arguments: int = 2) -
     lower_builtin(operation, *[Lanes] * arguments)(lower)
 
 
-COMPARISONS = {
-    operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!=",
-}  # fmt: skip
-_define(operator.add, lambda builder, a, b: builder.fadd(a, b), conditional=False)
-_define(operator.sub, lambda builder, a, b: builder.fsub(a, b), conditional=False)
-_define(operator.mul, lambda builder, a, b: builder.fmul(a, b), conditional=False)
-_define(operator.truediv, lambda builder, a, b: builder.fdiv(a, b), conditional=False)
-_define(operator.neg, lambda builder, a: builder.fneg(a), conditional=False, arguments=1)
-_define(operator.and_, lambda builder, a, b: builder.and_(a, b), conditional=True)
-_define(operator.or_, lambda builder, a, b: builder.or_(a, b), conditional=True)
-_define(operator.xor, lambda builder, a, b: builder.xor(a, b), conditional=True)
+def _comparison(symbol: str) -> Any:
+    """Return a function that builds a comparison; NaN differs from all numbers, and is neither less nor greater."""
+    compare = ir.IRBuilder.fcmp_unordered if symbol == "!=" else ir.IRBuilder.fcmp_ordered
+    return lambda builder, a, b: compare(builder, symbol, a, b)
+
+
+for _operation, _build in (ARITHMETIC | LOGICAL).items():
+    _define(_operation, _build)
 for _operation, _symbol in COMPARISONS.items():
-    _compare = "fcmp_unordered" if _symbol == "!=" else "fcmp_ordered"  # a NaN differs from all numbers
-    _define(
-        _operation,
-        lambda builder, a, b, compare=_compare, symbol=_symbol: getattr(builder, compare)(symbol, a, b),
-        conditional=False,
-    )
+    _define(_operation, _comparison(_symbol))
 
 
 def _elementary(name: str) -> Any:
