@@ -301,7 +301,7 @@ def deltas(tables, buffers, work, blocks, team, fused, samples):
             return False
         if row[KIND] == DENSE and layer > 0:
             dense = DenseLayer(row[W], row[B], row[OUTPUTS], row[INPUTS])
-            rows = share(row[INPUTS], team.rank, team.size)
+            rows = _rows_to_differentiate(layers, layer, team)
             input_gradient(theta, dense, memory, row[D] * unit, d_prev, blocks, rows)
             if not wait(team):
                 return False
@@ -310,6 +310,17 @@ def deltas(tables, buffers, work, blocks, team, fused, samples):
             if not wait(team):
                 return False
     return True
+
+
+@jit
+def _rows_to_differentiate(layers, layer, team):
+    """Return this thread's range of rows of dA_prev; nothing needs those that an embedding has copied from X."""
+    copied = 0
+    if layers[layer - 1, KIND] >= COPY:
+        for i in range(layer):
+            copied += layers[i, SIZE] if layers[i, KIND] == COPY else 0
+    start, stop = share(layers[layer, INPUTS] - copied, team.rank, team.size)
+    return copied + start, copied + stop
 
 
 @inline_source
