@@ -8,7 +8,7 @@ from math import sqrt
 
 from deepnotes_numba.batches import add
 from deepnotes_numba.compiling import inline_source, jit
-from deepnotes_numba.lanes import load, spread, store, width
+from deepnotes_numba.lanes import load, spread, store
 from deepnotes_numba.products import INT_ZERO, RUN, padded
 from deepnotes_numba.vectors import as_of, block, pointer_to, scratch, sums1, view
 
@@ -27,9 +27,8 @@ def normalize_batch(theta, layer, memory, a_prev, blocks, samples, rows):
         if samples > 1:
             mean = as_of(_sum_over_samples(memory, x, step, samples) / samples, memory)
             for at in range(blocks[0], blocks[1]):
-                for s in range(at * step, at * step + S, width(memory)):
-                    deviation = load(memory, x + s, None) - spread(mean)
-                    store(memory, a + s, deviation * deviation, None)
+                deviation = load(memory, x + at * step, None) - spread(mean)
+                store(memory, a + at * step, deviation * deviation, None)
             variance = as_of(_sum_over_samples(memory, a, step, samples) / samples, memory)
         else:
             mean, variance = _running(theta, layer, i)
@@ -37,10 +36,9 @@ def normalize_batch(theta, layer, memory, a_prev, blocks, samples, rows):
         moments[i], moments[n + i], moments[2 * n + i] = mean, variance, inverse
         gamma, beta = parameters[i], parameters[n + i]
         for at in range(blocks[0], blocks[1]):
-            for s in range(at * step, at * step + S, width(memory)):
-                X_hat = (load(memory, x + s, None) - spread(mean)) * spread(inverse)
-                store(memory, x_hat + s, X_hat, None)
-                store(memory, a + s, spread(gamma) * X_hat + spread(beta), None)
+            X_hat = (load(memory, x + at * step, None) - spread(mean)) * spread(inverse)
+            store(memory, x_hat + at * step, X_hat, None)
+            store(memory, a + at * step, spread(gamma) * X_hat + spread(beta), None)
 
 
 @jit
@@ -71,9 +69,8 @@ def differentiate_batch(buffers, layer, memory, d, d_prev, blocks, samples, rows
     for i in range(rows[0], rows[1]):
         of_row, terms, x_hat = d + i * S, layer.A + i * S, layer.X_hat + i * S
         for at in range(blocks[0], blocks[1]):
-            for s in range(at * step, at * step + S, width(memory)):
-                dA, X_hat = load(memory, of_row + s, None), load(memory, x_hat + s, None)
-                store(memory, terms + s, dA * X_hat, None)
+            dA, X_hat = load(memory, of_row + at * step, None), load(memory, x_hat + at * step, None)
+            store(memory, terms + at * step, dA * X_hat, None)
         dgamma = _sum_over_samples(memory, terms, step, samples)
         dbeta = _sum_over_samples(memory, of_row, step, samples)
         g[i], g[n + i] = dgamma, dbeta
@@ -85,10 +82,9 @@ def differentiate_batch(buffers, layer, memory, d, d_prev, blocks, samples, rows
             mean_of_dA, mean_of_products = as_of(dbeta / samples, memory), as_of(dgamma / samples, memory)
         factor, out = parameters[i] * moments[2 * n + i], d_prev + i * S
         for at in range(blocks[0], blocks[1]):
-            for s in range(at * step, at * step + S, width(memory)):
-                dA, X_hat = load(memory, of_row + s, None), load(memory, x_hat + s, None)
-                dA_prev = spread(factor) * (dA - spread(mean_of_dA) - X_hat * spread(mean_of_products))
-                store(memory, out + s, dA_prev, None)
+            dA, X_hat = load(memory, of_row + at * step, None), load(memory, x_hat + at * step, None)
+            dA_prev = spread(factor) * (dA - spread(mean_of_dA) - X_hat * spread(mean_of_products))
+            store(memory, out + at * step, dA_prev, None)
         last = view(memory, out + (blocks[1] - 1) * step, S)
         for s in range(samples - (blocks[1] - 1) * S, S):
             last[s] = 0

@@ -281,19 +281,7 @@ def activation_backward(backward: Expression, options: Collection[float]) -> Ker
     """Return ``kernel(d, z, a, k, m, constants)``, which turns D from dA into dZ (N12), in place."""
     source = Source(backward, options, {"dA": D.load, "Z": Z.load, "A": A.load})
     arrays = {"D": "d", "Z": "z", "A": "a"}
-    writes, factor = {D: backward.results[0]}, _hidden_one(backward)
-    return _make_kernel(source, "d, z, a, k, m, constants", arrays, writes, factor=factor)
-
-
-def _hidden_one(expression: Expression) -> str:
-    """Return the factor of the result of a kernel that works in place, as source.
-
-    If the new value of a lane may be the old one, the compiler makes stores of only those lanes that change. On AMD's
-    processors, such a store takes ten times as long as a store of the whole register. A factor that is 1, which the
-    compiler does not know, prevents it.
-    """
-    operation = expression.nodes[expression.results[0]].operation
-    return "one_ * " if operation in ("where", "maximum", "minimum") else ""
+    return _make_kernel(source, "d, z, a, k, m, constants", arrays, {D: backward.results[0]})
 
 
 def loss(both: Expression, options: Collection[float]) -> Kernel:
@@ -416,11 +404,10 @@ def _compile_kernel(parameters: str, lines: Sequence[str], source: Source) -> Ke
         f"def kernel({parameters}):",
         "zero, one, infinity = spread(real(0)), spread(real(1)), spread(real(inf))",
         "constants_ = doubles_at(constants)",
-        f"one_ = spread(real(constants_[{len(source.options)}]))",
     ]
     text = "\n    ".join([*begin, *lines])
     function = _compile(text, tuple(sorted(source.constants.items())), source.expression.dtype)
-    return Kernel(function.ctypes, np.array([*source.options, 1.0]))
+    return Kernel(function.ctypes, np.array(source.options))
 
 
 @cache  # compiled code is never unloaded, and the interpreter keeps its address

@@ -15,15 +15,9 @@ from numba.extending import intrinsic, lower_builtin, register_model
 
 from deepnotes_numba import vectors
 
-REGISTERS = 2 if vectors.WIDE else 1
-"""The number of registers that lanes fill: with two, operations wait less for each other.
-
-Other processors have 16 registers, which are too few for two and the constants of the elementary functions.
-"""
-
 
 class Lanes(types.Type):
-    """As many numbers as one or two registers hold, or as many conditions.
+    """As many numbers as two registers hold, a row of a block; or as many conditions.
 
     Parameters
     ----------
@@ -51,7 +45,7 @@ class LanesModel(PrimitiveModel):
 
 def lanes_of(kind: Any) -> Lanes:
     """Return the type of lanes of numbers: float32 or float64."""
-    return Lanes(kind, REGISTERS * vectors.REGISTER * 8 // kind.bitwidth)
+    return Lanes(kind, 2 * vectors.REGISTER * 8 // kind.bitwidth)
 
 
 def conditions_of(kind: Any) -> Any:
@@ -141,16 +135,6 @@ def spread(typingctx, x):
         return vectors.broadcast(builder, arguments[0], signature.return_type.count)
 
     return lanes_of(x)(x), generate
-
-
-@intrinsic
-def width(typingctx, x):
-    """Return the number of lanes for x's dtype, which divides that of a block's columns; it is a constant."""
-
-    def generate(context, builder, signature, arguments):
-        return vectors.WORD(lanes_of(signature.args[0].dtype).count)
-
-    return types.intp(x), generate
 
 
 @intrinsic

@@ -25,7 +25,6 @@ from deepnotes_numba.lanes import (
     square_root,
     store,
     where,
-    width,
 )
 from deepnotes_numba.vectors import block, sums1, sums8
 
@@ -47,7 +46,7 @@ def pairs(dtype: str) -> tuple[np.ndarray, np.ndarray]:
 @jit_standalone
 def operate(a, b, out):
     """Write the results of all operations, one per row of `out`."""
-    for at in range(0, a.shape[0], width(a)):
+    for at in range(0, a.shape[0], block(a)):
         x, y = load(a, at, None), load(b, at, None)
         one, zero, step = spread(a.dtype.type(1)), spread(a.dtype.type(0)), a.shape[0]
         store(out, at, x + y, None)
@@ -106,7 +105,7 @@ def copy_first(x, at, count, out, o):
     first = first_lanes(count, spread(x.dtype.type(0)))
     numbers = load(x, at, first)
     store(out, o, numbers, first)
-    store(out, o + 2 * width(x), numbers, None)
+    store(out, o + 2 * block(x), numbers, None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -130,7 +129,7 @@ def evaluate(x, numbers, of_lanes):
         numbers[i], numbers[n + i] = elementary.exp(x[i]), elementary.expm1(x[i])
         numbers[2 * n + i], numbers[3 * n + i] = elementary.log(x[i]), elementary.log1p(x[i])
         numbers[4 * n + i] = elementary.tanh(x[i])
-    for at in range(0, n, width(x)):
+    for at in range(0, n, block(x)):
         values = load(x, at, None)
         store(of_lanes, at, elementary.exp(values), None)
         store(of_lanes, n + at, elementary.expm1(values), None)
