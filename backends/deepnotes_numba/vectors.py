@@ -94,6 +94,16 @@ def scratch(typingctx, like):
 
 
 @intrinsic
+def doubles(typingctx):
+    """Return the address of memory for 16 numbers in double precision, allocated on the stack of the caller."""
+
+    def generate(context, builder, signature, arguments):
+        return cgutils.alloca_once(builder, ir.DoubleType(), 16)
+
+    return types.CPointer(types.float64)(), generate
+
+
+@intrinsic
 def pointer_to(typingctx, address, like):
     """Convert an address, an integer, to a pointer to numbers with the dtype of `like`."""
 
