@@ -63,6 +63,19 @@ class Affine(NamedTuple):
         """Whether the function returns its argument unchanged."""
         return bool((self.factor == 1).all() and (self.shift == 0).all())
 
+    def rows(self, start: int, stop: int) -> "Affine":
+        """Return the function of a range of the features."""
+        return Affine(*(x[start:stop] if len(x) > 1 else x for x in self))
+
+    def above(self, other: "Affine", n: int, m: int) -> "Affine":
+        """Return the function of n features by this function, and of m more features by another."""
+        pairs = zip(self, other, strict=True)
+        return Affine(*(np.vstack([np.broadcast_to(x, (n, 1)), np.broadcast_to(y, (m, 1))]) for x, y in pairs))
+
+    def equals(self, other: "Affine") -> bool:
+        """Return whether both functions have the same factors and shifts."""
+        return all(np.array_equal(x, y) for x, y in zip(self[:2], other[:2], strict=True))
+
     def split(self, features: int) -> tuple[Standardizer | None, "Affine"]:
         """Split this function into a standardizer, or None if none is needed, and an affine function to apply after it.
 

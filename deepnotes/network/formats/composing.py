@@ -3,12 +3,13 @@
 Files of other formats contain single operations, but a dense layer consists of a product, a sum and an activation. So
 affine functions are collected until they can be folded into a product: a function after the product scales the rows of
 ``W`` and changes ``b``; a function before the product scales the columns of ``W`` and changes ``b``. A function before
-the first layer becomes a standardizer, and one after a LayerNorm changes its ``gamma`` and ``beta``. Everything is
+the first layer becomes a standardizer, and one after a normalization changes its ``gamma`` and ``beta``. Everything is
 computed in double precision and rounded once. The sum of the outputs of two layers ends a residual block if the inputs
-of the block are those of one of the two.
+of the block are those of one of the two; the product of the outputs of two layers with the same inputs is a gate.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,7 +18,7 @@ from deepnotes.datasets.standardizer import Standardizer
 from deepnotes.network.formats.affine import IDENTITY, Affine
 from deepnotes.network.formats.chain import FeatureLink, Link, ShortcutLink
 from deepnotes.nn.activations import Activation, ActivationFunction
-from deepnotes.nn.layers import LayerNorm, PReLU
+from deepnotes.nn.layers import Gate, LayerNorm, PReLU, RMSNorm
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.wording import brief
 
@@ -39,9 +40,10 @@ class Expression(NamedTuple):
 
     def then(self, op: str, c: Any) -> "Expression":
         """Return this function followed by an operation with a constant; see :meth:`Affine.then`."""
-        if isinstance(self.layer, Product | FeatureLayer) and self.layer.is_affine:
-            return Expression(replace(self.layer, after=self.layer.after.then(op, c)))
-        return Expression(self.layer, self.affine.then(op, c))
+        layer = self.layer
+        if isinstance(layer, Product | FeatureLayer) and layer.folds(op) and self.affine.is_identity:
+            return Expression(replace(layer, after=layer.after.then(op, c)))
+        return Expression(layer, self.affine.then(op, c))
 
     def times(self, W: np.ndarray) -> "Expression":
         """Return the product of the matrix `W`, shape (n, n_prev), and the value of this function."""
@@ -59,6 +61,10 @@ class Expression(NamedTuple):
         """
         affine = self.affine if self.layer is not None else self.affine.split(inputs)[1]
         return affine.is_identity
+
+    def is_same(self, other: "Expression") -> bool:
+        """Return whether both are the same function of the same layer."""
+        return self.layer is other.layer and (self.affine is other.affine or self.affine.equals(other.affine))
 
     def is_block_of(self, source: "Expression", inputs: int) -> bool:
         """Return whether this function is a residual block of at least one layer, whose inputs are those of `source`.
@@ -87,13 +93,26 @@ class Product:
 
     @property
     def is_affine(self) -> bool:
-        """Whether the layer has no activation yet, so that affine functions after it can be folded into it."""
+        """Whether the layer has no activation yet, so that it may get one."""
         return self.g == LINEAR
+
+    def folds(self, op: str) -> bool:
+        """Return whether an affine operation after the layer can be folded into it."""
+        return self.is_affine
+
+    def rows(self, start: int, stop: int) -> "Product":
+        """Return the layer that computes a range of the outputs; the activation must be elementwise."""
+        return replace(self, W=self.W[start:stop], after=self.after.rows(start, stop))
 
     @property
     def inputs(self) -> int:
         """The number of inputs."""
         return int(self.W.shape[1])
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return len(self.W)
 
     @property
     def name(self) -> str:
@@ -113,25 +132,30 @@ class Product:
 
 @dataclass(frozen=True, eq=False)
 class FeatureLayer:
-    """A PReLU or LayerNorm, ``after(layer(A_prev))``; `after` is an affine function, the identity for a PReLU.
+    """A PReLU or a normalization, ``after(layer(A_prev))``; `after` is an affine function.
 
-    The parameters have the shape (n, 1) and are in double precision. ``A_prev.precedes(n)`` must be true.
+    It is the identity after a PReLU, and a multiplication after an RMSNorm. The parameters have the shape (n, 1) and
+    are in double precision. ``A_prev.precedes(n)`` must be true.
     """
 
     A_prev: Expression
-    layer: PReLU | LayerNorm
+    layer: PReLU | LayerNorm | RMSNorm
     parameters: dict[str, np.ndarray]
     after: Affine = IDENTITY
 
-    @property
-    def is_affine(self) -> bool:
-        """Whether the last operation is affine, so that affine functions after it can be folded into it."""
-        return isinstance(self.layer, LayerNorm)
+    def folds(self, op: str) -> bool:
+        """Return whether an affine operation after the layer can be folded into it."""
+        return isinstance(self.layer, LayerNorm) or (isinstance(self.layer, RMSNorm) and op in {"Mul", "Div"})
 
     @property
     def inputs(self) -> int:
         """The number of inputs."""
         return len(next(iter(self.parameters.values())))
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return self.inputs
 
     @property
     def name(self) -> str:
@@ -141,14 +165,49 @@ class FeatureLayer:
     def link(self, before: Affine, dtype: str) -> FeatureLink:
         """Return the layer with the affine function after it folded in; there is none `before` it."""
         assert before.is_identity
-        parameters = self.parameters
+        parameters = dict(self.parameters)
         with np.errstate(all="ignore"):
-            if self.is_affine:
-                gamma, beta = parameters["gamma"] * self.after.factor, self.after(parameters["beta"])
-                parameters = {"gamma": gamma, "beta": beta}
+            if "gamma" in parameters:
+                parameters["gamma"] = parameters["gamma"] * self.after.factor
+            if "beta" in parameters:
+                parameters["beta"] = self.after(parameters["beta"])
             parameters = {name: x.astype(dtype) for name, x in parameters.items()}
         _check_finite(*parameters.values())
         return FeatureLink.of(self.layer, dtype, parameters, self.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """The product of the outputs of two layers with the same inputs; the first has no activation.
+
+    It becomes a gate, after one layer with the outputs of both.
+    """
+
+    first: Product
+    second: Product
+    name = "Gate"
+
+    @cached_property
+    def A_prev(self) -> Expression:
+        """The outputs of both layers, before the activation of the second."""
+        first, second = self.first, self.second
+        after = first.after.above(second.after, first.outputs, second.outputs)
+        return Expression(Product(first.A_prev, np.vstack([first.W, second.W]), after))
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs."""
+        return 2 * self.outputs
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return self.first.outputs
+
+    def link(self, before: Affine, dtype: str) -> FeatureLink:
+        """Return the gate; nothing is `before` it."""
+        assert before.is_identity
+        return FeatureLink.of(Gate(self.second.g), dtype, {}, self.inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +216,7 @@ class Sum:
 
     Attributes
     ----------
-    source : Product, FeatureLayer, Sum or None
+    source : Product, FeatureLayer, Gated, Sum or None
         The layer before the block.
     inputs : int
     """
@@ -165,11 +224,15 @@ class Sum:
     A_prev: Expression
     source: "AnyLayer | None"
     inputs: int
-    is_affine = False
     name = "Shortcut"
 
+    @property
+    def outputs(self) -> int:
+        """The number of outputs."""
+        return self.inputs
 
-AnyLayer: TypeAlias = Product | FeatureLayer | Sum
+
+AnyLayer: TypeAlias = Product | FeatureLayer | Gated | Sum
 
 
 def compose(outputs: Expression, dtype: str) -> tuple[Standardizer | None, list[Link | FeatureLink | ShortcutLink]]:

@@ -1,4 +1,4 @@
-"""Recognition of activations in ONNX graphs by the normal forms of expressions.
+"""Recognition of activations and normalizations in ONNX graphs by the normal forms of expressions.
 
 An exporter may write GELU as one node, or as seven nodes in any order. So expressions are converted to a normal form:
 sums and products are flattened and sorted; a difference becomes a sum; a square, a cube, or a quotient by a number
@@ -17,6 +17,7 @@ from deepnotes.equations.activations import SELU
 from deepnotes.equations.ops import Ops
 from deepnotes.network.formats.tracing import KERNELS, Trace, Value
 from deepnotes.nn.activations import LIBRARY, Activation
+from deepnotes.nn.layers import LayerNorm, RMSNorm
 
 DIGITS = {"float16": 3, "float32": 7, "float64": 14}
 """The number of significant digits in which two constants must agree to count as equal, by the dtype of the file."""
@@ -89,6 +90,10 @@ class Table:
     def constant(self, x: float) -> Form:
         """Return the form of a number."""
         return self._put("c", float(x))
+
+    def operation(self, form: Form) -> str:
+        """Return the last operation of a form."""
+        return str(self._entries[form][0])
 
     def _constant_of(self, form: Form) -> float | None:
         entry = self._entries[form]
@@ -295,6 +300,20 @@ def _pytorch_softplus(xp: Any, x: Any) -> Any:
     return xp.where(x > 20, x, xp.node("Softplus", x))
 
 
+def _scaled_by_deviation(xp: Any, x: Any, n: int, epsilon: float, centered: bool, inverted: bool) -> Any:
+    """Return x divided by the root of the mean of its squares; mean and variance, if it is `centered` before."""
+    x = x - xp.node("ReduceSum", x) / n if centered else x
+    deviation = xp.sqrt(xp.node("ReduceSum", x * x) / n + epsilon)
+    return x * (1 / deviation) if inverted else x / deviation
+
+
+NORMALIZATIONS: dict[type[LayerNorm | RMSNorm], list[Callable[..., Any]]] = {
+    layer: [partial(_scaled_by_deviation, centered=centered, inverted=inverted) for inverted in (False, True)]
+    for layer, centered in ((LayerNorm, True), (RMSNorm, False))
+}
+"""The expressions of normalizations without their parameters; the equations give the one with an inverse."""
+
+
 @cache
 def _activations_by_form(dtype: str) -> tuple[Table, dict[Form, Activation]]:
     """Return a table, and a dict of the activations that have no options, by their forms in the table."""
@@ -329,6 +348,7 @@ class Forms:
         table, self._without_options = _activations_by_form(dtype)
         self.table, self.dtype = table.copy(), dtype
         self._with_options: dict[float, dict[Form, Activation]] = {}
+        self._normalizations: dict[tuple[float, int], dict[Form, LayerNorm | RMSNorm]] = {}
 
     def activation(self, form: Form, numbers: set[float]) -> Activation | None:
         """Return the activation with this form, or None; for an option, only the values in `numbers` are tried."""
@@ -341,6 +361,24 @@ class Forms:
                 self._with_options[number] = self._activations_with_option(number)
             if form in self._with_options.get(number, {}):
                 return self._with_options[number][form]
+        return None
+
+    def normalization(self, form: Form, numbers: set[float], n: int) -> LayerNorm | RMSNorm | None:
+        """Return the normalization of n features with this form, or None; only `numbers` are tried as its epsilon."""
+        if self.table.operation(form) not in {"*", "Div"}:
+            return None
+        for epsilon in sorted(x for x in numbers if x > 0):
+            key = epsilon, n
+            if key not in self._normalizations and len(self._normalizations) < MAX_OPTION_VALUES:
+                self._normalizations[key] = {
+                    self.table.of_function(partial(function, epsilon=epsilon, n=n), self.dtype): layer(
+                        self.shortest(epsilon)
+                    )
+                    for layer, functions in NORMALIZATIONS.items()
+                    for function in functions
+                }
+            if form in self._normalizations.get(key, {}):
+                return self._normalizations[key][form]
         return None
 
     def _activations_with_option(self, number: float) -> dict[Form, Activation]:

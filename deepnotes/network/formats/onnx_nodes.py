@@ -15,12 +15,12 @@ import numpy as np
 from deepnotes.equations.activations import SELU
 from deepnotes.network.formats.affine import IDENTITY, Affine
 from deepnotes.network.formats.chain import Chain
-from deepnotes.network.formats.composing import AnyLayer, Expression, FeatureLayer, Product, Sum, compose
+from deepnotes.network.formats.composing import AnyLayer, Expression, FeatureLayer, Gated, Product, Sum, compose
 from deepnotes.network.formats.normal_forms import DEFAULTS, Form, Forms
 from deepnotes.network.formats.onnx_file import FOLDED, FOLDING, ML, Graph, Node
 from deepnotes.network.formats.onnx_shapes import SAMPLES, UNKNOWN, Mismatch, Shape, positive
 from deepnotes.nn.activations import Activation
-from deepnotes.nn.layers import LayerNorm, PReLU
+from deepnotes.nn.layers import LayerNorm, PReLU, RMSNorm
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.wording import brief
 
@@ -46,6 +46,7 @@ REASONS = {
     f"{ML}.Imputer": "replaces missing values, which no layer does; export the model without it",
     f"{ML}.Normalizer": "divides each sample by its own norm, which no layer does",
     "LayerNormalization": "has a scale or a bias that is not a constant with a number for each feature",
+    "RMSNormalization": "has a scale that is not a constant with a number for each feature",
     "BatchNormalization": "normalizes by the batch, as in training; export the model in evaluation mode",
     "HardSigmoid": "is an unsupported activation",
     "Swish": "multiplies the argument of its sigmoid by alpha, but silu does not",
@@ -70,6 +71,23 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """A function of a layer's outputs that cannot be folded into the layer, as the argument of an activation."""
+
+    expression: Expression
+    outputs: int
+
+    @property
+    def name(self) -> str:
+        """What it is, in text."""
+        return "scaled or shifted value"
+
+
+Base: TypeAlias = AnyLayer | Scaled
+"""What activations and normalizations are recognized as functions of."""
+
+
+@dataclass(frozen=True, eq=False)
 class Value:
     """The result of a node.
 
@@ -79,8 +97,8 @@ class Value:
     dtype : str
     expression : Expression or None
         None if the value is not an affine function of a layer's outputs.
-    candidates : dict of AnyLayer to Candidate
-        The value as a function of what a layer without an activation computes, by this layer.
+    candidates : dict of Base to Candidate
+        The value as a function of what a layer computes, or of a scaled value, by this layer.
     culprit : Node or None
         The first node whose result has no expression, if this value has none.
     number : float or None
@@ -90,7 +108,7 @@ class Value:
     shape: Shape
     dtype: str
     expression: Expression | None
-    candidates: Mapping[AnyLayer, Candidate]
+    candidates: Mapping[Base, Candidate]
     culprit: Node | None = None
     number: float | None = None
 
@@ -175,6 +193,9 @@ class Walk:
         else:
             raise self.refusal()
         outputs = node.outputs
+        if isinstance(value, list):
+            self.values.update(zip(outputs, value, strict=True))
+            return
         name = outputs[1] if node.op == f"{ML}.LinearClassifier" and len(outputs) > 1 else outputs[0]
         self.values[name] = value
 
@@ -237,13 +258,13 @@ class Walk:
             constants.append((operand, relative_shape))
         expression = self._affine(op, operands, shape, constants) if op in AFFINE and len(values) == 1 else None
         candidates = self._candidates(op, operands, values, attributes)
-        expression = self._with_activation(candidates) or expression
-        if expression is None and op == "Add" and len(values) == len(operands) == 2:
-            expression = self._residual(*values)
-        layer = expression.layer if expression is not None else None
-        if layer is not None and (layer.is_affine or isinstance(layer, Sum)) and self.forms:
+        expression = self._recognized(candidates) or expression
+        if expression is None and op in {"Add", "Mul"} and len(values) == len(operands) == 2:
+            expression = self._residual(*values) if op == "Add" else self._gated(*values)
+        base = base_of(expression, shape)
+        if base is not None and self.forms:
             argument = Candidate(self.forms.table.variable(), frozenset())
-            candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), layer: argument}
+            candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), base: argument}
         culprit = None if expression is not None else next((v.culprit for v in values if v.culprit), self.node)
         return Value(shape, values[0].dtype, expression, candidates, culprit)
 
@@ -284,6 +305,20 @@ class Walk:
                 return Expression(Sum(block, source.layer, size))
         return None
 
+    def _gated(self, first: Value, second: Value) -> Expression | None:
+        """Return the product of two values if it is a gate, else None."""
+        for x, y in ((first.expression, second.expression), (second.expression, first.expression)):
+            if x is None or y is None or first.shape.sizes != second.shape.sizes:
+                continue
+            values, gate = x.layer, y.layer
+            if (
+                isinstance(values, Product) and isinstance(gate, Product) and values.is_affine
+                and not gate.is_affine and is_elementwise(gate) and y.affine.is_identity and values.outputs == gate.outputs
+                and values.A_prev.is_same(gate.A_prev)
+            ):  # fmt: skip
+                return Expression(Gated(values, gate))
+        return None
+
     def _then(self, expression: Expression, op: str, c: Any) -> Expression:
         """Return an expression followed by an operation with a constant; errors name the current node."""
         self.spend(np.size(c) * 32 if np.size(c) > 1 else 0)
@@ -311,11 +346,11 @@ class Walk:
 
     def _candidates(
         self, op: str, operands: Sequence[Operand], values: list[Value], attributes: Mapping[str, Any]
-    ) -> dict[AnyLayer, Candidate]:
+    ) -> dict[Base, Candidate]:
         """Return the result of an operation as a function of each linear value on which all `values` depend."""
         if self.forms is None or any(not isinstance(operand, Value) and operand.size != 1 for operand in operands):
             return {}
-        table, result = self.forms.table, dict[AnyLayer, Candidate]()
+        table, result = self.forms.table, dict[Base, Candidate]()
         attributes = {**DEFAULTS.get(op, {}), **attributes}
         constants = {x for x in attributes.values() if isinstance(x, float)}
         constants |= {float(operand.item()) for operand in operands if not isinstance(operand, Value)}
@@ -332,22 +367,31 @@ class Walk:
                 result[base] = Candidate(form, frozenset(sorted(numbers)[: MAX_NUMBERS + 1]))
         return result
 
-    def _with_activation(self, candidates: Mapping[AnyLayer, Candidate]) -> Expression | None:
-        """Return a layer with an activation, for the first candidate that is recognized as an activation, or None."""
+    def _recognized(self, candidates: Mapping[Base, Candidate]) -> Expression | None:
+        """Return an activation or a normalization, for the first candidate that is recognized as one, or None."""
         assert self.forms is not None or not candidates
         for base, (form, numbers) in candidates.items():
-            if self.forms is not None and (g := self.forms.activation(form, set(numbers))):
-                return Expression(replace(self._dense(base), g=g))
+            assert self.forms is not None
+            if not isinstance(base, Product) or base.is_affine:
+                g = self.forms.activation(form, set(numbers))
+                if g is not None:
+                    return Expression(replace(self._dense(base), g=g))
+            layer = None if isinstance(base, Scaled) else self.forms.normalization(form, set(numbers), base.outputs)
+            if layer is not None:
+                initial = layer.parameters(base.outputs)
+                parameters = {name: np.full(p.shape, float(name == "gamma")) for name, p in initial.items()}
+                return Expression(FeatureLayer(Expression(base), layer, parameters))  # type: ignore[arg-type]
         return None
 
-    def _dense(self, base: AnyLayer) -> Product:
+    def _dense(self, base: Base) -> Product:
         """Return a dense layer without an activation; its weights are the identity unless `base` is one."""
         if isinstance(base, Product):
             return base
-        self.identities += 4 * base.inputs**2
+        self.identities += 4 * base.outputs**2
         if self.identities > MAX_IDENTITIES:
-            raise self.refusal(f"is an activation of {base.inputs:,} outputs of a {base.name}, which is too many")
-        return Product(Expression(base), np.eye(base.inputs, dtype=np.float32))
+            raise self.refusal(f"is an activation of {base.outputs:,} outputs of a {base.name}, which is too many")
+        expression = base.expression if isinstance(base, Scaled) else Expression(base)
+        return Product(expression, np.eye(base.outputs, dtype=np.float32))
 
     def _require_expression(self, value: Value) -> Expression:
         """Return the expression of a value; if it has none, refuse the node that is the reason."""
@@ -376,7 +420,9 @@ class Walk:
             raise ModelFileError(f"{self.node} has weights of {dtype}, but earlier weights are {self.dtype}")
         return self.forms
 
-    def feature_layer(self, value: Value, layer: PReLU | LayerNorm, shape: Shape, **parameters: np.ndarray) -> Value:
+    def feature_layer(
+        self, value: Value, layer: PReLU | LayerNorm | RMSNorm, shape: Shape, **parameters: np.ndarray
+    ) -> Value:
         """Return the result of a layer that applies to a value, with parameters of shape (n, 1)."""
         if value.dtype not in FLOATS:
             raise self.refusal("computes with integers")
@@ -582,9 +628,17 @@ class Walk:
 
     def layer_normalization(self, node: Node) -> Value:
         """Read a layer normalization over all features of each sample."""
+        bias = self.constant(node, 2)
+        return self._normalization(node, LayerNorm, bias)
+
+    def rms_normalization(self, node: Node) -> Value:
+        """Read a normalization by the root mean square over all features of each sample, a node since opset 23."""
+        return self._normalization(node, RMSNorm, None)
+
+    def _normalization(self, node: Node, kind: type[LayerNorm | RMSNorm], bias: np.ndarray | None) -> Value:
         value, axis = self.value(node), int(node.attributes.get("axis", -1))
         epsilon = float(str(np.float32(node.attributes.get("epsilon", 1e-5))))  # 1e-05, not 9.999999747378752e-06
-        scale, bias = self.constant(node, 1), self.constant(node, 2)
+        scale = self.constant(node, 1)
         if not value.shape.old_softmax_over(axis):
             raise self.refusal(f"is not over the features of each sample, whose shape is {value.shape.features}")
         if not epsilon > 0:
@@ -597,8 +651,9 @@ class Walk:
         if not scale.size or {scale.shape, self.check_finite(bias).shape} != {sizes} or bias.dtype != scale.dtype:
             raise self.refusal()
         self._forms(scale.dtype.name)
-        gamma, beta = (x.astype(np.float64).reshape(-1, 1) for x in (scale, bias))
-        return self.feature_layer(value, LayerNorm(epsilon), shape, gamma=gamma, beta=beta)
+        parameters = {"gamma": scale, "beta": bias} if kind is LayerNorm else {"gamma": scale}
+        columns = {name: x.astype(np.float64).reshape(-1, 1) for name, x in parameters.items()}
+        return self.feature_layer(value, kind(epsilon), shape, **columns)
 
     def softmax(self, node: Node) -> Value:
         """Read a softmax, or its logarithm, over all features of each sample."""
@@ -617,12 +672,61 @@ class Walk:
         return first if len(operands) == 1 and isinstance(first, Value) else self.elementwise(node.op, *operands)
 
     def reduction(self, node: Node) -> Value:
-        """Read the maximum or the sum over the features of each sample, which occur in a softmax of several nodes."""
+        """Read the maximum, the sum or the mean over the features of each sample, as in a softmax of several nodes."""
         value, axes = self.value(node), self.integers(node, 1, "axes")
         if axes is None or len(axes) != 1 or not value.shape.softmax_over(axes[0]):
             raise self.refusal()
-        result = replace(self.elementwise(node.op, value), shape=value.shape.reduced(axes[0]))
+        result = self.elementwise("ReduceSum" if node.op == "ReduceMean" else node.op, value)
+        if node.op == "ReduceMean":
+            if value.shape.size == UNKNOWN:
+                raise self.refusal("is the mean of a number of features that the file does not specify")
+            result = self.elementwise("Div", result, np.asarray(float(value.shape.size)))
+        result = replace(result, shape=value.shape.reduced(axes[0]))
         return result if node.attributes.get("keepdims", 1) else replace(result, shape=result.shape.squeezed(axes))
+
+    def slice(self, node: Node) -> Value:
+        """Read a range of the outputs of a dense layer, such as one half of what a gate multiplies."""
+        starts, stops, axes, steps = (
+            self.integers(node, i, name) for i, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+        )
+        if starts is None or stops is None or len(starts) != 1 or len(stops) != 1 or (steps or [1]) != [1]:
+            raise self.refusal()
+        value = self.value(node)
+        size = self._features_on(value, (axes or [0])[0])
+        start, stop, _ = slice(starts[0], stops[0]).indices(size)
+        return self._part(value, start, stop)
+
+    def split(self, node: Node) -> list[Value]:
+        """Read a division of the outputs of a dense layer into ranges."""
+        value = self.value(node)
+        size, parts = self._features_on(value, int(node.attributes.get("axis", 0))), len(node.outputs)
+        each = -(-size // parts)
+        sizes = self.integers(node, 1, "split") or [min(each, size - i * each) for i in range(parts)]
+        if sum(sizes) != size or len(sizes) != parts or min(sizes) < 1:
+            raise self.refusal(f"does not divide {size:,} features into {parts:,} parts")
+        stops = np.cumsum(sizes).tolist()
+        return [self._part(value, stop - n, stop) for stop, n in zip(stops, sizes, strict=True)]
+
+    def _features_on(self, value: Value, axis: int) -> int:
+        """Return the number of features of a value whose samples are vectors; they must be on this axis."""
+        shape = value.shape
+        if len(shape.sizes) != 2 or positive(axis, 2) == shape.axis or shape.size == UNKNOWN:
+            raise self.refusal("does not apply to the features of samples that are vectors")
+        return shape.size
+
+    def _part(self, value: Value, start: int, stop: int) -> Value:
+        """Return a range of the outputs of a dense layer."""
+        expression = self._require_expression(value)
+        layer = expression.layer
+        if not isinstance(layer, Product) or not expression.affine.is_identity or not is_elementwise(layer):
+            raise self.refusal("takes some of the numbers of each sample, but not the outputs of a dense layer")
+        if not start < stop:
+            raise self.refusal("takes no numbers")
+        part, shape = layer.rows(start, stop), value.shape
+        sizes = tuple(stop - start if n is not SAMPLES else n for n in shape.sizes)
+        assert self.forms is not None
+        candidates: dict[Base, Candidate] = {part: Candidate(self.forms.table.variable(), frozenset())}
+        return replace(value, shape=shape._replace(sizes=sizes), expression=Expression(part), candidates=candidates)
 
     def concat(self, node: Node) -> Value:
         """Read ``[1 - p, p]``, the two probabilities of a classifier whose only output is a sigmoid p, as a softmax."""
@@ -763,6 +867,20 @@ def as_float32(value: Value) -> Value:
     return replace(value, dtype="float32")
 
 
+def base_of(expression: Expression | None, shape: Shape) -> Base | None:
+    """Return what functions of a value are functions of: a layer, or a scaled value; None if it is neither."""
+    if expression is None or expression.layer is None:
+        return None
+    if expression.affine.is_identity:
+        return expression.layer
+    return None if isinstance(expression.layer, Product) else Scaled(expression, expression.layer.outputs)
+
+
+def is_elementwise(layer: Product) -> bool:
+    """Return whether each output of a layer depends on one row of its weights."""
+    return not (isinstance(layer.g, Activation) and layer.g.name in {"softmax", "log_softmax"})
+
+
 def is_complement(affine: Affine) -> bool:
     """Return whether an affine function is 1 minus its argument."""
     return bool((affine.factor == -1).all() and (affine.shift == 1).all())
@@ -805,7 +923,7 @@ SIZE_OPERATIONS: dict[str, Callable[[list[Any], Mapping[str, Any]], np.ndarray]]
 }
 """Operations on sizes; they may copy the number of samples, but cannot compute with it."""
 
-HANDLERS: dict[str, Callable[[Walk, Node], Value]] = {
+HANDLERS: dict[str, Callable[[Walk, Node], Value | list[Value]]] = {
     "BatchNormalization": Walk.batch_normalization,
     "Cast": Walk.cast,
     "Celu": Walk.celu,
@@ -817,12 +935,16 @@ HANDLERS: dict[str, Callable[[Walk, Node], Value]] = {
     "LogSoftmax": Walk.softmax,
     "Max": Walk.extremum,
     "Min": Walk.extremum,
+    "RMSNormalization": Walk.rms_normalization,
     "ReduceMax": Walk.reduction,
+    "ReduceMean": Walk.reduction,
     "ReduceSum": Walk.reduction,
     "MatMul": Walk.matmul,
     "PRelu": Walk.prelu,
     "Selu": Walk.selu,
+    "Slice": Walk.slice,
     "Softmax": Walk.softmax,
+    "Split": Walk.split,
     "Swish": Walk.swish,
     f"{ML}.LinearClassifier": Walk.linear,
     f"{ML}.LinearRegressor": Walk.linear,

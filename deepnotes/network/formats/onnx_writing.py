@@ -15,6 +15,7 @@ from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.tracing import KERNELS, FormulaTrace, Trace, Value
 from deepnotes.nn.activations import Activation
+from deepnotes.nn.layers import PReLU
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import import_optional
@@ -113,7 +114,8 @@ def _trace_member(trace: Trace, chain: Chain, prefix: str, A: Any) -> Any:
             continue
         if isinstance(link, FeatureLink):
             A.shape = (link.inputs,)
-            A = link.forward(formula_ops, A, parameters)
+            has_node = type(link.layer) is PReLU and chain.dtype == "float32"  # ONNX Runtime has no PRelu of doubles
+            A = trace.node("PRelu", A, *parameters) if has_node else link.forward(formula_ops, A, parameters)
             continue
         W, b = parameters
         Z: Any = ops.linear(W, A, b)
