@@ -316,6 +316,7 @@ class Walk:
                 and not gate.is_affine and is_elementwise(gate) and y.affine.is_identity and values.outputs == gate.outputs
                 and values.A_prev.is_same(gate.A_prev)
             ):  # fmt: skip
+                self.spend(values.W.nbytes + gate.W.nbytes)
                 return Expression(Gated(values, gate))
         return None
 
@@ -378,6 +379,7 @@ class Walk:
                     return Expression(replace(self._dense(base), g=g))
             layer = None if isinstance(base, Scaled) else self.forms.normalization(form, set(numbers), base.outputs)
             if layer is not None:
+                self.spend(64 * base.outputs)
                 initial = layer.parameters(base.outputs)
                 parameters = {name: np.full(p.shape, float(name == "gamma")) for name, p in initial.items()}
                 return Expression(FeatureLayer(Expression(base), layer, parameters))  # type: ignore[arg-type]

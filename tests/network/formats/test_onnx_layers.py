@@ -160,6 +160,9 @@ BLOCKS: dict[str, tuple[list[Any], list[tuple[int, int]], list[Any]]] = {
         dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)])]),
     "with an activation after it": ([FIRST, ("Relu",), SQUARE, ("Relu",), LAST], [(1, 2)], [
         dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)]), dn.Dense(5, "relu"), dn.Dense(2)]),
+    "with an activation after it is scaled": (
+        [FIRST, ("Relu",), SQUARE, ("Mul", b1), ("Sub", 2.0), ("Relu",), LAST], [(1, 2)],
+        [dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)]), dn.Dense(5, "relu"), dn.Dense(2)]),
     "that is scaled": ([FIRST, ("Relu",), SQUARE, ("Mul", b1), LAST], [(1, 2)], [
         dn.Dense(5, "relu"), dn.Residual([dn.Dense(5)]), dn.Dense(2)]),
     "with normalizations": ([FIRST, norm(5), SQUARE, ("Relu",), SQUARE, norm(5), LAST], [(0, 4)], [
