@@ -17,12 +17,12 @@ from deepnotes_numba.vectors import multiply_add
 
 
 class Bits:
-    """How the bits of a float, or of a register of floats, are used as an integer.
+    """How the bits of a float, or of a vector of floats, are used as integers.
 
     Parameters
     ----------
     kind : llvmlite.ir.Type
-        The type of the float or of the register.
+        The type of the float or of the vector.
     """
 
     def __init__(self, kind):
@@ -46,7 +46,7 @@ class Bits:
 
     @property
     def aligned(self):
-        """A float whose sum with a small integer n has the bits of the float, plus n."""
+        """A large float, 1.5 times a power of 2; with a small integer n added, its bits, as an integer, grow by n."""
         return fill(self._kind, 1.5 * 2.0**self.mantissa)
 
     @property
@@ -93,7 +93,8 @@ def _power_of_two(typingctx, n):
 
     def generate(context, builder, signature, arguments):
         bits = Bits(arguments[0].type)
-        # The lowest bits of the sum are those of n; the shift removes the others. Not all processors convert doubles.
+        # The lowest bits of the sum are those of n, and the shift removes the others. This avoids a conversion, since
+        # not all processors can convert several doubles to integers at once.
         shifted = bits.of(builder, builder.fadd(arguments[0], bits.aligned))
         biased = builder.add(shifted, bits.integer((1 << (8 * bits.size - bits.mantissa - 2)) - 1))
         return bits.number(builder, builder.shl(biased, bits.integer(bits.mantissa)))

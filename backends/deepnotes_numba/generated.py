@@ -8,7 +8,8 @@ as sums, in registers; numbers, once, in double precision.
 
 import ctypes
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,7 +22,18 @@ from deepnotes_numba.cache import CodeCache
 from deepnotes_numba.compiling import numba
 from deepnotes_numba.elementary import exp, expm1, log, log1p, tanh
 from deepnotes_numba.kernel_functions import elements_of, maximum, minimum, multiply_add, sign
-from deepnotes_numba.lanes import absolute, first_lanes, lanes_of, load, spread, square_root, store, where
+from deepnotes_numba.lanes import (
+    absolute,
+    few_lanes_of,
+    first_lanes,
+    lanes_of,
+    load,
+    spread,
+    spread_few,
+    square_root,
+    store,
+    where,
+)
 
 OPERATIONS = {
     "add": "({} + {})", "subtract": "({} - {})", "multiply": "({} * {})", "divide": "({} / {})", "negative": "(-{})",
@@ -32,13 +44,15 @@ OPERATIONS = {
     "sign": "sign({})", "maximum": "maximum({}, {})", "minimum": "minimum({}, {})",
 }  # fmt: skip
 """The operations as Python; their arguments are names of lanes."""
-NUMBERS = OPERATIONS | {"number": "float({})"}
+OF_NUMBERS = OPERATIONS | {"number": "where({}, 1.0, 0.0)"}
 """The operations on numbers, in double precision."""
 REDUCTIONS = ("sum", "max")
 NAMES = {NUMBER: "c", PER_SAMPLE: "row", FULL: "x"}
 """How the names of values begin, by their shapes."""
 MASK = "MASK"
 """What stands for the lanes to load and to store, in the source of a loop."""
+LANES = re.compile(r"\b(zero|one|infinity|factor_|share|(?:c|row|x|w)\d+|spread)\b")
+"""The names of lanes, and the function that makes them."""
 COSTLY = ("exp", "expm1", "log", "log1p", "tanh")
 """Operations that are rather loaded from memory than computed twice."""
 
@@ -160,8 +174,8 @@ class Source:
         """Return the names of the values of nodes, as lanes."""
         return [f"{NAMES[self.shapes[i]]}{i}" for i in indices]
 
-    def prologue(self) -> Iterator[str]:
-        """Yield the computation of the numbers, and their conversion to lanes."""
+    def computed_numbers(self) -> Iterator[str]:
+        """Yield the computation of the numbers."""
         for index, node in enumerate(self.nodes):
             if self.shapes[index] != NUMBER:
                 continue
@@ -174,8 +188,14 @@ class Source:
             elif node.operation == "outputs":
                 yield f"n{index} = float(outputs)"
             else:
-                yield f"n{index} = {NUMBERS[node.operation].format(*(f'n{i}' for i in node.arguments))}"
-            yield f"c{index} = spread(real(n{index})){' != zero' if self.kinds[index].boolean else ''}"
+                yield f"n{index} = {OF_NUMBERS[node.operation].format(*(f'n{i}' for i in node.arguments))}"
+
+    def spread_numbers(self) -> Iterator[str]:
+        """Yield the conversion of the numbers to lanes."""
+        yield "zero, one, infinity = spread(real(0)), spread(real(1)), spread(real(inf))"
+        for index, shape in enumerate(self.shapes):
+            if shape == NUMBER:
+                yield f"c{index} = spread(real(n{index})){' != zero' if self.kinds[index].boolean else ''}"
 
     def elementwise(self, results: Sequence[int], level: int | None = None) -> Iterator[str]:
         """Yield the computation of the elements of some nodes, inside of the innermost loop of the pass of a level."""
@@ -357,11 +377,12 @@ def update(step: Expression, slots: int, names: Sequence[str]) -> Kernel:
     elements |= {f"slot{i}": place.load for i, place in enumerate(places)}
     numbers = {name: f"scalars_[{row} * stride]" for row, name in enumerate(names)} | {"decays": "decays"}
     source = Source(step, options, elements, numbers)
-    lines = ["scalars_, factor_ = doubles_at(scalars), spread(real(factor))"]
+    lines = ["scalars_ = doubles_at(scalars)"]
     lines += ["W, G = elements_at(theta + at * size), elements_at(g + at * size)"]
     lines += [f"V{i} = elements_at(words_at(slots)[{i}] + at * size)" for i in range(slots)]
-    loop = [*source.elementwise(step.results), *_stores(source, dict(zip([theta, *places], step.results, strict=True)))]
-    lines += [*source.prologue(), *_for_lanes("n", loop)]
+    loop = ["factor_ = spread(real(factor))", *source.elementwise(step.results)]
+    loop += _stores(source, dict(zip([theta, *places], step.results, strict=True)))
+    lines += [*source.computed_numbers(), *_for_lanes("n", source, loop)]
     return _compile_kernel("theta, g, slots, at, n, scalars, stride, constants, decays, factor", lines, source)
 
 
@@ -380,7 +401,7 @@ def _make_kernel(
     loop += [f"    {line}" for line in _stores(source, writes, factor)]
     lines = ["outputs = k", *(f"{name} = elements_at({start})" for name, start in arrays.items())]
     lines += [] if source.has_rows else ["k, m = 1, k * m"]
-    lines += [*source.prologue(), *_for_lanes("m", source.reductions(), loop)]
+    lines += [*source.computed_numbers(), *_for_lanes("m", source, [*source.reductions(), *loop])]
     return _compile_kernel(parameters, lines, source)
 
 
@@ -390,39 +411,53 @@ def _stores(source: Source, writes: dict[Element, int], factor: str = "") -> lis
     return [element.store(factor + name) for element, name in zip(writes, names, strict=True)]
 
 
-def _for_lanes(count: str, *parts: Iterable[str]) -> list[str]:
-    """Return a loop over `count` numbers, as many at a time as lanes hold, and the same for those that are left."""
-    body = [f"    {line}" for part in parts for line in part]
-    loop = [f"whole = {count} & -lanes", "for first in range(0, whole, lanes):", *body]
-    loop += [f"if whole < {count}:", f"    first, rest = whole, first_lanes({count} - whole, zero)"]
-    return [line.replace(MASK, "None") for line in loop] + [line.replace(MASK, "rest") for line in body]
+def _for_lanes(count: str, source: Source, body: Sequence[str]) -> list[str]:
+    """Return a loop over `count` numbers, as many at a time as lanes hold, and one over those that are left.
+
+    The second loop has the same lines for a few lanes, whose names end with ``_few``, so that the prediction of one
+    sample does not compute as much as that of many.
+    """
+    start, body = list(source.spread_numbers()), [f"    {line}" for line in body]
+    whole = [f"whole = {count} & -lanes", *start, "for first in range(0, whole, lanes):", *body]
+    rest = [
+        *start,
+        f"for first in range(whole, {count}, few):",
+        f"    rest = first_lanes({count} - first, zero)",
+        *body,
+    ]
+    return [
+        *(line.replace(MASK, "None") for line in whole),
+        f"if whole < {count}:",
+        *("    " + LANES.sub(r"\1_few", line).replace(MASK, "rest") for line in rest),
+    ]
 
 
 def _compile_kernel(parameters: str, lines: Sequence[str], source: Source) -> Kernel:
     """Compile a kernel, or load it from the disk cache."""
     begin = [
         f"def kernel({parameters}):",
-        "zero, one, infinity = spread(real(0)), spread(real(1)), spread(real(inf))",
         "constants_ = doubles_at(constants)",
     ]
     text = "\n    ".join([*begin, *lines])
-    function = _compile(text, tuple(sorted(source.constants.items())), source.expression.dtype)
+    constants = tuple((name, value.hex()) for name, value in sorted(source.constants.items()))  # 0.0 is equal to -0.0
+    function = _compile(text, constants, source.expression.dtype)
     return Kernel(function.ctypes, np.array(source.options))
 
 
 @cache  # compiled code is never unloaded, and the interpreter keeps its address
-def _compile(text: str, constants: tuple[tuple[str, float], ...], dtype: str) -> Any:
+def _compile(text: str, constants: tuple[tuple[str, str], ...], dtype: str) -> Any:
     real = np.dtype(dtype).type
-    digest = hashlib.sha256(repr((text, [(name, value.hex()) for name, value in constants], dtype)).encode())
+    digest = hashlib.sha256(repr((text, constants, dtype)).encode())
     kind = numba.from_dtype(np.dtype(dtype))
     namespace: dict[str, Any] = {
         "elements_at": elements_of(kind), "doubles_at": elements_of(types.float64),
-        "words_at": elements_of(types.intp), "size": kind.bitwidth // 8, "lanes": lanes_of(kind).count, "real": real,
-        "inf": np.inf, "spread": spread, "load": load, "store": store, "first_lanes": first_lanes, "where": where,
-        "absolute": absolute, "square_root": square_root, "exp": exp, "expm1": expm1, "log": log, "log1p": log1p,
-        "tanh": tanh, "sign": sign, "maximum": maximum, "minimum": minimum, "multiply_add": multiply_add,
+        "words_at": elements_of(types.intp), "size": kind.bitwidth // 8, "real": real, "inf": np.inf,
+        "lanes": lanes_of(kind).count, "few": few_lanes_of(kind).count, "spread": spread, "spread_few": spread_few,
+        "first_lanes": first_lanes, "load": load, "store": store, "where": where, "absolute": absolute,
+        "square_root": square_root, "exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "tanh": tanh, "sign": sign,
+        "maximum": maximum, "minimum": minimum, "multiply_add": multiply_add,
     }  # fmt: skip
-    namespace |= constants
+    namespace |= {name: float.fromhex(value) for name, value in constants}
     exec(compile(text, "<kernel>", "exec"), namespace)
     kernel = namespace["kernel"]
     kernel.__module__ = __name__

@@ -566,7 +566,7 @@ def _sum_squares(buffers, squares, dense, tile, rows, penalties):
     g, n_prev, tiles = buffers.gradient, dense.n_prev, squares.shape[0] // 2
     for i in range(rows[0], rows[1], ROWS):
         count, square, penalty = min(ROWS, rows[1] - i), 0.0, 0.0
-        if n_prev > 0:
+        if n_prev > 0:  # a layer by feature has no weights
             square, penalty = add_penalties(g, buffers.theta, dense.w + i * n_prev, count * n_prev, *penalties)
         squares[tiles + tile + i // ROWS] = penalty
         b = view(g, dense.b + i, count)

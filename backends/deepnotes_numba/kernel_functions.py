@@ -35,7 +35,7 @@ def minimum(a, b):
 
 @inline_code
 def sign(x):
-    """Return 1 with the sign of x, or x itself if that is zero or NaN."""
+    """Return 1 or -1, by the sign of x; 0 for zeros of both signs, and NaN for NaN."""
     return where(x > ZERO(x), ONE(x), where(x < ZERO(x), -ONE(x), x + ZERO(x)))
 
 

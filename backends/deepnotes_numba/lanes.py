@@ -1,7 +1,7 @@
 """Vectors of numbers that compiled functions use like numbers: an operation computes all lanes at once.
 
-Two registers hold one row of a block. The compiler vectorises a loop for many more repetitions, and computes what is
-left number by number: in a loop over such a row, everything.
+They hold one row of a block. The compiler could vectorise a loop over the row, too, but it does so only for loops that
+are much longer, and computes shorter ones number by number.
 """
 
 import operator
@@ -17,7 +17,7 @@ from deepnotes_numba import vectors
 
 
 class Lanes(types.Type):
-    """As many numbers as two registers hold, a row of a block; or as many conditions.
+    """Some numbers, or as many conditions.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Lanes(types.Type):
         super().__init__(name=f"Lanes({kind} x {count})")
 
 
-NUMBERS = {types.boolean: ir.IntType(1), types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+LLVM_TYPES = {types.boolean: ir.IntType(1), types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 
 
 @register_model(Lanes)
@@ -40,12 +40,17 @@ class LanesModel(PrimitiveModel):
     """Lanes are vectors of LLVM."""
 
     def __init__(self, manager: Any, kind: Lanes) -> None:
-        super().__init__(manager, kind, ir.VectorType(NUMBERS[kind.kind], kind.count))
+        super().__init__(manager, kind, ir.VectorType(LLVM_TYPES[kind.kind], kind.count))
 
 
 def lanes_of(kind: Any) -> Lanes:
-    """Return the type of lanes of numbers: float32 or float64."""
+    """Return the type of lanes that fill two registers, for numbers of type float32 or float64."""
     return Lanes(kind, 2 * vectors.REGISTER * 8 // kind.bitwidth)
+
+
+def few_lanes_of(kind: Any) -> Lanes:
+    """Return the type of lanes that fill 16 bytes, the smallest registers of all processors."""
+    return Lanes(kind, 128 // kind.bitwidth)
 
 
 def conditions_of(kind: Any) -> Any:
@@ -66,7 +71,7 @@ LOGICAL = {operator.and_: ir.IRBuilder.and_, operator.or_: ir.IRBuilder.or_, ope
 COMPARISONS = {
     operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=", operator.eq: "==", operator.ne: "!=",
 }  # fmt: skip
-"""The operators of Python that accept lanes."""
+"""How LLVM computes each operator of Python that accepts lanes."""
 
 
 def _define(operation: Any, build: Any) -> None:
@@ -127,14 +132,20 @@ def where(typingctx, condition, a, b):
     return (a(condition, a, b), generate) if condition == conditions_of(a) and a == b else None
 
 
-@intrinsic
-def spread(typingctx, x):
-    """Return lanes that are all x, a number."""
+def _spread(lanes: Any) -> Any:
+    """Return a function from a number to lanes that are all equal to it; `lanes` makes their type from its type."""
 
-    def generate(context, builder, signature, arguments):
-        return vectors.broadcast(builder, arguments[0], signature.return_type.count)
+    @intrinsic
+    def spread(typingctx, x):
+        def generate(context, builder, signature, arguments):
+            return vectors.broadcast(builder, arguments[0], signature.return_type.count)
 
-    return lanes_of(x)(x), generate
+        return lanes(x)(x), generate
+
+    return spread
+
+
+spread, spread_few = _spread(lanes_of), _spread(few_lanes_of)
 
 
 @intrinsic
@@ -149,9 +160,9 @@ def first_lanes(typingctx, count, like):
 
 @intrinsic
 def load(typingctx, x, at, mask):
-    """Return the numbers from x[at] on, x an array in C order or a pointer; without a mask, for all lanes.
+    """Return the numbers from x[at] on; x is an array in C order or a pointer.
 
-    The lanes that the mask leaves out are 0, and their memory is not touched.
+    The mask is None, or the condition that selects the lanes to load: the others are 0, and their memory is not read.
     """
 
     def generate(context, builder, signature, arguments):
@@ -160,12 +171,13 @@ def load(typingctx, x, at, mask):
             return builder.load(place, align=align)
         return vectors.load_masked(builder, place, align, arguments[2])
 
-    return lanes_of(x.dtype)(x, at, mask), generate
+    lanes = lanes_of(x.dtype) if mask == types.none else Lanes(x.dtype, mask.count)
+    return lanes(x, at, mask), generate
 
 
 @intrinsic
 def store(typingctx, x, at, value, mask):
-    """Write lanes to x[at] and what follows it, as :func:`load` reads them."""
+    """Write lanes to x[at] and the elements after it; the arguments are those of :func:`load`."""
 
     def generate(context, builder, signature, arguments):
         place, align = _place(context, builder, signature, arguments[:2], signature.args[2])
@@ -175,7 +187,7 @@ def store(typingctx, x, at, value, mask):
             vectors.store_masked(builder, arguments[2], place, align, arguments[3])
         return context.get_dummy_value()
 
-    return (types.void(x, at, value, mask), generate) if value == lanes_of(x.dtype) else None
+    return types.void(x, at, value, mask), generate
 
 
 def _place(context: Any, builder: Any, signature: Any, arguments: Any, lanes: Lanes) -> tuple[Any, int]:

@@ -58,7 +58,7 @@ def call_function(builder, name, arguments):
 
 
 def _name(kind):
-    """Return how the names of LLVM's functions have the type of a number or a register."""
+    """Return the name of a type, as it ends the names of LLVM's functions."""
     return f"v{kind.count}{kind.element.intrinsic_name}" if isinstance(kind, ir.VectorType) else kind.intrinsic_name
 
 
@@ -328,8 +328,8 @@ def _sums(rows):
                         part = builder.load(builder.bitcast(pointer, register.as_pointer()), align=align)
                         builder.store(builder.fadd(builder.load(totals[r]), part), totals[r])
             folded = _fold_rows(builder, [builder.load(total) for total in totals])
-            for number, part in enumerate(folded):
-                place = builder.gep(results, [WORD(number * part.type.count)])
+            for i, part in enumerate(folded):
+                place = builder.gep(results, [WORD(i * part.type.count)])
                 builder.store(part, builder.bitcast(place, part.type.as_pointer()), align=align)
             return context.get_dummy_value()
 

@@ -6,7 +6,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from deepnotes.equations.ops import Ops
 from deepnotes.nn.derivatives import pullback
-from deepnotes.nn.expressions import FULL, Expression, trace
+from deepnotes.nn.expressions import FULL, NUMBER, Expression, trace
 from deepnotes.nn.optimizer_base import updated_by
 from deepnotes.nn.schedules import Schedule
 from deepnotes.utils.errors import NotAnExpressionError
@@ -283,6 +283,8 @@ def _full(xp: Any, x: Any, like: Any) -> Any:
 def _per_sample(xp: Any, x: Any, outputs: int) -> Any:
     """Return the losses of a trace; with one output, they may have the shape of the outputs."""
     x = xp.symbol(x)
+    if x.kind.shape == NUMBER:
+        raise NotAnExpressionError("one loss instead of one for each sample")
     if x.kind.shape != FULL:
         return x
     if outputs > 1:

@@ -312,8 +312,8 @@ class Walk:
                 continue
             values, gate = x.layer, y.layer
             if (
-                isinstance(values, Product) and isinstance(gate, Product) and values.is_affine
-                and not gate.is_affine and is_elementwise(gate) and y.affine.is_identity and values.outputs == gate.outputs
+                isinstance(values, Product) and isinstance(gate, Product) and values.outputs == gate.outputs
+                and values.is_affine and not gate.is_affine and is_elementwise(gate) and y.affine.is_identity
                 and values.A_prev.is_same(gate.A_prev)
             ):  # fmt: skip
                 self.spend(values.W.nbytes + gate.W.nbytes)
