@@ -25,13 +25,14 @@ from deepnotes_numba.kernel_functions import elements_of, maximum, minimum, mult
 from deepnotes_numba.lanes import (
     absolute,
     few_lanes_of,
-    first_lanes,
     lanes_of,
     load,
+    load_few,
     spread,
     spread_few,
     square_root,
     store,
+    store_few,
     where,
 )
 
@@ -49,10 +50,10 @@ OF_NUMBERS = OPERATIONS | {"number": "where({}, 1.0, 0.0)"}
 REDUCTIONS = ("sum", "max")
 NAMES = {NUMBER: "c", PER_SAMPLE: "row", FULL: "x"}
 """How the names of values begin, by their shapes."""
-MASK = "MASK"
-"""What stands for the lanes to load and to store, in the source of a loop."""
-LANES = re.compile(r"\b(zero|one|infinity|factor_|share|(?:c|row|x|w)\d+|spread)\b")
-"""The names of lanes, and the function that makes them."""
+LEFT = "LEFT"
+"""What stands for the number of elements that are left, in the source of a loop; None if they fill the lanes."""
+LANES = re.compile(r"\b(zero|one|infinity|factor_|share|(?:c|row|x|w)\d+|spread|load|store)\b")
+"""The names of lanes, and of the functions that depend on their number."""
 COSTLY = ("exp", "expm1", "log", "log1p", "tanh")
 """Operations that are rather loaded from memory than computed twice."""
 
@@ -99,11 +100,11 @@ class Element(NamedTuple):
     @property
     def load(self) -> str:
         """The expression that loads them."""
-        return f"load({self.array}, {self.at}, {MASK})"
+        return f"load({self.array}, {self.at}, {LEFT})"
 
     def store(self, value: str) -> str:
         """Return the statement that stores them."""
-        return f"store({self.array}, {self.at}, {value}, {MASK})"
+        return f"store({self.array}, {self.at}, {value}, {LEFT})"
 
 
 def _row(array: str, row: str = "i") -> Element:
@@ -419,16 +420,11 @@ def _for_lanes(count: str, source: Source, body: Sequence[str]) -> list[str]:
     """
     start, body = list(source.spread_numbers()), [f"    {line}" for line in body]
     whole = [f"whole = {count} & -lanes", *start, "for first in range(0, whole, lanes):", *body]
-    rest = [
-        *start,
-        f"for first in range(whole, {count}, few):",
-        f"    rest = first_lanes({count} - first, zero)",
-        *body,
-    ]
+    rest = [*start, f"for first in range(whole, {count}, few):", f"    left = {count} - first", *body]
     return [
-        *(line.replace(MASK, "None") for line in whole),
+        *(line.replace(LEFT, "None") for line in whole),
         f"if whole < {count}:",
-        *("    " + LANES.sub(r"\1_few", line).replace(MASK, "rest") for line in rest),
+        *("    " + LANES.sub(r"\1_few", line).replace(LEFT, "left") for line in rest),
     ]
 
 
@@ -453,9 +449,9 @@ def _compile(text: str, constants: tuple[tuple[str, str], ...], dtype: str) -> A
         "elements_at": elements_of(kind), "doubles_at": elements_of(types.float64),
         "words_at": elements_of(types.intp), "size": kind.bitwidth // 8, "real": real, "inf": np.inf,
         "lanes": lanes_of(kind).count, "few": few_lanes_of(kind).count, "spread": spread, "spread_few": spread_few,
-        "first_lanes": first_lanes, "load": load, "store": store, "where": where, "absolute": absolute,
-        "square_root": square_root, "exp": exp, "expm1": expm1, "log": log, "log1p": log1p, "tanh": tanh, "sign": sign,
-        "maximum": maximum, "minimum": minimum, "multiply_add": multiply_add,
+        "load": load, "load_few": load_few, "store": store, "store_few": store_few, "where": where,
+        "absolute": absolute, "square_root": square_root, "exp": exp, "expm1": expm1, "log": log, "log1p": log1p,
+        "tanh": tanh, "sign": sign, "maximum": maximum, "minimum": minimum, "multiply_add": multiply_add,
     }  # fmt: skip
     namespace |= {name: float.fromhex(value) for name, value in constants}
     exec(compile(text, "<kernel>", "exec"), namespace)

@@ -8,12 +8,15 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.datamodel.models import PrimitiveModel
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
 from deepnotes_numba import vectors
+
+LANE = ir.IntType(32)
+"""The type of the number of a lane."""
 
 
 class Lanes(types.Type):
@@ -171,8 +174,7 @@ def load(typingctx, x, at, mask):
             return builder.load(place, align=align)
         return vectors.load_masked(builder, place, align, arguments[2])
 
-    lanes = lanes_of(x.dtype) if mask == types.none else Lanes(x.dtype, mask.count)
-    return lanes(x, at, mask), generate
+    return lanes_of(x.dtype)(x, at, mask), generate
 
 
 @intrinsic
@@ -188,6 +190,61 @@ def store(typingctx, x, at, value, mask):
         return context.get_dummy_value()
 
     return types.void(x, at, value, mask), generate
+
+
+@intrinsic
+def load_few(typingctx, x, at, count):
+    """Return few lanes with the numbers from x[at] on, at least 1 and at most `count` of them; the other lanes are 0.
+
+    A masked load or store of few lanes would take longer than these branches.
+    """
+
+    def generate(context, builder, signature, arguments):
+        x, at, count = arguments
+        place, align = _place(context, builder, signature, (x, at), signature.return_type)
+        kind, lanes = place.type.pointee, signature.return_type.count
+        result = cgutils.alloca_once(builder, kind)
+        with builder.if_else(_at_least(builder, count, lanes)) as (all_lanes, some):
+            with all_lanes:
+                builder.store(builder.load(place, align=align), result)
+            with some:
+                number = vectors.pointer_to_element(context, builder, signature.args[0], x, at)
+                builder.store(builder.insert_element(fill(kind, 0.0), builder.load(number), LANE(0)), result)
+                for lane in range(1, lanes - 1):
+                    with builder.if_then(_at_least(builder, count, lane + 1)):
+                        element = builder.load(builder.gep(number, [vectors.WORD(lane)]))
+                        builder.store(builder.insert_element(builder.load(result), element, LANE(lane)), result)
+        return builder.load(result)
+
+    return few_lanes_of(x.dtype)(x, at, count), generate
+
+
+@intrinsic
+def store_few(typingctx, x, at, value, count):
+    """Write the first of few lanes to x[at] and the elements after it, at least 1 and at most `count` of them."""
+
+    def generate(context, builder, signature, arguments):
+        x, at, value, count = arguments
+        place, align = _place(context, builder, signature, (x, at), signature.args[2])
+        lanes = signature.args[2].count
+        with builder.if_else(_at_least(builder, count, lanes)) as (all_lanes, some):
+            with all_lanes:
+                builder.store(value, place, align=align)
+            with some:
+                number = vectors.pointer_to_element(context, builder, signature.args[0], x, at)
+                builder.store(builder.extract_element(value, LANE(0)), number)
+                for lane in range(1, lanes - 1):
+                    with builder.if_then(_at_least(builder, count, lane + 1)):
+                        address = builder.gep(number, [vectors.WORD(lane)])
+                        builder.store(builder.extract_element(value, LANE(lane)), address)
+        return context.get_dummy_value()
+
+    return types.void(x, at, value, count), generate
+
+
+def _at_least(builder: Any, count: Any, least: int) -> Any:
+    """Build the comparison of an integer with another one."""
+    return builder.icmp_signed(">=", count, vectors.WORD(least))
 
 
 def _place(context: Any, builder: Any, signature: Any, arguments: Any, lanes: Lanes) -> tuple[Any, int]:

@@ -142,6 +142,75 @@ def test_a_condition_on_a_sample_is_joined_with_one_on_its_outputs() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_conditions_on_numbers_select_and_multiply() -> None:
+    @dataclass(frozen=True)
+    class Chosen(dn.ActivationFunction):
+        few: bool
+
+        def forward(self, ops: Any, Z: Any) -> Any:
+            xp = ops.xp
+            outputs = xp.asarray(Z.shape[0] * 1.0, dtype=Z.dtype)
+            condition = outputs < 4.0 if self.few else outputs > 4.0
+            return Z * xp.astype(condition, Z.dtype) + xp.where(condition & (Z > 0), Z, 3.0 * Z)
+
+    X, _ = make_data(None)
+    for few in (False, True):
+        found, expected = (
+            dn.Network([dn.Dense(5, Chosen(few))], X.shape[0], seed=0, backend=name).predict(X)
+            for name in ("numba", "numpy")
+        )
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_condition_on_a_scalar_of_an_optimizer() -> None:
+    @dataclass(frozen=True)
+    class Stepwise(literature._Own):
+        def update(self, ops: Any, theta: Any, g: Any, slots: Any, decays: Any, scalars: Any) -> Any:
+            fast = ops.xp.astype(ops.xp.asarray(scalars["rate"]) > 0.05, theta.dtype)
+            return theta - scalars["rate"] * g * fast, ()
+
+    X, Y = make_data(None)
+    for rate in (0.1, 0.01):
+        flats = []
+        for backend in ("numba", "numpy"):
+            net, settings = make_network(Stepwise(rate), "float64", backend)
+            net.fit(X, Y, epochs=2, **settings)
+            flats.append(net.flat())
+        np.testing.assert_allclose(*flats, rtol=1e-10)
+
+
+def test_constants_0_and_minus_0_have_kernels_of_their_own() -> None:
+    @dataclass(frozen=True)
+    class Inverse(dn.ActivationFunction):
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return 1 / ops.xp.where(Z > 1e9, Z, 0.0)
+
+    @dataclass(frozen=True)
+    class Negative(dn.ActivationFunction):
+        def forward(self, ops: Any, Z: Any) -> Any:
+            return 1 / ops.xp.where(Z > 1e9, Z, -0.0)
+
+    for g, expected in ((Inverse(), np.inf), (Negative(), -np.inf)):
+        net = dn.Network([dn.Dense(1, g)], 2, seed=0, backend="numba")
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(net.inference.predict(net.theta, np.ones((2, 3), np.float32)), expected)
+
+
+def test_one_loss_for_all_samples_is_refused() -> None:
+    @dataclass(frozen=True)
+    class OnlySlope(dn.LossFunction):
+        def value(self, ops: Any, A: Any, Y: Any) -> Any:
+            return ops.xp.asarray(0.0, dtype=A.dtype)
+
+        def derivative(self, ops: Any, A: Any, Y: Any) -> Any:
+            return A - Y
+
+    for backend in ("numba", "numpy"):
+        net = dn.Network([dn.Dense(3)], 2, seed=0, backend=backend)
+        with pytest.raises(dn.ShapeError, match=r"OnlySlope.value returned shape \(\), wanted \(1, 8\)"):
+            net.fit(np.ones((2, 8)), np.ones((3, 8)), loss=OnlySlope())
+
+
 def test_an_activation_whose_forward_is_no_formula_runs_eagerly() -> None:
     @dataclass(frozen=True)
     class Sorted(dn.ActivationFunction):

@@ -1,6 +1,9 @@
 """Lanes compute what NumPy computes for each number, and touch no memory but that of the numbers they select."""
 
+import ctypes
+import mmap
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,18 +20,22 @@ from deepnotes_numba.compiling import jit_standalone
 from deepnotes_numba.kernels import activation_kernels, layer_kernels, loss_kernel, update_kernel
 from deepnotes_numba.lanes import (
     absolute,
+    few_lanes_of,
     first_lanes,
     lanes_of,
     load,
+    load_few,
     nearest,
     spread,
     square_root,
     store,
+    store_few,
     where,
 )
 from deepnotes_numba.vectors import block, sums1, sums8
 
 DTYPES = ["float32", "float64"]
+needs_mprotect = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no mprotect")
 VALUES = [0.0, -0.0, 1.0, -1.0, 2.5, -3.5, 0.1, 1e30, -1e-30, np.inf, -np.inf, np.nan]
 
 
@@ -123,6 +130,28 @@ def test_masked_loads_and_stores_touch_the_first_lanes_only(dtype: str) -> None:
 
 
 @jit_standalone
+def copy_few(x, at, count, out, o):
+    numbers = load_few(x, at, count)
+    store_few(out, o, numbers, count)
+    store_few(out, o + 8, numbers, np.int64(8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_loads_and_stores_of_few_lanes_touch_as_many_as_are_left(dtype: str) -> None:
+    L = few_lanes_of(from_dtype(np.dtype(dtype))).count
+    x = np.arange(1, 17, dtype=dtype)
+    for left in range(1, L + 3):
+        out = np.full(16, -1, dtype)
+        copy_few(x, 3, left, out, 1)
+        expected = np.full(16, -1, dtype)
+        count = min(left, L)
+        expected[1 : 1 + count] = x[3 : 3 + count]
+        expected[9 : 9 + L] = 0
+        expected[9 : 9 + count] = x[3 : 3 + count]
+        np.testing.assert_array_equal(out, expected)
+
+
+@jit_standalone
 def evaluate(x, numbers, of_lanes):
     n = x.shape[0]
     for i in range(n):
@@ -169,21 +198,30 @@ def test_the_sums_of_eight_rows_have_the_bits_of_the_sums_of_each(dtype: str) ->
     assert together[8] == 7
 
 
+def guarded(shape: tuple[int, ...], dtype: Any, end: bool) -> np.ndarray:
+    """Return an array next to a page that may not be read or written: after its end, or before its start."""
+    size, page = int(np.prod(shape)) * np.dtype(dtype).itemsize, mmap.PAGESIZE
+    pages = max(1, -(-size // page))
+    memory = mmap.mmap(-1, (pages + 2) * page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for at in (start, start + (pages + 1) * page):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(at), ctypes.c_size_t(page), 0) == 0
+    offset = page + (pages * page - size if end else 0)
+    return np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape)
+
+
 def columns(call: Any, arrays: list[np.ndarray], m: int) -> list[np.ndarray]:
-    """Call a kernel with the first m columns of arrays; return what they become."""
-    views, guards = [], []
-    for x in arrays:
-        memory = np.full(x[:, :m].size + 96, 1e3, x.dtype)
-        guards.append(memory)
-        view = memory[16 : 16 + x[:, :m].size].reshape(-1, m)
-        view[:] = x[:, :m]
-        views.append(view)
-    call(*views)
-    assert all(
-        (memory[:16] == 1e3).all() and (memory[16 + view.size :] == 1e3).all()
-        for memory, view in zip(guards, views, strict=True)
-    )
-    return views
+    """Call a kernel with the first m columns of arrays, in guarded memory; return what they become."""
+    results = []
+    for end in (True, False):
+        views = [guarded(x[:, :m].shape, x.dtype, end) for x in arrays]
+        for view, x in zip(views, arrays, strict=True):
+            view[:] = x[:, :m]
+        call(*views)
+        results.append([view.copy() for view in views])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+    return results[0]
 
 
 def check_all_widths(call: Any, arrays: list[np.ndarray]) -> None:
@@ -204,6 +242,7 @@ def random_arrays(dtype: str, *rows: int) -> list[np.ndarray]:
     return [rng.uniform(0.1, 0.9, (n, 2 * lanes(dtype) + 3)).astype(dtype) for n in rows]
 
 
+@needs_mprotect
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["relu", "softmax"])
 def test_activations_of_any_number_of_samples(name: str, dtype: str) -> None:
@@ -217,6 +256,7 @@ def test_activations_of_any_number_of_samples(name: str, dtype: str) -> None:
     check_all_widths(call, random_arrays(dtype, 5, 5, 5))
 
 
+@needs_mprotect
 @pytest.mark.parametrize("labelled", [False, True])
 def test_losses_of_any_number_of_samples(labelled: bool) -> None:
     kernel = loss_kernel(Loss("categorical_cross_entropy"), True, "float32", 5)
@@ -231,6 +271,7 @@ def test_losses_of_any_number_of_samples(labelled: bool) -> None:
     check_all_widths(call, [Z, A, Y, D, C, L])
 
 
+@needs_mprotect
 def test_layers_by_feature_of_any_number_of_samples() -> None:
     kernels = layer_kernels(dn.LayerNorm(), "float64", 5)
     P = np.random.default_rng(1).normal(size=10)
@@ -243,6 +284,7 @@ def test_layers_by_feature_of_any_number_of_samples() -> None:
     check_all_widths(call, random_arrays("float64", 5, 5, 5, 5, 5))
 
 
+@needs_mprotect
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_updates_of_any_number_of_parameters(dtype: str) -> None:
     kernel = update_kernel(dn.Adam(), dtype)
