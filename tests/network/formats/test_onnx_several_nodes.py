@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
 graphs = pytest.importorskip("onnx_graphs")
 rng = np.random.default_rng(3)
 X = rng.normal(size=(40, 3)) * 2
-WEIGHTS = {
+WEIGHTS: dict[str, Any] = {
     "W1": rng.normal(size=(3, 6)), "b1": rng.normal(size=6), "W2": rng.normal(size=(3, 6)), "b2": rng.normal(size=6),
     "W3": rng.normal(size=(6, 2)), "b3": rng.normal(size=2), "W4": rng.normal(size=(3, 2)), "gamma": rng.normal(size=6),
     "beta": rng.normal(size=6), "epsilon": np.float64(0.01), "two": np.float64(2), "one": np.float64(1),
