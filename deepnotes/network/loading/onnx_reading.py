@@ -7,8 +7,9 @@ from deepnotes.backends.base import Backend
 from deepnotes.network.formats.chain import Chain
 from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.onnx_file import Graph, read
-from deepnotes.network.formats.onnx_nodes import Refusal, Walk
+from deepnotes.network.formats.onnx_nodes import HANDLERS
 from deepnotes.network.formats.onnx_shapes import SAMPLES, UNKNOWN, Shape
+from deepnotes.network.formats.onnx_walk import Refusal, Walk
 from deepnotes.network.loading.conversion import network_of
 from deepnotes.nn.activations import LIBRARY
 from deepnotes.utils.errors import DeepnotesError, ModelFileError
@@ -75,11 +76,11 @@ def _chain(graph: Graph) -> Chain:
     """Return the chain in a graph; each axis of the input that may be the axis of samples is tried in turn."""
     first, *others = _shapes(graph.sizes)
     try:
-        return Walk(graph, first).chain()
+        return Walk(graph, first, HANDLERS).chain()
     except ModelFileError:
         for shape in others:
             try:
-                return Walk(graph, shape).chain()
+                return Walk(graph, shape, HANDLERS).chain()
             except ModelFileError:
                 continue
         raise
