@@ -16,8 +16,6 @@ from deepnotes.network.formats.onnx_walk import (
     NO_MATRICES,
     NO_WEIGHTS,
     TRANSPARENT,
-    Base,
-    Candidate,
     Handlers,
     Value,
     Walk,
@@ -222,7 +220,7 @@ def prelu(walk: Walk, node: Node) -> Value:
         raise walk.refusal("changes the shape of samples")
     if (slope == slope.flat[0]).all():
         return walk.elementwise("LeakyRelu", value, alpha=float(slope.flat[0]))
-    walk.forms_for(slope.dtype.name)
+    walk.use_dtype(slope.dtype.name)
     return walk.feature_layer(value, PReLU(), shape, alpha=walk.features(slope, relative_shape, shape))
 
 
@@ -252,7 +250,7 @@ def _normalization(walk: Walk, node: Node, kind: type[LayerNorm | RMSNorm], bias
     sizes = shape.sizes[positive(axis, len(shape.sizes)) :]
     if not scale.size or {scale.shape, walk.check_finite(bias).shape} != {sizes} or bias.dtype != scale.dtype:
         raise walk.refusal()
-    walk.forms_for(scale.dtype.name)
+    walk.use_dtype(scale.dtype.name)
     parameters = {"gamma": scale, "beta": bias} if kind is LayerNorm else {"gamma": scale}
     columns = {name: x.astype(np.float64).reshape(-1, 1) for name, x in parameters.items()}
     return walk.feature_layer(value, kind(epsilon), shape, **columns)
@@ -331,11 +329,9 @@ def _part(walk: Walk, value: Value, start: int, stop: int) -> Value:
         raise walk.refusal("takes some of the numbers of each sample, but not the outputs of a dense layer")
     if not start < stop:
         raise walk.refusal("takes no numbers")
-    part, shape = layer.rows(start, stop), value.shape
-    sizes = tuple(stop - start if n is not SAMPLES else n for n in shape.sizes)
-    assert walk.forms is not None
-    candidates: dict[Base, Candidate] = {part: Candidate(walk.forms.table.variable(), frozenset())}
-    return replace(value, shape=shape._replace(sizes=sizes), expression=Expression(part), candidates=candidates)
+    part = layer.rows(start, stop)
+    shape = value.shape._replace(sizes=tuple(stop - start if n is not SAMPLES else n for n in value.shape.sizes))
+    return replace(value, shape=shape, expression=Expression(part), candidates={part: walk.argument()})
 
 
 def concat(walk: Walk, node: Node) -> Value:

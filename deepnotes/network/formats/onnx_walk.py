@@ -129,16 +129,29 @@ class Walk:
     def __init__(self, graph: Graph, shape: Shape, handlers: "Handlers") -> None:
         self.graph, self._handlers = graph, handlers
         self.constants, self.samples = dict(graph.constants), shape.samples
-        self.values = {graph.input: Value(shape, graph.dtype, Expression(), {})}
         self.sizes: dict[str, np.ndarray] = {}  # of dtype object; SAMPLES is the number of samples
         self.narrowest: tuple[str, Node] | None = None  # the narrowest dtype of a cast, and its node
         self.dtype: str | None = None  # the dtype of the weights
-        self.forms: Forms | None = None
+        self.forms = Forms(
+            graph.dtype if graph.dtype in FLOATS else "float32"
+        )  # until the dtype of the weights is known
+        self.values = {graph.input: self._input(shape)}
         self.budget = FOLDING[0] + FOLDING[1] * graph.bytes
         self.identities = 0  # see MAX_IDENTITIES
         self.last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
         self.last_use[graph.output] = len(graph.nodes)
         self.node = graph.nodes[0]  # the current node
+
+    def _input(self, shape: Shape) -> Value:
+        """Return the input, of which the first layer may be a normalization."""
+        candidates: dict[Base, Candidate] = {}
+        if shape.size != UNKNOWN:
+            candidates[Scaled(Expression(), shape.size)] = self.argument()
+        return Value(shape, self.graph.dtype, Expression(), candidates)
+
+    def argument(self) -> Candidate:
+        """Return the candidate of what other values are functions of."""
+        return Candidate(self.forms.table.variable(), frozenset())
 
     def chain(self) -> Chain:
         """Return the chain that the graph computes.
@@ -261,10 +274,9 @@ class Walk:
         expression = self._recognized(candidates) or expression
         if expression is None and op in {"Add", "Mul"} and len(values) == len(operands) == 2:
             expression = self._residual(*values) if op == "Add" else self._gated(*values)
-        base = base_of(expression)
-        if base is not None and self.forms:
-            argument = Candidate(self.forms.table.variable(), frozenset())
-            candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), base: argument}
+        base = base_of(expression, shape)
+        if base is not None:
+            candidates = {**dict(list(candidates.items())[1 - MAX_CANDIDATES :]), base: self.argument()}
         culprit = None if expression is not None else next((v.culprit for v in values if v.culprit), self.node)
         return Value(shape, values[0].dtype, expression, candidates, culprit)
 
@@ -349,7 +361,7 @@ class Walk:
         self, op: str, operands: Sequence[Operand], values: list[Value], attributes: Mapping[str, Any]
     ) -> dict[Base, Candidate]:
         """Return the result of an operation as a function of each linear value on which all `values` depend."""
-        if self.forms is None or any(not isinstance(operand, Value) and operand.size != 1 for operand in operands):
+        if any(not isinstance(operand, Value) and operand.size != 1 for operand in operands):
             return {}
         table, result = self.forms.table, dict[Base, Candidate]()
         attributes = {**DEFAULTS.get(op, {}), **attributes}
@@ -370,19 +382,16 @@ class Walk:
 
     def _recognized(self, candidates: Mapping[Base, Candidate]) -> Expression | None:
         """Return an activation or a normalization, for the first candidate that is recognized as one, or None."""
-        assert self.forms is not None or not candidates
         for base, (form, numbers) in candidates.items():
-            assert self.forms is not None
-            if not isinstance(base, Product) or base.is_affine:
-                g = self.forms.activation(form, set(numbers))
-                if g is not None:
-                    return Expression(replace(self._dense(base), g=g))
-            layer = None if isinstance(base, Scaled) else self.forms.normalization(form, set(numbers), base.outputs)
-            if layer is not None:
+            expression = base.expression if isinstance(base, Scaled) else Expression(base)
+            if may_be_activated(base) and (g := self.forms.activation(form, set(numbers))):
+                return Expression(replace(self._dense(base), g=g))
+            layer = self.forms.normalization(form, set(numbers), base.outputs)
+            if layer is not None and expression.precedes(base.outputs):
                 self.spend(64 * base.outputs)
                 initial = layer.parameters(base.outputs)
                 parameters = {name: np.full(p.shape, float(name == "gamma")) for name, p in initial.items()}
-                return Expression(FeatureLayer(Expression(base), layer, parameters))  # type: ignore[arg-type]
+                return Expression(FeatureLayer(expression, layer, parameters))
         return None
 
     def _dense(self, base: Base) -> Product:
@@ -409,18 +418,20 @@ class Walk:
             raise self.refusal("computes with integers")
         expression = self.require_expression(value)
         self.check_finite(W)
-        forms = self.forms_for(W.dtype.name)
+        self.use_dtype(W.dtype.name)
         self.spend(W.nbytes)
         layer = Product(expression, W)
-        return Value(shape, value.dtype, Expression(layer), {layer: Candidate(forms.table.variable(), frozenset())})
+        return Value(shape, value.dtype, Expression(layer), {layer: self.argument()})
 
-    def forms_for(self, dtype: str) -> Forms:
-        """Return the normal forms for weights of this dtype, which must be that of earlier weights."""
-        if self.forms is None:
-            self.dtype, self.forms = dtype, Forms(dtype)
+    def use_dtype(self, dtype: str) -> None:
+        """Use the dtype of weights, which must be that of earlier weights."""
+        if self.dtype is None:
+            self.dtype = dtype
+            if self.forms.dtype != dtype:
+                self.forms = Forms(dtype)
+                self.values = {name: replace(value, candidates={}) for name, value in self.values.items()}
         if self.dtype != dtype:
             raise ModelFileError(f"{self.node} has weights of {dtype}, but earlier weights are {self.dtype}")
-        return self.forms
 
     def feature_layer(
         self, value: Value, layer: PReLU | LayerNorm | RMSNorm, shape: Shape, **parameters: np.ndarray
@@ -433,9 +444,7 @@ class Walk:
         if not expression.precedes(inputs):
             raise self.refusal("applies to scaled or shifted values, and this cannot be folded into a layer before it")
         result = FeatureLayer(expression, layer, parameters)
-        assert self.forms is not None
-        argument = Candidate(self.forms.table.variable(), frozenset())
-        return Value(shape, value.dtype, Expression(result), {result: argument})
+        return Value(shape, value.dtype, Expression(result), {result: self.argument()})
 
     def weights(self, name: str) -> np.ndarray:
         """Return a constant that can be the weights of a layer."""
@@ -519,13 +528,23 @@ def replace_uniform_values(operands: Sequence[Operand]) -> tuple[Operand, ...]:
     )
 
 
-def base_of(expression: Expression | None) -> Base | None:
+def base_of(expression: Expression | None, shape: Shape) -> Base | None:
     """Return what functions of a value are functions of: a layer, or a scaled value; None if it is neither."""
-    if expression is None or expression.layer is None:
+    if expression is None:
         return None
+    layer = expression.layer
+    if layer is None:
+        return Scaled(expression, shape.size) if shape.size != UNKNOWN else None
     if expression.affine.is_identity:
-        return expression.layer
-    return None if isinstance(expression.layer, Product) else Scaled(expression, expression.layer.outputs)
+        return layer
+    return None if isinstance(layer, Product) else Scaled(expression, layer.outputs)
+
+
+def may_be_activated(base: Base) -> bool:
+    """Return whether an activation may follow: not right after another one, nor after the inputs."""
+    if isinstance(base, Scaled):
+        return base.expression.layer is not None
+    return not isinstance(base, Product) or base.is_affine
 
 
 def is_elementwise(layer: Product) -> bool:
