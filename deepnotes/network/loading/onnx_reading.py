@@ -21,7 +21,7 @@ SUPPORTED = (
     "Gemm and MatMul with constant weights; affine functions with constants before and after them (Add, Sub, Mul, Div, "
     "Neg, Scaler, BatchNormalization); Identity, Dropout, Cast; Flatten, Reshape, Transpose, Squeeze and Unsqueeze if "
     "they keep the order of each sample's numbers; LinearClassifier and LinearRegressor; PRelu; normalizations over "
-    "the features, as nodes (LayerNormalization, RMSNormalization) or, after a layer, as their formulas; gates; "
+    "the features, as nodes (LayerNormalization, RMSNormalization) or as their formulas; gates; "
     "residual blocks; and the activations "
     f"{', '.join(sorted(LIBRARY))}, as the common exporters write them"
 )

@@ -90,6 +90,14 @@ def test_a_normalization_after_an_activation(tmp_path: Path) -> None:
     check(graph("Gemm in W1 b1 -> x", "Relu x -> a", *lines), [dn.Dense(6, "relu"), Norm, dn.Dense(2)], tmp_path)
 
 
+def test_a_normalization_of_standardized_inputs(tmp_path: Path) -> None:
+    lines = [line.replace(" x ", " a ") for line in NORMALIZATIONS["without parameters"][0][1:-2]]
+    content = graph("Sub in b3 -> y", "Div y two -> a", *lines, "Div c s -> h", "Gemm h W1 b1 -> out")
+    position = [x.name for x in content.graph.initializer].index("b3")
+    content.graph.initializer[position].CopyFrom(onnx.numpy_helper.from_array(np.array([1, -2, 3], "f4"), "b3"))
+    check(content, [Norm, dn.Dense(6)], tmp_path)
+
+
 def test_an_activation_of_a_shifted_normalization(tmp_path: Path) -> None:
     lines = NORMALIZATIONS["by the root mean square, shifted"][0][:-2]
     content = graph(*lines, "Add scaled beta -> y", "Tanh y -> h", OUTPUTS)
@@ -178,6 +186,8 @@ def test_other_products_and_parts_are_refused(name: str, tmp_path: Path) -> None
 
 NETWORKS: dict[str, list[Any]] = {
     "LayerNorm": [dn.Dense(8, "relu"), dn.LayerNorm(1e-3), dn.Dense(3, "softmax")],
+    "LayerNorm first": [dn.LayerNorm(), dn.Dense(8, "relu"), dn.Dense(3)],
+    "RMSNorm first": [dn.RMSNorm(0.1), dn.Dense(3)],
     "RMSNorm": [dn.Dense(8, "tanh"), dn.RMSNorm(), dn.RMSNorm(0.1), dn.Dense(3)],
     "PReLU": [dn.Dense(8), dn.PReLU(), dn.Dense(3, "sigmoid")],
     "gates": [dn.Dense(5, "relu"), dn.SwiGLU(8), dn.GLU(4), dn.Dense(6), dn.Gate("gelu"), dn.Dense(3)],
