@@ -132,9 +132,7 @@ class Walk:
         self.sizes: dict[str, np.ndarray] = {}  # of dtype object; SAMPLES is the number of samples
         self.narrowest: tuple[str, Node] | None = None  # the narrowest dtype of a cast, and its node
         self.dtype: str | None = None  # the dtype of the weights
-        self.forms = Forms(
-            graph.dtype if graph.dtype in FLOATS else "float32"
-        )  # until the dtype of the weights is known
+        self.forms = Forms(graph.dtype if graph.dtype in FLOATS else "float32")  # until weights have another dtype
         self.values = {graph.input: self._input(shape)}
         self.budget = FOLDING[0] + FOLDING[1] * graph.bytes
         self.identities = 0  # see MAX_IDENTITIES
