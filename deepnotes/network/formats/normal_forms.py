@@ -60,11 +60,13 @@ class Table:
         self.digits = DIGITS[dtype]
         self._indices: dict[Any, int] = {}
         self._entries: list[Any] = []
+        self._below_roots: dict[int, float] = {}  # see added_below_root
 
     def copy(self) -> "Table":
         """Return an independent copy of this table."""
         other = Table.__new__(Table)
         other.digits, other._indices, other._entries = self.digits, dict(self._indices), list(self._entries)
+        other._below_roots = dict(self._below_roots)
         return other
 
     def _put(self, *entry: Any) -> int:
@@ -75,8 +77,13 @@ class Table:
         op, number, *operands = entry
         key = op, self._round(number) if isinstance(number, float) else number, *operands
         if key not in self._indices:
-            self._indices[key] = len(self._entries)
+            index = self._indices[key] = len(self._entries)
             self._entries.append(entry)
+            below = self._entries[operands[0]] if op == "Sqrt" else ("", 0.0)
+            if below[0] == "+":
+                self._below_roots[index] = below[1]
+            elif inherited := [x for x in operands if x in self._below_roots]:
+                self._below_roots[index] = self._below_roots[inherited[0]]
         return self._indices[key]
 
     def _round(self, x: float) -> float:
@@ -91,9 +98,9 @@ class Table:
         """Return the form of a number."""
         return self._put("c", float(x))
 
-    def operation(self, form: Form) -> str:
-        """Return the last operation of a form."""
-        return str(self._entries[form][0])
+    def added_below_root(self, form: Form) -> float | None:
+        """Return the number that is added to the argument of a square root in a form, such as an epsilon, or None."""
+        return self._below_roots.get(form)
 
     def _constant_of(self, form: Form) -> float | None:
         entry = self._entries[form]
@@ -301,7 +308,10 @@ def _pytorch_softplus(xp: Any, x: Any) -> Any:
 
 
 def _scaled_by_deviation(xp: Any, x: Any, n: int, epsilon: float, centered: bool, inverted: bool) -> Any:
-    """Return x divided by the root of the mean of its squares; mean and variance, if it is `centered` before."""
+    """Return x, less its mean if `centered`, divided by the root of the mean of its squares plus epsilon.
+
+    If `inverted`, it is multiplied by the inverse of the root instead.
+    """
     x = x - xp.node("ReduceSum", x) / n if centered else x
     deviation = xp.sqrt(xp.node("ReduceSum", x * x) / n + epsilon)
     return x * (1 / deviation) if inverted else x / deviation
@@ -311,7 +321,7 @@ NORMALIZATIONS: dict[type[LayerNorm | RMSNorm], list[Callable[..., Any]]] = {
     layer: [partial(_scaled_by_deviation, centered=centered, inverted=inverted) for inverted in (False, True)]
     for layer, centered in ((LayerNorm, True), (RMSNorm, False))
 }
-"""The expressions of normalizations without their parameters; the equations give the one with an inverse."""
+"""The expressions of normalizations without their parameters, as exporters and the equations write them."""
 
 
 @cache
@@ -348,7 +358,7 @@ class Forms:
         table, self._without_options = _activations_by_form(dtype)
         self.table, self.dtype = table.copy(), dtype
         self._with_options: dict[float, dict[Form, Activation]] = {}
-        self._normalizations: dict[tuple[float, int], dict[Form, LayerNorm | RMSNorm]] = {}
+        self._normalizations: dict[tuple[float, int], dict[Form, type[LayerNorm | RMSNorm]]] = {}
 
     def activation(self, form: Form, numbers: set[float]) -> Activation | None:
         """Return the activation with this form, or None; for an option, only the values in `numbers` are tried."""
@@ -363,23 +373,20 @@ class Forms:
                 return self._with_options[number][form]
         return None
 
-    def normalization(self, form: Form, numbers: set[float], n: int) -> LayerNorm | RMSNorm | None:
-        """Return the normalization of n features with this form, or None; only `numbers` are tried as its epsilon."""
-        if self.table.operation(form) not in {"*", "Div"}:
+    def normalization(self, form: Form, n: int) -> LayerNorm | RMSNorm | None:
+        """Return the normalization of n features with this form, or None."""
+        epsilon = self.table.added_below_root(form)
+        if epsilon is None or not epsilon > 0:
             return None
-        for epsilon in sorted(x for x in numbers if x > 0):
-            key = epsilon, n
-            if key not in self._normalizations and len(self._normalizations) < MAX_OPTION_VALUES:
-                self._normalizations[key] = {
-                    self.table.of_function(partial(function, epsilon=epsilon, n=n), self.dtype): layer(
-                        self.shortest(epsilon)
-                    )
-                    for layer, functions in NORMALIZATIONS.items()
-                    for function in functions
-                }
-            if form in self._normalizations.get(key, {}):
-                return self._normalizations[key][form]
-        return None
+        key = epsilon, n
+        if key not in self._normalizations:
+            self._normalizations[key] = {
+                self.table.of_function(partial(function, epsilon=epsilon, n=n), self.dtype): layer
+                for layer, functions in NORMALIZATIONS.items()
+                for function in functions
+            }
+        layer = self._normalizations[key].get(form)
+        return None if layer is None else layer(self.shortest(epsilon))
 
     def _activations_with_option(self, number: float) -> dict[Form, Activation]:
         """Return all activations that have an option, with `number` as its value, by their forms."""
@@ -392,5 +399,11 @@ class Forms:
         return activations
 
     def shortest(self, number: float) -> float:
-        """Return the shortest decimal number, such as 0.01, that rounds to `number` in the dtype of the file."""
-        return float(str(np.dtype(self.dtype).type(number)))
+        """Return the shortest decimal number, such as 0.01, that rounds to `number`.
+
+        It is rounded to the dtype of the file; in half precision to float32, in which the network computes.
+        """
+        dtype = np.float64 if self.dtype == "float64" else np.float32
+        with np.errstate(all="ignore"):
+            rounded = float(str(dtype(number)))
+        return rounded if 0 < abs(rounded) < np.inf else number

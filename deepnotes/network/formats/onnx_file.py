@@ -34,9 +34,10 @@ MIN_OPSET = 7
 ATTRIBUTE_TYPES = {
     "alpha": "FLOAT", "allowzero": "INT", "approximate": "STRING", "axes": "INTS", "axis": "INT", "beta": "FLOAT",
     "classlabels_int64s": "INTS", "classlabels_ints": "INTS", "classlabels_strings": "STRINGS",
-    "coefficients": "FLOATS", "end": "INT", "epsilon": "FLOAT", "gamma": "FLOAT", "intercepts": "FLOATS",
-    "keepdims": "INT", "max": "FLOAT", "min": "FLOAT", "norm": "STRING", "offset": "FLOATS", "perm": "INTS",
-    "post_transform": "STRING", "scale": "FLOATS", "spatial": "INT", "start": "INT", "targets": "INT", "to": "INT",
+    "coefficients": "FLOATS", "end": "INT", "ends": "INTS", "epsilon": "FLOAT", "gamma": "FLOAT",
+    "intercepts": "FLOATS", "keepdims": "INT", "max": "FLOAT", "min": "FLOAT", "norm": "STRING", "num_outputs": "INT",
+    "offset": "FLOATS", "perm": "INTS", "post_transform": "STRING", "scale": "FLOATS", "shape": "INTS",
+    "spatial": "INT", "split": "INTS", "start": "INT", "starts": "INTS", "targets": "INT", "to": "INT",
     "training_mode": "INT", "transA": "INT", "transB": "INT", "value": "TENSOR", "value_float": "FLOAT",
     "value_floats": "FLOATS", "value_int": "INT", "value_ints": "INTS",
 }  # fmt: skip

@@ -211,7 +211,7 @@ def swish(walk: Walk, node: Node) -> Value:
 
 
 def prelu(walk: Walk, node: Node) -> Value:
-    """Read a PRelu with constant slopes; one that is the same for all features is that of a leaky ReLU."""
+    """Read a PRelu with constant slopes; after a linear layer, slopes that are all equal are that of a leaky ReLU."""
     value, slope = walk.value(node), walk.constant(node, 1)
     if slope is None or slope.dtype.kind != "f" or not slope.size:
         raise walk.refusal()
@@ -219,7 +219,9 @@ def prelu(walk: Walk, node: Node) -> Value:
     if shape != value.shape:
         raise walk.refusal("changes the shape of samples")
     if (slope == slope.flat[0]).all():
-        return walk.elementwise("LeakyRelu", value, alpha=float(slope.flat[0]))
+        leaky = walk.elementwise("LeakyRelu", value, alpha=float(slope.flat[0]))
+        if leaky.expression is not None or value.expression is None:
+            return leaky
     walk.use_dtype(slope.dtype.name)
     return walk.feature_layer(value, PReLU(), shape, alpha=walk.features(slope, relative_shape, shape))
 
@@ -275,7 +277,10 @@ def extremum(walk: Walk, node: Node) -> Value:
 
 
 def reduction(walk: Walk, node: Node) -> Value:
-    """Read the maximum, the sum or the mean over the features of each sample, as in a softmax of several nodes."""
+    """Read the maximum, the sum or the mean over the features of each sample.
+
+    They occur in a softmax and in normalizations of several nodes.
+    """
     value, axes = walk.value(node), walk.integers(node, 1, "axes")
     if axes is None or len(axes) != 1 or not value.shape.softmax_over(axes[0]):
         raise walk.refusal()
@@ -301,16 +306,21 @@ def slicing(walk: Walk, node: Node) -> Value:
     return _part(walk, value, start, stop)
 
 
-def splitting(walk: Walk, node: Node) -> list[Value]:
-    """Read a division of the outputs of a dense layer into ranges."""
+def splitting(walk: Walk, node: Node) -> list[Value | None]:
+    """Read a division of the outputs of a dense layer into ranges; those that nothing uses are None."""
     value = walk.value(node)
     size, parts = _features_on(walk, value, int(node.attributes.get("axis", 0))), len(node.outputs)
     each = -(-size // parts)
+    if node.attributes.get("num_outputs", parts) != parts:
+        raise walk.refusal(f"has {parts:,} outputs, but num_outputs is {node.attributes['num_outputs']:,}")
     sizes = walk.integers(node, 1, "split") or [min(each, size - i * each) for i in range(parts)]
     if sum(sizes) != size or len(sizes) != parts or min(sizes) < 1:
         raise walk.refusal(f"does not divide {size:,} features into {parts:,} parts")
     stops = np.cumsum(sizes).tolist()
-    return [_part(walk, value, stop - n, stop) for stop, n in zip(stops, sizes, strict=True)]
+    return [
+        _part(walk, value, stop - n, stop) if name in walk.last_use else None
+        for name, stop, n in zip(node.outputs, stops, sizes, strict=True)
+    ]
 
 
 def _features_on(walk: Walk, value: Value, axis: int) -> int:

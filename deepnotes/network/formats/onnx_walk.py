@@ -2,7 +2,8 @@
 
 A value contains samples; it has a :class:`~deepnotes.network.formats.onnx_shapes.Shape`. If it is an affine function of
 the outputs of a layer, it has an expression. Otherwise it may be an intermediate result of an activation that
-consists of several nodes. Such a value only has candidates: normal forms, which are compared with those of activations.
+or a normalization of several nodes. Such a value only has candidates: normal forms, which are compared with those of
+activations and normalizations.
 If a layer or the output needs a value without an expression, the graph is not a chain of layers, and is refused.
 """
 
@@ -143,8 +144,9 @@ class Walk:
     def _input(self, shape: Shape) -> Value:
         """Return the input, of which the first layer may be a normalization."""
         candidates: dict[Base, Candidate] = {}
-        if shape.size != UNKNOWN:
-            candidates[Scaled(Expression(), shape.size)] = self.argument()
+        base = base_of(Expression(), shape)
+        if base is not None and shape.size < self.graph.bytes:  # otherwise no weights in the file are for the input
+            candidates[base] = self.argument()
         return Value(shape, self.graph.dtype, Expression(), candidates)
 
     def argument(self) -> Candidate:
@@ -205,7 +207,7 @@ class Walk:
             raise self.refusal()
         outputs = node.outputs
         if isinstance(value, list):
-            self.values.update(zip(outputs, value, strict=True))
+            self.values.update((name, one) for name, one in zip(outputs, value, strict=True) if one is not None)
             return
         name = outputs[1] if node.op == f"{ML}.LinearClassifier" and len(outputs) > 1 else outputs[0]
         self.values[name] = value
@@ -308,7 +310,9 @@ class Walk:
     def _residual(self, first: Value, second: Value) -> Expression | None:
         """Return the sum of two values if one is a residual block whose inputs are the other, else None."""
         size, (x, y) = first.shape.size, (first.expression, second.expression)
-        if x is None or y is None or first.shape.sizes != second.shape.sizes or size == UNKNOWN:
+        if x is None or y is None or first.shape.sizes != second.shape.sizes:
+            return None
+        if size == UNKNOWN or size > self.graph.bytes:
             return None
         for block, source in ((x, y), (y, x)):
             if block.is_block_of(source, size):
@@ -323,7 +327,7 @@ class Walk:
             values, gate = x.layer, y.layer
             if (
                 isinstance(values, Product) and isinstance(gate, Product) and values.outputs == gate.outputs
-                and values.is_affine and not gate.is_affine and is_elementwise(gate) and y.affine.is_identity
+                and values.is_affine and not (gate.is_affine and gate.W is values.W) and y.affine.is_identity
                 and values.A_prev.is_same(gate.A_prev)
             ):  # fmt: skip
                 self.spend(values.W.nbytes + gate.W.nbytes)
@@ -384,7 +388,7 @@ class Walk:
             expression = base.expression if isinstance(base, Scaled) else Expression(base)
             if may_be_activated(base) and (g := self.forms.activation(form, set(numbers))):
                 return Expression(replace(self._dense(base), g=g))
-            layer = self.forms.normalization(form, set(numbers), base.outputs)
+            layer = self.forms.normalization(form, base.outputs)
             if layer is not None and expression.precedes(base.outputs):
                 self.spend(64 * base.outputs)
                 initial = layer.parameters(base.outputs)
@@ -505,7 +509,7 @@ class Walk:
             self.sizes[name] = sizes
 
 
-Handlers: TypeAlias = Mapping[str, Callable[[Walk, Node], Value | list[Value]]]
+Handlers: TypeAlias = Mapping[str, Callable[[Walk, Node], Value | list[Value | None]]]
 
 
 def _size(n: Any) -> int:

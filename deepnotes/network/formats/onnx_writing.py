@@ -15,7 +15,7 @@ from deepnotes.network.formats.check_vectors import Vectors
 from deepnotes.network.formats.containers import as_path
 from deepnotes.network.formats.tracing import KERNELS, FormulaTrace, Trace, Value
 from deepnotes.nn.activations import Activation
-from deepnotes.nn.layers import PReLU
+from deepnotes.nn.layers import Gate, PReLU
 from deepnotes.utils.atomic_files import replacing
 from deepnotes.utils.errors import ModelFileError
 from deepnotes.utils.extras import import_optional
@@ -114,8 +114,13 @@ def _trace_member(trace: Trace, chain: Chain, prefix: str, A: Any) -> Any:
             continue
         if isinstance(link, FeatureLink):
             A.shape = (link.inputs,)
-            has_node = type(link.layer) is PReLU and chain.dtype == "float32"  # ONNX Runtime has no PRelu of doubles
-            A = trace.node("PRelu", A, *parameters) if has_node else link.forward(formula_ops, A, parameters)
+            if type(link.layer) is PReLU and chain.dtype == "float32":  # ONNX Runtime 1.15 has no PRelu of doubles
+                A = trace.node("PRelu", A, *parameters)
+            elif isinstance(link.layer, Gate) and type(link.layer.g) is Activation:
+                V, G = A[: link.outputs, :], A[link.outputs :, :]
+                A = V * link.layer.g.forward(ops, G)  # as in a Dense, so that the activation may be a single node
+            else:
+                A = link.forward(formula_ops, A, parameters)
             continue
         W, b = parameters
         Z: Any = ops.linear(W, A, b)

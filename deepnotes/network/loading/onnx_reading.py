@@ -30,7 +30,7 @@ SUPPORTED = (
 def from_onnx(
     path: str | PathLike[str], *, backend: str | Backend | None = None, output: str | None = None
 ) -> "Network":
-    """Return the network in an ONNX file: dense layers, activations, PReLU, LayerNorm and residual blocks.
+    """Return the network in an ONNX file: dense layers, activations, PReLU, normalizations, gates and residual blocks.
 
     Samples are columns of the network's arrays, even if they are rows in the file. Standardization before the first
     layer becomes a :class:`~deepnotes.Standardizer`; class names and metadata are kept. Weights in half precision

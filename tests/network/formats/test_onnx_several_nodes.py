@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import deepnotes as dn
+from deepnotes.nn.activations import LIBRARY
 
 onnx = pytest.importorskip("onnx", reason='the extra "onnx" is not installed')
 pytest.importorskip("onnxruntime", reason='the extra "onnx" is not installed')
@@ -126,6 +127,8 @@ GATES: dict[str, tuple[list[str], dn.Layer]] = {
     "two layers": ([*TWO, "Sigmoid g -> s", "Mul v s -> h", OUTPUTS], dn.GLU(6)),
     "two layers, swapped": ([*TWO, "Sigmoid g -> s", "Mul s v -> h", OUTPUTS], dn.GLU(6)),
     "silu of two nodes": ([*TWO, "Sigmoid g -> s", "Mul g s -> silu", "Mul silu v -> h", OUTPUTS], dn.SwiGLU(6)),
+    "a softmax": ([*TWO, "Softmax g -> s", "Mul v s -> h", OUTPUTS], dn.Gate("softmax")),
+    "no activation": ([*TWO, "Mul v g -> h", OUTPUTS], dn.Gate("identity")),
     "scaled values": ([*TWO, "Mul v gamma -> w", "Tanh g -> s", "Mul w s -> h", OUTPUTS], dn.Gate("tanh")),
     "a function of its own argument": (
         ["Gemm in W1 b1 -> x", "Mul x 1.702 -> y", "Sigmoid y -> s", "Mul x s -> h", OUTPUTS], dn.GLU(6)),
@@ -161,10 +164,89 @@ def test_a_part_of_a_layer_is_a_smaller_layer(tmp_path: Path) -> None:
     assert net.layers[0] == dn.Dense(2, "tanh")
 
 
+def test_parts_that_nothing_uses_are_not_made(tmp_path: Path) -> None:
+    names = [f"p{i}" for i in range(6)]
+    content = graph("Gemm in W1 b1 -> x", f"Split x -> {' '.join(names)} axis=1 num_outputs=6", "Mul p3 two -> h")
+    net = dn.from_onnx(graphs.write(content, tmp_path), backend="numpy")
+    np.testing.assert_allclose(net.predict(X.T).T, graphs.run(content, X.astype("float32")), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("Slice", {"starts": "abc", "ends": [3]}),
+        ("Slice", {"starts": [np.inf], "ends": [3]}),
+        ("Split", {"split": "abc"}),
+        ("Split", {"num_outputs": 2.5}),
+        ("Reshape", {"shape": "abc"}),
+    ],
+)
+def test_attributes_of_a_wrong_type_are_refused(op: str, attributes: dict[str, Any], tmp_path: Path) -> None:
+    content = graph("Gemm in W1 b1 -> x", "Relu x -> h")
+    content.graph.node[1].CopyFrom(onnx.helper.make_node(op, ["x"], ["h"], **attributes))
+    with pytest.raises(dn.ModelFileError, match=next(iter(attributes))):
+        dn.from_onnx(graphs.write(content, tmp_path))
+
+
+def test_an_input_of_a_size_that_no_memory_holds_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Mul", ["in", "two"], ["y"], name="y"),
+        onnx.helper.make_node("Add", ["y", "in"], ["z"], name="z"),
+        onnx.helper.make_node("MatMul", ["z", "W"], ["h"], name="h"),
+    ]
+    constants = {"two": np.float32(2), "W": np.ones((3, 2), np.float32)}
+    for size in (10**12, 2**62):
+        with pytest.raises(dn.ModelFileError):
+            dn.from_onnx(graphs.write(graphs.model(nodes, constants, "h", ("m", size)), tmp_path))
+
+
+def test_a_small_epsilon_in_half_precision(tmp_path: Path) -> None:
+    lines = NORMALIZATIONS["as PyTorch writes it"][0][:-3]
+    lines = [line.replace("Gemm in", "Gemm half").replace(" x ", " X ") for line in lines]
+    lines = [lines[0].replace("-> x", "-> x"), *lines[1:]]
+    nodes = graph("Cast in -> half to=10", lines[0], "Cast x -> X to=1", *lines[1:], "Identity normal -> h")
+    for tensor in nodes.graph.initializer:
+        x = onnx.numpy_helper.to_array(tensor)
+        x = np.float32(1e-12) if tensor.name == "epsilon" else x.astype("f2") if tensor.name in ("W1", "b1") else x
+        tensor.CopyFrom(onnx.numpy_helper.from_array(x, tensor.name))
+    net = dn.from_onnx(graphs.write(nodes, tmp_path), backend="numpy")
+    assert net.layers == (dn.Dense(6), dn.LayerNorm(1e-12))
+
+
+def test_many_normalizations_with_epsilons_of_their_own(tmp_path: Path) -> None:
+    lines, name = ["Gemm in W1 b1 -> x0"], "x0"
+    for i in range(300):
+        WEIGHTS[f"e{i}"] = np.float64(0.01 + i * 1e-4)
+        lines += [f"Mul {name} {name} -> q{i}", f"ReduceMean q{i} last -> v{i}", f"Add v{i} e{i} -> u{i}"]
+        lines += [f"Sqrt u{i} -> s{i}", f"Div {name} s{i} -> x{i + 1}"]
+        name = f"x{i + 1}"
+    net = dn.from_onnx(graphs.write(graph(*lines), tmp_path), backend="numpy")
+    assert net.layers[1:] == tuple(dn.RMSNorm(round(0.01 + i * 1e-4, 4)) for i in range(300))
+
+
+@pytest.mark.parametrize("before", ["relu", None])
+def test_equal_slopes_after_what_is_not_linear_stay_a_prelu(before: str | None, tmp_path: Path) -> None:
+    layers = [dn.Dense(6, before), dn.PReLU(0.3)] if before else [dn.PReLU(0.3), dn.Dense(6)]
+    net = dn.Network(layers, 3, seed=0, backend="numpy")
+    net.to_onnx(tmp_path / "net.onnx")
+    back = dn.from_onnx(tmp_path / "net.onnx", backend="numpy")
+    assert [type(layer) for layer in back.layers] == [type(layer) for layer in layers]
+    np.testing.assert_array_equal(back.predict(X.T), net.predict(X.T))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("activation", sorted(LIBRARY))
+def test_gates_of_all_activations_come_back(activation: str, dtype: str, tmp_path: Path) -> None:
+    net = dn.Network([dn.Dense(8), dn.Gate(activation), dn.Dense(3)], 3, seed=0, dtype=dtype, backend="numpy")
+    net.to_onnx(tmp_path / "net.onnx")
+    back = dn.from_onnx(tmp_path / "net.onnx", backend="numpy")
+    assert activation == "celu" or back.layers == net.layers  # celu with alpha 1 is elu
+    np.testing.assert_array_equal(back.predict(X.T), net.predict(X.T))
+
+
 REFUSED = {
-    "a softmax as a gate": ([*TWO, "Softmax g -> s", "Mul v s -> h"], r"\(Mul\) cannot"),
     "two activations": ([*TWO, "Sigmoid g -> s", "Tanh v -> t", "Mul t s -> h"], r"\(Mul\) cannot"),
-    "two linear layers": ([*TWO, "Mul v g -> h"], r"\(Mul\) cannot"),
+    "a square": (["Gemm in W1 b1 -> v", "Mul v v -> h"], r"\(Mul\) cannot"),
     "different inputs": (
         ["Gemm in W1 b1 -> v", "Mul in two -> y", "Gemm y W2 b2 -> g", "Sigmoid g -> s", "Mul v s -> h"],
         r"\(Mul\) cannot"),
