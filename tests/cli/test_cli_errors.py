@@ -102,7 +102,7 @@ def write(name, text):
         ),
         ("train digits --optimizer lbfgs --clip-norm 1", "--clip-norm cannot be combined with --optimizer lbfgs: its"),
         ("train digits --optimizer lbfgs --from-disk", "--from-disk cannot be combined with --optimizer lbfgs: each"),
-        ("search digits --optimizer lbfgs --l1 0.1", "--l1 cannot be combined with --optimizer lbfgs: its line search"),
+        ("search digits --optimizer lbfgs --l1 0.1", "--l1 cannot be combined with --optimizer lbfgs: it needs"),
         ("train digits --momentum 0.5", "--momentum is only for --optimizer sgd, but the optimizer is adam"),
         ("train good.csv", "--target COLUMN is needed; the columns of good.csv: x, y, kind, price"),
         ("train good.csv --target price --exclude kind --loss binary_cross_entropy", "is for classes; a regression"),
