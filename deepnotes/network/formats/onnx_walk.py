@@ -220,6 +220,7 @@ class Walk:
         return [self.operand(name) for name in names]
 
     def operand(self, name: str) -> Operand:
+        """Return the value or the constant of this name."""
         if name in self.values:
             return self.values[name]
         if name not in self.constants:
