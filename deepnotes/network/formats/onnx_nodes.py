@@ -223,7 +223,7 @@ def prelu(walk: Walk, node: Node) -> Value:
         if leaky.expression is not None or value.expression is None:
             return leaky
     walk.use_dtype(slope.dtype.name)
-    return walk.feature_layer(value, PReLU(), shape, alpha=walk.features(slope, relative_shape, shape))
+    return walk.feature_layer(value, PReLU(), shape, alpha=walk.column(slope, relative_shape, shape))
 
 
 def layer_normalization(walk: Walk, node: Node) -> Value:

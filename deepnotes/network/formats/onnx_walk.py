@@ -1,10 +1,10 @@
 """Interpretation of the nodes of an ONNX graph, in order, as layers and affine functions.
 
 A value contains samples; it has a :class:`~deepnotes.network.formats.onnx_shapes.Shape`. If it is an affine function of
-the outputs of a layer, it has an expression. Otherwise it may be an intermediate result of an activation that
-or a normalization of several nodes. Such a value only has candidates: normal forms, which are compared with those of
-activations and normalizations.
-If a layer or the output needs a value without an expression, the graph is not a chain of layers, and is refused.
+the outputs of a layer, it has an expression. Otherwise it may be an intermediate result of an activation or of a
+normalization of several nodes. Such a value only has candidates: normal forms, which are compared with those of
+activations and normalizations. If a layer or the output needs a value without an expression, the graph is not a chain
+of layers, and is refused.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -351,10 +351,14 @@ class Walk:
 
     def features(self, c: np.ndarray, relative_shape: tuple[int, ...], shape: Shape) -> np.ndarray:
         """Return a constant in double precision: one number, shape (1, 1), or one for each feature, shape (n, 1)."""
+        if c.dtype.kind == "f" and c.size == 1:
+            return np.asarray(c.astype(np.float64).reshape(1, 1))
+        return self.column(c, relative_shape, shape)
+
+    def column(self, c: np.ndarray, relative_shape: tuple[int, ...], shape: Shape) -> np.ndarray:
+        """Return a constant in double precision, with a number for each feature: shape (n, 1)."""
         if c.dtype.kind != "f":
             raise self.refusal(f"has a constant of {c.dtype}")
-        if c.size == 1:
-            return np.asarray(c.astype(np.float64).reshape(1, 1))
         size = shape.size
         if size == UNKNOWN or size > self.graph.bytes:  # a layer with so many features could not be in the file
             raise self.refusal(f"has a constant of shape {brief(c.shape)} for samples of shape {brief(shape.features)}")

@@ -30,6 +30,7 @@ Norm, PReLU = dn.LayerNorm(0.25), dn.PReLU()
 GRAPHS: dict[str, tuple[list[Any], list[Any]]] = {
     "PRelu between": ([FIRST, PRELU, LAST], [dn.Dense(5), PReLU, dn.Dense(2)]),
     "PRelu first": ([("PRelu", SLOPES[:3]), FIRST], [PReLU, dn.Dense(5)]),
+    "PRelu with a single slope first": ([("PRelu", SLOPES[:1]), FIRST], [PReLU, dn.Dense(5)]),
     "PRelu last": ([FIRST, PRELU], [dn.Dense(5), PReLU]),
     "PRelu after an activation": ([FIRST, ("Tanh",), PRELU, LAST], [dn.Dense(5, "tanh"), PReLU, dn.Dense(2)]),
     "PRelu before scaled inputs": ([FIRST, PRELU, ("Mul", b1), ("Sub", 2.0), LAST], [dn.Dense(5), PReLU, dn.Dense(2)]),

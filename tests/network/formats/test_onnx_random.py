@@ -75,10 +75,11 @@ class RandomGraph:
             self.keep(self.node(op, *operands[:: self.rng.choice([1, -1])]), n)
 
     def normalize(self, name: str, n: int) -> None:
-        parameters = [self.constant(self.rng.normal(size=n)) for _ in range(2)]
         if self.rng.random() < 0.4:
-            self.keep(self.node("PRelu", name, parameters[0]), n)
+            slopes = self.rng.normal(size=n if self.rng.random() < 0.7 else 1)
+            self.keep(self.node("PRelu", name, self.constant(slopes)), n)
         else:
+            parameters = [self.constant(self.rng.normal(size=n)) for _ in range(2)]
             self.keep(self.node("LayerNormalization", name, *parameters, epsilon=0.01), n)
 
     def formula(self, name: str, n: int) -> None:
