@@ -6,11 +6,12 @@ import numpy as np
 from cuda_checks import CHECKS
 from cuda_inference_checks import INFERENCE_CHECKS
 from cuda_shim import Host
+from cuda_stage_checks import STAGE_CHECKS
 from cuda_step_checks import STEP_CHECKS
 
 from deepnotes_cupy.sources import program
 
-ALL = CHECKS | STEP_CHECKS | INFERENCE_CHECKS
+ALL = CHECKS | STEP_CHECKS | STAGE_CHECKS | INFERENCE_CHECKS
 FAULTS = {
     "reads": ("dense.cu", "c >= tile.columns ? 0 : ", "", "activation_backward"),
     "writes": ("rounding.cu", "if (k + i < count) out", "out", "rounding"),

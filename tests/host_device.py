@@ -70,6 +70,8 @@ class HostDevice:
         Whether every memory access of a kernel is checked.
     capture_error : str
         The reason why captures fail; "" if they succeed.
+    way : int
+        Which of several ways to compute the same is taken for the fastest.
     late : bool
         Whether the calls in the second stream are made as late as possible, and not as early.
     has_nccl : bool
@@ -89,7 +91,7 @@ class HostDevice:
         self.keeps_subnormals = not flush
         self.log: list[tuple[Any, ...]] = []
         self.memory, self.used, self.checked = memory, 0, False
-        self.capture_error, self.late = "", False
+        self.capture_error, self.late, self.way = "", False, 0
         self.replay: Any = lambda index, call: call()
         self.has_nccl, self.bus = True, ""
         self._recording: list[Call] | None = None
@@ -194,6 +196,16 @@ class HostDevice:
                 c.reshape(n, m)[...] = (C.dtype.type(alpha) * (a @ b)).T
 
         return self._call(("product", factors, m, n, k), multiply)
+
+    def fastest(self, key: str, ways: Sequence[Sequence[Call]]) -> int:
+        """Make the calls of each way, as if to time them, and return `way`."""
+        assert self._recording is None, "work is timed while a graph is captured"
+        count = len(self.log)
+        for calls in ways:
+            for call in calls:
+                call()
+        self.log[count:] = [("fastest", key)]
+        return self.way
 
     def copier(self, source: np.ndarray, target: np.ndarray) -> Call:
         """Return a call that copies an array."""

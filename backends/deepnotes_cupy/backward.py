@@ -1,6 +1,7 @@
 """The loss and the backward pass (N11 to N15) on a tape."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from deepnotes_cupy import geometry
@@ -107,12 +108,15 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
     # before. Then dZ must not be overwritten, so each layer has memory of its own for it.
     other = None if tape.concurrent else tape.empty(D.size)
     first = next(i for i, cache in enumerate(caches) if not isinstance(cache.row, DropoutRow | NoiseRow))
+    last = caches[-1].row
+    if dZ is not None and isinstance(last, DenseRow):
+        with tape.aside():
+            bias_gradient(tape, last, g, D, m)
     shortcuts: dict[int, list[Any]] = {}  # the derivatives to add to those by the outputs of the first rows, by number
     for index in range(len(caches) - 1, first - 1, -1):
         cache = caches[index]
         row = cache.row
-        for by_shortcut in shortcuts.pop(index + 1, []):
-            tape.launch("add_arrays", (row.n, m), D, by_shortcut, D, row.n * m)
+        add(tape, shortcuts.pop(index + 1, []), D, row.n * m)
         if isinstance(row, DropoutRow):
             dropout(tape, row, D, D, m, masks)
             continue
@@ -132,18 +136,21 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             continue
         if dZ is None:
             dZ = activation_backward(tape, cache, g, D, m, scale)
-        else:
-            with tape.aside():
-                bias_gradient(tape, row, g, D, m)
         A_prev = tape.factor(cache.A_prev)
         with tape.aside():
             tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
         if index > first:
             dA = tape.empty(m * row.n_prev) if other is None else other
-            tape.product((False, False), (row.n_prev, m, row.n), 1 / scale, factors[row.W], dZ, dA)
-            D, other = dA, None if other is None else D
-        dZ = None
+            D, other, dA = dA, None if other is None else D, dA[: m * row.n_prev]
+            before, extended = caches[index - 1], index in shortcuts
+            dZ = differentiate(tape, row, before, theta, g, factors, m, dZ, dA, scale, extended)
     tape.rejoin()
+
+
+def add(tape: Tape, derivatives: Sequence[Any], D: Any, size: int) -> None:
+    """Append the addition of other derivatives to D."""
+    for other in derivatives:
+        tape.launch("add_arrays", (size,), D, other, D, size)
 
 
 def copies_for_shortcut(tape: Tape, row: ShortcutRow, first: int, D: Any, m: int) -> list[Any]:
@@ -153,6 +160,40 @@ def copies_for_shortcut(tape: Tape, row: ShortcutRow, first: int, D: Any, m: int
     copy = tape.empty(m * row.n)
     tape.copy(D[: m * row.n], copy)
     return [copy]
+
+
+def differentiate(  # noqa: PLR0913
+    tape: Tape, row: DenseRow, before: Cache, theta: Any, g: Any, factors: Any, m: int, dZ: Any, dA: Any, scale: float,
+    extended: bool,
+) -> Any:  # fmt: skip
+    """Append the derivatives by the inputs of a layer (N15), which are written to `dA`, and return None.
+
+    If a stage suits the layer before, append its dZ (N12) and db (N14), too, and return dZ, which replaces dA. No stage
+    suits if the derivatives of a shortcut are added to dA first, `extended`.
+    """
+    n, previous = row.n_prev, before.row
+    product = partial(tape.product, (False, False), (n, m, row.n), 1 / scale, factors[row.W], dZ, dA)
+    elementwise = isinstance(previous, DenseRow) and previous.g.backward_stage is not None
+    if extended or not elementwise or not tape.in_stages(m * n):
+        product()
+        return None
+    assert isinstance(previous, DenseRow)
+    stage, db = previous.g.backward_stage, g[previous.b]
+    assert stage is not None
+    mean, tiles = Mean.of(tape, n, db, m), Mean.in_chunks(tape, n, db, *geometry.stage_tiles(m))
+    reads = before.Z if previous.g.needs_Z else None, before.A if previous.g.needs_A else None
+
+    def separate() -> None:
+        product()
+        mean.launch(tape, previous.g.backward, (dA, *reads, None, 0, 1.0), m)
+
+    def together() -> None:
+        tape.launch(stage, (n, m), dZ, theta[row.W], *reads, dA, tiles.sums, row.n, n, m, 1 / m)
+
+    faster = tape.fastest(stage, (row.n, n, m, row.W.start % 4), separate, together)
+    with tape.aside():
+        (tiles if faster else mean).add_chunks(tape)
+    return dA
 
 
 def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale: float) -> Any:
@@ -167,9 +208,10 @@ def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale:
         bias_gradient(tape, row, g, D, m)
         return tape.factor(D[: m * row.n], reusable=False, scale=scale)
     half, kind = tape.empty_factor(m * row.n)
-    partial, chunks = _sums(tape, row.g.backward, (D, cache.Z, cache.A, half, kind, scale), row.n, g[row.b], m)
+    db = Mean.of(tape, row.n, g[row.b], m)
+    db.launch(tape, row.g.backward, (D, cache.Z, cache.A, half, kind, scale), m)
     with tape.aside():
-        _add_partial_sums(tape, row.n, g[row.b], partial, chunks)
+        db.add_chunks(tape)
     return D[: m * row.n] if half is None else half
 
 
@@ -200,10 +242,10 @@ def embedding_gradient(tape: Tape, row: EmbeddingRow, g: Any, D: Any, X: Any, m:
     p = row.tables[-1]
     samples = max(MIN_CHUNK, -(-p // row.n))  # in a chunk: the sums of the chunks take no more memory than D
     chunks = -(-m // samples)
-    partial = g[row.place] if chunks == 1 else tape.empty(chunks * p)
-    operands = D, X, tape.constant(row.tables), partial
+    sums = Mean.in_chunks(tape, p, g[row.place], samples, chunks)
+    operands = D, X, tape.constant(row.tables), sums.sums
     tape.launch("embedding_gradient", (p, chunks), *operands, row.n_prev, row.n, p, m, samples, chunks, 1 / m)
-    _add_partial_sums(tape, p, g[row.place], partial, chunks)
+    sums.add_chunks(tape)
 
 
 def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:
@@ -213,17 +255,46 @@ def bias_gradient(tape: Tape, row: DenseRow, g: Any, dZ: Any, m: int) -> None:
 
 def mean_over_samples(tape: Tape, x: Any, n: int, out: Any, m: int) -> None:
     """Append the mean of x, n numbers for each sample, over the samples."""
-    _add_partial_sums(tape, n, out, *_sums(tape, identity().backward, (x, None, None, None, 0, 1.0), n, out, m))
+    mean = Mean.of(tape, n, out, m)
+    mean.launch(tape, identity().backward, (x, None, None, None, 0, 1.0), m)
+    mean.add_chunks(tape)
 
 
-def _sums(tape: Tape, launch: Launch, operands: tuple[Any, ...], n: int, out: Any, m: int) -> tuple[Any, int]:
-    """Append a launch of a kernel like ``activation_backward``; return the sums of the chunks, and their number."""
-    rows, chunks = geometry.chunks(n, m, dtype=tape.dtype, processors=tape.device.processors)
-    partial = out if chunks == 1 else tape.empty(chunks * n)
-    tape.launch(launch, (n, m), *operands, partial, n, m, rows, 1 / m, chunks=chunks)
-    return partial, chunks
+class Mean(NamedTuple):
+    """The mean of n numbers over samples, computed in chunks of samples.
 
+    Attributes
+    ----------
+    out : array, shape (n,)
+    n : int
+    samples, chunks : int
+        The number of samples in a chunk, and the number of chunks.
+    sums : array
+        The sums of the chunks, divided by the number of all samples; `out` itself if there is only one chunk.
+    """
 
-def _add_partial_sums(tape: Tape, n: int, out: Any, partial: Any, chunks: int) -> None:
-    if chunks > 1:
-        tape.launch("sum_partials", (n,), partial, out, n, chunks)
+    out: Any
+    n: int
+    samples: int
+    chunks: int
+    sums: Any
+
+    @classmethod
+    def of(cls, tape: Tape, n: int, out: Any, m: int) -> "Mean":
+        """Return the mean over m samples that a kernel like ``activation_backward`` computes."""
+        return cls.in_chunks(tape, n, out, *geometry.chunks(n, m, dtype=tape.dtype, processors=tape.device.processors))
+
+    @classmethod
+    def in_chunks(cls, tape: Tape, n: int, out: Any, samples: int, chunks: int) -> "Mean":
+        """Return the mean over chunks of `samples` samples."""
+        return cls(out, n, samples, chunks, out if chunks == 1 else tape.empty(chunks * n))
+
+    def launch(self, tape: Tape, launch: Launch, operands: tuple[Any, ...], m: int) -> None:
+        """Append a launch of a kernel like ``activation_backward``, which computes the sums."""
+        last = self.sums, self.n, m, self.samples, 1 / m
+        tape.launch(launch, (self.n, m), *operands, *last, chunks=self.chunks)
+
+    def add_chunks(self, tape: Tape) -> None:
+        """Append the sum of the chunks."""
+        if self.chunks > 1:
+            tape.launch("sum_partials", (self.n,), self.sums, self.out, self.n, self.chunks)

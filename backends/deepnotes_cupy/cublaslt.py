@@ -6,14 +6,11 @@ bits. No product has an epilogue, since those of cuBLASLt that apply ReLU turn N
 """
 
 import ctypes
-import json
-import logging
 from collections.abc import Callable, Sequence
 from math import inf
-from pathlib import Path
 from typing import Any
 
-from deepnotes.backends import cache_folder, replacing
+from deepnotes_cupy.choices import Choices
 from deepnotes_cupy.cublas import STATUS, TYPES, CublasError, address
 from deepnotes_cupy.device import Product
 
@@ -24,10 +21,10 @@ ALIGNMENTS = (256, 128, 64, 32, 16, 8, 4, 2)
 TRANSPOSE_A, TRANSPOSE_B = 3, 4  # attributes of a matrix product
 BATCH_COUNT, STRIDE = 5, 6  # attributes of a layout
 MAX_WORKSPACE, REDUCTIONS, ALIGNMENT_A = 1, 3, 5  # attributes of a preference; B, C and D follow A
+ALGORITHM = 8
+"""The number of integers of 64 bits that describe an algorithm."""
 SUMS_IN_WORKSPACE = 2
 """The only way to combine partial sums that is allowed: in the precision of the computation, in a fixed order."""
-
-log = logging.getLogger("deepnotes")
 
 Launch = Callable[[int, int], None]
 """Enqueues a product, given the stream and the address of the workspace."""
@@ -37,7 +34,7 @@ class _Suggestion(ctypes.Structure):
     """``cublasLtMatmulHeuristicResult_t``."""
 
     _fields_ = (
-        ("algorithm", ctypes.c_uint64 * 8), ("workspace", ctypes.c_size_t), ("status", ctypes.c_int),
+        ("algorithm", ctypes.c_uint64 * ALGORITHM), ("workspace", ctypes.c_size_t), ("status", ctypes.c_int),
         ("waves", ctypes.c_float), ("reserved", ctypes.c_int * 4),
     )  # fmt: skip
 
@@ -56,7 +53,7 @@ class CublasLt:
     """
 
     def __init__(
-        self, library: Any, workspace: int, measure: Callable[[Sequence[Launch]], list[float]], choices: "Choices"
+        self, library: Any, workspace: int, measure: Callable[[Sequence[Launch]], list[float]], choices: Choices
     ) -> None:
         self._library, self._workspace, self._measure, self._choices = library, workspace, measure, choices
         self._handle = ctypes.c_void_p()
@@ -74,7 +71,7 @@ class CublasLt:
         alignments = [_alignment(address(x)) for x in (product.A, product.B, product.C)]
         key = repr((product.transposed, product.m, product.n, product.k, product.parts, product.factors, alignments))
         algorithm = self._choices.get(key)
-        if algorithm is None or not self._is_valid(operation, layouts, algorithm):
+        if algorithm is None or len(algorithm) != ALGORITHM or not self._is_valid(operation, layouts, algorithm):
             suggested = self._suggest(operation, layouts, alignments)
             launches = [self._launch(product, operation, layouts, x) for x in suggested]
             times = self._measure(launches) if len(launches) > 1 else [0.0]
@@ -91,7 +88,7 @@ class CublasLt:
         A, B, C = (ctypes.c_void_p(address(x)) for x in (product.A, product.B, product.C))
         before = (
             self._handle, operation, ctypes.byref(alpha), A, a, B, b, ctypes.byref(zero), C, c, C, c,
-            ctypes.byref((ctypes.c_uint64 * 8)(*algorithm)),
+            ctypes.byref((ctypes.c_uint64 * ALGORITHM)(*algorithm)),
         )  # fmt: skip
         size = ctypes.c_size_t(self._workspace)
 
@@ -154,7 +151,7 @@ class CublasLt:
         try:
             self._call(
                 "cublasLtMatmulAlgoCheck", self._handle, operation, a, b, c, c,
-                ctypes.byref((ctypes.c_uint64 * 8)(*algorithm)), ctypes.byref(result),
+                ctypes.byref((ctypes.c_uint64 * ALGORITHM)(*algorithm)), ctypes.byref(result),
             )  # fmt: skip
         except CublasError:
             return False
@@ -170,58 +167,6 @@ class CublasLt:
         status = function(*arguments)
         if status:
             raise CublasError(f"{name}: {STATUS.get(status, 'error')} ({status})")
-
-
-class Choices:
-    """Algorithms by product, kept in a file.
-
-    Parameters
-    ----------
-    path : Path or None
-        The file. If it is None or cannot be used, the choices are kept in memory.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path, self._known = path, _read(path)
-
-    def get(self, key: str) -> tuple[int, ...] | None:
-        """Return the algorithm for a product, or None if there is none."""
-        return self._known.get(key)
-
-    def add(self, key: str, algorithm: tuple[int, ...]) -> None:
-        """Keep an algorithm. If another process has chosen one in the meantime, the file keeps that one."""
-        self._known[key] = algorithm
-        if self._path is None:
-            return
-        merged = self._known | _read(self._path)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path, text=True) as file:
-                json.dump(merged, file)
-        except OSError as error:
-            log.debug("cupy: the choice of algorithms for products is not kept: %s", error)
-            self._path = None
-
-
-def choices_path(name: str) -> Path | None:
-    """Return the file for the choices on a device, or None if there is no folder to keep it in."""
-    folder = cache_folder()
-    return None if folder is None else folder / f"cupy-products-{''.join(c if c.isalnum() else '-' for c in name)}.json"
-
-
-def _read(path: Path | None) -> dict[str, tuple[int, ...]]:
-    """Return the choices in a file: none if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path else {}
-        return {key: _algorithm(numbers) for key, numbers in content.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
-
-
-def _algorithm(numbers: Sequence[int]) -> tuple[int, ...]:
-    if len(numbers) != 8 or not all(isinstance(x, int) and 0 <= x < 1 << 64 for x in numbers):
-        raise ValueError(f"not an algorithm: {numbers}")
-    return tuple(numbers)
 
 
 def _alignment(address: int) -> int:

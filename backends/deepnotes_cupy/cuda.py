@@ -15,8 +15,9 @@ import numpy as np
 from cupy.cuda import runtime
 
 from deepnotes.backends import DeviceMemoryError, ForkedProcessError
+from deepnotes_cupy.choices import Choices, choices_path
 from deepnotes_cupy.cublas import WORKSPACE, Cublas, CublasError, CublasMissing, address, load
-from deepnotes_cupy.cublaslt import Choices, CublasLt, Launch, choices_path
+from deepnotes_cupy.cublaslt import CublasLt, Launch
 from deepnotes_cupy.device import Call, CaptureRefused, Graph, Product, Releasable, Slot
 from deepnotes_cupy.sources import REAL, Kernel
 
@@ -25,9 +26,9 @@ SHARED_BYTES = 48 << 10
 
 
 REPEATS = 20
-"""The largest number of times that a product is repeated to time it."""
+"""The largest number of times that work is repeated to time it."""
 TUNING_MILLISECONDS = 0.3
-"""The time that the repetitions take, unless a single product takes longer."""
+"""The time that the repetitions take, unless the work takes longer."""
 
 
 class CudaGraph:
@@ -251,16 +252,33 @@ class CudaDevice:
 
         return multiply
 
+    def fastest(self, key: str, ways: Sequence[Sequence[Call]]) -> int:
+        """Return the index of the fastest of several ways to compute the same; see :meth:`Device.fastest`."""
+        match self._choices().get(key):
+            case (index,) if index < len(ways):
+                return index
+        times = [self._milliseconds(way) for way in ways]
+        index = times.index(min(times))
+        self._choices().add(key, (index,))
+        return index
+
+    @cache  # noqa: B019
+    def _choices(self) -> Choices:
+        properties = runtime.getDeviceProperties(self.index)
+        return Choices(choices_path(f"{_device_name(properties)}-{self.processors}-{self._cublas.version()}"))
+
     @cache  # noqa: B019
     def _cublaslt(self) -> CublasLt:
-        properties = runtime.getDeviceProperties(self.index)
-        name = f"{_device_name(properties)}-{self.processors}-{self._cublas.version()}"
         library = load(runtime.runtimeGetVersion() // 1000, "cublasLt")
-        return CublasLt(library, WORKSPACE, self._measure, Choices(choices_path(name)))
+        return CublasLt(library, WORKSPACE, self._measure, self._choices())
 
     def _measure(self, launches: Sequence[Launch]) -> list[float]:
-        """Return the milliseconds that each launch takes, repeated in a graph, or infinity if it fails."""
-        stream, workspace = self._stream.ptr, self._workspace.data.ptr
+        """Return the milliseconds that each launch takes, or infinity if it fails."""
+        operands = self._stream.ptr, self._workspace.data.ptr
+        return [self._milliseconds([partial(launch, *operands)]) for launch in launches]
+
+    def _milliseconds(self, calls: Sequence[Call]) -> float:
+        """Return the milliseconds that some calls take, repeated in a graph, or infinity if they fail."""
         begin, end = cupy.cuda.Event(), cupy.cuda.Event()
 
         def time(run: Call) -> float:
@@ -270,20 +288,18 @@ class CudaDevice:
             end.synchronize()
             return float(cupy.cuda.get_elapsed_time(begin, end))
 
-        def measure(launch: Launch) -> float:
-            def run(times: int = 1) -> None:
-                for _ in range(times):
-                    launch(stream, workspace)
+        def run(times: int = 1) -> None:
+            for _ in range(times):
+                for call in calls:
+                    call()
 
-            try:
-                run()  # the first time loads the kernel
-                count = max(1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(run), 1e-3))))
-                graph = self.capture(partial(run, count))
-                return min(time(graph.launch) for _ in range(3)) / count
-            except (CublasError, CaptureRefused):
-                return inf
-
-        return [measure(launch) for launch in launches]
+        try:
+            run()  # the first time loads the kernels
+            count = max(1, min(REPEATS, int(TUNING_MILLISECONDS / max(time(run), 1e-3))))
+            graph = self.capture(partial(run, count))
+            return min(time(graph.launch) for _ in range(3)) / count
+        except (CublasError, CaptureRefused):
+            return inf
 
     def aside(self, calls: Sequence[Call]) -> Call:
         """Return a call that makes other calls in the second stream; see :meth:`Device.aside`."""

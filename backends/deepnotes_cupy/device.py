@@ -146,6 +146,13 @@ class Device(Protocol):
         If `tuned`, the fastest of several algorithms is chosen now, which takes time and overwrites C.
         """
 
+    def fastest(self, key: str, ways: Sequence[Sequence[Call]]) -> int:
+        """Return the index of the fastest of several ways to compute the same.
+
+        They are timed once for a key, which describes what is computed; that overwrites the results. The answer is
+        kept, so that all processes take the same way.
+        """
+
     def copier(self, source: Any, target: Any) -> Call:
         """Return a call that copies an array to another one of the same size, both on the device."""
 

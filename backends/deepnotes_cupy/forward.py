@@ -12,6 +12,7 @@ from deepnotes_cupy.lowering import (
     NoiseRow,
     Row,
     ShortcutRow,
+    identity,
 )
 from deepnotes_cupy.tape import Tape
 
@@ -82,14 +83,40 @@ def forward(
             caches.append(Cache(row, A, None, out))
             A = out
             continue
-        Z = linear(tape, row, factors, A, m)
         last = index == len(rows) - 1
         multiplied = not last and isinstance(rows[index + 1], DenseRow)
-        caches.append(
-            Cache(row, A, Z, Z if last and fused else activate(tape, row, theta, Z, m, multiplied=multiplied))
-        )
+        caches.append(dense(tape, row, theta, factors, A, m, last and fused, multiplied))
         A = caches[-1].A
     return caches
+
+
+def dense(
+    tape: Tape, row: DenseRow, theta: Any, factors: Any, A_prev: Any, m: int, logits: bool, multiplied: bool
+) -> Cache:
+    """Add a dense layer (N2, N3) to the tape, and return its cache.
+
+    If `logits`, its A is Z without b. Otherwise A shares the memory of Z, unless the backward pass needs Z. If A is a
+    factor of a product, `multiplied`, it is rounded.
+    """
+    Z = tape.empty(m * row.n)
+    A = Z if logits or not row.g.needs_Z else tape.empty(m * row.n)
+
+    def separate() -> None:
+        linear(tape, row, factors, A_prev, m, Z)
+        if not logits:
+            activate(tape, row, theta, Z, m, A, multiplied)
+
+    stage, b = (identity().forward_stage, None) if logits else (row.g.forward_stage, theta[row.b])
+    if stage is None or not tape.in_stages(m * row.n):
+        separate()
+    else:
+        operands = A_prev, theta[row.W], b, None if A is Z else Z, A
+        sizes = row.n_prev, row.n, m
+        tape.fastest(
+            stage, (*sizes, row.W.start % 4), separate,
+            lambda: tape.launch(stage, (row.n, m), *operands, *sizes),
+        )  # fmt: skip
+    return Cache(row, A_prev, Z, A)
 
 
 def sources_of(rows: Sequence[Row]) -> set[int]:
@@ -124,11 +151,9 @@ def normalize_batch(tape: Tape, row: BatchNormRow, theta: Any, A_prev: Any, m: i
     return Cache(row, A_prev, Z, A)
 
 
-def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any = None) -> Any:
-    """Add ``Z = W A_prev`` (N2 without b) to the tape, and return Z, a new array unless it is given."""
-    Z = tape.empty(m * row.n) if Z is None else Z
+def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any) -> None:
+    """Add ``Z = W A_prev`` (N2 without b) to the tape."""
     tape.product((True, False), (row.n, m, row.n_prev), 1.0, factors[row.W], tape.factor(A_prev), Z)
-    return Z
 
 
 def predict(tape: Tape, rows: Sequence[Row], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
@@ -179,23 +204,19 @@ def predict_few(tape: Tape, rows: Sequence[DenseRow], theta: Any, X: Any, m: int
         A = target
 
 
-def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any = None, multiplied: bool = False) -> Any:
-    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3) to the tape, and return A.
+def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any, multiplied: bool = False) -> None:
+    """Add ``Z += b`` and ``A = g(Z)`` (N2, N3) to the tape; A may be Z.
 
-    A shares the memory of Z if the backward pass does not need Z, unless `A` is given. If A is a factor of a product,
-    `multiplied`, it is rounded in the same launch where that is possible.
+    If A is a factor of a product, `multiplied`, it is rounded in the same launch where that is possible.
     """
     b = theta[row.b]
-    if A is None:
-        A = tape.empty(m * row.n) if row.g.needs_Z else Z
     if row.g.by_rows:
         tape.launch(row.g.forward, (row.n, m), Z, b, A, row.n, m)
-        return A
+        return
     half, kind = tape.empty_factor(m * row.n) if multiplied else (None, 0)
     tape.launch(row.g.forward, (row.n, m), Z, b, A, half, kind, row.n, m)
     if half is not None:
         tape.keep_factor(A, half)
-    return A
 
 
 def dropout(tape: Tape, row: DropoutRow, A: Any, out: Any, m: int, masks: Masks) -> None:

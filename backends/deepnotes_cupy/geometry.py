@@ -4,7 +4,7 @@ from math import isqrt
 
 import numpy as np
 
-from deepnotes_cupy.sources import Kernel, kernels
+from deepnotes_cupy.sources import Kernel, constant, kernels
 
 LINE = 128
 """The number of bytes in a row of a tile, see ``Tile`` in kernels/common.cuh."""
@@ -19,6 +19,7 @@ WAVES = 16
 ONE_BLOCK = ("check_update", "end_epoch")
 PER_SAMPLE = ("loss", "row_activation", "row_backward", "feature_forward", "feature_backward")
 BY_ROWS = ("bias_activation", "embed", "normalize")
+STAGES = ("forward_stage", "backward_stage")
 TILES = (*BY_ROWS, "activation_backward", "sum_partials", "normalize_batch", "differentiate_batch")
 
 
@@ -62,6 +63,9 @@ def grid(
         blocks_x = _clamp(-(-m * lanes // threads), max_blocks)
         blocks_y = _clamp(-(-packs // (STRIP * lanes)), -(-max_blocks // blocks_x))
         return (blocks_x, blocks_y, 1), threads
+    if kernel in STAGES:
+        blocks_x, blocks_y = -(-n // constant("STAGE_NEURONS")), stage_tiles(m)[1]
+        return (blocks_x, _clamp(blocks_y, 65535), 1), threads
     if kernel in TILES:
         blocks_x, height = _tiles(n, dtype, threads, packed=kernel in ("bias_activation", "activation_backward"))
         blocks_y = chunks if kernel == "activation_backward" else -(-m // height) if kernel in BY_ROWS else 1
@@ -94,6 +98,12 @@ def chunks(n: int, m: int, *, dtype: str = "float32", processors: int = 64) -> t
     count = max(count, -(-m // (MAX_ROWS * height)))
     rows = max(1, -(-m // count))
     return rows, max(1, -(-m // rows))
+
+
+def stage_tiles(m: int) -> tuple[int, int]:
+    """Return the number of samples in a tile of ``backward_stage``, and the number of tiles for m samples."""
+    samples = constant("STAGE_SAMPLES")
+    return samples, -(-m // samples)
 
 
 def _tiles(n: int, dtype: str, threads: int, packed: bool = True) -> tuple[int, int]:

@@ -27,6 +27,8 @@ from deepnotes_cupy import generated
 from deepnotes_cupy.generated import Part
 from deepnotes_cupy.sources import Launch
 
+ELEMENTWISE = "bias_activation", "activation_backward", "dense_few", "forward_stage", "backward_stage"
+"""The kernels of an activation whose outputs do not depend on each other."""
 SUPPORTED = Supported(generates=True, by_feature=True, batch_norm=True, embeds=True, l1=True)
 
 
@@ -35,19 +37,23 @@ class LoweredActivation(NamedTuple):
 
     Attributes
     ----------
+    part : Part or None
+        The structure that the kernels are generated with; None for the identity.
     forward, backward : Launch
         The parameters of the kernels begin with those of ``bias_activation`` and ``activation_backward`` or, if the
         outputs of a sample depend on each other, with those of ``row_activation`` and ``row_backward``.
     few : Launch or None
         The kernel ``dense_few`` with this activation, unless outputs depend on each other.
-    part : Part or None
-        The structure that the kernels are generated with; None for the identity.
+    forward_stage, backward_stage : Launch or None
+        The kernels of ``kernels/stages.cuh`` with this activation, unless outputs depend on each other.
     """
 
+    part: Part | None
     forward: Launch
     backward: Launch
-    few: Launch | None
-    part: Part | None
+    few: Launch | None = None
+    forward_stage: Launch | None = None
+    backward_stage: Launch | None = None
 
     @property
     def by_rows(self) -> bool:
@@ -83,25 +89,22 @@ class LoweredUpdate(NamedTuple):
 
 def identity() -> LoweredActivation:
     """Return the kernels of the identity."""
-    forward, backward, few = map(Launch.of, ("bias_activation", "activation_backward", "dense_few"))
-    return LoweredActivation(forward, backward, few, None)
+    return LoweredActivation(None, *map(Launch.of, ELEMENTWISE))
 
 
 def lower_activation(g: ActivationFunction, dtype: str, outputs: int) -> LoweredActivation:
     """Return the kernels of an activation."""
     traced = _traced_outputs(g, outputs)
-    forward, backward = formulas.activation(g, dtype, traced), formulas.backward(g, dtype, traced)
-    if forward.is_input("Z") and backward.is_input("dA"):
+    outputs_of, slope_of = formulas.activation(g, dtype, traced), formulas.backward(g, dtype, traced)
+    if outputs_of.is_input("Z") and slope_of.is_input("dA"):
         return identity()
-    part = generated.activation(forward, backward, formulas.options(g))
+    part = generated.activation(outputs_of, slope_of, formulas.options(g))
     if part.by_rows:
         kernels = generated.kernels("rows.cu", part, outputs=outputs)
-        names: tuple[str, ...] = "row_activation", "row_backward"
-    else:
-        kernels = generated.kernels("activation.cu", part)
-        names = "bias_activation", "activation_backward", "dense_few"
-    launches = [Launch(kernels[name], part.options) for name in names]
-    return LoweredActivation(launches[0], launches[1], None if part.by_rows else launches[2], part)
+        forward, backward = (Launch(kernels[name], part.options) for name in ("row_activation", "row_backward"))
+        return LoweredActivation(part, forward, backward)
+    kernels = generated.kernels("activation.cu", part) | generated.kernels("activation_stages.cu", part)
+    return LoweredActivation(part, *(Launch(kernels[name], part.options) for name in ELEMENTWISE))
 
 
 def lower_loss(loss: LossFunction, last: Layer, dtype: str, outputs: int) -> LoweredLoss:

@@ -8,7 +8,8 @@ source, so that Python cannot disagree with it.
 
 import re
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ FILES = (
     "inference.cu",
     "embedding.cu",
     "batch_norm.cu",
+    "stages.cu",
 )
 """The files in the order in which they are joined; headers are inserted where they are first included."""
 REAL = {"float32": "float", "float64": "double"}
@@ -92,6 +94,11 @@ class Kernel:
     threads: int
     source: str = field(repr=False)
     cluster: int = 1
+
+    @cached_property
+    def digest(self) -> str:
+        """A short text that differs for other sources."""
+        return sha256(self.source.encode()).hexdigest()[:16]
 
 
 class Launch(NamedTuple):

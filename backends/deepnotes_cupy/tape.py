@@ -11,6 +11,9 @@ from deepnotes_cupy import geometry
 from deepnotes_cupy.device import Call, Device, Factors, Product, Slot
 from deepnotes_cupy.sources import Launch, codes
 
+STAGE_OUTPUTS = 1 << 18
+"""The largest number of outputs of a layer for a batch for which stages are tried; large products fill a GPU alone."""
+
 
 class Tape:
     """A sequence of launches, products and copies.
@@ -24,7 +27,8 @@ class Tape:
     concurrent : bool, default False
         Whether :meth:`aside` has an effect.
     tuned : bool, default False
-        Whether the fastest algorithm is chosen for each product, see :meth:`Device.multiplier`.
+        Whether the fastest algorithm is chosen for each product, see :meth:`Device.multiplier`, and the fastest way by
+        :meth:`fastest`.
     buffers : sequence of array, optional
         The buffers of a tape with the same launches, products and copies; this tape uses the same memory.
 
@@ -97,6 +101,32 @@ class Tape:
         if self._apart:
             self.calls.append(self.device.rejoin)
             self._apart = False
+
+    def in_stages(self, outputs: int) -> bool:
+        """Return whether a product with so many outputs may be a part of a stage, see ``kernels/stages.cuh``."""
+        return self.tuned and self.factors in ("float32", "float64") and outputs <= STAGE_OUTPUTS
+
+    def fastest(self, stage: Launch, sizes: tuple[int, ...], separate: Call, together: Call) -> bool:
+        """Add the calls of the faster of two ways to compute the same, and return whether it is `together`.
+
+        Parameters
+        ----------
+        stage : Launch
+            The kernel that `together` launches.
+        sizes : tuple of int
+            Whatever else the time depends on.
+        separate, together : callable
+            They add their calls to the tape.
+        """
+        calls, names, added = self.calls, self.names, []
+        for way in (separate, together):
+            self.calls, self.names = [], []
+            way()
+            added.append((self.calls, self.names))
+        key = repr((stage.kernel.name, stage.kernel.digest, self.dtype, *sizes))
+        index = self.device.fastest(key, [x for x, _ in added])
+        self.calls, self.names = calls + added[index][0], names + added[index][1]
+        return index == 1
 
     def copy(self, source: Any, target: Any) -> None:
         """Add a copy of `source` to `target`."""

@@ -53,6 +53,7 @@ def warmup(backend: DeviceBackend, dtypes: Sequence[str]) -> Iterator[str]:
 def _generated(dtype: str) -> Iterator[Kernel]:
     """Yield the kernels of each part of the library, for all numbers of outputs; many of them are the same."""
     for outputs in (2, 64, 128, 129):  # see generated.registers
-        yield from (lower_activation(g, dtype, outputs).forward.kernel for g in library_activations())
+        activations = [lower_activation(g, dtype, outputs) for g in library_activations()]
+        yield from (launch.kernel for g in activations for launch in (g.forward, g.forward_stage) if launch)
         yield from (lower_loss(loss, last, dtype, outputs).launch.kernel for loss, last in library_losses())
     yield from (lower_update(optimizer, dtype).launch.kernel for optimizer in library_optimizers())

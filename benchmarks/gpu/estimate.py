@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from benchmarks.gpu.cases import MORE_STEPS, STEPS, WIDE, Case
 from benchmarks.gpu.checkout import ROOT
 from benchmarks.gpu.record import align, number
+from deepnotes_cupy.tape import STAGE_OUTPUTS
 
 PEAK = {"float32": 67e12, "tf32": 495e12, "bfloat16": 989e12}
 """Operations per second of dense products on an NVIDIA H200, from its data sheet."""
@@ -50,10 +51,11 @@ class Launch(NamedTuple):
 
 
 def launches(case: Case, precision: str) -> list[Launch]:
-    """Return the launches of a step with Adam in a graph, in order."""
+    """Return the launches of a step with Adam in a graph, in order; with stages, if they are tried."""
     m, factor = case.batch, 2 if precision == "bfloat16" else NUMBER
     p, layers = case.parameters, list(pairwise(case.sizes))
     copies = factor < NUMBER  # factors are rounded copies
+    in_stages = precision == "float32" and m * max(case.sizes[1:]) <= STAGE_OUTPUTS
     result = [Launch("gather", 0, m * case.sizes[0] * (NUMBER + factor))]
     if copies:
         result.append(Launch("round weights", 0, p * (NUMBER + factor)))
@@ -65,15 +67,17 @@ def launches(case: Case, precision: str) -> list[Launch]:
 
     for index, (n_prev, n) in enumerate(layers):
         result.append(product("Z", n, n_prev))
-        if index + 1 < len(layers):
+        if index + 1 < len(layers) and not in_stages:
             result.append(Launch("bias and activation", 0, m * n * (2 * NUMBER + copies * factor)))
     k = case.sizes[-1]
     result.append(Launch("softmax and loss", 0, m * k * (2 * NUMBER + copies * factor)))
     for index, (n_prev, n) in reversed(list(enumerate(layers))):
-        result.append(Launch("derivative and db", 0, m * n * (3 * NUMBER + copies * factor)))
+        if index + 1 == len(layers) or not in_stages:
+            result.append(Launch("derivative and db", 0, m * n * (3 * NUMBER + copies * factor)))
         result.append(product("dW", n, n_prev))
         if index:
-            result.append(product("dA", n, n_prev))
+            dA = product("dA", n, n_prev)
+            result.append(dA._replace(name="stage dZ", bytes=dA.bytes + NUMBER * m * n_prev) if in_stages else dA)
     result.append(Launch("norm of the gradient", 0, p * NUMBER))
     result.append(Launch("check", 0, 0))
     result.append(Launch("update", 0, 7 * p * NUMBER))

@@ -16,7 +16,7 @@ from plans import blobs
 import deepnotes as dn
 from deepnotes_cupy import cublas, cublaslt
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.cublaslt import Choices, choices_path
+from deepnotes_cupy.choices import Choices, choices_path
 from deepnotes_cupy.device import Product
 
 SHAPES = [
@@ -95,15 +95,18 @@ def test_algorithms_are_timed_once_and_kept_for_other_processes(
     first = train()
     asked = library.suggestions
     assert asked
-    (path,) = tmp_path.glob("cupy-products-*.json")
-    assert len(json.loads(path.read_text())) == asked
+    (path,) = tmp_path.glob("cupy-choices-*.json")
+    kept = json.loads(path.read_text())
+    assert [len(choice) for choice in kept.values()].count(8) == asked
+    assert [key for key in kept if "stage" in key]
+    times = fake_cupy.CUDA.log.count(("elapsed",))
+    assert times
     assert np.array_equal(train(), first)  # a new device reads the file
     assert library.suggestions == asked
+    assert fake_cupy.CUDA.log.count(("elapsed",)) == times
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", '{"x": 1}', '{"x": [1, 2]}', '{"x": [-1, 0, 0, 0, 0, 0, 0, 0]}', "\x00" * 20]
-)
+@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', '{"x": [1.5]}', '{"x": [-1, 0]}', "\x00" * 20])
 def test_a_damaged_file_of_choices_is_replaced(tmp_path: Path, content: str) -> None:
     path = tmp_path / "choices.json"
     path.write_text(content)
@@ -153,7 +156,7 @@ def test_a_folder_that_cannot_be_written_to_keeps_choices_in_memory(tmp_path: Pa
 
 def test_choices_are_kept_in_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEEPNOTES_CACHE_DIR", str(tmp_path))
-    assert choices_path("NVIDIA H200, 13.1") == tmp_path / "cupy-products-NVIDIA-H200--13-1.json"
+    assert choices_path("NVIDIA H200, 13.1") == tmp_path / "cupy-choices-NVIDIA-H200--13-1.json"
 
 
 def test_without_a_working_directory_a_relative_folder_keeps_nothing(

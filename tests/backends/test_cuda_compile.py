@@ -24,6 +24,7 @@ LIBRARY = [
     *(kind() for kind in OPTIMIZERS.values()),
 ]
 PARTS = [*LIBRARY, *literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS]
+ELEMENTWISE = [dn.Activation(name) for name in ACTIVATIONS if name not in ("softmax", "log_softmax", "identity")]
 DEVICE_ARCHITECTURES = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm_")]
 
 
@@ -150,6 +151,25 @@ def test_generated_kernels_compile_without_spilling_registers(part: Any, dtype: 
             assert usage.registers * 512 <= 65536, (name, usage)
 
 
+@pytest.mark.thinned(8)
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("part", [*ELEMENTWISE, *literature.ACTIVATIONS], ids=lambda part: type(part).__name__)
+def test_stages_compile_without_spilling_registers(part: Any, dtype: str) -> None:
+    """Two blocks fit into a multiprocessor; no number that changes is read through the cache for constants."""
+    stage = lower_activation(part, dtype, 3).forward_stage
+    if stage is None:
+        return
+    for architecture in DEVICE_ARCHITECTURES:
+        result = compile_source(stage.kernel.source, dtype, architecture)
+        assert result.code, result.log
+        assert not re.findall(r"^.*\b(?:warning|error)\b.*$", result.log, re.MULTILINE)
+        assert result.usage.keys() == {"forward_stage", "backward_stage"}
+        for name, usage in result.usage.items():
+            assert (usage.spilled, usage.stack) == (0, 0), (name, usage)
+            assert usage.registers * 512 <= 65536, (name, usage)
+            assert usage.shared <= 48 * 1024, (name, usage)
+
+
 @pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("outputs", [64, 128, 1000])
 def test_kernels_for_many_outputs_compile_without_spilling_registers(outputs: int, dtype: str) -> None:
@@ -215,6 +235,9 @@ def test_memory_is_accessed_16_bytes_at_a_time(dtype: str) -> None:
         assert re.search(rf"ld\.global\.(nc\.)?{pack}", bodies[name]), name
         if name != "activation_backward":  # of the identity, whose dZ is dA
             assert re.search(rf"st\.global\.{pack}", bodies[name]), name
+    for name in ("forward_stage", "backward_stage"):
+        assert re.search(rf"ld\.global\.(nc\.)?{pack}", bodies[name]), name
+        assert f"ld.shared.{pack}" in bodies[name], name
     assert "st.global.v4.u32" in bodies["round16"]
     assert f"ld.global.{pack}" in bodies["gradient_norm"]
     assert not re.search(r"\batom\.|\bred\.", text)  # no atomics, so no sum depends on the order of threads

@@ -1,4 +1,4 @@
-"""Run the checks of cuda_checks.py and cuda_step_checks.py on the package's CUDA sources, compiled for the CPU."""
+"""Run the checks of the files tests/cuda_*_checks.py on the package's CUDA sources, compiled for the CPU."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 from cuda_checks import CHECKS
 from cuda_inference_checks import INFERENCE_CHECKS
 from cuda_shim import Host, prepare
+from cuda_stage_checks import STAGE_CHECKS
 from cuda_step_checks import STEP_CHECKS
 
 from deepnotes_cupy.geometry import chunks, grid
@@ -16,7 +17,7 @@ from deepnotes_cupy.sources import control, kernels
 
 pytestmark = pytest.mark.slow
 
-ALL = CHECKS | STEP_CHECKS | INFERENCE_CHECKS
+ALL = CHECKS | STEP_CHECKS | STAGE_CHECKS | INFERENCE_CHECKS
 DTYPES = ["float32", "float64"]
 
 

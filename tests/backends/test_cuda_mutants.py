@@ -8,11 +8,12 @@ import pytest
 from cuda_checks import CHECKS
 from cuda_inference_checks import INFERENCE_CHECKS
 from cuda_shim import Host, KernelFault, compiler
+from cuda_stage_checks import STAGE_CHECKS
 from cuda_step_checks import STEP_CHECKS
 
 from deepnotes_cupy.sources import program
 
-ALL = CHECKS | STEP_CHECKS | INFERENCE_CHECKS
+ALL = CHECKS | STEP_CHECKS | STAGE_CHECKS | INFERENCE_CHECKS
 
 
 class Mutant(NamedTuple):
@@ -340,6 +341,92 @@ MUTANTS = [
     Mutant("samples beyond the end", "", "&& j < count ?", "?", "whole_networks", BOUNDS),
     Mutant("b of the last layer", "", "i < n && entry[B_AT] >= 0", "i < n", "whole_networks"),
     Mutant("one sample too many", "", "if (lane < m) {", "if (lane <= m) {", "few_samples", BOUNDS),
+    # --- stages
+    Mutant(
+        "no barrier before a slice is read",
+        "stages.cu",
+        "(right);\n        __syncwarp();",
+        "(right);",
+        "forward_stages",
+        "not written",
+    ),
+    Mutant(
+        "no barrier before the next slice", "stages.cu", "        __syncwarp();\n    }", "    }", "forward_stages", RACE
+    ),
+    Mutant(
+        "no barrier before sums replace slices",
+        "stages.cu",
+        "__syncthreads();  // the sums",
+        "// the sums",
+        "forward_stages",
+        RACE,
+    ),
+    Mutant(
+        "no barrier after the sums of warps",
+        "stages.cu",
+        "    __syncthreads();\n#pragma unroll\n    for (int v",
+        "#pragma unroll\n    for (int v",
+        "forward_stages",
+        "not written",
+    ),
+    Mutant(
+        "no barrier before the next tile",
+        "stages.cu",
+        "__syncthreads();  // before the next",
+        "// before the next",
+        "stages_on_other_grids",
+        "",
+    ),
+    Mutant("the sums of all warps but one", "stages.cu", "w < STAGE_WARPS", "w < STAGE_WARPS - 1", "forward_stages"),
+    Mutant(
+        "the last terms are left out",
+        "stages.cu",
+        "term < terms; term",
+        "term + SLICE <= terms; term",
+        "forward_stages",
+    ),
+    Mutant(
+        "a slice of the round before",
+        "stages.cu",
+        "fetch(first, sample, term + ROUND)",
+        "fetch(first, sample, term)",
+        "forward_stages",
+    ),
+    Mutant(
+        "terms beyond the end", "stages.cu", "exists && column + i < columns ?", "exists ?", "forward_stages", BOUNDS
+    ),
+    Mutant("samples beyond the end", "stages.cu", "exists && column + i", "column + i", "forward_stages", BOUNDS),
+    Mutant("rows of packs beyond the end", "stages.cu", "if (exists && packs", "if (packs", "forward_stages", BOUNDS),
+    Mutant("columns of packs beyond the end", "stages.cu", "&& column < columns) {", ") {", "forward_stages", BOUNDS),
+    Mutant(
+        "alignment is not checked",
+        "stages.cu",
+        "% VEC == 0 && aligned(numbers)",
+        "% VEC == 0",
+        "forward_stages",
+        "not aligned",
+    ),
+    Mutant("no bias", "stages.cu", "if (b) z[v] += b[i + v];", "", "forward_stages"),
+    Mutant(
+        "neurons beyond the end", "stages.cu", "if (j < m && i + v < n) A[", "if (j < m) A[", "forward_stages", BOUNDS
+    ),
+    Mutant("samples in the mean that do not exist", "stages.cu", "d[v] = 0;", "d[v] = 1;", "backward_stages"),
+    Mutant(
+        "half of a tile in the mean",
+        "stages.cu",
+        "half = STAGE_SAMPLES / 2",
+        "half = STAGE_SAMPLES / 4",
+        "backward_stages",
+    ),
+    Mutant(
+        "no barrier within the mean",
+        "stages.cu",
+        "STAGE_NEURONS];\n                    }\n                __syncthreads();",
+        "STAGE_NEURONS];\n                    }",
+        "backward_stages",
+        RACE,
+    ),
+    Mutant("the derivative of another sample", "", "z[v] = Z[j * n + i + v]", "z[v] = Z[i + v]", "backward_stages"),
 ]
 """Mutants of the kernels, with one fault each."""
 

@@ -96,3 +96,19 @@ def test_training_in_shared_memory_is_within_the_bounds(check: str) -> None:
 def resident_backend() -> Backend:
     """Return a backend that trains small networks in shared memory."""
     return backend(flush=True, driver="auto")
+
+
+@pytest.mark.slow
+@pytest.mark.thinned(4)
+@pytest.mark.parametrize("check", PROGRAM_CHECKS)
+def test_training_in_stages_is_within_the_bounds(check: str) -> None:
+    """A product and the elementwise part that follows it are computed in one launch."""
+    report(run_check(staged_backend(), check, quick=True))
+
+
+@cache
+def staged_backend() -> Backend:
+    """Return a backend that finds stages faster than separate launches."""
+    target = backend(flush=True)
+    target.device.way = 1
+    return target
