@@ -29,6 +29,7 @@ from deepnotes_cupy.lowering import (
 )
 from deepnotes_cupy.sources import Launch, codes
 from deepnotes_cupy.sources import control as control_dtype
+from deepnotes_cupy.tape import padded
 
 SHAPES = [(1, 1, 0), (1, 70, 0), (4, 3, 0), (10, 37, 0), (12, 5, 0), (12, 5, 1), (33, 19, 0), (132, 9, 0), (300, 70, 0)]
 for seed in range(3):
@@ -431,17 +432,21 @@ def parts(host: Host) -> None:
 
 
 def factors(host: Host) -> None:
-    """Kernels that write factors of products write what ``round16`` makes of their results, for both formats."""
+    """Kernels that write factors of products write what ``round16`` makes of their results, for both formats.
+
+    Samples begin at multiples of 16 bytes.
+    """
     dtype, rng, scale = host.dtype, np.random.default_rng(7), 8.0
     silu = lowered("silu", dtype)
     for kind in codes("Half").values():
         for n, m, shift in SHAPES:
             Z, b, D = (place(x, dtype, shift) for x in (spread(rng, m, n), rng.normal(size=n), rng.normal(size=(m, n))))
-            half, expected, A = np.zeros((m, n), np.uint16), np.zeros((m, n), np.uint16), np.zeros_like(Z)
+            half, expected, A = np.zeros((m, padded(n)), np.uint16), np.zeros((m, n), np.uint16), np.zeros_like(Z)
 
             def compare(result: np.ndarray, factor: float, what: str) -> None:
                 launch(host, "round16", n, m, result, expected, n * m, kind, factor)  # noqa: B023
-                assert (half == expected).all(), (what, n, m, kind)  # noqa: B023
+                assert (half[:, :n] == expected).all(), (what, n, m, kind)  # noqa: B023
+                assert not half[:, n:].any()  # noqa: B023
 
             z = Z.copy()
             launch(host, silu.forward, n, m, z, b, A, half, kind, n, m)
@@ -451,6 +456,11 @@ def factors(host: Host) -> None:
             launch(host, silu.backward, n, m, D, z, A, half, kind, scale, None, n, m, m, 1.0)
             assert (before == D).all()
             compare(dZ, scale, "dZ")
+            rows, count = chunks(n, m, dtype=dtype, processors=PROCESSORS)
+            arguments = (D, None, None, half, kind, scale, None, n, m, rows, 1.0)
+            launch(host, "activation_backward", n, m, *arguments, count=count)
+            assert (before == D).all()
+            compare(D, scale, "a copy")
             order, L = rng.permutation(m), np.zeros(m, dtype)
             source = source_of((D, None, None), order, m)
             control = np.zeros(1, CONTROL)

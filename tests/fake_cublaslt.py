@@ -121,9 +121,9 @@ class CublasLt:
     def _array(self, address: int, layout: int) -> np.ndarray:
         """Return the matrices of a layout, shape (batch, rows, columns)."""
         (kind, rows, columns, leading), attributes = self._objects[layout]
-        assert leading == rows
+        assert leading >= rows
         batch = attributes.get(5, 1)
-        assert attributes.get(6, rows * columns) == rows * columns
+        assert attributes.get(6, leading * columns) == leading * columns
         real = {0: ctypes.c_float, 1: ctypes.c_double}[kind]
-        flat = np.ctypeslib.as_array((real * (batch * rows * columns)).from_address(address))
-        return flat.reshape(batch, columns, rows).swapaxes(1, 2)
+        flat = np.ctypeslib.as_array((real * (batch * leading * columns)).from_address(address))
+        return flat.reshape(batch, columns, leading)[..., :rows].swapaxes(1, 2)

@@ -384,7 +384,9 @@ class Cublas:
         self.calls.append(("gemm", handle, compute))
         assert (kind_a, kind_c, compute) in TYPES.values()
         assert kind_a == kind_b
-        assert (lda, ldb, ldc) == (k if ta else m, n if tb else k, m)
+        assert lda >= (k if ta else m)
+        assert ldb >= (n if tb else k)
+        assert ldc == m
         real = ctypes.c_double if compute == 70 else ctypes.c_float
         factor = real.from_address(
             alpha
@@ -393,13 +395,12 @@ class Cublas:
         element = {0: ctypes.c_float, 1: ctypes.c_double}[kind_a]
 
         def multiply() -> None:
-            a, b = (
-                np.ctypeslib.as_array((element * size).from_address(address))
-                for address, size in ((A, m * k), (B, k * n))
+            shapes = (A, (m, k) if ta else (k, m), lda), (B, (k, n) if tb else (n, k), ldb), (C, (n, m), ldc)
+            a, b, c = (
+                np.ctypeslib.as_array((element * (columns * stride)).from_address(x)).reshape(columns, stride)[:, :rows]
+                for x, (columns, rows), stride in shapes
             )
-            c = np.ctypeslib.as_array((element * (m * n)).from_address(C)).reshape(n, m)
-            a = a.reshape(m, k) if ta else a.reshape(k, m).T
-            b = b.reshape(k, n) if tb else b.reshape(n, k).T
+            a, b = a if ta else a.T, b if tb else b.T
             c[...] = (c.dtype.type(factor) * (a @ b)).T
 
         try:

@@ -44,6 +44,15 @@ def round_factor(x: np.ndarray, factors: str) -> np.ndarray:
     return x.view(np.float16).astype(np.float32) if factors == "float16" else x
 
 
+def stored(x: np.ndarray, part: int, layout: tuple[int, int, int], factors: str) -> np.ndarray:
+    """Return part number `part` of a factor, shape (rows, columns); the layout has the distance of columns as well."""
+    rows, columns, stride = layout
+    start = part * columns * stride
+    gapless = np.lib.stride_tricks.as_strided(x[start:], (columns, rows), (stride * x.itemsize, x.itemsize))
+    assert start + (columns - 1) * stride + rows <= x.size
+    return round_factor(np.ascontiguousarray(gapless), factors).T
+
+
 class HostGraph:
     """A graph: a list of captured calls."""
 
@@ -181,17 +190,16 @@ class HostDevice:
 
     def multiplier(self, product: Product, tuned: bool = False) -> Call:
         """Return a call that computes a product in single or double precision."""
-        (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
+        (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts, _ = product
+        layout_a, layout_b, _ = product.layouts
         kind = {"bfloat16": np.uint16, "float16": np.uint16, "float64": np.float64}.get(factors, np.float32)
         assert A.dtype == B.dtype == kind
         assert C.dtype == (np.float64 if factors == "float64" else np.float32)
 
         def multiply() -> None:
             for part in range(parts):
-                a = round_factor(A[part * m * k : (part + 1) * m * k], factors)
-                b = round_factor(B[part * k * n : (part + 1) * k * n], factors)
-                a = a.reshape(m, k) if transpose_a else a.reshape(k, m).T
-                b = b.reshape(k, n) if transpose_b else b.reshape(n, k).T
+                a, b = stored(A, part, layout_a, factors), stored(B, part, layout_b, factors)
+                a, b = a.T if transpose_a else a, b.T if transpose_b else b
                 c = C[part * m * n : (part + 1) * m * n]
                 c.reshape(n, m)[...] = (C.dtype.type(alpha) * (a @ b)).T
 

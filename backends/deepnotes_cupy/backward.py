@@ -74,7 +74,7 @@ def append_loss(  # noqa: PLR0913 - the operands of the equation
     k = row.n
     if loss.fused:
         assert isinstance(row, DenseRow)
-        half, kind = (None, 0) if scale is None else tape.empty_factor(m * k)
+        half, kind = (None, 0) if scale is None else tape.empty_factor(m, k)
         factor = half, kind, scale or 1.0
         tape.launch(loss.launch, (k, m), Z, theta[row.b], Y, int(class_indices), w, A, D, *factor, L, k, m)
         return half
@@ -136,7 +136,7 @@ def backward(  # noqa: PLR0913 - the operands of the backward pass
             continue
         if dZ is None:
             dZ = activation_backward(tape, cache, g, D, m, scale)
-        A_prev = tape.factor(cache.A_prev)
+        A_prev = tape.factor(cache.A_prev, row.n_prev)
         with tape.aside():
             tape.product_over_samples((row.n_prev, row.n, m), 1 / (m * scale), A_prev, dZ, g[row.W])
         if index > first:
@@ -172,7 +172,8 @@ def differentiate(  # noqa: PLR0913
     suits if the derivatives of a shortcut are added to dA first, `extended`.
     """
     n, previous = row.n_prev, before.row
-    product = partial(tape.product, (False, False), (n, m, row.n), 1 / scale, factors[row.W], dZ, dA)
+    strides = n, tape.stride(row.n)
+    product = partial(tape.product, (False, False), (n, m, row.n), 1 / scale, factors[row.W], dZ, dA, strides)
     elementwise = isinstance(previous, DenseRow) and previous.g.backward_stage is not None
     if extended or not elementwise or not tape.in_stages(m * n):
         product()
@@ -206,8 +207,8 @@ def activation_backward(tape: Tape, cache: Cache, g: Any, D: Any, m: int, scale:
     if row.g.by_rows:
         tape.launch(row.g.backward, (row.n, m), D, cache.Z, cache.A, row.n, m)
         bias_gradient(tape, row, g, D, m)
-        return tape.factor(D[: m * row.n], reusable=False, scale=scale)
-    half, kind = tape.empty_factor(m * row.n)
+        return tape.factor(D[: m * row.n], row.n, reusable=False, scale=scale)
+    half, kind = tape.empty_factor(m, row.n)
     db = Mean.of(tape, row.n, g[row.b], m)
     db.launch(tape, row.g.backward, (D, cache.Z, cache.A, half, kind, scale), m)
     with tape.aside():

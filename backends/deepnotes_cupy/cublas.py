@@ -115,28 +115,27 @@ class Cublas:
 
     def prepare(self, product: Product) -> tuple[Any, ...]:
         """Return the arguments with which :meth:`multiply` enqueues a product."""
-        (transpose_a, transpose_b), m, n, k, alpha, A, B, C, factors, parts = product
-        factor_type, product_type, compute = TYPES[factors]
-        scalar = ctypes.c_double if factors == "float64" else ctypes.c_float
-        scale, zero = scalar(alpha), scalar(0.0)
-        batch = parts > 1
+        factor_type, product_type, compute = TYPES[product.factors]
+        scalar = ctypes.c_double if product.factors == "float64" else ctypes.c_float
+        scale, zero = scalar(product.alpha), scalar(0.0)
+        batch = product.parts > 1
 
-        def stride(size: int) -> tuple[Any, ...]:
-            """Return the distance from one part to the next, as a tuple of arguments: empty if there is one part."""
-            return (ctypes.c_longlong(size),) if batch else ()
+        def matrix(array: Any, kind: int, layout: tuple[int, int, int]) -> tuple[Any, ...]:
+            """Return the arguments for a matrix; if there are several parts, the distance between them is the last."""
+            _, columns, stride = layout
+            distance = (ctypes.c_longlong(columns * stride),) if batch else ()
+            return ctypes.c_void_p(address(array)), ctypes.c_int(kind), ctypes.c_int(stride), *distance
 
+        a, b, c = product.layouts
         return (
             self.handle,
-            ctypes.c_int(int(transpose_a)), ctypes.c_int(int(transpose_b)),
-            ctypes.c_int(m), ctypes.c_int(n), ctypes.c_int(k),
+            *(ctypes.c_int(int(transposed)) for transposed in product.transposed),
+            ctypes.c_int(product.m), ctypes.c_int(product.n), ctypes.c_int(product.k),
             ctypes.byref(scale),
-            ctypes.c_void_p(address(A)), ctypes.c_int(factor_type), ctypes.c_int(k if transpose_a else m),
-            *stride(m * k),
-            ctypes.c_void_p(address(B)), ctypes.c_int(factor_type), ctypes.c_int(n if transpose_b else k),
-            *stride(k * n),
+            *matrix(product.A, factor_type, a),
+            *matrix(product.B, factor_type, b),
             ctypes.byref(zero),
-            ctypes.c_void_p(address(C)), ctypes.c_int(product_type), ctypes.c_int(m),
-            *stride(m * n), *((ctypes.c_int(parts),) if batch else ()),
+            *matrix(product.C, product_type, c), *((ctypes.c_int(product.parts),) if batch else ()),
             ctypes.c_int(compute), ctypes.c_int(DEFAULT_ALGORITHM),
         )  # fmt: skip
 

@@ -69,7 +69,8 @@ class CublasLt:
         """
         operation, layouts = self._describe(product)
         alignments = [_alignment(address(x)) for x in (product.A, product.B, product.C)]
-        key = repr((product.transposed, product.m, product.n, product.k, product.parts, product.factors, alignments))
+        sizes = product.transposed, product.m, product.n, product.k, product.parts, product.strides
+        key = repr((*sizes, product.factors, alignments))
         algorithm = self._choices.get(key)
         if algorithm is None or len(algorithm) != ALGORITHM or not self._is_valid(operation, layouts, algorithm):
             suggested = self._suggest(operation, layouts, alignments)
@@ -103,24 +104,21 @@ class CublasLt:
         operation = ctypes.c_void_p()
         scale_type = product_type  # of alpha: the type of the sums
         self._call("cublasLtMatmulDescCreate", ctypes.byref(operation), ctypes.c_int(compute), ctypes.c_int(scale_type))
-        m, n, k = product.m, product.n, product.k
-        shapes = [(m, k), (k, n), (m, n)]
-        layouts = []
-        for which, (rows, columns) in enumerate(shapes):
-            if which < 2 and product.transposed[which]:
-                attribute = (TRANSPOSE_A, TRANSPOSE_B)[which]
+        for transposed, attribute in zip(product.transposed, (TRANSPOSE_A, TRANSPOSE_B), strict=True):
+            if transposed:
                 self._set("cublasLtMatmulDescSetAttribute", operation, attribute, ctypes.c_int32(1))
-                rows, columns = columns, rows
+        layouts = []
+        for which, (rows, columns, stride) in enumerate(product.layouts):
             layout = ctypes.c_void_p()
             self._call(
                 "cublasLtMatrixLayoutCreate", ctypes.byref(layout),
                 ctypes.c_int(product_type if which == 2 else factor_type),
-                ctypes.c_uint64(rows), ctypes.c_uint64(columns), ctypes.c_int64(rows),
+                ctypes.c_uint64(rows), ctypes.c_uint64(columns), ctypes.c_int64(stride),
             )  # fmt: skip
             if product.parts > 1:
                 set_attribute = "cublasLtMatrixLayoutSetAttribute"
                 self._set(set_attribute, layout, BATCH_COUNT, ctypes.c_int32(product.parts))
-                self._set(set_attribute, layout, STRIDE, ctypes.c_int64(rows * columns))
+                self._set(set_attribute, layout, STRIDE, ctypes.c_int64(columns * stride))
             layouts.append(layout)
         return operation, layouts
 

@@ -60,11 +60,13 @@ class Product(NamedTuple):
     m, n, k : int
     alpha : float
     A, B, C : array
-        Flat, without gaps between columns. A is stored as (m, k), or as (k, m) if it is transposed; B likewise.
+        Flat. A is stored as (m, k), or as (k, m) if it is transposed; B likewise.
     factors : str
     parts : int
         The number of products, all with the same m, n and k; A, B and C hold the operands and results of all of them,
         one after the other.
+    strides : (int, int) or None
+        The distances between the columns of A, and of B, as they are stored; None if there are no gaps. C has none.
     """
 
     transposed: tuple[bool, bool]
@@ -77,6 +79,15 @@ class Product(NamedTuple):
     C: Any
     factors: Factors
     parts: int = 1
+    strides: tuple[int, int] | None = None
+
+    @property
+    def layouts(self) -> tuple[tuple[int, int, int], ...]:
+        """The numbers of rows and columns of A, B and C as they are stored, and the distances between columns."""
+        (a, b), m, n, k = self.transposed, self.m, self.n, self.k
+        shapes = (k, m) if a else (m, k), (n, k) if b else (k, n), (m, n)
+        strides = *(self.strides or (shapes[0][0], shapes[1][0])), m
+        return tuple((*shape, stride) for shape, stride in zip(shapes, strides, strict=True))
 
 
 class Releasable(Protocol):

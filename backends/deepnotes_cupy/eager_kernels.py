@@ -84,7 +84,8 @@ class FusedEquations:
         (n, n_prev), m = W.shape, A_prev.shape[1]
         tape = self._tape(W)
         Z = self._device.empty(n * m, tape.dtype)
-        tape.product((True, False), (n, m, n_prev), 1.0, tape.factor(_flat(xp, W)), _factor(tape, xp, A_prev), Z)
+        operands, strides = (tape.factor(_flat(xp, W)), _factor(tape, xp, A_prev)), (n_prev, tape.stride(n_prev))
+        tape.product((True, False), (n, m, n_prev), 1.0, *operands, Z, strides)
         b = _flat(xp, xp.broadcast_to(b, (n, 1)))
         tape.launch(identity().forward, (n, m), Z, b, None, None, 0, n, m)
         return self._run(tape, Z, n, m)
@@ -104,8 +105,8 @@ class FusedEquations:
         (n, n_prev), m = W.shape, dZ.shape[1]
         tape, scale = self._tape(W), self._scale(dZ)
         dA = self._device.empty(n_prev * m, tape.dtype)
-        rounded = _factor(tape, xp, dZ, scale)
-        tape.product((False, False), (n_prev, m, n), 1 / scale, tape.factor(_flat(xp, W)), rounded, dA)
+        operands, strides = (tape.factor(_flat(xp, W)), _factor(tape, xp, dZ, scale)), (n_prev, tape.stride(n))
+        tape.product((False, False), (n_prev, m, n), 1 / scale, *operands, dA, strides)
         return self._run(tape, dA, n_prev, m)
 
     # --- activations ------------------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def _flat(xp: Any, x: Any) -> Any:
 
 
 def _factor(tape: Tape, xp: Any, x: Any, scale: float = 1.0) -> Any:
-    return tape.factor(flatten_by_sample(xp, x), scale=scale)
+    return tape.factor(flatten_by_sample(xp, x), x.shape[0], scale=scale)
 
 
 def _activation(

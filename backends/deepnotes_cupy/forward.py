@@ -153,7 +153,8 @@ def normalize_batch(tape: Tape, row: BatchNormRow, theta: Any, A_prev: Any, m: i
 
 def linear(tape: Tape, row: DenseRow, factors: Any, A_prev: Any, m: int, Z: Any) -> None:
     """Add ``Z = W A_prev`` (N2 without b) to the tape."""
-    tape.product((True, False), (row.n, m, row.n_prev), 1.0, factors[row.W], tape.factor(A_prev), Z)
+    operands, strides = (factors[row.W], tape.factor(A_prev, row.n_prev)), (row.n_prev, tape.stride(row.n_prev))
+    tape.product((True, False), (row.n, m, row.n_prev), 1.0, *operands, Z, strides)
 
 
 def predict(tape: Tape, rows: Sequence[Row], theta: Any, X: Any, m: int, out: Any, logits: bool) -> None:
@@ -213,7 +214,7 @@ def activate(tape: Tape, row: DenseRow, theta: Any, Z: Any, m: int, A: Any, mult
     if row.g.by_rows:
         tape.launch(row.g.forward, (row.n, m), Z, b, A, row.n, m)
         return
-    half, kind = tape.empty_factor(m * row.n) if multiplied else (None, 0)
+    half, kind = tape.empty_factor(m, row.n) if multiplied else (None, 0)
     tape.launch(row.g.forward, (row.n, m), Z, b, A, half, kind, row.n, m)
     if half is not None:
         tape.keep_factor(A, half)

@@ -263,7 +263,7 @@ def loss(both: Expression, options: Collection[float]) -> Part:
         "const real scale = j < m ? weight_of(w, j) : real(0);",
         *source.loops(writes, ADD_BIAS),
         f"if (j < m && group.lane == 0) L[j] = {source.name(value)} * scale;",
-        "if (factor.out) round_row(group, D, factor, j * stride, count);",
+        "if (factor.out) round_row(group, D, factor, j, stride, count);",
     )
     return Part(_structure("const double* options, int n", [], function, source), constants)
 

@@ -25,7 +25,7 @@ from deepnotes.backends import (
 )
 from deepnotes_cupy import generated
 from deepnotes_cupy.generated import Part
-from deepnotes_cupy.sources import Launch
+from deepnotes_cupy.sources import Launch, constant
 
 ELEMENTWISE = "bias_activation", "activation_backward", "dense_few", "forward_stage", "backward_stage"
 """The kernels of an activation whose outputs do not depend on each other."""
@@ -338,7 +338,7 @@ def stored_per_sample(rows: Sequence[Row], inputs: int, targets: int, factors: s
     # The sums of chunks, or the normalized inputs:
     stored += sum(row.n for row in rows if isinstance(row, EmbeddingRow | BatchNormRow))
     if factors in ("bfloat16", "float16"):
-        stored += (inputs + 2 * sum(row.n for row in rows)) // 2
+        stored += (inputs + 2 * sum(row.n for row in rows)) // 2 + constant("ROW") * (1 + len(rows))  # with gaps
     # The products that Tape.product_over_samples adds:
     blocks = max((row.n_prev + row.n for row in rows if isinstance(row, DenseRow)), default=0)
     return inputs + targets + 3 + stored + 2 * widest + blocks

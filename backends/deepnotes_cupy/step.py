@@ -182,7 +182,7 @@ class Step:
         """Return memory for a batch; X is gathered as a factor of products if nothing else reads it."""
         tape, inputs, rows = self._batches, self._plan.layout.sizes[0], self._shared.lowered.rows
         multiplied = isinstance(rows[0], DenseRow) and 0 not in sources_of(rows)
-        half, kind = tape.empty_factor(self.m * inputs) if multiplied else (None, 0)
+        half, kind = tape.empty_factor(self.m, inputs) if multiplied else (None, 0)
         X, Y = tape.empty(self.m * inputs if half is None else 0), tape.empty(self.m * self._shared.targets)
         return Batch(X, half, kind, Y, tape.empty(self.m) if weighted else None)
 

@@ -9,7 +9,7 @@ import numpy as np
 from deepnotes.equations.samples import SAMPLES
 from deepnotes_cupy import geometry
 from deepnotes_cupy.device import Call, Device, Factors, Product, Slot
-from deepnotes_cupy.sources import Launch, codes
+from deepnotes_cupy.sources import Launch, codes, constant
 
 STAGE_OUTPUTS = 1 << 18
 """The largest number of outputs of a layer for a batch for which stages are tried; large products fill a GPU alone."""
@@ -141,12 +141,14 @@ class Tape:
         A: Any,
         B: Any,
         C: Any,
+        strides: tuple[int, int] | None = None,
     ) -> None:
         """Add ``C = alpha op(A) op(B)``; `sizes` are m, n and k, see :class:`Product`. A and B must be rounded.
 
         B and C may be Slots.
         """
-        product, multiplier = Product(transposed, *sizes, alpha, A, B, C, self.factors), self.device.multiplier
+        product = Product(transposed, *sizes, alpha, A, B, C, self.factors, strides=strides)
+        multiplier = self.device.multiplier
         slots = {name: x for name, x in (("B", B), ("C", C)) if isinstance(x, Slot)}
         if slots:
             self.calls.append(lambda: multiplier(product._replace(**{name: x.array for name, x in slots.items()}))())
@@ -157,30 +159,38 @@ class Tape:
     def product_over_samples(self, sizes: tuple[int, int, int], alpha: float, A: Any, B: Any, C: Any) -> None:
         """Add ``C = alpha A Bᵀ``, a sum over samples: a product for each block of samples, and their sum.
 
-        `sizes` are the rows of A, the rows of B, and the number of samples. A block has at least :data:`SAMPLES`
+        `sizes` are the rows of A, the rows of B, and the number of samples; A and B are factors by sample, see
+        :meth:`factor`. A block has at least :data:`SAMPLES`
         samples, and is so large that the products of all blocks take no more memory than the factors.
         """
         n, rows, m = sizes
+        strides = self.stride(n), self.stride(rows)
         block = max(SAMPLES, -(-n * rows // (n + rows)))
         whole, rest = divmod(m, block)
         if whole + (rest > 0) == 1:
-            self.product((False, True), sizes, alpha, A, B, C)
+            self.product((False, True), sizes, alpha, A, B, C, strides)
             return
         parts = self.empty((whole + (rest > 0)) * n * rows)
-        block_products = Product((False, True), n, rows, block, alpha, A, B, parts, self.factors, whole)
+        block_products = Product((False, True), n, rows, block, alpha, A, B, parts, self.factors, whole, strides)
         self.calls.append(self.device.multiplier(block_products, self.tuned))
         self.names.append("product")
         if rest:
-            A, B = A[whole * block * n :], B[whole * block * rows :]
-            self.product((False, True), (n, rows, rest), alpha, A, B, parts[whole * n * rows :])
+            A, B = A[whole * block * strides[0] :], B[whole * block * strides[1] :]
+            self.product((False, True), (n, rows, rest), alpha, A, B, parts[whole * n * rows :], strides)
         self.launch("add_parts", (n * rows,), parts, C, n * rows, whole + (rest > 0))
 
-    def factor(self, x: Any, reusable: bool = True, scale: float = 1.0) -> Any:
+    def stride(self, n: int) -> int:
+        """Return the distance between the samples of a factor with n numbers for each: 16-bit ones may have gaps."""
+        return padded(n) if self.factors in codes("Half") else n
+
+    def factor(self, x: Any, n: int = 0, reusable: bool = True, scale: float = 1.0) -> Any:
         """Return `x` as a factor of products: unchanged, or a copy that a launch on the tape rounds to 16 bits.
 
         Parameters
         ----------
         x : array
+        n : int, default 0
+            If not 0, `x` has n numbers for each sample, and the samples of a copy are apart by :meth:`stride`.
         reusable : bool, default True
             Whether `x` stays unchanged until the end of the tape, so that the rounded copy can be used again.
         scale : float, default 1.0
@@ -189,19 +199,34 @@ class Tape:
         cached = self._rounded.get(id(x))
         if cached is not None and reusable:
             return cached[1]
-        out, kind = self.empty_factor(x.size)
+        m = x.size // n if n else 1
+        out, kind = self.empty_factor(m, n or x.size)
         if out is None:
             return x
-        self.launch("round16", (x.size,), x, out, x.size, kind, scale)
+        if self.stride(n) == n:
+            self.launch("round16", (x.size,), x, out, x.size, kind, scale)
+        else:
+            samples, chunks = geometry.chunks(n, m, dtype=self.dtype, processors=self.device.processors)
+            operands = x, None, None, out, kind, scale, None, n, m, samples, 1.0
+            self.launch("activation_backward", (n, m), *operands, chunks=chunks)
         if reusable:
             self.keep_factor(x, out)
         return out
 
-    def empty_factor(self, size: int) -> tuple[Any, int]:
-        """Return a new array for a factor of 16 bits and the code of its format, or (None, 0) if factors have more."""
+    def empty_factor(self, m: int, n: int) -> tuple[Any, int]:
+        """Return a new array for a factor of 16 bits and the code of its format, or (None, 0) if factors have more.
+
+        There are m samples of n numbers each.
+        """
         formats = codes("Half")
-        return (self.empty(size, "uint16"), formats[self.factors]) if self.factors in formats else (None, 0)
+        return (self.empty(m * padded(n), "uint16"), formats[self.factors]) if self.factors in formats else (None, 0)
 
     def keep_factor(self, x: Any, factor: Any) -> None:
         """Use `factor` whenever `x`, which does not change until the end of the tape, is a factor of a product."""
         self._rounded[id(x)] = x, factor  # x is kept alive, so that no other array gets its id
+
+
+def padded(n: int) -> int:
+    """Return the distance between the samples of a factor of 16 bits with n numbers for each, see ``Factor``."""
+    row = constant("ROW")
+    return -(-n // row) * row

@@ -341,6 +341,7 @@ MUTANTS = [
     Mutant("samples beyond the end", "", "&& j < count ?", "?", "whole_networks", BOUNDS),
     Mutant("b of the last layer", "", "i < n && entry[B_AT] >= 0", "i < n", "whole_networks"),
     Mutant("one sample too many", "", "if (lane < m) {", "if (lane <= m) {", "few_samples", BOUNDS),
+    Mutant("a factor without gaps", "", "j * ((n + ROW - 1) / ROW * ROW) + i", "j * n + i", "factors"),
     # --- stages
     Mutant(
         "no barrier before a slice is read",

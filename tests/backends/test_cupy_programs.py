@@ -13,7 +13,7 @@ import deepnotes as dn
 from deepnotes.utils.errors import ArgumentError, NonFiniteLossError
 from deepnotes_cupy import control, options, replay
 from deepnotes_cupy.backend import CupyBackend
-from deepnotes_cupy.device import UNITS
+from deepnotes_cupy.device import UNITS, Product
 from deepnotes_cupy.program import CupyProgram
 
 pytestmark = pytest.mark.slow
@@ -341,6 +341,25 @@ def test_every_product_has_the_chosen_precision(precision: str) -> None:
     highest = train(backend()).flat()
     error = abs(net.flat() - highest).max() / abs(highest).max()
     assert UNITS["float32"] * 8 < error < 20 * UNITS[factors]  # type: ignore[index]  # factors are rounded, and to no fewer bits than declared
+
+
+@pytest.mark.parametrize("precision", ["highest", "bfloat16"])
+def test_samples_of_factors_of_16_bits_begin_at_multiples_of_16_bytes(precision: str) -> None:
+    target = backend(precision)
+    products, multiplier = list[Product](), target.device.multiplier
+
+    def record(product: Product, tuned: bool = False) -> Any:
+        products.append(product)
+        return multiplier(product, tuned)
+
+    target.device.multiplier = record
+    layers = [dn.Dense(5, "tanh"), dn.LayerNorm(), dn.Dense(9, "softmax"), dn.Dense(4, "softmax")]
+    train(target, layers=layers).predict(blobs()[0])
+    sizes = {4, 5, 9}
+    distances = sizes if precision == "highest" else {8, 16}
+    by_sample = {product.layouts[1][2] for product in products}
+    assert by_sample == distances
+    assert {product.layouts[0][2] for product in products} == sizes | distances  # those of W have no gaps
 
 
 def test_conformance_uses_the_same_unit_roundoffs() -> None:

@@ -26,7 +26,7 @@ __device__ inline void copy_rows(
                     real v[V];
                     load(source + k * V, v);
                     if (factor.out)
-                        factor.store(j * n + k * V, v);
+                        factor.store(j, n, k * V, v);
                     else
                         store(to + j * n + k * V, v);
                 }

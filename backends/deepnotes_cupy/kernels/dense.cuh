@@ -38,7 +38,7 @@ __device__ inline void bias_activation_rows(
             if (A) {
                 g.forward(z);  // N3
                 store(A + at, z);
-                if (factor.out) factor.store(at, z);
+                if (factor.out) factor.store(j, n, c * V, z);
             }
         }
     }
@@ -97,7 +97,7 @@ __device__ inline void backward_rows(
                 if (factor.out)
 #pragma unroll
                     for (int r = 0; r < AHEAD; r++)
-                        if (j + r * tile.height < end) factor.store((j + r * tile.height) * n + c * V, d[r]);
+                        if (j + r * tile.height < end) factor.store(j + r * tile.height, n, c * V, d[r]);
 #pragma unroll
                 for (int r = 0; r < AHEAD; r++)
                     if (j + r * tile.height < end)

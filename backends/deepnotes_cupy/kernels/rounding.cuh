@@ -35,6 +35,8 @@ __device__ inline unsigned single_bits(double x) {
     return bits | 1;
 }
 
+constexpr int ROW = 8;  // the rows of a factor begin at multiples of 16 bytes: other products are slow
+
 // Where a kernel writes its results once more, as a factor of a product: scale * x, rounded to 16 bits. If `out` is
 // null, it does not.
 struct Factor {
@@ -47,11 +49,13 @@ struct Factor {
         return kind == BFLOAT16 ? to_bfloat16(bits) : to_float16(bits);
     }
 
+    // Write neighbouring numbers of sample j, from number i of n on.
     template <int V>
-    __device__ void store(long long at, const real (&v)[V]) const {
+    __device__ void store(long long j, int n, long long i, const real (&v)[V]) const {
+        const long long at = j * ((n + ROW - 1) / ROW * ROW) + i;
 #pragma unroll
-        for (int i = 0; i + 1 < V; i += 2)
-            *reinterpret_cast<unsigned*>(out + at + i) = round(v[i]) | round(v[i + 1]) << 16;
+        for (int k = 0; k + 1 < V; k += 2)
+            *reinterpret_cast<unsigned*>(out + at + k) = round(v[k]) | round(v[k + 1]) << 16;
         if (V == 1) out[at] = static_cast<unsigned short>(round(v[0]));
     }
 };

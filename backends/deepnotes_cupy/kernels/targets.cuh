@@ -10,10 +10,12 @@ __device__ inline real target(const real* __restrict__ Y, int class_indices, lon
 // The weight of sample j.
 __device__ inline real weight_of(const real* __restrict__ w, long long j) { return w ? w[j] : real(1); }
 
-// Write n numbers of D from `at` on, those that this lane has written, to `factor`.
-__device__ inline void round_row(const Group& group, const real* D, const Factor& factor, long long at, int n) {
-    for (int i = group.lane; i < n; i += group.lanes) {
-        const real d[1] = {D[at + i]};
-        factor.store(at + i, d);
+// Write the first `count` of the n numbers of sample j in D, those that this lane has written, to `factor`.
+__device__ inline void round_row(
+    const Group& group, const real* D, const Factor& factor, long long j, int n, int count
+) {
+    for (int i = group.lane; i < count; i += group.lanes) {
+        const real d[1] = {D[j * n + i]};
+        factor.store(j, n, i, d);
     }
 }
