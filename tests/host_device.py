@@ -107,6 +107,7 @@ class HostDevice:
         self._holders: weakref.WeakSet[Releasable] = weakref.WeakSet()
         self._addressed: list[weakref.ref[np.ndarray]] = []
         self._aside: list[Call] = []
+        self._chosen: dict[str, int] = {}
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -206,14 +207,19 @@ class HostDevice:
         return self._call(("product", factors, m, n, k), multiply)
 
     def fastest(self, key: str, ways: Sequence[Sequence[Call]]) -> int:
-        """Make the calls of each way, as if to time them, and return `way`."""
+        """Make the calls of each way, as if to time them, and return `way`, or what was returned for the key before."""
         assert self._recording is None, "work is timed while a graph is captured"
-        count = len(self.log)
-        for calls in ways:
-            for call in calls:
-                call()
-        self.log[count:] = [("fastest", key)]
-        return self.way
+        if key not in self._chosen:
+            count = len(self.log)
+            for calls in ways:
+                for call in calls:
+                    call()
+            self.log[count:] = [("fastest", key)]
+        return self._chosen.setdefault(key, self.way)
+
+    def chosen(self, key: str) -> int | None:
+        """Return what :meth:`fastest` has returned for a key, or None."""
+        return self._chosen.get(key)
 
     def copier(self, source: np.ndarray, target: np.ndarray) -> Call:
         """Return a call that copies an array."""

@@ -254,13 +254,20 @@ class CudaDevice:
 
     def fastest(self, key: str, ways: Sequence[Sequence[Call]]) -> int:
         """Return the index of the fastest of several ways to compute the same; see :meth:`Device.fastest`."""
-        match self._choices().get(key):
-            case (index,) if index < len(ways):
-                return index
+        if (index := self.chosen(key)) is not None and index < len(ways):
+            return index
         times = [self._milliseconds(way) for way in ways]
         index = times.index(min(times))
-        self._choices().add(key, (index,))
+        if times[index] < inf:
+            self._choices().add(key, (index,))
         return index
+
+    def chosen(self, key: str) -> int | None:
+        """Return the fastest way, if it is known; see :meth:`Device.chosen`."""
+        match self._choices().get(key):
+            case (index,):
+                return index
+        return None
 
     @cache  # noqa: B019
     def _choices(self) -> Choices:

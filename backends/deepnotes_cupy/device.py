@@ -164,6 +164,9 @@ class Device(Protocol):
         kept, so that all processes take the same way.
         """
 
+    def chosen(self, key: str) -> int | None:
+        """Return what :meth:`fastest` has answered for a key, in this process or an earlier one; None if nothing."""
+
     def copier(self, source: Any, target: Any) -> Call:
         """Return a call that copies an array to another one of the same size, both on the device."""
 

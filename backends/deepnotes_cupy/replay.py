@@ -43,6 +43,10 @@ class Replay:
         """Gather batches from the arrays of `source` from now on."""
         self._shared.bind(source, batch_size)
 
+    def enqueue(self, steps: int) -> None:
+        """Enqueue a number of steps, not as graphs."""
+        self.step.run(steps)
+
     def unbind(self) -> None:
         """Release the data."""
         self._shared.unbind()

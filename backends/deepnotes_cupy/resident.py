@@ -4,10 +4,10 @@ The kernel is ``train_resident`` in ``kernels/resident.cu``. This module decides
 and where everything is in shared memory.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from math import ceil
+from math import ceil, inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +31,9 @@ STATIC_BYTES = 6144
 CLUSTER_WORK, CLUSTER_SAMPLES = 100_000, 16
 """From so many multiply-adds in a forward pass and samples in a batch on, a cluster is faster than one block."""
 MOST_WORK = {1: 1 << 20, BLOCKS: 1 << 23}
-"""Up to so many multiply-adds in a forward pass, graphs are slower; by the number of blocks."""
+"""Up to so many multiply-adds in a forward pass, graphs are expected to be slower; by the number of blocks."""
+MARGIN = 4
+"""Within this factor of :data:`MOST_WORK`, both drivers are timed."""
 FEWEST_SAMPLES = 8
 """If a block cannot hold so many of its samples at a time, graphs are faster."""
 LAUNCH_SECONDS = 0.05
@@ -62,6 +64,8 @@ class Fit:
         The generated code of the activations, the loss and the update.
     options : tuple of float
         The options of the activations.
+    load : float
+        The multiply-adds of a forward pass, as a share of :data:`MOST_WORK`.
     """
 
     blocks: int
@@ -70,6 +74,12 @@ class Fit:
     table: tuple[tuple[float, ...], ...]
     parts: str
     options: tuple[float, ...]
+    load: float = 0.0
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether this driver is so much faster than graphs that they need not be timed."""
+        return self.load * MARGIN <= 1
 
 
 @cache
@@ -79,7 +89,7 @@ def kernel(blocks: int, parts: str) -> Kernel:
     return parse(head + "#define CLUSTERED\n" * (blocks > 1) + insert(program(FILE), parts))["train_resident"]
 
 
-def fit(plan: Plan, lowered: Lowered, m: int, device: Device, forced: bool = False) -> Fit:
+def fit(plan: Plan, lowered: Lowered, m: int, device: Device, most: float = 1.0) -> Fit:
     """Return how this driver trains a plan on batches of `m` samples.
 
     Parameters
@@ -89,8 +99,8 @@ def fit(plan: Plan, lowered: Lowered, m: int, device: Device, forced: bool = Fal
         The kernels of the plan.
     m : int
     device : Device
-    forced : bool
-        Whether this driver is taken even if graphs may be faster.
+    most : float
+        The largest share of :data:`MOST_WORK`; if it is infinite, nothing is refused because graphs may be faster.
 
     Raises
     ------
@@ -98,8 +108,9 @@ def fit(plan: Plan, lowered: Lowered, m: int, device: Device, forced: bool = Fal
     """
     work = plan.layout.size * m
     blocks = BLOCKS if device.clusters and work >= CLUSTER_WORK and m >= CLUSTER_SAMPLES else 1
-    if not forced and work > MOST_WORK[blocks]:
-        raise Refused(f"a forward pass takes {work:,} multiply-adds, more than {MOST_WORK[blocks]:,}")
+    load = work / MOST_WORK[blocks]
+    if load > most:
+        raise Refused(f"a forward pass takes {work:,} multiply-adds, more than {most * MOST_WORK[blocks]:,.0f}")
     rows = layer_rows(plan, lowered)
     size = np.dtype(plan.dtype).itemsize
     memory = (device.shared_bytes - STATIC_BYTES) // size
@@ -109,9 +120,9 @@ def fit(plan: Plan, lowered: Lowered, m: int, device: Device, forced: bool = Fal
     capacity = min(needed, max(0, memory - one.areas[-1]) * 64 // per_sample + 1 if one.areas[-1] <= memory else 0)
     while capacity and _layout(plan, rows, blocks, capacity, size).areas[-1] > memory:
         capacity -= 1
-    if capacity < (1 if forced else min(needed, FEWEST_SAMPLES)):
+    if capacity < (1 if most == inf else min(needed, FEWEST_SAMPLES)):
         raise Refused(f"{plan.layout.size:,} parameters do not fit into {device.shared_bytes:,} bytes of shared memory")
-    return _layout(plan, rows, blocks, capacity, size)
+    return replace(_layout(plan, rows, blocks, capacity, size), load=load)
 
 
 class Rows(NamedTuple):
@@ -243,6 +254,11 @@ class Resident:
         self._bound: tuple[Any, ...] = ()
         self._launches: dict[int, Call] = {}
 
+    @property
+    def digest(self) -> str:
+        """A short text that differs for other activations, losses and optimizers."""
+        return kernel(self.fit.blocks, self.fit.parts).digest
+
     def bind(self, source: Source, batch_size: int) -> None:
         """Gather batches from the arrays of `source` from now on."""
         arrays = *source, self._shared.order
@@ -250,6 +266,10 @@ class Resident:
         if not same or batch_size != self._bound[-1]:
             self._source, self._bound = source, (*arrays, batch_size)
             self._launches.clear()
+
+    def enqueue(self, steps: int) -> None:
+        """Enqueue a number of steps."""
+        self.run(steps)
 
     def unbind(self) -> None:
         """Release the data."""

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepnotes.backends import Plan
+from deepnotes.backends import Plan, Sums
 from deepnotes_cupy import control, geometry
 from deepnotes_cupy.backward import Targets, append_loss, backward
 from deepnotes_cupy.device import Call, Device, Factors
@@ -18,6 +18,8 @@ CONCURRENT = 1 << 22
 """The largest number of elements in a layer of a batch for which products run concurrently: larger ones fill a GPU."""
 SCALAR_STEPS = 1 << 13
 """The number of updates whose scalars fit on the device at a time."""
+MAX_INDICES = 1 << 22
+"""The largest number of sample indices on the device at a time."""
 EPOCHS = 1 << 10
 """The largest number of epochs in a chunk."""
 
@@ -96,8 +98,24 @@ class Shared:
         self.epoch_sums = device.empty(3 * EPOCHS, "float64")
         self.order = device.empty(0, "int64")
         self.source = device.empty(5, "int64")
-        self._device, self._dtype = device, plan.dtype
+        self._device, self._dtype, self._optimizer = device, plan.dtype, plan.optimizer
         self._bound: tuple[Any, ...] = ()
+
+    def start(self, step: int, rates: np.ndarray, sums: Sums) -> None:
+        """Send the optimizer's scalars for the updates of a chunk, and the control structure at its start.
+
+        `step` is the number of updates made before.
+        """
+        scalars = control.table(self._optimizer, self.lowered.update.scalars, step, rates)
+        self._device.upload(scalars, self.scalars)
+        self._device.upload(control.initial(step, sums), self.control)
+
+    def send_order(self, order: np.ndarray, expected: int = 0) -> None:
+        """Copy indices to the device, into memory for `expected` indices or more."""
+        needed = max(len(order), min(expected, MAX_INDICES))
+        if self.order.size < needed:
+            self.order = self._device.empty(needed, "int64")
+        self._device.upload(np.ascontiguousarray(order, np.int64), self.order)
 
     def bind(self, source: Source, batch_size: int) -> bool:
         """Gather batches from the arrays of `source` from now on, at the indices in `order`.

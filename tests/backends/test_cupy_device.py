@@ -1,10 +1,12 @@
 """CudaDevice on tests/fake_cupy.py, a stand-in for CuPy that enforces CUDA's rules."""
 
 import inspect
+import json
 import logging
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fake_cupy
@@ -18,7 +20,7 @@ from plans import blobs
 
 import deepnotes as dn
 from deepnotes.utils.errors import DeviceMemoryError, ForkedProcessError
-from deepnotes_cupy import cublas, inference
+from deepnotes_cupy import cublas, inference, resident
 from deepnotes_cupy.backend import CupyBackend
 from deepnotes_cupy.device import CaptureRefused, Device
 
@@ -26,9 +28,10 @@ LAYERS = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[fake_cupy.Cublas]:
-    """Install the stand-in for CuPy, and return its cuBLAS."""
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[fake_cupy.Cublas]:
+    """Install the stand-in for CuPy, with a cache folder of its own, and return its cuBLAS."""
     fake_cupy.forget()
+    monkeypatch.setenv("DEEPNOTES_CACHE_DIR", str(tmp_path))
     for name, module in fake_cupy.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     stand_in = fake_cupy.Cublas()
@@ -59,9 +62,9 @@ def test_both_devices_implement_the_protocol(library: fake_cupy.Cublas) -> None:
 
 def test_both_stand_ins_give_the_same_bits(library: fake_cupy.Cublas) -> None:
     X, y = blobs(150)
-    for resident in (None, 0):
+    for limit in (None, 0):
         results = []
-        for target in (CupyBackend(open_device(), resident_bytes=resident, driver="graph"), host_backend()):
+        for target in (CupyBackend(open_device(), resident_bytes=limit, driver="graph"), host_backend()):
             target.device.processors = 3
             target.stage_bytes = 1000
             net = dn.Network(LAYERS, 4, backend=target, seed=0)
@@ -70,6 +73,36 @@ def test_both_stand_ins_give_the_same_bits(library: fake_cupy.Cublas) -> None:
         for first, second in zip(*results, strict=True):
             assert np.array_equal(np.asarray(first), np.asarray(second))
     assert any(entry[0] == "graph" for entry in CUDA.log)
+
+
+@pytest.mark.parametrize("faster", ["graph", "resident"])
+def test_the_faster_of_graphs_and_shared_memory_is_kept(
+    library: fake_cupy.Cublas, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, faster: str
+) -> None:
+    """The clock counts the launches of one kernel, so that the faster way takes no time."""
+    monkeypatch.setattr(resident, "MOST_WORK", {1: 1200, resident.BLOCKS: 1200})  # a batch takes 608 multiply-adds
+    slow, enqueue = {"graph": "train_resident", "resident": "loss"}[faster], CUDA.enqueue
+
+    def enqueue_on_clock(entry: tuple[Any, ...], stream: int, work: Any) -> None:
+        def timed() -> None:
+            CUDA.clock += entry[:2] == ("launch", slow)
+            work()
+
+        enqueue(entry, stream, timed)
+
+    monkeypatch.setattr(CUDA, "enqueue", enqueue_on_clock)
+    X, y = blobs(40)
+    bits = []
+    for driver in ("auto", "auto", faster):
+        net = dn.Network(LAYERS, 4, backend=CupyBackend(open_device(), driver=driver), seed=0)
+        CUDA.log.clear()
+        net.fit(X, y, epochs=2, batch_size=8)
+        bits.append(net.flat().tobytes())
+        assert (("elapsed",) in CUDA.log) == (len(bits) == 1)
+    assert bits[0] == bits[1] == bits[2]
+    (path,) = tmp_path.glob("cupy-choices-*.json")
+    (choice,) = [value for key, value in json.loads(path.read_text()).items() if "'resident', 'graph'" in key]
+    assert choice == [["resident", "graph"].index(faster)]
 
 
 def test_both_stand_ins_give_the_same_bits_by_generated_kernels(library: fake_cupy.Cublas) -> None:
@@ -163,7 +196,8 @@ def test_the_stream_still_works_after_a_capture_fails(
         net = dn.Network(LAYERS, 4, backend=CupyBackend(open_device(), driver="graph"), seed=0)
         net.fit(X, y, epochs=1, batch_size=8)
     assert CUDA.capturing is None
-    assert not any(entry[0] == "graph" for entry in CUDA.log)
+    (replay,) = net._training[1]._trainers._replays.values()  # type: ignore[index, union-attr]
+    assert not replay._graphs
     (record,) = caplog.records
     assert "the steps cannot be captured" in record.message
     message = "cublasGemmEx: not supported (15)" if failing == "gemm" else "not permitted when stream is capturing"

@@ -45,7 +45,7 @@ def test_the_graph_of_a_step_has_the_expected_nodes() -> None:
     assert isinstance(program, CupyProgram)
     slots = np.zeros_like(net.theta), np.zeros_like(net.theta)
     state = dn.backends.program.State(net.theta, slots)
-    names = program._replay(state, 128, False).step.names
+    names = program._trainers.replay(state, 128, False).step.names
     assert names == [
         "gather",
         "product", "bias_activation", "product", "bias_activation", "product", "loss",
@@ -100,7 +100,7 @@ def test_a_graph_without_one_of_its_nodes_is_never_used(missing: int, caplog: py
     layers = [dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4, "softmax")]
     with caplog.at_level(logging.WARNING):
         net = train(target, layers=layers, epochs=1, clip_norm=0.1)
-    if missing >= len(net._training[1]._replays[8, False].step.names):  # type: ignore[index, union-attr]
+    if missing >= len(net._training[1]._trainers._replays[8, False].step.names):  # type: ignore[index, union-attr]
         return
     assert any(
         "computed by a graph has a relative error of" in r.message or "a graph made" in r.message
@@ -116,7 +116,7 @@ def test_a_graph_that_computes_nan_is_never_used(caplog: pytest.LogCaptureFixtur
 
     def spoil(index: int, call: Any) -> None:
         call()
-        graph = net._training[1]._replays[8, False].step.names  # type: ignore[index, union-attr]
+        graph = net._training[1]._trainers._replays[8, False].step.names  # type: ignore[index, union-attr]
         if index == len(graph) - 1:
             net.theta[-1] = np.nan  # type: ignore[index]
 

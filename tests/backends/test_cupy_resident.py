@@ -150,7 +150,7 @@ def test_batches_that_do_not_fit_are_processed_in_parts(form: str, monkeypatch: 
         plan_capacity.append(found.capacity)
         return found
 
-    monkeypatch.setattr("deepnotes_cupy.program.fit", fit)
+    monkeypatch.setattr("deepnotes_cupy.trainers.fit", fit)
     target.device.shared_bytes = resident.STATIC_BYTES + 12000
     (net, losses), (expected, expected_losses) = train(target), train("numpy")
     if form == "block":

@@ -63,7 +63,7 @@ def test_stages_train_like_the_equations(name: str, dtype: str) -> None:
 def test_a_step_with_stages_has_fewer_nodes() -> None:
     target = staged()
     net, _ = fit("dense", target)
-    names = net._training[1]._replays[40, True].step.names  # type: ignore[index, union-attr]
+    names = net._training[1]._trainers._replays[40, True].step.names  # type: ignore[index, union-attr]
     assert names == [
         "gather", "forward_stage", "forward_stage", "forward_stage", "forward_stage", "loss",
         "activation_backward", "product", "backward_stage", "sum_partials",
