@@ -48,9 +48,9 @@ def stored(x: np.ndarray, part: int, layout: tuple[int, int, int], factors: str)
     """Return part number `part` of a factor, shape (rows, columns); the layout has the distance of columns as well."""
     rows, columns, stride = layout
     start = part * columns * stride
-    gapless = np.lib.stride_tricks.as_strided(x[start:], (columns, rows), (stride * x.itemsize, x.itemsize))
+    with_gaps = np.lib.stride_tricks.as_strided(x[start:], (columns, rows), (stride * x.itemsize, x.itemsize))
     assert start + (columns - 1) * stride + rows <= x.size
-    return round_factor(np.ascontiguousarray(gapless), factors).T
+    return round_factor(np.ascontiguousarray(with_gaps), factors).T
 
 
 class HostGraph:

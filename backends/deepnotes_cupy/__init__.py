@@ -30,7 +30,8 @@ def create(
         the limit is 0.3 times the free device memory.
     driver : {"auto", "graph", "resident"}
         How networks are trained: step by step, as CUDA graphs ("graph"); many steps in one launch, with parameters in
-        shared memory ("resident"), for small networks only; or as it is expected to be faster ("auto").
+        shared memory ("resident"), for small networks only; or in the faster way ("auto"), which is timed once if the
+        size of the network and of the batch leaves it open.
 
     Raises
     ------

@@ -31,10 +31,13 @@ class Choices:
 
     def add(self, key: str, choice: Choice) -> None:
         """Keep a choice. If another process has made one in the meantime, the file keeps that one."""
-        self._known[key] = choice
+        before, self._known[key] = self._known.get(key), choice
         if self._path is None:
             return
-        merged = self._known | _read(self._path)
+        kept = _read(self._path)
+        if kept.get(key) == before:
+            kept[key] = choice
+        merged = self._known | kept
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path, text=True) as file:

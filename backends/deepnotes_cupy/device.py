@@ -22,6 +22,9 @@ Factors: TypeAlias = Literal["float64", "float32", "tf32", "bfloat16", "float16"
 PRECISIONS: dict[str, Factors] = {"highest": "float32", "high": "tf32", "bfloat16": "bfloat16", "float16": "float16"}
 """The precision of the factors of float32 products, by `matmul_precision`; float64 factors stay float64."""
 
+TIMED = "cupy: the ways to compute %s take %s ms"
+"""The message that is logged, at level DEBUG, after :meth:`Device.fastest` has timed several ways."""
+
 UNITS: dict[Factors, float] = {
     "float64": 2.0**-53,
     "float32": 2.0**-24,
@@ -158,10 +161,10 @@ class Device(Protocol):
         """
 
     def fastest(self, key: str, ways: Sequence[Sequence[Call]]) -> int:
-        """Return the index of the fastest of several ways to compute the same.
+        """Return the index of the fastest of several ways to compute the same, or 0 if they take nearly equal time.
 
         They are timed once for a key, which describes what is computed; that overwrites the results. The answer is
-        kept, so that all processes take the same way.
+        kept, so that later processes take the same way.
         """
 
     def chosen(self, key: str) -> int | None:

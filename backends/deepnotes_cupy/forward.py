@@ -113,7 +113,7 @@ def dense(
         operands = A_prev, theta[row.W], b, None if A is Z else Z, A
         sizes = row.n_prev, row.n, m
         tape.fastest(
-            stage, (*sizes, row.W.start % 4), separate,
+            stage, (*sizes, row.W.start % 4, logits), separate,
             lambda: tape.launch(stage, (row.n, m), *operands, *sizes),
         )  # fmt: skip
     return Cache(row, A_prev, Z, A)

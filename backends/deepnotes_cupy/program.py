@@ -42,7 +42,6 @@ class CupyProgram(EagerProgram):
             self._shared = Shared(self._device, plan)
         self._factors = backend.factors(plan.dtype)
         self._scale = LossScale(backend.loss_scale if self._factors == "float16" else None)
-        self._targets = 1 if plan.class_indices else plan.layout.sizes[-1]
         with self._device.section():
             self._trainers = Trainers(self._device, plan, self._shared, self._factors, self._scale, backend.driver)
         self._stage: Stage | None = None
@@ -198,7 +197,7 @@ class CupyProgram(EagerProgram):
             self._host_copies.clear()
             self._streamed = data
         hosts: list[np.ndarray] = [self._host_array(x) for x in data if x is not None]
-        widths = self.plan.inputs, self._targets, int(data.w is not None)
+        widths = self.plan.inputs, self._shared.targets, int(data.w is not None)
         if self._stage is None or (self._stage.widths, self._stage.batch_size) != (widths, batch_size):
             self._stage = None  # released first, since the memory may not suffice for both
             self._stage = Stage(self._device, widths, self.plan.dtype, batch_size, self._stage_bytes)
@@ -210,7 +209,7 @@ class CupyProgram(EagerProgram):
             self._enqueue(state, stage.source, batch_size, len(part))
             stage.release(number)
 
-    # --- buffers and graphs -----------------------------------------------------------------------------------------
+    # --- the data ---------------------------------------------------------------------------------------------------
 
     def _source(self, data: Data) -> Source:
         """Return the arrays that batches are gathered from: the data themselves, or copies at fixed addresses."""

@@ -11,8 +11,8 @@ from deepnotes_cupy.comparisons import largest
 from deepnotes_cupy.device import UNITS, CaptureRefused, Device, Factors, Graph
 from deepnotes_cupy.step import Arrays, Shared, Source, Step
 
-STEPS_PER_GRAPH = 16
-"""The number of steps in a graph; the remaining steps of a chunk use a graph of one step."""
+GRAPH_STEPS = (16, 4, 1)
+"""The numbers of steps in graphs."""
 WARM_UP_STEPS = 2
 """The number of steps run one by one before a capture; after them, everything that is loaded at first use is loaded."""
 
@@ -54,7 +54,7 @@ class Replay:
     def run(self, steps: int) -> None:
         """Enqueue a number of steps."""
         while steps:
-            count = STEPS_PER_GRAPH if steps >= STEPS_PER_GRAPH else 1
+            count = next(size for size in GRAPH_STEPS if size <= steps)
             graph = self._graph(count) if self._run >= WARM_UP_STEPS and not self.refusal else None
             if graph is None:
                 count = 1
@@ -73,7 +73,7 @@ class Replay:
             except (CaptureRefused, DeviceMemoryError) as error:
                 difference = f"the steps cannot be captured ({error})"
             if difference is None:  # the steps stopped, so nothing could be compared; try again later
-                self._run = -STEPS_PER_GRAPH
+                self._run = -GRAPH_STEPS[0]
                 return None
             if difference:
                 self.refusal = difference

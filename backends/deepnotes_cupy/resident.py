@@ -6,6 +6,7 @@ and where everything is in shared memory.
 
 from dataclasses import dataclass, replace
 from functools import cache
+from hashlib import sha256
 from itertools import pairwise
 from math import ceil, inf
 from typing import Any, NamedTuple
@@ -256,8 +257,11 @@ class Resident:
 
     @property
     def digest(self) -> str:
-        """A short text that differs for other activations, losses and optimizers."""
-        return kernel(self.fit.blocks, self.fit.parts).digest
+        """A short text that differs for everything on which the time of a step depends, apart from the batch size."""
+        plan, found = self._plan, self.fit
+        options = plan.class_indices, plan.l1 > 0, plan.l2 > 0, plan.clip_norm is None
+        text = repr((kernel(found.blocks, found.parts).digest, found.table, found.areas, options))
+        return sha256(text.encode()).hexdigest()[:16]
 
     def bind(self, source: Source, batch_size: int) -> None:
         """Gather batches from the arrays of `source` from now on."""

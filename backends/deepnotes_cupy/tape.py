@@ -160,8 +160,8 @@ class Tape:
         """Add ``C = alpha A Bᵀ``, a sum over samples: a product for each block of samples, and their sum.
 
         `sizes` are the rows of A, the rows of B, and the number of samples; A and B are factors by sample, see
-        :meth:`factor`. A block has at least :data:`SAMPLES`
-        samples, and is so large that the products of all blocks take no more memory than the factors.
+        :meth:`factor`. A block has at least :data:`SAMPLES` samples, and is so large that the products of all blocks
+        take no more memory than the factors.
         """
         n, rows, m = sizes
         strides = self.stride(n), self.stride(rows)

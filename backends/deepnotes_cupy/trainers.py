@@ -1,17 +1,17 @@
 """Trainers: what trains a plan on batches of each size, by graphs or in shared memory, and the choice between them."""
 
 import logging
-from collections.abc import Mapping
 from functools import partial
 from math import inf
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from deepnotes.backends import ArgumentError, DeviceMemoryError, Plan, State
-from deepnotes_cupy.device import Device, Factors
+from deepnotes_cupy import control
+from deepnotes_cupy.device import Call, Device, Factors
 from deepnotes_cupy.lowering import stored_per_sample
-from deepnotes_cupy.replay import STEPS_PER_GRAPH, Replay
+from deepnotes_cupy.replay import GRAPH_STEPS, Replay
 from deepnotes_cupy.resident import MARGIN, Refused, Resident, fit
 from deepnotes_cupy.scaling import LossScale
 from deepnotes_cupy.step import MAX_INDICES, Arrays, Shared, Source, Step
@@ -20,6 +20,8 @@ MAX_REPLAYS = 3
 """The largest number of batch sizes whose buffers are kept. Most training runs have two: the last batch is smaller."""
 MAX_RESIDENTS = 16
 """The same for training in shared memory, where there are no buffers."""
+DRAWN = 1 << 20
+"""The largest number of random numbers that are drawn for the samples to time; more samples repeat them."""
 
 Trainer: TypeAlias = Replay | Resident
 
@@ -50,10 +52,12 @@ class Trainers:
         self._factors, self._scale, self._driver = factors, scale, driver
         self._arrays: Arrays | None = None
         self._replays: dict[tuple[int, bool], Replay] = {}
-        self._residents: dict[int, Resident | None] = {}  # None: by graphs
-        self._settled: set[int] = set()  # the batch sizes whose trainer is final
+        self._residents: dict[int, Resident | None] = {}  # None: only graphs can train, or should
+        self._ways: dict[
+            tuple[int, bool], str
+        ] = {}  # what timing has chosen, by batch size and whether there are weights
         if driver == "resident":
-            self._resident(1)
+            self._fit_resident(1)
 
     def prepare(self, state: State, batch_size: int, count: int, weighted: bool) -> None:
         """Prepare to train on `count` samples in batches.
@@ -61,12 +65,10 @@ class Trainers:
         This comes before anything else, since its error suggests a batch size that fits, and since it overwrites what a
         chunk sends to the device.
         """
-        for m in (batch_size if count >= batch_size else 0, count % batch_size):
-            if m:
-                self._trainer(state, m, weighted)
-                if m not in self._settled:
-                    self._settle(state, m, weighted)
-                    self._settled.add(m)
+        self._use(state)
+        if count >= batch_size and (batch_size, weighted) not in self._ways:
+            self._ways[batch_size, weighted] = self._settle(state, batch_size, weighted)
+        self._trainers(state, batch_size, count, weighted)
 
     def for_batches(self, state: State, source: Source, batch_size: int, count: int) -> list[tuple[Trainer, int]]:
         """Return what trains on `count` samples of `source` in batches, with the numbers of steps, in order."""
@@ -74,12 +76,9 @@ class Trainers:
             for resident in self._residents.values():
                 if resident:
                     resident.unbind()
-        trainers = []
-        for m, steps in ((batch_size, count // batch_size), (count % batch_size, 1)):
-            if m and steps:
-                trainer = self._trainer(state, m, source.w is not None)
-                trainer.bind(source, batch_size)
-                trainers.append((trainer, steps))
+        trainers = self._trainers(state, batch_size, count, source.w is not None)
+        for trainer, _ in trainers:
+            trainer.bind(source, batch_size)
         return trainers
 
     def replay(self, state: State, m: int, weighted: bool) -> Replay:
@@ -112,27 +111,44 @@ class Trainers:
             self._arrays = Arrays(state.theta, tuple(state.slots))
             self._replays.clear()
             self._residents.clear()
-            self._settled.clear()
 
-    def _trainer(self, state: State, m: int, weighted: bool) -> Trainer:
-        """Return what trains this state's arrays on batches of `m` samples."""
-        self._use(state)
+    def _trainers(self, state: State, batch_size: int, count: int, weighted: bool) -> list[tuple[Trainer, int]]:
+        """Return what trains on `count` samples in batches, with the numbers of steps, in order.
+
+        A last batch that is smaller makes one step in an epoch, so for that, nothing is timed.
+        """
+        result: list[tuple[Trainer, int]] = []
+        if count >= batch_size:
+            way = self._ways.get((batch_size, weighted)) or self._proposal(batch_size)
+            result.append((self._trainer(state, batch_size, weighted, way), count // batch_size))
+        if m := count % batch_size:
+            result.append((self._trainer(state, m, weighted, self._proposal(m)), 1))
+        return result
+
+    def _trainer(self, state: State, m: int, weighted: bool, way: str) -> Trainer:
+        resident = self._resident(m) if way == "resident" else None
+        return resident or self.replay(state, m, weighted)
+
+    def _proposal(self, m: int) -> str:
+        """Return the way that is expected to be faster for batches of `m` samples: "graph" or "resident"."""
+        resident = self._resident(m)
+        return "resident" if resident and (self._driver == "resident" or resident.fit.load <= 1) else "graph"
+
+    def _resident(self, m: int) -> Resident | None:
+        """Return what trains on batches of `m` samples in shared memory, or None if graphs are clearly faster."""
         if m not in self._residents:
             if len(self._residents) >= MAX_RESIDENTS:
-                oldest = next(iter(self._residents))
-                del self._residents[oldest]
-                self._settled.discard(oldest)
-            self._residents[m] = self._resident(m)
-        return self._residents[m] or self.replay(state, m, weighted)
+                del self._residents[next(iter(self._residents))]
+            self._residents[m] = self._fit_resident(m)
+        return self._residents[m]
 
-    def _resident(self, m: int, most: float = 1.0) -> Resident | None:
-        """Return a new Resident for batches of `m` samples, or None if graphs are expected to be faster.
+    def _fit_resident(self, m: int) -> Resident | None:
+        """Return a new Resident, or None, as for :meth:`_resident`.
 
-        Parameters
-        ----------
-        m : int
-        most : float
-            See :func:`deepnotes_cupy.resident.fit`.
+        Raises
+        ------
+        ArgumentError
+            If the driver "resident" was asked for, but cannot train this plan.
         """
         forced = self._driver == "resident"
         if self._driver == "graph" or (self._factors not in ("float32", "float64") and not forced):
@@ -140,7 +156,7 @@ class Trainers:
         try:
             if self._factors not in ("float32", "float64"):
                 raise Refused(f"products have {self._factors} factors")
-            found = fit(self._plan, self._shared.lowered, m, self._device, inf if forced else most)
+            found = fit(self._plan, self._shared.lowered, m, self._device, inf if forced else MARGIN)
         except Refused as error:
             if forced:
                 raise ArgumentError(f"driver='resident' cannot train this network: {error}") from None
@@ -170,54 +186,80 @@ class Trainers:
 
     # --- the choice by timing -------------------------------------------------------------------------------------
 
-    def _settle(self, state: State, m: int, weighted: bool) -> None:
-        """Choose between graphs and shared memory for batches of `m` samples, by timing unless it is clear."""
-        proposed = self._residents[m]
-        if self._driver != "auto" or (proposed and proposed.fit.is_certain):
-            return
-        resident = proposed or self._resident(m, MARGIN)
-        if resident is None:
-            return
-        names = ["resident", "graph"] if proposed else ["graph", "resident"]
-        key = repr((*names, resident.digest, self._plan.dtype, self._plan.layout.sizes, m, weighted))
-        index = self._device.chosen(key)
-        if index is None or index >= len(names):
+    def _settle(self, state: State, m: int, weighted: bool) -> str:
+        """Return the faster way to train on batches of `m` samples, found by timing unless it is clear."""
+        resident, proposed = self._resident(m), self._proposal(m)
+        if self._driver != "auto" or resident is None or resident.fit.is_certain:
+            return proposed
+        ways = [proposed, "graph" if proposed == "resident" else "resident"]
+        key = repr((*ways, resident.digest, self._plan.dtype, self._plan.layout.sizes, m, weighted))
+        index, is_new = self._device.chosen(key), (m, weighted) not in self._replays
+        if index is None or index >= len(ways):
             try:
-                trainers: dict[str, Trainer] = {"resident": resident, "graph": self.replay(state, m, weighted)}
-                index = self._fastest(key, {name: trainers[name] for name in names}, state, m, weighted)
+                index = self._fastest(key, ways, state, m, weighted)
             except DeviceMemoryError:
-                return
-        self._residents[m] = resident if names[index] == "resident" else None
-        if self._residents[m]:
+                index = 0
+        if is_new and ways[index] == "resident":
             self._replays.pop((m, weighted), None)
+        return ways[index]
 
-    def _fastest(self, key: str, trainers: Mapping[str, Trainer], state: State, m: int, weighted: bool) -> int:
-        """Return the index of the fastest trainer; see :meth:`Device.fastest`. The state stays as it is.
+    def _fastest(self, key: str, ways: list[str], state: State, m: int, weighted: bool) -> int:
+        """Return the index of the fastest way, see :meth:`Device.fastest`; 0 if a step stops. The state stays as it is.
 
-        The samples are zeros, since the data may not be on the device yet.
+        The samples are random numbers, since the data may not be on the device yet.
         """
+        steps = max(1, min(GRAPH_STEPS[0], MAX_INDICES // m))
+        trainers = [self._trainer(state, m, weighted, way) for way in ways]
         assert self._arrays is not None
-        device, shared, dtype = self._device, self._shared, self._plan.dtype
-        steps = max(1, min(STEPS_PER_GRAPH, MAX_INDICES // m))
-        shared.start(state.step, np.zeros(steps), (0.0, 0.0))
+        device, shared, step = self._device, self._shared, state.step
+        shared.start(step, np.zeros(steps), (0.0, 0.0))
         shared.send_order(np.tile(np.arange(m), steps))
-        X, Y, w = (device.empty(size, dtype) for size in (m * self._plan.inputs, m * shared.targets, m))
-        source = Source(X, Y, w if weighted else None)
-        for x in (X, Y, w):
-            x.fill(0)
+        source = self._random_samples(m, weighted)
         changed = self._arrays.theta, *self._arrays.slots, shared.control
         copies = [device.empty(x.size, str(x.dtype)) for x in changed]
-        save = [device.copier(x, copy) for x, copy in zip(changed, copies, strict=True)]
         restore = [device.copier(copy, x) for x, copy in zip(changed, copies, strict=True)]
-        for trainer in trainers.values():
+        for x, copy in zip(changed, copies, strict=True):
+            device.copier(x, copy)()
+        for trainer in trainers:  # not earlier: they keep the samples, and memory may be short
             trainer.bind(source, m)
-        for call in save:
-            call()
+        # Each repetition begins at the same state: training that goes on might diverge, and stop early.
+        calls: list[list[Call]] = [[*restore, partial(trainer.enqueue, steps)] for trainer in trainers]
         try:
-            # Each repetition begins at the same state: training that goes on might diverge, and stop early.
-            return device.fastest(key, [[*restore, partial(x.enqueue, steps)] for x in trainers.values()])
+            for call in (call for way in calls for call in (*way, self._check_steps)):
+                call()
+            return device.fastest(key, calls)
+        except StepsStop:
+            return 0
         finally:
             for call in restore:
                 call()
-            for trainer in trainers.values():
+            for trainer in trainers:
                 trainer.unbind()
+
+    def _check_steps(self) -> None:
+        """Raise StepsStop if the steps that were enqueued have stopped: fewer steps would take less time."""
+        if control.read(self._device.download(self._shared.control))["stopped"]:
+            raise StepsStop
+
+    def _random_samples(self, m: int, weighted: bool) -> Source:
+        """Return random samples for a batch; their targets, between 0 and 1, suit any loss.
+
+        Targets of several outputs sum to 1, as those of a cross-entropy have to.
+        """
+        outputs, rng = self._plan.layout.sizes[-1], np.random.default_rng(0)
+
+        def send(numbers: np.ndarray, size: int) -> Any:
+            array = self._device.empty(size, self._plan.dtype)
+            self._device.upload(np.resize(numbers, size).astype(self._plan.dtype), array)
+            return array
+
+        size = m * self._plan.inputs
+        X = send(rng.normal(size=min(size, DRAWN)), size)
+        columns = rng.uniform(0.1, 0.9, (min(m, -(-DRAWN // outputs)), outputs))
+        columns /= columns.sum(1, keepdims=True) if outputs > 1 else 1
+        Y = send(np.arange(outputs) if self._plan.class_indices else columns, m * self._shared.targets)
+        return Source(X, Y, send(np.ones(1), m) if weighted else None)
+
+
+class StepsStop(Exception):
+    """The steps to time have stopped, since a cost or gradient is not finite."""

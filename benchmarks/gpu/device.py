@@ -12,6 +12,7 @@ from deepnotes_cupy import control, geometry
 from deepnotes_cupy.device import PRECISIONS, Device, Product
 from deepnotes_cupy.lowering import lower_update
 from deepnotes_cupy.sources import kernels
+from deepnotes_cupy.tape import padded
 
 SECONDS = 0.1
 """The approximate duration of one measurement, in seconds."""
@@ -24,18 +25,21 @@ NODES = 256
 def products(case: Case, precision: str, device: Device) -> Callable[[], float]:
     """Return a function that times the matrix products of a step alone, captured as a CUDA graph, in seconds."""
     factors = PRECISIONS[MATMUL[precision]]
-    kind = "uint16" if factors == "bfloat16" else "float32"
+    kind, stride = ("uint16", padded) if factors == "bfloat16" else ("float32", int)
     calls = []
     for first, (n_prev, n) in enumerate(zip(case.sizes, case.sizes[1:], strict=False)):
         m = case.batch
-        W, A_prev, dZ = (_filled(device, size, kind) for size in (n * n_prev, n_prev * m, n * m))
+        of_A, of_Z = stride(n_prev), stride(n)
+        W, A_prev, dZ = (_filled(device, size, kind) for size in (n * n_prev, of_A * m, of_Z * m))
         Z, dW, dA_prev = (device.empty(size, "float32") for size in (n * m, n * n_prev, n_prev * m))
         layer_products = [
-            Product((True, False), n, m, n_prev, 1.0, W, A_prev, Z, factors),
-            Product((False, True), n_prev, n, m, 1 / m, A_prev, dZ, dW, factors),
+            Product((True, False), n, m, n_prev, 1.0, W, A_prev, Z, factors, 1, (n_prev, of_A)),
+            Product((False, True), n_prev, n, m, 1 / m, A_prev, dZ, dW, factors, 1, (of_A, of_Z)),
         ]
         if first:
-            layer_products.append(Product((False, False), n_prev, m, n, 1.0, W, dZ, dA_prev, factors))
+            layer_products.append(
+                Product((False, False), n_prev, m, n, 1.0, W, dZ, dA_prev, factors, 1, (n_prev, of_Z))
+            )
         calls += [device.multiplier(product) for product in layer_products]
     return graph_timer(device, calls)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from benchmarks.gpu.cases import MORE_STEPS, STEPS, WIDE, Case
 from benchmarks.gpu.checkout import ROOT
 from benchmarks.gpu.record import align, number
+from deepnotes_cupy.geometry import chunks, stage_tiles
 from deepnotes_cupy.tape import STAGE_OUTPUTS
 
 PEAK = {"float32": 67e12, "tf32": 495e12, "bfloat16": 989e12}
@@ -72,8 +73,12 @@ def launches(case: Case, precision: str) -> list[Launch]:
     k = case.sizes[-1]
     result.append(Launch("softmax and loss", 0, m * k * (2 * NUMBER + copies * factor)))
     for index, (n_prev, n) in reversed(list(enumerate(layers))):
-        if index + 1 == len(layers) or not in_stages:
+        last = index + 1 == len(layers)
+        if last or not in_stages:
             result.append(Launch("derivative and db", 0, m * n * (3 * NUMBER + copies * factor)))
+        parts = chunks(n, m, processors=PROCESSORS) if last or not in_stages else stage_tiles(m)
+        if parts[1] > 1:
+            result.append(Launch("sum of db", 0, n * (parts[1] + 1) * NUMBER))
         result.append(product("dW", n, n_prev))
         if index:
             dA = product("dA", n, n_prev)

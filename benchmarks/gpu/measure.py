@@ -173,6 +173,8 @@ def steps(case: Case, precision: str, rounds: int, workers: Mapping[str, Worker]
         return (fit(worker, 3 * n) - fit(worker, n)) / (2 * n * case.batches)
 
     turns.compare(turns.each(prepare), AGREEMENT[precision], "loss in the first epoch")
+    timed = workers[OURS].call("timings", seconds=deadline.for_library) if OURS in turns.workers else {}
+    timings = {"ways, ms": timed} if timed else {}
     epochs = turns.each(find_epochs)
     times = turns.rounds(rounds, measure)
     rest = {}
@@ -187,7 +189,7 @@ def steps(case: Case, precision: str, rounds: int, workers: Mapping[str, Worker]
             milliseconds = [round((statistics.median(fits) - step_seconds) * 1e3, 2) for fits in (same, other)]
             rest = dict(zip(("rest_of_fit", "rest_on_other_data"), milliseconds, strict=True))
     case_facts = {"network": case.network, "batch": case.batch, "precision": precision, "flops": case.flops}
-    return case_facts | turns.summary(times) | rest
+    return case_facts | turns.summary(times) | rest | timings
 
 
 def predictions(

@@ -5,6 +5,7 @@ what it has prepared, so that only names, sizes and times are passed between pro
 """
 
 import gc
+import logging
 import math
 import os
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import deepnotes as dn
 from benchmarks.gpu.cases import BETA1, BETA2, EPSILON, LEARNING_RATE, MATMUL, Case
 from benchmarks.jax_training import adam_step
+from deepnotes_cupy.device import TIMED
 
 GRAPH_STEPS = 16
 """The number of training steps in one CUDA graph of PyTorch."""
@@ -81,6 +83,10 @@ class Library:
         train(epochs)
         return time.perf_counter() - began
 
+    def timings(self) -> dict[str, list[float]]:
+        """Return the times of the ways between which the library has chosen since the last call, by what they do."""
+        return {}
+
     def prepare_prediction(self, sizes: Sequence[int], samples: int) -> np.ndarray:
         """Prepare a network and samples, and return the first outputs."""
         self.release()
@@ -102,6 +108,20 @@ class Library:
         return (time.perf_counter() - began) / calls
 
 
+class Timings(logging.Handler):
+    """Collects the times of the ways between which the CuPy backend has chosen, in milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.collected: dict[str, list[float]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Collect the times in a message; others are ignored."""
+        if record.msg == TIMED and isinstance(record.args, tuple):
+            key, times = record.args
+            self.collected[str(key)] = times  # type: ignore[assignment]
+
+
 class Deepnotes(Library):
     """The CuPy backend, the limits of its device, and other measurements that only this library has.
 
@@ -114,6 +134,10 @@ class Deepnotes(Library):
     def __init__(self, device: int = 0) -> None:
         super().__init__()
         self._device = device
+        self._timings = Timings()
+        logger = logging.getLogger("deepnotes")
+        logger.setLevel(logging.DEBUG)
+        logger.addHandler(self._timings)
         self._products: Callable[[], float] | None = None
         self._resident: Callable[[], object] | None = None
         self._description = self.backend().describe()
@@ -153,6 +177,11 @@ class Deepnotes(Library):
                 device.synchronize(device.record_event())
 
         return Prediction(partial(net.predict, samples), wait, backend.to_numpy(net.predict(samples))[:, :SHOWN].T)
+
+    def timings(self) -> dict[str, list[float]]:
+        """Return the times of the ways in milliseconds, see :meth:`Library.timings`."""
+        collected, self._timings.collected = self._timings.collected, {}
+        return collected
 
     def prepare_products(self, case: Case, precision: str) -> None:
         """Prepare the products of a step alone, besides the training that is prepared."""

@@ -116,6 +116,18 @@ def test_a_damaged_file_of_choices_is_replaced(tmp_path: Path, content: str) -> 
     assert Choices(path).get("x") == (1, 2, 3, 4, 5, 6, 7, 2**64 - 1)
 
 
+def test_a_choice_that_was_no_use_is_replaced_but_that_of_another_process_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "choices.json"
+    path.write_text('{"x": [7, 7], "y": [1]}')
+    first, second = Choices(path), Choices(path)
+    assert first.get("x") == (7, 7)
+    first.add("x", (1,))
+    second.add("x", (2,))
+    assert (first.get("x"), second.get("x")) == ((1,), (2,))
+    third = Choices(path)
+    assert (third.get("x"), third.get("y")) == ((1,), (1,))
+
+
 def test_a_kept_algorithm_that_no_longer_works_is_chosen_anew(
     library: fake_cublaslt.CublasLt, monkeypatch: pytest.MonkeyPatch
 ) -> None:

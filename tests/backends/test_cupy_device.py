@@ -105,6 +105,23 @@ def test_the_faster_of_graphs_and_shared_memory_is_kept(
     assert choice == [["resident", "graph"].index(faster)]
 
 
+@pytest.mark.parametrize(("times", "index"), [((1.01, 1.0), 0), ((1.1, 1.0), 1), ((1.0, 1.1), 0)])
+def test_a_way_that_takes_nearly_as_little_time_as_the_fastest_is_taken_if_it_is_the_first(
+    library: fake_cupy.Cublas, times: tuple[float, ...], index: int
+) -> None:
+    def way(milliseconds: float) -> Any:
+        def work() -> None:
+            CUDA.clock += milliseconds
+
+        return [lambda: CUDA.enqueue(("launch", "work"), CUDA.current, work)]
+
+    device = open_device()
+    with device.section():
+        assert device.chosen("some work") is None
+        assert device.fastest("some work", [way(milliseconds) for milliseconds in times]) == index
+    assert open_device().chosen("some work") == index
+
+
 def test_both_stand_ins_give_the_same_bits_by_generated_kernels(library: fake_cupy.Cublas) -> None:
     X, y = blobs(100)
     layers = [dn.Dense(8, literature.Mish()), dn.Dense(6, literature.LogSoftmax()), dn.Dense(4)]

@@ -73,6 +73,18 @@ def test_a_step_with_stages_has_fewer_nodes() -> None:
     ]  # fmt: skip
 
 
+def test_a_layer_with_its_bias_is_timed_even_if_the_same_product_without_it_was() -> None:
+    """After a fused loss, the product of the last layer is all that a stage replaces."""
+    target = staged()
+    X, y = blobs(40)
+    counts = []
+    for last, loss in (("softmax", "categorical_cross_entropy"), ("identity", "mean_squared_error")):
+        net = dn.Network([dn.Dense(8, "relu"), dn.Dense(4, last)], 4, backend=target, seed=0)
+        net.fit(X, np.eye(4)[y].T, epochs=1, batch_size=20, loss=loss)
+        counts.append(target.device.count("fastest"))
+    assert counts[1] == counts[0] + 1
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_where_stages_are_slower_the_bits_are_those_without_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with_choice, _ = fit(name, backend())

@@ -1,8 +1,10 @@
 """The choice between graphs and shared memory by timing, on a stand-in for the device."""
 
 from ast import literal_eval
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 from host_device import backend
 from plans import blobs
@@ -84,19 +86,21 @@ def test_nothing_is_timed_if_the_choice_is_clear(factor: float, options: dict[st
     assert timed(target) == []
 
 
-def test_a_choice_does_not_depend_on_the_order_of_batches(most_work: Any) -> None:
-    """A batch size is timed before its first batch, even if that is the last batch of an epoch."""
+def test_a_last_batch_is_not_timed_and_takes_the_expected_way(most_work: Any) -> None:
+    """So the bits do not depend on which batch sizes were timed before."""
     most_work(WORK * CLOSE)
     results = []
-    for first in (BATCH, BATCH + 5):
+    for before in (False, True):
         target = backend(driver="auto")
         target.device.way = 1
-        X, y = blobs(SAMPLES + BATCH)
-        net = dn.Network(LAYERS, 4, backend=target, seed=0)
-        net.fit(X[:, :first], y[:first], epochs=1, batch_size=first)
+        if before:
+            train(target)
+        target.device.log.clear()
+        X, y = blobs(2 * BATCH + 5)
         net = dn.Network(LAYERS, 4, backend=target, seed=0)
         net.fit(X, y, epochs=2, batch_size=BATCH + 5)
-        assert timed(target) == ["resident graph"] * 2
+        assert timed(target) == ["resident graph"]
+        assert ("launch", "train_resident") in target.device.log
         results.append(net.flat().tobytes())
     assert results[0] == results[1]
 
@@ -109,11 +113,73 @@ def test_a_choice_outlives_its_batch_size(most_work: Any, monkeypatch: pytest.Mo
     net = train(target)
     assert timed(target) == ["resident graph"]
     X, y = blobs(SAMPLES)
-    for batch_size in (BATCH + 2, BATCH):
+    for batch_size, samples in ((BATCH + 2, SAMPLES), (BATCH, SAMPLES), (BATCH, SAMPLES - 3)):
         target.device.log.clear()
-        net.fit(X, y, epochs=1, batch_size=batch_size)
+        net.fit(X[:, :samples], y[:samples], epochs=1, batch_size=batch_size)
         assert used(target) == "graph"
     assert timed(target) == []
+
+
+def test_whatever_memory_there_is_timing_makes_no_training_fail(most_work: Any) -> None:
+    most_work(WORK * CLOSE)
+    needed = backend(driver="resident")
+    train(needed)
+    used_bytes, failures = needed.device.used, []
+    for extra in range(0, 40_000, 1000):
+        target = backend(driver="auto", memory=used_bytes + 12_000 + extra)
+        try:
+            train(target)
+        except DeviceMemoryError:
+            failures.append(extra)
+    assert failures == list(range(0, 1000 * len(failures), 1000)), "with more memory, training fails again"
+    assert len(failures) < 30
+
+
+@dataclass(frozen=True)
+class RootMeanSquare(dn.LossFunction):
+    """A loss whose derivative is not finite where the error is 0."""
+
+    def value(self, ops: Any, A: Any, Y: Any) -> Any:
+        xp = ops.xp
+        return xp.sqrt(xp.sum((A - Y) * (A - Y), axis=0, keepdims=True))
+
+
+def test_steps_that_stop_are_not_timed(most_work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    most_work(WORK * CLOSE)
+    X, y = blobs(SAMPLES)
+
+    def fit() -> Any:
+        target = backend(driver="auto")
+        net = dn.Network([dn.Dense(8, "relu"), dn.Dropout(0.3), dn.Dense(4)], 4, backend=target, seed=0)
+        net.fit(X, np.eye(4)[y].T + 2, epochs=1, batch_size=BATCH, loss=RootMeanSquare())
+        return target
+
+    assert timed(fit()) == ["resident graph"]
+    original = trainers.Trainers._random_samples
+
+    def zeros(self: Any, m: int, weighted: bool) -> Any:
+        source = original(self, m, weighted)
+        source.X.fill(0)
+        source.Y.fill(0)
+        return source
+
+    monkeypatch.setattr(trainers.Trainers, "_random_samples", zeros)
+    assert timed(fit()) == []
+
+
+def test_other_plans_of_the_same_sizes_are_timed_as_well(most_work: Any) -> None:
+    most_work(WORK * CLOSE)
+    target = backend(driver="auto")
+    X, y = blobs(SAMPLES)
+    Y = np.eye(4)[y].T
+    hidden = [dn.Dense(8, "silu"), dn.Dense(8, "tanh")], [dn.Dense(8, "tanh"), dn.Dense(8, "silu")]
+    settings: list[dict[str, Any]] = [{}, {"clip_norm": 1.0}, {"l2": 0.1}, {"sample_weight": np.arange(1, 1 + SAMPLES)}]
+    for layers in hidden:
+        for targets in (y, Y):
+            for setting in settings:
+                net = dn.Network([*layers, dn.Dense(4, "softmax")], 4, backend=target, seed=0)
+                net.fit(X, targets, epochs=1, batch_size=BATCH, **setting)
+    assert len(timed(target)) == 16
 
 
 def test_without_memory_for_graphs_shared_memory_is_used(most_work: Any, monkeypatch: pytest.MonkeyPatch) -> None:

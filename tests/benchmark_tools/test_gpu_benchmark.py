@@ -1,6 +1,7 @@
 """The GPU benchmark, with a simulated device and with libraries that fail in every way."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from benchmarks.gpu.cases import MATMUL, Case
 from benchmarks.gpu.measure import OURS, Deadline
 from benchmarks.gpu.rivals import Library, Prediction, Training
 from benchmarks.gpu.worker import Worker, WorkerError
+from deepnotes_cupy.device import TIMED
 
 
 class Tiny(Case):
@@ -50,6 +52,15 @@ class OnHost(rivals.Deepnotes):
     def imported(self) -> set[str]:
         """Return the names of the modules that are imported in this process."""
         return set(sys.modules)
+
+
+class Timing(OnHost):
+    """Deepnotes, as if it had timed something."""
+
+    def training(self, *arguments: Any) -> Training:
+        """Train, and report two times."""
+        logging.getLogger("deepnotes").debug(TIMED, "a product", [0.25, 0.5])
+        return super().training(*arguments)
 
 
 class OnNumPy(Library):
@@ -128,7 +139,7 @@ def part_names() -> list[str]:
 @pytest.mark.slow
 def test_a_run_measures_every_part_and_names_what_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "gpu.json"
-    libraries = {OURS: OnHost, "pytorch graph": Absent, "jax": Crashing, "pytorch": OnNumPy, "lazy": Lazy}
+    libraries = {OURS: Timing, "pytorch graph": Absent, "jax": Crashing, "pytorch": OnNumPy, "lazy": Lazy}
     assert command.main(["--rounds", "2", "--out", str(target)], libraries) == 0
     content = json.loads(target.read_text(encoding="utf-8"))
     results = content["results"]
@@ -140,6 +151,7 @@ def test_a_run_measures_every_part_and_names_what_fails(tmp_path: Path, capsys: 
     assert set(first["microseconds"]) == {OURS, "pytorch", "products"}
     assert set(first["ratios"]) == {"deepnotes to pytorch", "deepnotes to products"}
     assert {"rest_of_fit", "rest_on_other_data"} <= set(first)
+    assert first["ways, ms"] == {"a product": [0.25, 0.5]}
     assert first["missing"]["jax"] == "its process ended with exit code 7: device-side assert triggered"
     assert first["missing"]["lazy"].startswith("its loss in the first epoch differs from that of deepnotes by ")
     assert results["predict, 6-8-5, 70"]["in_a_row"]["microseconds"].keys() == {OURS, "pytorch"}

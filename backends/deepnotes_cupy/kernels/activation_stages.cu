@@ -7,7 +7,7 @@ GENERATED
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) forward_stage(
     const real* A_prev, const real* W, const real* b, real* Z, real* A, int n_prev, int n, long long m, OPTIONS
 ) {
-    __shared__ real shared[STAGE_SHARED];
+    __align__(16) __shared__ real shared[STAGE_SHARED];
     const double options[] = {OPTION_VALUES};
     compute_forward_stage(A_prev, W, b, Z, A, n_prev, n, m, shared, Part(options, n));
 }
@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 2) backward_stage(
     const real* dZ_next, const real* W, const real* Z, const real* A, real* dZ, real* partial, int n_next, int n,
     long long m, real scale, OPTIONS
 ) {
-    __shared__ real shared[STAGE_SHARED];
+    __align__(16) __shared__ real shared[STAGE_SHARED];
     const double options[] = {OPTION_VALUES};
     compute_backward_stage(dZ_next, W, Z, A, dZ, partial, n_next, n, m, scale, shared, Part(options, n));
 }

@@ -11,7 +11,7 @@ constexpr int STAGE_NEURONS = 16;  // neurons of a tile
 constexpr int SLICE = 64 / sizeof(real);  // terms of a slice
 constexpr int STAGE_WARPS = BLOCK / 32, ROUND = STAGE_WARPS * SLICE;
 constexpr int TILE = STAGE_SAMPLES * STAGE_NEURONS, PER_THREAD = TILE / BLOCK;
-constexpr int LEFT = STAGE_SAMPLES + VEC, RIGHT = STAGE_NEURONS + VEC;  // rows in shared memory; the gap avoids conflicts
+constexpr int LEFT = STAGE_SAMPLES + VEC, RIGHT = STAGE_NEURONS + VEC;  // in shared memory: gaps make conflicts fewer
 constexpr int PANELS = ROUND * (LEFT + RIGHT), SUMS_OF_WARPS = STAGE_WARPS * TILE;
 constexpr int STAGE_SHARED = PANELS > SUMS_OF_WARPS + TILE ? PANELS : SUMS_OF_WARPS + TILE;
 
@@ -92,7 +92,8 @@ __device__ inline void four(const real* from, real (&v)[4]) {
 
 // Compute a tile of a product, from sample `sample` and neuron `neuron` on; each thread gets PER_THREAD neighbouring
 // numbers, from number threadIdx.x * PER_THREAD of the tile on. `Second` is how slices of `second` are stored. All
-// threads of the block must call this; afterwards, they may read `shared` before the next barrier, but not write to it.
+// threads of the block must call this. Other threads may still read the first SUMS_OF_WARPS numbers of `shared` until
+// the next barrier.
 template <class Second>
 __device__ inline void tile_of_product(
     const Matrix& first, const Matrix& second, int terms, long long sample, int neuron, real* shared,
