@@ -29,14 +29,14 @@ class Choices:
         """Return the choice for a key, or None if there is none."""
         return self._known.get(key)
 
-    def add(self, key: str, choice: Choice) -> None:
-        """Keep a choice. If another process has made one in the meantime, the file keeps that one."""
-        before, self._known[key] = self._known.get(key), choice
-        if self._path is None:
-            return
-        kept = _read(self._path)
-        if kept.get(key) == before:
+    def add(self, key: str, choice: Choice) -> Choice:
+        """Keep a choice, or the one that another process has kept in the meantime, and return what is kept."""
+        before, kept = self._known.get(key), _read(self._path)
+        if kept.get(key) in (None, before):
             kept[key] = choice
+        choice = self._known[key] = kept[key]
+        if self._path is None:
+            return choice
         merged = self._known | kept
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +45,7 @@ class Choices:
         except OSError as error:
             log.debug("cupy: what was fastest is not kept: %s", error)
             self._path = None
+        return choice
 
 
 def choices_path(name: str) -> Path | None:

@@ -78,8 +78,7 @@ class CublasLt:
             times = self._measure(launches) if len(launches) > 1 else [0.0]
             if not launches or min(times) == inf:
                 raise CublasError(f"cuBLASLt has no algorithm for the product {key}")
-            algorithm = suggested[times.index(min(times))]
-            self._choices.add(key, algorithm)
+            algorithm = self._choices.add(key, suggested[times.index(min(times))])
         return self._launch(product, operation, layouts, algorithm)
 
     def _launch(self, product: Product, operation: Any, layouts: Sequence[Any], algorithm: Sequence[int]) -> Launch:

@@ -23,8 +23,6 @@ from deepnotes_cupy.sources import REAL, Kernel
 
 SHARED_BYTES = 48 << 10
 """The dynamic shared memory of a block that a kernel may use without asking for more."""
-
-
 REPEATS = 20
 """The largest number of times that work is repeated to time it."""
 EQUAL = 1.02
@@ -261,9 +259,10 @@ class CudaDevice:
         times = [self._milliseconds(way) for way in ways]
         index = 0 if times[0] <= EQUAL * min(times) else times.index(min(times))
         logging.getLogger("deepnotes").debug(TIMED, key, times)
-        if times[index] < inf:
-            self._choices().add(key, (index,))
-        return index
+        if times[index] == inf:  # nothing was timed, so nothing is kept
+            return index
+        (kept,) = self._choices().add(key, (index,))
+        return kept if kept < len(ways) else index
 
     def chosen(self, key: str) -> int | None:
         """Return the fastest way, if it is known; see :meth:`Device.chosen`."""

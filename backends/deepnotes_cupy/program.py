@@ -79,7 +79,8 @@ class CupyProgram(EagerProgram):
         The host waits for the device only at the end of a chunk of epochs.
         """
         order, (epochs, updates), chunks = batches.order, batches.rates.shape, list[Chunk]()
-        per_epoch = updates * min(batches.batch_size, order.shape[1])  # with the last batch filled up
+        samples = max(batches.data.X.shape[1], order.shape[1])  # as in `train`, so that batches have the same size
+        per_epoch = updates * min(batches.batch_size, samples)  # with the last batch filled up
         together = min(EPOCHS, SCALAR_STEPS // updates, MAX_INDICES // per_epoch)
         if self._factors == "float16" or any(isinstance(x, HostSamples) for x in batches.data):
             together = 1
@@ -136,13 +137,13 @@ class CupyProgram(EagerProgram):
             len(batches.rates), SCALAR_STEPS, max(1, MAX_INDICES // batches.batch_size), self._scale.until_growth
         )
         data, order, batch_size, rates, sums = batches.first(steps)
-        self._trainers.prepare(state, batch_size, len(order), data.w is not None)
+        self._trainers.prepare(state, data.X.shape[1], batch_size, len(order), data.w is not None)
         self._shared.start(state.step, rates, sums)
         if any(isinstance(x, HostSamples) for x in data):
             self._enqueue_from_host(state, data, order, batch_size)
         else:
             self._shared.send_order(order, data.X.shape[1])
-            self._enqueue(state, self._source(data), batch_size, len(order))
+            self._enqueue(state, data, self._source(data), batch_size, len(order))
         result = control.read(self._device.download(self._shared.control))
         done, stopped = int(result["updates"]), int(result["stopped"])
         if done != steps and not stopped:
@@ -159,18 +160,18 @@ class CupyProgram(EagerProgram):
         (epochs, updates), samples = rates.shape, data.X.shape[1]
         order = _checked(batches.order, samples)
         per_epoch = order.shape[1]
-        batch_size = min(batch_size, per_epoch)
+        batch_size = min(batch_size, max(samples, per_epoch))
         # Batch number i begins at index i * batch_size. So each epoch is filled up to whole batches; the indices that
         # are added are not used.
         order = np.pad(order, ((0, 0), (0, updates * batch_size - per_epoch)))
         with self._device.section():
-            self._trainers.prepare(state, batch_size, per_epoch, data.w is not None)
+            self._trainers.prepare(state, samples, batch_size, per_epoch, data.w is not None)
             self._shared.start(state.step, rates.ravel(), sums)
             self._shared.send_order(order.ravel(), order.size)
-            drivers = self._trainers.for_batches(state, self._source(data), batch_size, per_epoch)
+            trainers = self._trainers.for_batches(state, self._source(data), samples, batch_size, per_epoch)
             for _ in range(epochs):
-                for driver, steps in drivers:
-                    driver.run(steps)
+                for trainer, steps in trainers:
+                    trainer.run(steps)
                 self._shared.end_epoch()
             result = control.read(self._device.download(self._shared.control))
             ended = self._device.download(self._shared.epoch_sums[: 3 * epochs]).reshape(epochs, 3)
@@ -186,10 +187,10 @@ class CupyProgram(EagerProgram):
             chunks.append(Chunk(*last, done - count * updates, float(result["cost"])))
         return chunks
 
-    def _enqueue(self, state: State, source: Source, batch_size: int, count: int) -> None:
+    def _enqueue(self, state: State, data: Data, source: Source, batch_size: int, count: int) -> None:
         """Enqueue the steps for the next `count` samples, gathered from `source` in batches."""
-        for driver, steps in self._trainers.for_batches(state, source, batch_size, count):
-            driver.run(steps)
+        for trainer, steps in self._trainers.for_batches(state, source, data.X.shape[1], batch_size, count):
+            trainer.run(steps)
 
     def _enqueue_from_host(self, state: State, data: Data, order: np.ndarray, batch_size: int) -> None:
         """Enqueue the steps for samples that stay on the host, part by part."""
@@ -206,7 +207,7 @@ class CupyProgram(EagerProgram):
         for number, start in enumerate(range(0, len(order), stage.capacity)):
             part = order[start : start + stage.capacity]
             stage.send(number, hosts, part)
-            self._enqueue(state, stage.source, batch_size, len(part))
+            self._enqueue(state, data, stage.source, batch_size, len(part))
             stage.release(number)
 
     # --- the data ---------------------------------------------------------------------------------------------------

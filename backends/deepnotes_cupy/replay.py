@@ -44,7 +44,7 @@ class Replay:
         self._shared.bind(source, batch_size)
 
     def enqueue(self, steps: int) -> None:
-        """Enqueue a number of steps, not as graphs."""
+        """Enqueue a number of steps, not as graphs, since they are captured to be timed."""
         self.step.run(steps)
 
     def unbind(self) -> None:

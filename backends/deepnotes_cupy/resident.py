@@ -272,7 +272,7 @@ class Resident:
             self._launches.clear()
 
     def enqueue(self, steps: int) -> None:
-        """Enqueue a number of steps."""
+        """Enqueue a number of steps, as :meth:`run` does; see :meth:`deepnotes_cupy.replay.Replay.enqueue`."""
         self.run(steps)
 
     def unbind(self) -> None:

@@ -1,27 +1,24 @@
 """Trainers: what trains a plan on batches of each size, by graphs or in shared memory, and the choice between them."""
 
 import logging
-from functools import partial
 from math import inf
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from deepnotes.backends import ArgumentError, DeviceMemoryError, Plan, State
-from deepnotes_cupy import control
-from deepnotes_cupy.device import Call, Device, Factors
+from deepnotes_cupy.device import Device, Factors
 from deepnotes_cupy.lowering import stored_per_sample
-from deepnotes_cupy.replay import GRAPH_STEPS, Replay
+from deepnotes_cupy.replay import Replay
 from deepnotes_cupy.resident import MARGIN, Refused, Resident, fit
 from deepnotes_cupy.scaling import LossScale
-from deepnotes_cupy.step import MAX_INDICES, Arrays, Shared, Source, Step
+from deepnotes_cupy.step import Arrays, Shared, Source, Step
+from deepnotes_cupy.timing import StepsStopped, fastest, is_timed
 
 MAX_REPLAYS = 3
 """The largest number of batch sizes whose buffers are kept. Most training runs have two: the last batch is smaller."""
 MAX_RESIDENTS = 16
 """The same for training in shared memory, where there are no buffers."""
-DRAWN = 1 << 20
-"""The largest number of random numbers that are drawn for the samples to time; more samples repeat them."""
 
 Trainer: TypeAlias = Replay | Resident
 
@@ -52,31 +49,35 @@ class Trainers:
         self._factors, self._scale, self._driver = factors, scale, driver
         self._arrays: Arrays | None = None
         self._replays: dict[tuple[int, bool], Replay] = {}
-        self._residents: dict[int, Resident | None] = {}  # None: only graphs can train, or should
-        self._ways: dict[
-            tuple[int, bool], str
-        ] = {}  # what timing has chosen, by batch size and whether there are weights
+        self._residents: dict[int, Resident | None] = {}
+        # What timing has chosen, by the batch size and whether the samples have weights:
+        self._ways: dict[tuple[int, bool], str] = {}
         if driver == "resident":
             self._fit_resident(1)
 
-    def prepare(self, state: State, batch_size: int, count: int, weighted: bool) -> None:
-        """Prepare to train on `count` samples in batches.
+    def prepare(self, state: State, samples: int, batch_size: int, count: int, weighted: bool) -> None:
+        """Prepare to train on `count` of the samples of the data in batches.
 
         This comes before anything else, since its error suggests a batch size that fits, and since it overwrites what a
         chunk sends to the device.
         """
         self._use(state)
-        if count >= batch_size and (batch_size, weighted) not in self._ways:
+        if is_timed(samples, batch_size) and count >= batch_size and (batch_size, weighted) not in self._ways:
             self._ways[batch_size, weighted] = self._settle(state, batch_size, weighted)
-        self._trainers(state, batch_size, count, weighted)
+        self._trainers(state, samples, batch_size, count, weighted)
 
-    def for_batches(self, state: State, source: Source, batch_size: int, count: int) -> list[tuple[Trainer, int]]:
-        """Return what trains on `count` samples of `source` in batches, with the numbers of steps, in order."""
+    def for_batches(
+        self, state: State, source: Source, samples: int, batch_size: int, count: int
+    ) -> list[tuple[Trainer, int]]:
+        """Return what trains on `count` samples of `source` in batches, with the numbers of steps, in order.
+
+        `samples` is the number of samples of the data.
+        """
         if self._shared.bind(source, batch_size):  # launches on the data before would keep them in memory
             for resident in self._residents.values():
                 if resident:
                     resident.unbind()
-        trainers = self._trainers(state, batch_size, count, source.w is not None)
+        trainers = self._trainers(state, samples, batch_size, count, source.w is not None)
         for trainer, _ in trainers:
             trainer.bind(source, batch_size)
         return trainers
@@ -112,22 +113,34 @@ class Trainers:
             self._replays.clear()
             self._residents.clear()
 
-    def _trainers(self, state: State, batch_size: int, count: int, weighted: bool) -> list[tuple[Trainer, int]]:
+    def _trainers(
+        self, state: State, samples: int, batch_size: int, count: int, weighted: bool
+    ) -> list[tuple[Trainer, int]]:
         """Return what trains on `count` samples in batches, with the numbers of steps, in order.
 
-        A last batch that is smaller makes one step in an epoch, so for that, nothing is timed.
+        Only for whole batches, of which the data have several, a way has been found by timing. So the way, and with it
+        the bits, depend neither on the chunks into which a training is divided nor on what was trained before.
         """
         result: list[tuple[Trainer, int]] = []
         if count >= batch_size:
-            way = self._ways.get((batch_size, weighted)) or self._proposal(batch_size)
+            timed = is_timed(samples, batch_size)
+            way = self._ways[batch_size, weighted] if timed else self._proposal(batch_size)
             result.append((self._trainer(state, batch_size, weighted, way), count // batch_size))
         if m := count % batch_size:
             result.append((self._trainer(state, m, weighted, self._proposal(m)), 1))
         return result
 
     def _trainer(self, state: State, m: int, weighted: bool, way: str) -> Trainer:
-        resident = self._resident(m) if way == "resident" else None
-        return resident or self.replay(state, m, weighted)
+        """Return what trains on batches of `m` samples in a way, or in shared memory if there is none for graphs."""
+        resident = self._resident(m)
+        if resident and way == "resident":
+            return resident
+        try:
+            return self.replay(state, m, weighted)
+        except DeviceMemoryError:
+            if resident is None:
+                raise
+            return resident
 
     def _proposal(self, m: int) -> str:
         """Return the way that is expected to be faster for batches of `m` samples: "graph" or "resident"."""
@@ -135,7 +148,10 @@ class Trainers:
         return "resident" if resident and (self._driver == "resident" or resident.fit.load <= 1) else "graph"
 
     def _resident(self, m: int) -> Resident | None:
-        """Return what trains on batches of `m` samples in shared memory, or None if graphs are clearly faster."""
+        """Return what trains on batches of `m` samples in shared memory.
+
+        The result is None if that is refused, does not fit, or is clearly slower than graphs.
+        """
         if m not in self._residents:
             if len(self._residents) >= MAX_RESIDENTS:
                 del self._residents[next(iter(self._residents))]
@@ -162,7 +178,9 @@ class Trainers:
                 raise ArgumentError(f"driver='resident' cannot train this network: {error}") from None
             logging.getLogger("deepnotes").debug("cupy: training by graphs, not in shared memory: %s", error)
             return None
-        return self._arrays and Resident(self._device, self._plan, found, self._shared, self._arrays, m)
+        if self._arrays is None:  # nothing is trained yet: only the plan is checked
+            return None
+        return Resident(self._device, self._plan, found, self._shared, self._arrays, m)
 
     def _capture(self, m: int, weighted: bool) -> Replay:
         """Return a new Replay for batches of `m` samples, or raise an error that suggests a batch size that fits."""
@@ -196,70 +214,11 @@ class Trainers:
         index, is_new = self._device.chosen(key), (m, weighted) not in self._replays
         if index is None or index >= len(ways):
             try:
-                index = self._fastest(key, ways, state, m, weighted)
-            except DeviceMemoryError:
+                assert self._arrays is not None
+                trainers = [resident if way == "resident" else self.replay(state, m, weighted) for way in ways]
+                index = fastest(self._device, self._plan, self._shared, self._arrays, trainers, m, weighted, key)
+            except (DeviceMemoryError, StepsStopped):
                 index = 0
         if is_new and ways[index] == "resident":
             self._replays.pop((m, weighted), None)
         return ways[index]
-
-    def _fastest(self, key: str, ways: list[str], state: State, m: int, weighted: bool) -> int:
-        """Return the index of the fastest way, see :meth:`Device.fastest`; 0 if a step stops. The state stays as it is.
-
-        The samples are random numbers, since the data may not be on the device yet.
-        """
-        steps = max(1, min(GRAPH_STEPS[0], MAX_INDICES // m))
-        trainers = [self._trainer(state, m, weighted, way) for way in ways]
-        assert self._arrays is not None
-        device, shared, step = self._device, self._shared, state.step
-        shared.start(step, np.zeros(steps), (0.0, 0.0))
-        shared.send_order(np.tile(np.arange(m), steps))
-        source = self._random_samples(m, weighted)
-        changed = self._arrays.theta, *self._arrays.slots, shared.control
-        copies = [device.empty(x.size, str(x.dtype)) for x in changed]
-        restore = [device.copier(copy, x) for x, copy in zip(changed, copies, strict=True)]
-        for x, copy in zip(changed, copies, strict=True):
-            device.copier(x, copy)()
-        for trainer in trainers:  # not earlier: they keep the samples, and memory may be short
-            trainer.bind(source, m)
-        # Each repetition begins at the same state: training that goes on might diverge, and stop early.
-        calls: list[list[Call]] = [[*restore, partial(trainer.enqueue, steps)] for trainer in trainers]
-        try:
-            for call in (call for way in calls for call in (*way, self._check_steps)):
-                call()
-            return device.fastest(key, calls)
-        except StepsStop:
-            return 0
-        finally:
-            for call in restore:
-                call()
-            for trainer in trainers:
-                trainer.unbind()
-
-    def _check_steps(self) -> None:
-        """Raise StepsStop if the steps that were enqueued have stopped: fewer steps would take less time."""
-        if control.read(self._device.download(self._shared.control))["stopped"]:
-            raise StepsStop
-
-    def _random_samples(self, m: int, weighted: bool) -> Source:
-        """Return random samples for a batch; their targets, between 0 and 1, suit any loss.
-
-        Targets of several outputs sum to 1, as those of a cross-entropy have to.
-        """
-        outputs, rng = self._plan.layout.sizes[-1], np.random.default_rng(0)
-
-        def send(numbers: np.ndarray, size: int) -> Any:
-            array = self._device.empty(size, self._plan.dtype)
-            self._device.upload(np.resize(numbers, size).astype(self._plan.dtype), array)
-            return array
-
-        size = m * self._plan.inputs
-        X = send(rng.normal(size=min(size, DRAWN)), size)
-        columns = rng.uniform(0.1, 0.9, (min(m, -(-DRAWN // outputs)), outputs))
-        columns /= columns.sum(1, keepdims=True) if outputs > 1 else 1
-        Y = send(np.arange(outputs) if self._plan.class_indices else columns, m * self._shared.targets)
-        return Source(X, Y, send(np.ones(1), m) if weighted else None)
-
-
-class StepsStop(Exception):
-    """The steps to time have stopped, since a cost or gradient is not finite."""
