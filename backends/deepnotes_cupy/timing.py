@@ -18,8 +18,6 @@ from deepnotes_cupy.step import MAX_INDICES, Arrays, Shared, Source
 
 MOST_DRAWN = 1 << 20
 """The largest number of random numbers that are drawn for an array; a larger array repeats them."""
-
-
 RATE = 1e-3
 """The learning rate of the steps. Not 0: an optimizer may divide by it."""
 
@@ -66,10 +64,7 @@ def fastest(
     rng = np.random.default_rng(0)
     source = random_samples(device, plan, m, weighted, rng)
     changed = arrays.theta, *arrays.slots, shared.control
-    before, begin = (
-        [device.empty(x.size, str(x.dtype)) for x in changed],
-        [device.empty(x.size, str(x.dtype)) for x in changed],
-    )
+    before, begin = ([device.empty(x.size, str(x.dtype)) for x in changed] for _ in range(2))
     order = shared.order
     shared.send_order(np.tile(np.arange(m), steps))
     shared.start(0, np.full(steps, RATE), (0.0, 0.0))
