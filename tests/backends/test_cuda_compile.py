@@ -25,7 +25,7 @@ LIBRARY = [
 ]
 PARTS = [*LIBRARY, *literature.ACTIVATIONS, *literature.LOSSES, *literature.OPTIMIZERS]
 ELEMENTWISE = [
-    *(dn.Activation(name) for name in ACTIVATIONS if name not in ("softmax", "log_softmax")),
+    *(dn.Activation(name) for name in ACTIVATIONS if name not in ("identity", "softmax", "log_softmax")),
     *(part for part in literature.ACTIVATIONS if lower_activation(part, "float32", 3).forward_stage),
 ]
 DEVICE_ARCHITECTURES = [architecture for architecture in ARCHITECTURES if architecture.startswith("sm_")]
